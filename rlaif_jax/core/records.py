@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host records that cross package borders, and their JSONL form.
+
+Owns what a row of text is called between the jobs. Knows neither JAX nor
+tokens; the device-side records are in `core.batches`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any, Mapping, TypeVar
+
+T = TypeVar("T")
+
+
+def content_id(*parts: str) -> str:
+  """Returns a 16-hex-digit name of the texts, the same on every machine."""
+  digest = hashlib.sha256()
+  for part in parts:
+    data = part.encode("utf-8")
+    digest.update(len(data).to_bytes(8, "little"))
+    digest.update(data)
+  return digest.hexdigest()[:16]
+
+
+def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
+  """Builds a record from a JSON object; unknown or missing keys are errors."""
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  unknown = sorted(set(row) - set(fields))
+  missing = sorted(
+    name
+    for name, field in fields.items()
+    if name not in row
+    and field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
+  )
+  if unknown or missing:
+    raise ValueError(
+      f"{cls.__name__}: missing keys {missing}, unknown keys {unknown}; "
+      f"a row has the keys {sorted(fields)}"
+    )
+  return cls(**row)
+
+
+def to_row(record: Any) -> dict[str, Any]:
+  """The JSON object of a record; the inverse of `from_row`."""
+  return dataclasses.asdict(record)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+  """A context to respond to, with the human-written response where known."""
+
+  id: str
+  context: str  # the document, the post or the dialogue so far
+  response: str  # "" when the data has none
+  source: str = ""  # where it comes from: module, subreddit, package
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Response:
+  """One sampled response."""
+
+  id: str  # id of the Example
+  index: int  # which of the samples of this context, from 0
+  context: str
+  text: str
+  tokens: int  # length in tokens, the end token counted
+  finished: bool  # ended with an end token before the limit
+  log_prob: float = 0.0  # of the response under the policy that sampled it
+  ref_log_prob: float = 0.0  # under the reference (0.0 when none was given)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+  """Two responses to one context, in the order in which they are stored."""
+
+  id: str
+  context: str
+  first: str
+  second: str
+  source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preference:
+  """A pair with P(first is better), always in [0, 1].
+
+  `p_first` averages the two presentation orders for an AI label and is 0.0 or
+  1.0 for one human rater. `p_orders` keeps what the labeler said in each
+  order, as P(first is better), before averaging: (first shown first, first
+  shown second); empty for humans. `confidence` is the rater's 1..9 scale of
+  the OpenAI comparisons (0 when the data has none).
+  """
+
+  id: str
+  context: str
+  first: str
+  second: str
+  p_first: float
+  labeler: str
+  p_orders: tuple[float, ...] = ()
+  rationales: tuple[str, ...] = ()
+  confidence: int = 0
+  source: str = ""
+
+  def __post_init__(self):
+    if not 0.0 <= self.p_first <= 1.0:
+      raise ValueError(
+        f"Preference {self.id}: p_first is {self.p_first!r}; a label is a "
+        "probability in [0, 1]"
+      )
+    object.__setattr__(self, "p_orders", tuple(self.p_orders))
+    object.__setattr__(self, "rationales", tuple(self.rationales))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rating:
+  """A 1..10 score of one response: the expected score and its distribution."""
+
+  id: str
+  context: str
+  response: str
+  score: float  # expected score, 1..10
+  probabilities: tuple[float, ...]  # of the scores 1..10
+  labeler: str
+
+  def __post_init__(self):
+    object.__setattr__(self, "probabilities", tuple(self.probabilities))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usage:
+  """Tokens that a labeler read and wrote; adds up."""
+
+  input_tokens: int = 0
+  output_tokens: int = 0
+  requests: int = 0
+
+  def __add__(self, other: "Usage") -> "Usage":
+    return Usage(
+      input_tokens=self.input_tokens + other.input_tokens,
+      output_tokens=self.output_tokens + other.output_tokens,
+      requests=self.requests + other.requests,
+    )

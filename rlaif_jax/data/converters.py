@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text to padded token arrays, and the order in which a run sees its rows.
+
+Feature names: `prompt` is what the policy reads, `context` the bare document
+in it, `response` what follows. Everything here is numpy on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Sequence
+
+import numpy as np
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import protocols
+from rlaif_jax.core import records
+from rlaif_jax.core import rng
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+  """Lengths in tokens and the constant text around a context.
+
+  A prompt is [bos] + prefix + context + suffix. Texts whose boundary with the
+  context is a newline encode the same apart and together.
+  """
+
+  max_context: int
+  max_response: int
+  prefix: str = ""
+  suffix: str = ""
+
+  def __post_init__(self):
+    if self.max_context < 1 or self.max_response < 2:
+      raise ValueError(
+        f"SequenceConfig: max_context is {self.max_context} and max_response "
+        f"is {self.max_response}; they must be >= 1 and >= 2"
+      )
+
+
+def prompt_length(
+  config: SequenceConfig, tokenizer: protocols.Tokenizer
+) -> int:
+  """Columns of a prompt: the context's and the constant text's."""
+  fixed = len(tokenizer.encode(config.prefix) + tokenizer.encode(config.suffix))
+  return config.max_context + fixed + (tokenizer.bos_id is not None)
+
+
+def check_fits(
+  config: SequenceConfig,
+  tokenizer: protocols.Tokenizer,
+  *,
+  vocab_size: int,
+  max_length: int,
+) -> None:
+  """Fails before the first compile when text and model do not fit.
+
+  Raises:
+    ValueError: the vocabulary or the lengths do not fit the model.
+  """
+  if tokenizer.vocab_size != vocab_size:
+    raise ValueError(
+      f"the tokenizer has {tokenizer.vocab_size} pieces and the model "
+      f"{vocab_size}; use the tokenizer that the checkpoint was trained with"
+    )
+  length = prompt_length(config, tokenizer) + config.max_response
+  if length > max_length:
+    raise ValueError(
+      f"prompt and response take up to {length} tokens and the model reads "
+      f"{max_length}; lower SequenceConfig.max_context "
+      f"({config.max_context}) or max_response ({config.max_response}), or "
+      "raise DecoderConfig.max_length"
+    )
+
+
+def pad_left(
+  rows: Sequence[Sequence[int]], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ragged rows -> tokens [n, length] int32 and valid [n, length] bool."""
+  tokens = np.zeros((len(rows), length), np.int32)
+  valid = np.zeros((len(rows), length), bool)
+  for i, row in enumerate(rows):
+    if row:
+      tokens[i, length - len(row) :] = row
+      valid[i, length - len(row) :] = True
+  return tokens, valid
+
+
+def encode_prompts(
+  contexts: Sequence[str],
+  tokenizer: protocols.Tokenizer,
+  config: SequenceConfig,
+) -> tuple[batches.PromptBatch, int]:
+  """All prompts as one array; contexts lose their end when too long.
+
+  Returns:
+    PromptBatch of n rows, and how many contexts were cut.
+  """
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  prefix = begin + tokenizer.encode(config.prefix)
+  suffix = tokenizer.encode(config.suffix)
+  ids = [tokenizer.encode(text) for text in contexts]
+  cut = sum(len(row) > config.max_context for row in ids)
+  ids = [row[: config.max_context] for row in ids]
+  length = len(prefix) + config.max_context + len(suffix)
+  prompt, prompt_valid = pad_left([prefix + r + suffix for r in ids], length)
+  context, context_valid = pad_left(ids, config.max_context)
+  batch = batches.PromptBatch(
+    prompt=prompt,
+    prompt_valid=prompt_valid,
+    context=context,
+    context_valid=context_valid,
+    row=np.arange(len(ids), dtype=np.int32),
+  )
+  return batch, cut
+
+
+def encode_responses(
+  texts: Sequence[str],
+  tokenizer: protocols.Tokenizer,
+  max_response: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Responses with their end token, right-padded.
+
+  A response longer than max_response - 1 tokens loses its end and its end
+  token, so that nothing learns to stop where it was cut.
+
+  Returns:
+    tokens [n, R] int32, mask [n, R] float32, and how many were cut.
+  """
+  tokens = np.zeros((len(texts), max_response), np.int32)
+  mask = np.zeros((len(texts), max_response), np.float32)
+  cut = 0
+  for i, text in enumerate(texts):
+    ids = [*tokenizer.encode(text), tokenizer.eos_id]
+    cut += len(ids) > max_response
+    ids = ids[:max_response]
+    tokens[i, : len(ids)] = ids
+    mask[i, : len(ids)] = 1.0
+  return tokens, mask, cut
+
+
+def token_batch(
+  prompts: batches.PromptBatch, response: np.ndarray, mask: np.ndarray
+) -> batches.TokenBatch:
+  """Joins prompts and responses on the host; see `batches.TokenBatch`."""
+  return batches.TokenBatch(
+    tokens=np.concatenate([prompts.prompt, response], axis=1),
+    valid=np.concatenate([prompts.prompt_valid, mask > 0], axis=1),
+    weights=mask.astype(np.float32),
+  )
+
+
+def encode_examples(
+  examples: Sequence[records.Example],
+  tokenizer: protocols.Tokenizer,
+  config: SequenceConfig,
+) -> tuple[batches.TokenBatch, dict[str, int]]:
+  """Contexts with their own responses, and how many were cut."""
+  prompts, cut_contexts = encode_prompts(
+    [e.context for e in examples], tokenizer, config
+  )
+  response, mask, cut_responses = encode_responses(
+    [e.response for e in examples], tokenizer, config.max_response
+  )
+  counts = {"cut_contexts": cut_contexts, "cut_responses": cut_responses}
+  return token_batch(prompts, response, mask), counts
+
+
+def encode_preferences(
+  preferences: Sequence[records.Preference],
+  tokenizer: protocols.Tokenizer,
+  config: SequenceConfig,
+) -> tuple[batches.PairBatch, dict[str, int]]:
+  """Labelled pairs as one PairBatch, and how many texts were cut."""
+  prompts, cut_contexts = encode_prompts(
+    [p.context for p in preferences], tokenizer, config
+  )
+  first, first_mask, cut_first = encode_responses(
+    [p.first for p in preferences], tokenizer, config.max_response
+  )
+  second, second_mask, cut_second = encode_responses(
+    [p.second for p in preferences], tokenizer, config.max_response
+  )
+  batch = batches.PairBatch(
+    first=token_batch(prompts, first, first_mask),
+    second=token_batch(prompts, second, second_mask),
+    label=np.asarray([p.p_first for p in preferences], np.float32),
+    weight=np.ones(len(preferences), np.float32),
+  )
+  counts = {
+    "cut_contexts": cut_contexts,
+    "cut_responses": cut_first + cut_second,
+  }
+  return batch, counts
+
+
+def take(arrays: Any, rows: np.ndarray) -> Any:
+  """Rows of every array of a batch record."""
+  import jax
+
+  return jax.tree.map(lambda x: x[rows], arrays)
+
+
+def epoch_rows(
+  *, num_rows: int, batch_size: int, seed: int, name: str, step: int
+) -> np.ndarray:
+  """Row numbers of the batch of a step: a function of (seed, step) alone.
+
+  Every epoch is a new permutation; batches run over epoch borders, so each
+  row is seen equally often and no row is dropped.
+
+  Raises:
+    ValueError: there are no rows.
+  """
+  if num_rows < 1:
+    raise ValueError(f"{name}: the split is empty; there is nothing to train on")
+  begin = step * batch_size
+  result: list[np.ndarray] = []
+  need = batch_size
+  while need:
+    epoch, offset = divmod(begin, num_rows)
+    order = rng.numpy_generator(seed, f"{name}/epoch", epoch).permutation(
+      num_rows
+    )
+    part = order[offset : offset + need]
+    result.append(part)
+    begin, need = begin + len(part), need - len(part)
+  return np.concatenate(result)
+
+
+def chunks(num_rows: int, size: int) -> list[tuple[np.ndarray, int]]:
+  """Row numbers in fixed-size chunks; the last one repeats its last row.
+
+  Returns:
+    (rows [size], how many of them are real) per chunk, so that every chunk
+    has one shape and nothing recompiles.
+  """
+  result = []
+  for begin in range(0, num_rows, size):
+    rows = np.arange(begin, begin + size)
+    real = min(size, num_rows - begin)
+    result.append((np.minimum(rows, num_rows - 1), real))
+  return result

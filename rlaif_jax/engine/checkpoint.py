@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints with orbax: a run's state as one unit, and finished models.
+
+The only importer of orbax. A checkpoint is chosen only when it was finished;
+a finished model is a folder with `params` and, written last, `model.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rlaif_jax.core import jsonl
+
+
+class RunCheckpoints:
+  """The checkpoints of one run, newest kept.
+
+  The state must hold everything that a resumed run needs: step, parameters
+  and optimizer state. Batches and keys are functions of (seed, step), so
+  there is no iterator state to lose.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+    self._manager = ocp.CheckpointManager(
+      pathlib.Path(directory).absolute(),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, enable_async_checkpointing=False
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps with a finished checkpoint, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves and waits; a step that is already saved is left as it is."""
+    if step not in self._manager.all_steps():
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+      self._manager.wait_until_finished()
+
+  def restore(self, state: Any, step: int | None = None) -> Any:
+    """The newest (or a named) checkpoint laid out like `state`.
+
+    Returns `state` itself when there is none.
+    """
+    step = self._manager.latest_step() if step is None else step
+    if step is None:
+      return state
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def save_model(
+  directory: str | os.PathLike, params: Any, description: dict[str, Any]
+) -> None:
+  """Writes a finished model; a folder with model.json is a whole model.
+
+  Args:
+    directory: replaced when it holds a half-written model.
+    params: unboxed parameter tree.
+    description: JSON-serialisable; `config` holds the model config's fields.
+  """
+  directory = pathlib.Path(directory).absolute()
+  shutil.rmtree(directory, ignore_errors=True)
+  directory.mkdir(parents=True)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(directory / "params", params)
+    checkpointer.wait_until_finished()
+  text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+  jsonl.write_text(directory / "model.json", text)
+
+
+def read_description(directory: str | os.PathLike) -> dict[str, Any]:
+  """The model.json of a finished model.
+
+  Raises:
+    ValueError: no finished model there.
+  """
+  path = pathlib.Path(directory) / "model.json"
+  if not path.exists():
+    raise ValueError(
+      f"{directory} holds no finished model (no model.json); run the job that "
+      "trains it to its end, or point to another directory"
+    )
+  return json.loads(path.read_text("utf-8"))
+
+
+def load_params(directory: str | os.PathLike, like: Any) -> Any:
+  """Parameters of a finished model, laid out like `like`.
+
+  Args:
+    directory: written by `save_model`.
+    like: a tree of arrays or ShapeDtypeStructs with shardings.
+
+  Raises:
+    ValueError: the shapes on disk are other ones; names the first leaf.
+  """
+  path = pathlib.Path(directory).absolute() / "params"
+  with ocp.StandardCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(path)
+    stored = getattr(stored, "item_metadata", stored)
+    stored = getattr(stored, "tree", stored)
+    _check_shapes(directory, _shapes(stored), _shapes(like))
+    return checkpointer.restore(path, like)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    "/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
+
+
+def _check_shapes(directory, stored, wanted) -> None:
+  for name in sorted(set(stored) | set(wanted)):
+    if stored.get(name) != wanted.get(name):
+      raise ValueError(
+        f"checkpoint {directory}: parameter {name} is "
+        f"{stored.get(name, 'absent')} on disk and "
+        f"{wanted.get(name, 'absent')} in the model; the model config, the "
+        "vocabulary or the kind of model does not fit this checkpoint"
+      )
+
+
+def config_from_description(cls: type, description: dict[str, Any]) -> Any:
+  """Rebuilds the frozen config that `save_model` stored."""
+  names = {f.name for f in dataclasses.fields(cls)}
+  return cls(**{k: v for k, v in description["config"].items() if k in names})
+
+
+def tree_hash(tree: Any) -> str:
+  """A content hash of all leaves, for comparing runs bit by bit."""
+  import hashlib
+
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    digest.update(str(path).encode())
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()[:16]

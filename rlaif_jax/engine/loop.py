@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fit`: the one host loop. SFT, reward models and RL differ in two
+functions only: where the next batch comes from, and the step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Callable, Mapping
+
+import jax
+import numpy as np
+
+from rlaif_jax.core import preemption
+from rlaif_jax.core import protocols
+from rlaif_jax.core import rng
+from rlaif_jax.engine import checkpoint
+from rlaif_jax.engine import metrics as metrics_lib
+from rlaif_jax.engine import step as step_lib
+
+
+class NonFiniteError(ValueError):
+  """A loss or gradient stopped being a number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+  """How long, and how often to save and to evaluate (0: only at the end)."""
+
+  num_steps: int
+  save_every: int = 100
+  evaluate_every: int = 0
+
+  def __post_init__(self):
+    if self.num_steps < 1 or self.save_every < 1 or self.evaluate_every < 0:
+      raise ValueError(
+        f"LoopConfig: num_steps is {self.num_steps}, save_every is "
+        f"{self.save_every}, evaluate_every is {self.evaluate_every}; the "
+        "first two must be >= 1 and the last >= 0"
+      )
+
+
+StepFn = Callable[
+  [step_lib.TrainState, Any, jax.Array],
+  tuple[step_lib.TrainState, step_lib.Metrics],
+]
+
+
+def fit(
+  state: step_lib.TrainState,
+  step_fn: StepFn,
+  next_batch: protocols.NextBatch,
+  *,
+  config: LoopConfig,
+  seed: int,
+  directory: str,
+  name: str,
+  evaluate: Callable[[Any, int], Mapping[str, float]] | None = None,
+) -> step_lib.TrainState:
+  """Runs to config.num_steps, from the newest checkpoint if there is one.
+
+  1. Restore the newest finished checkpoint in `directory`/checkpoints.
+  2. Each step: batch from (state, step), update with key (seed, step).
+  3. The metrics of step n - 1 are fetched while step n runs.
+  4. Every `save_every` steps, once all metrics are known to be finite: save.
+  5. `evaluate(params, step)` every `evaluate_every` steps and at the end; its
+     numbers go to evaluations.jsonl, all others to metrics.jsonl.
+
+  Args:
+    state: freshly initialised; gives the layout for restoring. Donated.
+    step_fn: from `step.make_train_step`.
+    next_batch: (state, step) -> batch on the devices.
+    config: lengths.
+    seed: of the run.
+    directory: of the run.
+    name: shown in the progress line; names the random stream.
+    evaluate: optional, (params, step) -> numbers.
+
+  Raises:
+    NonFiniteError: names the quantity and the step; the last good checkpoint
+      stays.
+    preemption.Preempted: after saving, when the process was asked to stop.
+  """
+  checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
+  state = checkpoints.restore(state)
+  done = int(state.step)
+  file = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
+  evaluations = metrics_lib.MetricsFile(f"{directory}/evaluations.jsonl")
+  file.truncate_after(done)
+  evaluations.truncate_after(done - 1)
+  progress = metrics_lib.Progress(name, config.num_steps, done=done)
+  pending: tuple[int, Any] | None = None
+
+  def flush():
+    nonlocal pending
+    if pending is not None:
+      values = fetch(pending[0], pending[1])
+      file.write(pending[0], values)
+      progress.update(pending[0], f"loss {values['loss']:.4f}")
+      pending = None
+
+  def evaluate_now(step, params):
+    if evaluate is not None:
+      evaluations.write(step, evaluate(params, step))
+
+  for step in range(done, config.num_steps):
+    if config.evaluate_every and step % config.evaluate_every == 0:
+      flush()
+      evaluate_now(step, state.params)
+    batch = next_batch(state, step)
+    key = rng.key(seed, f"{name}/update", step)
+    state, metrics = step_fn(state, batch, key)
+    flush()
+    pending = (step + 1, metrics)
+    stopping = preemption.requested()
+    if stopping or (step + 1) % config.save_every == 0:
+      flush()
+      checkpoints.save(step + 1, state)
+    if stopping:
+      checkpoints.close()
+      raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
+  flush()
+  checkpoints.save(config.num_steps, state)
+  evaluate_now(config.num_steps, state.params)
+  checkpoints.close()
+  return state
+
+
+def fetch(step: int, metrics: step_lib.Metrics) -> dict[str, float]:
+  """Brings metrics to the host, divides once, and checks them.
+
+  Raises:
+    NonFiniteError: a loss, gradient norm or any other metric is NaN or inf.
+  """
+  values = {
+    name: float(np.asarray(value.mean()))
+    for name, value in jax.device_get(dict(metrics)).items()
+  }
+  bad = {k: v for k, v in values.items() if not math.isfinite(v)}
+  if bad:
+    raise NonFiniteError(
+      f"step {step}: {bad} is not finite; the last good checkpoint is kept. "
+      "Lower the learning rate, or set OptimizerConfig.clip_norm, and start "
+      "again in a new --output_dir"
+    )
+  return values

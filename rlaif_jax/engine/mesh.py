@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Meshes from a string, and one table of logical axes to mesh axes.
+
+`"data:-1"` puts all devices on the batch axis; `"data:2,model:4"` splits
+parameters over four. Everything is jit with NamedSharding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+AXES = ("data", "fsdp", "model")
+
+# Logical axis of a parameter -> mesh axis (None: not split).
+RULES = (
+  ("vocab", "model"),
+  ("embed", "fsdp"),
+  ("heads", "model"),
+  ("kv_heads", "model"),
+  ("head_dim", None),
+  ("mlp", "model"),
+  ("scalar", None),
+)
+
+
+def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
+  """Parses "data:-1,fsdp:1,model:1"; one size may be -1 for "the rest".
+
+  Raises:
+    ValueError: an unknown axis, or sizes that do not multiply to the number
+      of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = dict.fromkeys(AXES, 1)
+  for part in text.split(","):
+    name, _, size = part.strip().partition(":")
+    if name not in AXES or not size.lstrip("-").isdigit():
+      raise ValueError(
+        f"mesh is {text!r}; part {part!r} is not AXIS:SIZE with AXIS one of "
+        f"{AXES}, for example data:-1,model:4"
+      )
+    sizes[name] = int(size)
+  wild = [name for name, size in sizes.items() if size == -1]
+  known = int(np.prod([size for size in sizes.values() if size != -1]))
+  if len(wild) == 1 and known > 0 and len(devices) % known == 0:
+    sizes[wild[0]] = len(devices) // known
+  if int(np.prod(list(sizes.values()))) != len(devices) or len(wild) > 1:
+    raise ValueError(
+      f"mesh is {text!r}, but there are {len(devices)} devices; the sizes "
+      "must multiply to that number, and one of them may be -1"
+    )
+  shape = tuple(sizes[name] for name in AXES)
+  return jax.sharding.Mesh(np.asarray(devices).reshape(shape), AXES)
+
+
+def param_shardings(mesh: jax.sharding.Mesh, boxed: Any) -> Any:
+  """NamedShardings of abstract parameters boxed with logical axis names.
+
+  An axis that its mesh axis does not divide is left whole.
+  """
+  rules = dict(RULES)
+
+  def sharding(leaf):
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      raise ValueError(f"a parameter of shape {leaf.shape} has no axis names")
+    spec = []
+    for name, size in zip(leaf.names, leaf.value.shape, strict=True):
+      if name not in rules:
+        raise ValueError(
+          f"logical axis {name!r} has no rule; the table has {sorted(rules)}"
+        )
+      axis = rules[name]
+      fits = axis is not None and size % mesh.shape[axis] == 0
+      spec.append(axis if fits else None)
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+  return jax.tree.map(
+    sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """The leading axis of every batch array is split over data and fsdp."""
+  return jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(("data", "fsdp"))
+  )
+
+
+def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
+  """Puts host arrays on the mesh, split over their leading axis.
+
+  Raises:
+    ValueError: the batch does not divide by the data devices.
+  """
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  for leaf in jax.tree.leaves(batch):
+    if leaf.shape[0] % shards:
+      raise ValueError(
+        f"a batch of {leaf.shape[0]} rows does not divide by the {shards} "
+        "data devices of the mesh; choose a multiple"
+      )
+  return jax.device_put(batch, batch_sharding(mesh))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers from a config: optax chains, schedules, decay masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping
+
+import jax
+import optax
+
+_NAMES = ("adafactor", "adamw")
+_SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+  """The paper's defaults: Adafactor at a constant 1e-5 (its appendix G).
+
+  `decay_steps` counts the whole schedule, warm-up included; it is read by
+  the linear and cosine schedules only. `clip_norm` 0 means no clipping (the
+  paper reports none).
+  """
+
+  name: str = "adafactor"
+  learning_rate: float = 1e-5
+  schedule: str = "constant"
+  warmup_steps: int = 0
+  decay_steps: int = 0
+  weight_decay: float = 0.0
+  beta2: float = 0.999
+  clip_norm: float = 0.0
+
+  def __post_init__(self):
+    if self.name not in _NAMES:
+      raise ValueError(
+        f"OptimizerConfig.name is {self.name!r}; use one of {_NAMES}"
+      )
+    if self.schedule not in _SCHEDULES:
+      raise ValueError(
+        f"OptimizerConfig.schedule is {self.schedule!r}; use one of "
+        f"{_SCHEDULES}"
+      )
+    if self.schedule != "constant" and self.decay_steps <= self.warmup_steps:
+      raise ValueError(
+        f"OptimizerConfig: the {self.schedule} schedule needs decay_steps > "
+        f"warmup_steps; they are {self.decay_steps} and {self.warmup_steps}"
+      )
+    if self.learning_rate <= 0:
+      raise ValueError(
+        f"OptimizerConfig.learning_rate is {self.learning_rate}; it must be "
+        "positive"
+      )
+
+
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
+  """Learning rate as a function of the step, after a linear warm-up."""
+  rate, warmup = config.learning_rate, config.warmup_steps
+  if config.schedule == "constant":
+    after = optax.constant_schedule(rate)
+  elif config.schedule == "linear":
+    after = optax.linear_schedule(rate, 0.0, config.decay_steps - warmup)
+  else:
+    after = optax.cosine_decay_schedule(rate, config.decay_steps - warmup)
+  if not warmup:
+    return after
+  ramp = optax.linear_schedule(rate / warmup, rate, warmup)
+  return optax.join_schedules([ramp, after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+  """The optax chain of a config. Weight decay touches matrices only."""
+  schedule = make_schedule(config)
+
+  def matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+  if config.name == "adafactor":
+    inner = optax.adafactor(
+      schedule,
+      weight_decay_rate=config.weight_decay or None,
+      weight_decay_mask=matrices,
+    )
+  else:
+    inner = optax.adamw(
+      schedule,
+      b2=config.beta2,
+      weight_decay=config.weight_decay,
+      mask=matrices,
+    )
+  if config.clip_norm > 0:
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
+  return inner
+
+
+def make_joint_optimizer(
+  configs: Mapping[str, OptimizerConfig],
+) -> optax.GradientTransformation:
+  """One optimizer per top-level entry of the parameters, clipped apart.
+
+  Args:
+    configs: the same keys as the parameter tree, such as policy and value.
+  """
+
+  def labels(params: Mapping[str, Any]):
+    if set(params) != set(configs):
+      raise ValueError(
+        f"parameters have the entries {sorted(params)} and the optimizers "
+        f"{sorted(configs)}; they must be the same"
+      )
+    return {
+      name: jax.tree.map(lambda _: name, tree) for name, tree in params.items()
+    }
+
+  return optax.multi_transform(
+    {name: make_optimizer(config) for name, config in configs.items()}, labels
+  )

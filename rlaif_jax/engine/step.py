@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrainState, and the update step that every job shares.
+
+Gradients of sums are added over microbatches and divided once by the whole
+weight, so unequal token counts do not bias the mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlaif_jax.core import masked
+from rlaif_jax.core import protocols
+from rlaif_jax.engine import mesh as mesh_lib
+
+Metrics = Mapping[str, masked.WeightedSum]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What an update changes. `step` counts finished updates."""
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+def init_state(
+  init: Callable[[jax.Array], Any],
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Makes parameters straight onto the mesh: shapes, shardings, then jit.
+
+  Args:
+    init: key -> parameters boxed with logical axis names.
+    optimizer: its state is laid out by the compiler, like the parameters.
+    key: typed PRNG key.
+    mesh: from `mesh.make_mesh`.
+  """
+  shardings = mesh_lib.param_shardings(mesh, jax.eval_shape(init, key))
+  params = jax.jit(lambda k: nn.unbox(init(k)), out_shardings=shardings)(key)
+  return state_from_params(params, optimizer, mesh)
+
+
+def state_from_params(
+  params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+  """A fresh state around given parameters (which it then owns)."""
+  opt_state = jax.jit(optimizer.init)(params)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  opt_state = jax.tree.map(
+    lambda leaf: jax.device_put(leaf, everywhere) if leaf.ndim == 0 else leaf,
+    opt_state,
+  )
+  step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+  return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def accumulate_gradients(
+  loss_fn: protocols.LossFn,
+  params: Any,
+  batch: Any,
+  key: jax.Array,
+  microbatches: int,
+) -> tuple[Any, Metrics]:
+  """Exact gradient of the weighted mean loss, over `microbatches` parts.
+
+  Raises:
+    ValueError: the rows do not divide into the microbatches.
+  """
+
+  def total(p, part, part_key):
+    loss, metrics = loss_fn(p, part, part_key)
+    return loss.total, {"loss": loss, **metrics}
+
+  gradient = jax.grad(total, has_aux=True)
+  if microbatches == 1:
+    sums, metrics = gradient(params, batch, key)
+  else:
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    if rows % microbatches:
+      raise ValueError(
+        f"{rows} rows do not divide into {microbatches} microbatches"
+      )
+    parts = jax.tree.map(
+      lambda x: x.reshape(microbatches, rows // microbatches, *x.shape[1:]),
+      batch,
+    )
+    # Every microbatch gets the same key: what a loss draws must come from
+    # the rows themselves, or microbatching would change the result.
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(gradient, params, first, key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(carry, part):
+      return jax.tree.map(jnp.add, carry, gradient(params, part, key)), None
+
+    (sums, metrics), _ = jax.lax.scan(add, zeros, parts)
+  weight = jnp.maximum(metrics["loss"].weight, 1e-9)
+  return jax.tree.map(lambda g: g / weight, sums), metrics
+
+
+def make_train_step(
+  loss_fn: protocols.LossFn,
+  optimizer: optax.GradientTransformation,
+  *,
+  microbatches: int = 1,
+  epochs: int = 1,
+  minibatches: int = 1,
+) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]:
+  """The jitted update (state, batch, key) -> (state, metrics).
+
+  Args:
+    loss_fn: see `protocols.LossFn`.
+    optimizer: any optax transformation.
+    microbatches: parts whose gradients are added before one update.
+    epochs: passes over the batch inside the step (PPO).
+    minibatches: updates per pass; rows are shuffled anew in each pass.
+
+  Returns:
+    A function that donates its state. `state.step` grows by one however many
+    updates the step makes inside.
+  """
+
+  def update(carry, part, key):
+    params, opt_state = carry
+    gradients, metrics = accumulate_gradients(
+      loss_fn, params, part, key, microbatches
+    )
+    norm = optax.global_norm(gradients)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    one = jnp.ones(())
+    metrics = dict(metrics, grad_norm=masked.WeightedSum(norm, one))
+    return (params, opt_state), metrics
+
+  def run(state: TrainState, batch: Any, key: jax.Array):
+    carry = (state.params, state.opt_state)
+    if epochs * minibatches == 1:
+      carry, metrics = update(carry, batch, key)
+    else:
+      rows = jax.tree.leaves(batch)[0].shape[0]
+      if rows % minibatches:
+        raise ValueError(
+          f"{rows} rows do not divide into {minibatches} minibatches"
+        )
+      orders = jax.vmap(
+        lambda e: jax.random.permutation(jax.random.fold_in(key, e), rows)
+      )(jnp.arange(epochs))
+      orders = orders.reshape(epochs * minibatches, rows // minibatches)
+
+      def one_update(carry, order):
+        part = jax.tree.map(lambda x: x[order], batch)
+        return update(carry, part, key)
+
+      carry, stacked = jax.lax.scan(one_update, carry, orders)
+      metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
+    params, opt_state = carry
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return jax.jit(run, donate_argnums=0)

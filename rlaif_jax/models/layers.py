@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small layers with logical axis names: projections, norm, rotary, gated MLP.
+
+Owns how a parameter is made and what its axes are called; knows nothing of
+attention patterns or whole models.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = jnp.dtype | str
+
+
+class Projection(nn.Module):
+  """A bias-free linear map over the last `num_inputs` axes (einsum dense).
+
+  The kernel has shape [*inputs, *features] and the given logical axis names.
+  Initialised with a truncated normal of variance 1 / fan-in.
+  """
+
+  features: tuple[int, ...]
+  axes: tuple[str, ...]
+  num_inputs: int = 1
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    inputs = x.shape[-self.num_inputs :]
+    fan_in, fan_out = math.prod(inputs), math.prod(self.features)
+    init = nn.initializers.truncated_normal(1.0 / math.sqrt(fan_in))
+    kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(init, self.axes),
+      (*inputs, *self.features),
+      jnp.float32,
+    )
+    # One plain matmul over flattened axes: the form that every backend runs
+    # best, whatever the number of heads.
+    flat = x.reshape(*x.shape[: -self.num_inputs], fan_in).astype(self.dtype)
+    out = flat @ kernel.astype(self.dtype).reshape(fan_in, fan_out)
+    return out.reshape(*out.shape[:-1], *self.features)
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale, in float32 (arXiv:1910.07467)."""
+
+  epsilon: float = 1e-6
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = self.param(
+      "scale",
+      nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+      (x.shape[-1],),
+      jnp.float32,
+    )
+    x = x.astype(jnp.float32)
+    variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    normed = x * jax.lax.rsqrt(variance + self.epsilon)
+    return (normed * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(
+      self.dtype
+    )
+
+
+class Embedding(nn.Module):
+  """Token table [V, D]; also reads out logits when tied."""
+
+  vocab_size: int
+  width: int
+  dtype: Dtype = jnp.float32
+
+  def setup(self):
+    self.table = self.param(
+      "table",
+      nn.with_logical_partitioning(
+        nn.initializers.normal(1.0 / math.sqrt(self.width)), ("vocab", "embed")
+      ),
+      (self.vocab_size, self.width),
+      jnp.float32,
+    )
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    return jnp.take(self.table, tokens, axis=0).astype(self.dtype)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """[..., D] -> [..., V], returned in float32."""
+    table = self.table.astype(self.dtype)
+    return jnp.einsum(
+      "...d,vd->...v", hidden, table, preferred_element_type=jnp.float32
+    )
+
+
+def rotary(
+  x: jax.Array, positions: jax.Array, theta: float
+) -> jax.Array:
+  """Rotates channel pairs (i, i + C/2) by position (arXiv:2104.09864).
+
+  Args:
+    x: [B, L, H, C], C even.
+    positions: [B, L] int32.
+    theta: base of the frequencies.
+  """
+  half = x.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions[:, :, None].astype(jnp.float32) * frequency[None, None]
+  cos = jnp.cos(angle)[:, :, None].astype(x.dtype)
+  sin = jnp.sin(angle)[:, :, None].astype(x.dtype)
+  left, right = x[..., :half], x[..., half:]
+  return jnp.concatenate(
+    [left * cos - right * sin, right * cos + left * sin], axis=-1
+  )
+
+
+class GatedMLP(nn.Module):
+  """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+
+  mlp_dim: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    def project(features: int, axes: Sequence[str], name: str) -> Projection:
+      return Projection((features,), tuple(axes), dtype=self.dtype, name=name)
+
+    gate = project(self.mlp_dim, ("embed", "mlp"), "gate")(x)
+    up = project(self.mlp_dim, ("embed", "mlp"), "up")(x)
+    return project(x.shape[-1], ("mlp", "embed"), "down")(nn.silu(gate) * up)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward model's loss: cross-entropy of soft labels on reward margins.
+
+Owns how two scalar read-outs become the loss of a pair; the formula itself is
+`ops.preference.pair_logistic`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import masked
+from rlaif_jax.core import protocols
+from rlaif_jax.ops import preference
+
+
+def pair_rewards(
+  model: protocols.ScalarModel, params: Any, pairs: batches.PairBatch
+) -> tuple[jax.Array, jax.Array]:
+  """Rewards ([B], [B]) of both candidates, from one forward over 2 B rows."""
+  both = jax.tree.map(
+    lambda a, b: jnp.concatenate([a, b]), pairs.first, pairs.second
+  )
+  rewards = model.last(params, both.tokens, both.valid)
+  first, second = jnp.split(rewards, 2)
+  return first, second
+
+
+def make_loss(
+  model: protocols.ScalarModel, *, label_smoothing: float = 0.0
+) -> protocols.LossFn:
+  """LossFn over PairBatch (paper section 2.2.1 and appendix A.2).
+
+      - p log sigmoid(r1 - r2) - (1 - p) log sigmoid(r2 - r1)
+
+  With p in {0, 1} this is the Bradley-Terry loss of human labels.
+
+  Args:
+    model: scalar model; the reward is the scalar at the last real token.
+    label_smoothing: not in the paper; see `preference.pair_logistic`.
+  """
+
+  def loss(
+    params: Any, pairs: batches.PairBatch, key: jax.Array
+  ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
+    del key  # Nothing is drawn.
+    first, second = pair_rewards(model, params, pairs)
+    margin = first - second
+    terms = preference.pair_logistic(
+      margin, pairs.label, label_smoothing=label_smoothing
+    )
+    correct = preference.pair_accuracy(margin, pairs.label)
+    return masked.weighted_sum(terms, pairs.weight), {
+      "accuracy": masked.weighted_sum(correct, pairs.weight),
+      "abs_margin": masked.weighted_sum(jnp.abs(margin), pairs.weight),
+      "reward": masked.weighted_sum((first + second) / 2, pairs.weight),
+    }
+
+  return loss

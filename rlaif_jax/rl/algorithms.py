@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of policy-gradient algorithms, and their one loss.
+
+A row of the table says where the advantage comes from and which term it
+weighs; all share rollouts, KL handling and the update step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import masked
+from rlaif_jax.core import protocols
+from rlaif_jax.engine import scoring
+from rlaif_jax.ops import advantages as advantages_lib
+from rlaif_jax.ops import policy_gradient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLConfig:
+  """The objective and the algorithm; defaults are the paper's.
+
+  The paper maximises (1 - beta) E[r] - beta KL(policy || SFT) (appendix A.3)
+  and says that the KL enters the policy-gradient loss, which can be read in
+  two ways: `kl_in="reward"` subtracts beta (log pi - log ref) from each
+  token's reward, so it flows into the return and the baseline; `kl_in="loss"`
+  keeps the terminal score as the whole return and adds beta times a
+  differentiable estimate (`kl_estimator`) to the loss. See
+  `ops.advantages.KL_ESTIMATORS` for which estimators have the right gradient.
+
+  `loss_mean` "sequence" sums a response's terms and averages over responses
+  (the paper's formula); "token" averages over all tokens. `gae_lambda`,
+  `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
+  """
+
+  algorithm: str = "reinforce"
+  samples_per_prompt: int = 1
+  beta: float = 0.05
+  weight_score_by_one_minus_beta: bool = True
+  kl_in: str = "reward"
+  kl_estimator: str = "k2"
+  gamma: float = 1.0
+  gae_lambda: float = 0.95
+  clip: float = 0.2
+  epochs: int = 1
+  minibatches: int = 1
+  loss_mean: str = "sequence"
+
+  def __post_init__(self):
+    row = ALGORITHMS.get(self.algorithm)
+    if row is None:
+      raise ValueError(
+        f"RLConfig.algorithm is {self.algorithm!r}; use one of "
+        f"{sorted(ALGORITHMS)}"
+      )
+    if self.samples_per_prompt < row.min_samples:
+      raise ValueError(
+        f"RLConfig.samples_per_prompt is {self.samples_per_prompt}; "
+        f"{self.algorithm} compares samples of one prompt and needs at least "
+        f"{row.min_samples}"
+      )
+    if not 0.0 <= self.beta <= 1.0:
+      raise ValueError(f"RLConfig.beta is {self.beta}; it must be in [0, 1]")
+    if self.kl_in not in ("reward", "loss"):
+      raise ValueError(
+        f"RLConfig.kl_in is {self.kl_in!r}; use 'reward' or 'loss'"
+      )
+    if self.kl_estimator not in advantages_lib.KL_ESTIMATORS:
+      raise ValueError(
+        f"RLConfig.kl_estimator is {self.kl_estimator!r}; use one of "
+        f"{sorted(advantages_lib.KL_ESTIMATORS)}"
+      )
+    if self.loss_mean not in ("sequence", "token"):
+      raise ValueError(
+        f"RLConfig.loss_mean is {self.loss_mean!r}; use 'sequence' or 'token'"
+      )
+    if not row.clips and self.epochs * self.minibatches != 1:
+      raise ValueError(
+        f"RLConfig: {self.algorithm} has no importance ratio, so a second "
+        f"update on the same samples is off-policy; epochs is {self.epochs} "
+        f"and minibatches {self.minibatches}, both must be 1"
+      )
+
+
+Advantages = Callable[
+  [batches.Rollout, jax.Array, "RLConfig"], tuple[jax.Array, jax.Array]
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+  """One row of the table.
+
+  advantages: (rollout, shaped rewards [B, R], config) -> (advantages [B, R],
+    value targets [B, R]), before the update.
+  needs_value: trains a value network on the targets.
+  baseline_at_update: the advantage is target - stop_gradient(V), with V from
+    the forward pass that also trains it (so it is computed once).
+  clips: uses the importance ratio and its clip.
+  """
+
+  advantages: Advantages
+  needs_value: bool
+  baseline_at_update: bool
+  clips: bool
+  min_samples: int
+
+
+def _returns(rollout, rewards, config):
+  returns = jax.vmap(
+    lambda r, m: advantages_lib.returns(r, m, gamma=config.gamma)
+  )(rewards, rollout.mask)
+  return returns, returns
+
+
+def _gae(rollout, rewards, config):
+  advantages = jax.vmap(
+    lambda r, v, m: advantages_lib.gae(
+      r, v, m, gamma=config.gamma, lam=config.gae_lambda
+    )
+  )(rewards, rollout.values, rollout.mask)
+  return advantages, advantages + rollout.values
+
+
+def _grouped(baseline):
+  """Sequence-level advantages from the samples of one prompt."""
+
+  def advantages(rollout, rewards, config):
+    totals = jnp.sum(jnp.where(rollout.mask > 0, rewards, 0.0), axis=1)
+    groups = totals.reshape(-1, config.samples_per_prompt)
+    centred = baseline(groups).reshape(-1, 1) * rollout.mask
+    return centred, centred
+
+  return advantages
+
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+  # The paper's: L_PG with a learned baseline (appendix F).
+  "reinforce": Algorithm(
+    advantages=_returns,
+    needs_value=True,
+    baseline_at_update=True,
+    clips=False,
+    min_samples=1,
+  ),
+  # arXiv:1707.06347 with GAE, arXiv:1506.02438.
+  "ppo": Algorithm(
+    advantages=_gae,
+    needs_value=True,
+    baseline_at_update=False,
+    clips=True,
+    min_samples=1,
+  ),
+  # arXiv:2402.14740.
+  "rloo": Algorithm(
+    advantages=_grouped(advantages_lib.leave_one_out),
+    needs_value=False,
+    baseline_at_update=False,
+    clips=False,
+    min_samples=2,
+  ),
+  # arXiv:2402.03300.
+  "grpo": Algorithm(
+    advantages=_grouped(advantages_lib.group_normalised),
+    needs_value=False,
+    baseline_at_update=False,
+    clips=True,
+    min_samples=2,
+  ),
+}
+
+
+def shaped_rewards(rollout: batches.Rollout, config: RLConfig) -> jax.Array:
+  """[B, R]: the score at the last real token, and the KL where it belongs."""
+  return jax.vmap(
+    lambda s, p, q, m: advantages_lib.shaped_rewards(
+      s,
+      p,
+      q,
+      m,
+      beta=config.beta,
+      kl_in_reward=config.kl_in == "reward",
+      weight_score_by_one_minus_beta=config.weight_score_by_one_minus_beta,
+    )
+  )(rollout.score, rollout.log_probs, rollout.ref_log_probs, rollout.mask)
+
+
+def make_loss(
+  policy: protocols.LanguageModel,
+  value: protocols.ScalarModel | None,
+  *,
+  config: RLConfig,
+  temperature: float,
+) -> protocols.LossFn:
+  """LossFn over (Rollout, advantages, targets); params {"policy", "value"}.
+
+  Policy and value share no parameters, so the plain sum of their losses
+  trains each as if alone. The paper's value loss is (Z - V)^2, summed.
+  """
+  row = ALGORITHMS[config.algorithm]
+  estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
+
+  def loss(params: Any, batch: Any, key: jax.Array):
+    del key  # Nothing is drawn: the samples are in the batch.
+    rollout, advantages, targets = batch
+    mask = rollout.mask
+    joined = scoring.join(rollout.prompts, rollout.response, mask)
+    log_probs = scoring.response_log_probs(
+      policy, params["policy"], joined, temperature=temperature
+    )
+    per_token = jnp.zeros_like(mask)
+    metrics = {}
+    if row.needs_value:
+      values = _values(value, params["value"], joined)
+      value_terms = policy_gradient.value_loss(values, targets)
+      per_token += value_terms
+      metrics["value_loss"] = masked.weighted_sum(value_terms, mask)
+      metrics["target_square"] = masked.weighted_sum(targets**2, mask)
+      if row.baseline_at_update:
+        advantages = targets - jax.lax.stop_gradient(values)
+    if row.clips:
+      per_token += policy_gradient.ppo_clip(
+        log_probs, rollout.log_probs, advantages, clip=config.clip
+      )
+      metrics["clip_fraction"] = masked.weighted_sum(
+        policy_gradient.clip_fraction(
+          log_probs, rollout.log_probs, clip=config.clip
+        ),
+        mask,
+      )
+    else:
+      per_token += policy_gradient.reinforce(log_probs, advantages)
+    if config.kl_in == "loss":
+      per_token += config.beta * estimator(log_probs, rollout.ref_log_probs)
+    metrics["advantage_square"] = masked.weighted_sum(advantages**2, mask)
+    return _reduce(per_token, mask, config), metrics
+
+  return loss
+
+
+def _values(value, params, joined) -> jax.Array:
+  """[B, R]: the value of the state before each response token."""
+  response_length = joined.weights.shape[1]
+  per_token = value.per_token(params, joined.tokens, joined.valid)
+  return per_token[:, -response_length - 1 : -1]
+
+
+state_values = _values
+
+
+def _reduce(per_token, mask, config) -> masked.WeightedSum:
+  total = masked.weighted_sum(per_token, mask)
+  if config.loss_mean == "token":
+    return total
+  rows = jnp.asarray(mask.shape[0], jnp.float32)
+  return masked.WeightedSum(total.total, rows)
