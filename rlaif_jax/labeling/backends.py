@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a language model answers: a Flax model in this process.
+
+Prompts are sorted into length buckets, so each bucket compiles once whatever
+the texts; answers come back in the order of the questions.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Sequence
+
+import jax
+import numpy as np
+
+from rlaif_jax.core import protocols
+from rlaif_jax.core import records
+from rlaif_jax.core import rng
+from rlaif_jax.engine import decode
+from rlaif_jax.engine import scoring
+
+
+class FlaxBackend:
+  """A `protocols.Backend` over a language model on this process's devices.
+
+  Args:
+    model: functions of the language model.
+    params: its parameters.
+    tokenizer: encodes prompts and options.
+    name: goes into label stores; say which checkpoint it is.
+    batch_size: rows of one device call.
+    bucket: prompts are padded to a multiple of this many tokens.
+    progress: called with (prompts done, prompts in all) after each batch.
+  """
+
+  def __init__(
+    self,
+    model: protocols.LanguageModel,
+    params: Any,
+    tokenizer: protocols.Tokenizer,
+    *,
+    name: str,
+    batch_size: int = 64,
+    bucket: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+  ):
+    self.name = name
+    self._model = model
+    self._params = params
+    self._tokenizer = tokenizer
+    self._batch_size = batch_size
+    self._bucket = bucket
+    self._progress = progress
+    self._option_log_probs = jax.jit(
+      functools.partial(scoring.option_log_probs, model), static_argnums=3
+    )
+    self._generate = jax.jit(
+      functools.partial(decode.generate, model),
+      static_argnames=("config", "eos_ids"),
+    )
+
+  def encode(self, prompt: str) -> list[int]:
+    """Token ids of a prompt, the beginning-of-sequence included."""
+    bos = self._tokenizer.bos_id
+    return ([] if bos is None else [bos]) + self._tokenizer.encode(prompt)
+
+  def score_options(
+    self, prompts: Sequence[str], options: Sequence[str]
+  ) -> tuple[list[list[float]], records.Usage]:
+    """Log-prob of each option's whole string; see `protocols.Backend`."""
+    option_ids = tuple(tuple(self._tokenizer.encode(o)) for o in options)
+    ids = [self.encode(prompt) for prompt in prompts]
+    result: list[list[float]] = [[] for _ in ids]
+    longest = max(len(option) for option in option_ids)
+    for rows, tokens, valid in self._batches(ids, longest - 1):
+      log_probs = np.asarray(
+        self._option_log_probs(self._params, tokens, valid, option_ids)
+      )
+      for row, values in zip(rows, log_probs[: len(rows)], strict=True):
+        result[row] = [float(value) for value in values]
+    usage = records.Usage(
+      input_tokens=sum(map(len, ids)),
+      output_tokens=len(ids),
+      requests=len(ids),
+    )
+    return result, usage
+
+  def complete(
+    self,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+    stop: str,
+  ) -> tuple[list[str], records.Usage]:
+    """Continues prompts; the same text for the same seed and prompt.
+
+    A prompt that is asked several times in one call gets another sample each
+    time (its key counts the repetitions).
+    """
+    config = decode.SamplingConfig(
+      max_tokens=max_tokens, temperature=temperature, top_k=top_k
+    )
+    ids = [self.encode(prompt) for prompt in prompts]
+    seen: dict[str, int] = {}
+    seeds = []
+    for prompt in prompts:
+      seen[prompt] = seen.get(prompt, -1) + 1
+      name = records.content_id(prompt, str(seen[prompt]))
+      seeds.append(int(name[:8], 16) & 0x7FFFFFFF)
+    key = rng.key(seed, "labeling/complete")
+    eos_ids = (self._tokenizer.eos_id,)
+    texts = [""] * len(ids)
+    written = 0
+    for rows, tokens, valid in self._batches(ids, max_tokens):
+      numbers = [seeds[row] for row in rows]
+      numbers += [0] * (len(tokens) - len(rows))
+      keys = decode.row_keys(key, np.asarray(numbers, np.int32))
+      drawn = self._generate(
+        self._params, tokens, valid, keys, config=config, eos_ids=eos_ids
+      )
+      response = np.asarray(drawn.response)
+      lengths = np.asarray(drawn.mask).sum(axis=1).astype(int)
+      for i, row in enumerate(rows):
+        written += int(lengths[i])
+        kept = [t for t in response[i, : lengths[i]] if t not in eos_ids]
+        text = self._tokenizer.decode([int(t) for t in kept])
+        texts[row] = text.split(stop)[0] if stop else text
+    usage = records.Usage(
+      input_tokens=sum(map(len, ids)),
+      output_tokens=written,
+      requests=len(ids),
+    )
+    return texts, usage
+
+  def _batches(self, ids: list[list[int]], room: int):
+    """Yields (rows, tokens [B, L], valid [B, L]) with few distinct L."""
+    limit = self._model.max_length - room
+    for row, tokens in enumerate(ids):
+      if len(tokens) > limit:
+        raise ValueError(
+          f"prompt {row} has {len(tokens)} tokens; with {room} more to write "
+          f"the labeler {self.name} reads at most {limit}. Lower the "
+          "judge's max_context_tokens, or take a model with a longer "
+          "max_length"
+        )
+    buckets: dict[int, list[int]] = {}
+    for row, tokens in enumerate(ids):
+      length = -(-max(len(tokens), 1) // self._bucket) * self._bucket
+      buckets.setdefault(min(length, limit), []).append(row)
+    done = 0
+    for length in sorted(buckets):
+      members = buckets[length]
+      for begin in range(0, len(members), self._batch_size):
+        rows = members[begin : begin + self._batch_size]
+        tokens = np.zeros((self._batch_size, length), np.int32)
+        valid = np.zeros((self._batch_size, length), bool)
+        for i, row in enumerate(rows):
+          if ids[row]:
+            tokens[i, length - len(ids[row]) :] = ids[row]
+            valid[i, length - len(ids[row]) :] = True
+        yield rows, tokens, valid
+        done += len(rows)
+        if self._progress is not None:
+          self._progress(done, len(ids))

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Option log-probs to probabilities, and the 1..10 rating of one response.
+
+Owns what an answer of the labeler means and when it is no answer; pairs are
+in `labeling.judge`. The arithmetic runs on numpy and, with `xp=jax.numpy`, in
+a jitted labeler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import ModuleType
+from typing import Any, Sequence
+
+import numpy as np
+from absl import logging
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
+from rlaif_jax.core import records
+from rlaif_jax.text import prompts
+
+# An option that is a prefix of others keeps at least this share of its mass.
+_MIN_OWN_SHARE = 1e-6
+# Rounding that a backend may show in P("10") <= P("1") and in P <= 1.
+_LOG_TOLERANCE = 1e-2
+
+
+def prefix_options(
+  options: Sequence[str], tokenizer: protocols.Tokenizer | None = None
+) -> tuple[int, ...]:
+  """For each option the longest other one that its tokens begin with.
+
+  Whether P("1") holds the mass of "10" depends on the tokenizer: it does where
+  "10" is the tokens "1", "0", and does not where "10" is one token.
+
+  Returns:
+    Index of that option, or -1, for each option.
+
+  Raises:
+    ValueError: one option's text begins with another's and there is no
+      tokenizer to tell; or two options have the same tokens.
+  """
+  if tokenizer is None:
+    for short in options:
+      for long in options:
+        if short != long and long.startswith(short):
+          raise ValueError(
+            f"the option {long!r} begins with the option {short!r}, so the "
+            "backend's tokenizer is needed to tell them apart; pass "
+            "tokenizer=..."
+          )
+    return (-1,) * len(options)
+  ids = [tuple(tokenizer.encode(option)) for option in options]
+  if len(set(ids)) != len(ids) or not all(ids):
+    raise ValueError(
+      f"the tokenizer writes the options {tuple(options)} as {ids}; they "
+      "should differ and none be empty: choose other options in the template"
+    )
+  result = []
+  for own in ids:
+    shorter = [i for i, other in enumerate(ids) if _begins(own, other)]
+    result.append(max(shorter, key=lambda i: len(ids[i]), default=-1))
+  return tuple(result)
+
+
+def _begins(own: tuple[int, ...], other: tuple[int, ...]) -> bool:
+  return len(other) < len(own) and own[: len(other)] == other
+
+
+def probabilities_from_log_probs(
+  log_probs: Any, prefix_of: Sequence[int], *, xp: ModuleType = np
+) -> Any:
+  """Normalizes options, after giving each string its own mass only.
+
+      mass(i) = P(i) - sum of P(j) over the j whose longest prefix is i
+      p(i) = mass(i) / sum of mass
+
+  Computed from log-probs without leaving the log domain until the softmax; a
+  mass is at least 1e-6 of its P(i). Section 2.1 (two options) and 2.2.2 (ten)
+  of Lee et al., arXiv 2309.00267; the paper says nothing of prefixes.
+
+  Args:
+    log_probs: [..., N] log-prob of each whole option string, float32 or more.
+    prefix_of: N indices as from `prefix_options`.
+    xp: numpy (float64 for lists) or jax.numpy.
+
+  Returns:
+    [..., N] probabilities that sum to 1.
+  """
+  log_probs = xp.asarray(log_probs)
+  if log_probs.shape[-1] != len(prefix_of):
+    raise ValueError(
+      f"log_probs has {log_probs.shape[-1]} options in its last axis, but "
+      f"prefix_of names {len(prefix_of)}"
+    )
+  columns = [log_probs[..., i] for i in range(len(prefix_of))]
+  masses = []
+  for i, own in enumerate(columns):
+    longer = [columns[j] for j, prefix in enumerate(prefix_of) if prefix == i]
+    taken = sum(xp.exp(xp.minimum(other - own, 0.0)) for other in longer)
+    if longer:
+      own = own + xp.log1p(-xp.minimum(taken, 1.0 - _MIN_OWN_SHARE))
+    masses.append(own)
+  log_mass = xp.stack(masses, axis=-1)
+  mass = xp.exp(log_mass - xp.max(log_mass, axis=-1, keepdims=True))
+  return mass / xp.sum(mass, axis=-1, keepdims=True)
+
+
+def expected_score(probabilities: Any, *, xp: ModuleType = np) -> Any:
+  """sum over i of i * P(i), in [1, N] (section 2.2.2).
+
+  Args:
+    probabilities: [..., N] of the scores 1..N.
+    xp: numpy or jax.numpy.
+  """
+  probabilities = xp.asarray(probabilities)
+  count = probabilities.shape[-1]
+  scores = xp.arange(1, count + 1, dtype=probabilities.dtype)
+  return xp.clip(probabilities @ scores, 1.0, float(count))
+
+
+def to_reward(score: Any) -> Any:
+  """Maps a score of 1..10 to [-1, 1] by (score - 5.5) / 4.5.
+
+  The paper normalizes to [-1, 1] and prints no formula; that the map is this
+  linear one is our inference.
+  """
+  return (score - 5.5) / 4.5
+
+
+def flaw(log_probs: Sequence[float], prefix_of: Sequence[int]) -> str:
+  """Why these log-probs are no answer, or "" if they are one."""
+  if not all(math.isfinite(value) for value in log_probs):
+    return "non-finite option log-prob"
+  if max(log_probs) > _LOG_TOLERANCE:
+    return "option log-prob above 0"
+  for own, prefix in zip(log_probs, prefix_of, strict=True):
+    if prefix >= 0 and own > log_probs[prefix] + _LOG_TOLERANCE:
+      return "option more likely than its own prefix"
+  return ""
+
+
+def ask_options(
+  backend: protocols.Backend, texts: Sequence[str], options: Sequence[str]
+) -> tuple[list[list[float]], records.Usage]:
+  """One call of `backend.score_options`, its shape checked.
+
+  Raises:
+    ValueError: not one row per prompt with one number per option.
+  """
+  if not texts:
+    return [], records.Usage()
+  rows, usage = backend.score_options(texts, options)
+  widths = {len(row) for row in rows}
+  if len(rows) != len(texts) or widths != {len(options)}:
+    raise ValueError(
+      f"backend {backend.name!r} answered {len(rows)} rows of {widths} "
+      f"numbers; {len(texts)} rows of {len(options)} were asked for: mend its "
+      "score_options"
+    )
+  return [[float(value) for value in row] for row in rows], usage
+
+
+def reject(
+  quarantine: jsonl.Quarantine | None, *, row: Any, reason: str
+) -> None:
+  """Sets a row without an answer aside, or raises if there is nowhere to.
+
+  Args:
+    quarantine: where to; None makes the row an error.
+    row: a record with an `id`.
+    reason: what was wrong with the answer.
+  """
+  if quarantine is None:
+    raise ValueError(
+      f"{type(row).__name__} {row.id}: {reason}. A labeler that fails to "
+      "answer is not scored; mend the row or the labeler, or pass a quarantine"
+    )
+  quarantine.add(
+    where=f"labeling {row.id}", reason=reason, row=records.to_row(row)
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RatingConfig:
+  """How responses are rated.
+
+  Fields:
+    template: name or .toml path of a pointwise template.
+    max_context_tokens: limit of the prompt, where a tokenizer is given; the
+      paper's labeler reads 4096.
+  """
+
+  template: str = "summary_rating"
+  max_context_tokens: int = 4096
+
+  def __post_init__(self):
+    if self.max_context_tokens < 1:
+      raise ValueError(
+        f"max_context_tokens is {self.max_context_tokens}; it should be "
+        "at least 1"
+      )
+
+
+def rate(
+  examples: Sequence[records.Example],
+  backend: protocols.Backend,
+  config: RatingConfig,
+  *,
+  tokenizer: protocols.Tokenizer | None = None,
+  quarantine: jsonl.Quarantine | None = None,
+) -> tuple[list[records.Rating], records.Usage]:
+  """Rates `response` given `context` of each example, in one backend call.
+
+  Args:
+    examples: what to rate.
+    backend: who rates.
+    config: how.
+    tokenizer: the backend's, to cut contexts and to tell "1" from "10"; None
+      only if no option begins with another one.
+    quarantine: takes examples without an answer; None makes one an error.
+
+  Returns:
+    Ratings in the order of the examples, without the quarantined ones, and
+    what they cost.
+
+  Raises:
+    ValueError: no pointwise template, no answer, a prompt that does not fit.
+  """
+  template = prompts.load(config.template)
+  template.pointwise_parts()  # an error for a pairwise template
+  prefix_of = prefix_options(template.options, tokenizer)
+  texts, asked, cut = [], [], 0
+  for example in examples:
+    context = example.context
+    if tokenizer is not None:
+      try:
+        fitted = prompts.fit(
+          template,
+          context,
+          (example.response,),
+          tokenizer=tokenizer,
+          max_tokens=config.max_context_tokens,
+        )
+      except ValueError as error:
+        reject(quarantine, row=example, reason=str(error))
+        continue
+      context, cut = fitted.context, cut + (fitted.cut_tokens > 0)
+    texts.append(prompts.render_pointwise(template, context, example.response))
+    asked.append(example)
+  if cut:
+    logging.info("%d of %d contexts were cut to fit.", cut, len(examples))
+  rows, usage = ask_options(backend, texts, template.options)
+  ratings = []
+  for example, row in zip(asked, rows, strict=True):
+    reason = flaw(row, prefix_of)
+    if reason:
+      reject(quarantine, row=example, reason=reason)
+      continue
+    probabilities = probabilities_from_log_probs(row, prefix_of)
+    rating = records.Rating(
+      id=example.id,
+      context=example.context,
+      response=example.response,
+      score=float(expected_score(probabilities)),
+      probabilities=tuple(float(p) for p in probabilities),
+      labeler=backend.name,
+    )
+    ratings.append(rating)
+  return ratings, usage

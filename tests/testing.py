@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small stand-ins that tests share: a tokenizer of characters, a backend."""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+from rlaif_jax.core import records
+
+
+class CharTokenizer:
+  """One token per ASCII character; `words` are tokens of their own.
+
+  Satisfies core.protocols.Tokenizer. Unknown characters become "?".
+  """
+
+  pad_id = 0
+  eos_id = 1
+
+  def __init__(self, words: Sequence[str] = (), *, bos: bool = False):
+    self.bos_id = 2 if bos else None
+    self._pieces = [chr(code) for code in range(128)] + list(words)
+    self._words = sorted(words, key=len, reverse=True)
+    self._ids = {piece: i + 3 for i, piece in enumerate(self._pieces)}
+    self.vocab_size = len(self._pieces) + 3
+
+  def encode(self, text: str) -> list[int]:
+    ids = []
+    while text:
+      word = next((w for w in self._words if text.startswith(w)), text[0])
+      ids.append(self._ids.get(word, self._ids["?"]))
+      text = text[len(word) :]
+    return ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return "".join(self._pieces[i - 3] for i in ids if i >= 3)
+
+
+class ScriptedBackend:
+  """A core.protocols.Backend whose answers are functions of the prompt.
+
+  Args:
+    log_prob: (prompt, option) -> log-prob of the option.
+    completion: (prompt, seed) -> text, before `stop` is applied.
+
+  `calls` has the prompts of each score_options call, `completions` the
+  (prompts, keyword arguments) of each complete call. Usage counts characters.
+  """
+
+  def __init__(
+    self,
+    log_prob: Callable[[str, str], float],
+    completion: Callable[[str, int], str] = lambda prompt, seed: "",
+    *,
+    name: str = "scripted",
+  ):
+    self.name = name
+    self._log_prob = log_prob
+    self._completion = completion
+    self.calls: list[list[str]] = []
+    self.completions: list[tuple[list[str], dict]] = []
+
+  def score_options(self, prompts, options):
+    self.calls.append(list(prompts))
+    rows = [[self._log_prob(p, option) for option in options] for p in prompts]
+    return rows, self._usage(prompts, 1)
+
+  def complete(self, prompts, *, max_tokens, temperature, top_k, seed, stop):
+    settings = {"max_tokens": max_tokens, "temperature": temperature}
+    settings |= {"top_k": top_k, "seed": seed, "stop": stop}
+    self.completions.append((list(prompts), settings))
+    texts = [self._completion(prompt, seed) for prompt in prompts]
+    texts = [text.split(stop)[0] if stop else text for text in texts]
+    return texts, self._usage(prompts, max((len(t) for t in texts), default=0))
+
+  def _usage(self, prompts: Sequence[str], written: int) -> records.Usage:
+    return records.Usage(
+      input_tokens=sum(len(prompt) for prompt in prompts),
+      output_tokens=written * len(prompts),
+      requests=len(prompts),
+    )
