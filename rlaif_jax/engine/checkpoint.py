@@ -8,11 +8,12 @@ a finished model is a folder with `params` and, written last, `model.json`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, Mapping
 
 import jax
 import numpy as np
@@ -63,7 +64,10 @@ class RunCheckpoints:
 
 
 def save_model(
-  directory: str | os.PathLike, params: Any, description: dict[str, Any]
+  directory: str | os.PathLike,
+  params: Any,
+  description: dict[str, Any],
+  files: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a finished model; a folder with model.json is a whole model.
 
@@ -71,6 +75,7 @@ def save_model(
     directory: replaced when it holds a half-written model.
     params: unboxed parameter tree.
     description: JSON-serialisable; `config` holds the model config's fields.
+    files: name in the folder -> file to copy there, such as a vocabulary.
   """
   directory = pathlib.Path(directory).absolute()
   shutil.rmtree(directory, ignore_errors=True)
@@ -78,6 +83,8 @@ def save_model(
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(directory / "params", params)
     checkpointer.wait_until_finished()
+  for name, source in (files or {}).items():
+    shutil.copyfile(source, directory / name)
   text = json.dumps(description, indent=2, sort_keys=True) + "\n"
   jsonl.write_text(directory / "model.json", text)
 
@@ -143,8 +150,6 @@ def config_from_description(cls: type, description: dict[str, Any]) -> Any:
 
 def tree_hash(tree: Any) -> str:
   """A content hash of all leaves, for comparing runs bit by bit."""
-  import hashlib
-
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     digest.update(str(path).encode())

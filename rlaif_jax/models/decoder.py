@@ -20,7 +20,10 @@ from rlaif_jax.models import layers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-  """Sizes of a decoder. `max_length` bounds prompt + response in tokens."""
+  """Sizes of a decoder. `max_length` bounds prompt + response in tokens.
+
+  `previous_key_heads`: see `attention.Attention`; 0 in every public model.
+  """
 
   vocab_size: int
   width: int
@@ -33,6 +36,7 @@ class DecoderConfig:
   rope_theta: float = 10_000.0
   norm_epsilon: float = 1e-6
   tie_embeddings: bool = True
+  previous_key_heads: int = 0
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -45,6 +49,11 @@ class DecoderConfig:
       raise ValueError(
         f"DecoderConfig: num_heads is {self.num_heads} and num_kv_heads is "
         f"{self.num_kv_heads}; the first must be a multiple of the second"
+      )
+    if not 0 <= self.previous_key_heads <= self.num_kv_heads:
+      raise ValueError(
+        f"DecoderConfig.previous_key_heads is {self.previous_key_heads}; it "
+        f"must be in [0, num_kv_heads = {self.num_kv_heads}]"
       )
     if self.head_dim % 2:
       raise ValueError(
@@ -63,21 +72,22 @@ class Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x, positions, mask, cached=None):
+  def __call__(self, x, positions, valid, mask, cached=None):
     c = self.config
     normed = layers.RMSNorm(c.norm_epsilon, c.dtype, name="attention_norm")(x)
-    out, key_value = attention.Attention(
+    out, state = attention.Attention(
       num_heads=c.num_heads,
       num_kv_heads=c.num_kv_heads,
       head_dim=c.head_dim,
+      previous_key_heads=c.previous_key_heads,
       rope_theta=c.rope_theta,
       dtype=c.dtype,
       name="attention",
-    )(normed, positions, mask, cached)
+    )(normed, positions, valid, mask, cached)
     x = x + out
     normed = layers.RMSNorm(c.norm_epsilon, c.dtype, name="mlp_norm")(x)
     x = x + layers.GatedMLP(c.mlp_dim, c.dtype, name="mlp")(normed)
-    return x, key_value
+    return x, state
 
 
 class Decoder(nn.Module):
@@ -113,12 +123,13 @@ class Decoder(nn.Module):
     self, tokens: jax.Array, valid: jax.Array, capacity: int
   ) -> tuple[jax.Array, attention.Cache]:
     """Reads prompts [B, L] and returns a cache with `capacity` columns."""
-    hidden, key_values = self._read(tokens, valid)
+    hidden, states = self._read(tokens, valid)
     extra = capacity - tokens.shape[1]
     pad = ((0, 0), (0, extra), (0, 0), (0, 0))
     return hidden, attention.Cache(
-      keys=tuple(jnp.pad(key, pad) for key, _ in key_values),
-      values=tuple(jnp.pad(value, pad) for _, value in key_values),
+      keys=tuple(jnp.pad(key, pad) for key, _, _ in states),
+      values=tuple(jnp.pad(value, pad) for _, value, _ in states),
+      last_keys=tuple(last for _, _, last in states),
       valid=jnp.pad(valid, pad[:2]),
       column=jnp.asarray(tokens.shape[1], jnp.int32),
     )
@@ -137,26 +148,26 @@ class Decoder(nn.Module):
     causal = jnp.arange(capacity)[None, :] <= query_column[:, None]
     mask = causal[None] & all_valid[:, None, :]
     x = self.embedding(tokens)
-    keys, values = [], []
-    for block, key, value in zip(
-      self.blocks, cache.keys, cache.values, strict=True
+    states = []
+    for block, *cached in zip(
+      self.blocks, cache.keys, cache.values, cache.last_keys, strict=True
     ):
-      x, (key, value) = block(x, positions, mask, (key, value, cache.column))
-      keys.append(key)
-      values.append(value)
+      x, state = block(x, positions, valid, mask, (*cached, cache.column))
+      states.append(state)
+    keys, values, last_keys = zip(*states, strict=True)
     return self.final_norm(x), attention.Cache(
-      tuple(keys), tuple(values), all_valid, cache.column + length
+      keys, values, last_keys, all_valid, cache.column + length
     )
 
   def _read(self, tokens, valid):
     positions = attention.positions_from_valid(valid)
     mask = attention.causal_mask(valid)
     x = self.embedding(tokens)
-    key_values = []
+    states = []
     for block in self.blocks:
-      x, key_value = block(x, positions, mask)
-      key_values.append(key_value)
-    return self.final_norm(x), key_values
+      x, state = block(x, positions, valid, mask)
+      states.append(state)
+    return self.final_norm(x), states
 
 
 def functions(config: DecoderConfig) -> protocols.LanguageModel:

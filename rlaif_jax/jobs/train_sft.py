@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Supervised fine-tuning: contexts with responses -> a language model.
+
+Also trains a small labeler from judge prompts (a file of examples whose
+contexts are rendered prompts and whose responses are the verdicts).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlaif_jax.core import masked
+from rlaif_jax.core import rng
+from rlaif_jax.data import converters
+from rlaif_jax.engine import loop
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import scoring
+from rlaif_jax.engine import step as step_lib
+from rlaif_jax.jobs import loading
+from rlaif_jax.models import decoder
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTData:
+  """Where the rows come from: a file of examples, or a task's splits.
+
+  `validation_rows` rows of the validation split (or the last rows of the
+  file, which are then not trained on) are held out.
+  """
+
+  data_dir: str
+  examples_file: str = ""
+  task: str = ""
+  split: str = "train"
+  validation_split: str = "validation"
+  validation_rows: int = 256
+  limit: int = 0
+
+  def read(self) -> tuple[list, list]:
+    """Returns (training, validation) examples."""
+    if self.examples_file:
+      rows = loading.load_examples(
+        examples_file=self.examples_file,
+        task="",
+        split="",
+        data_dir=self.data_dir,
+        limit=self.limit,
+      )
+      cut = len(rows) - self.validation_rows
+      if cut < 1:
+        raise ValueError(
+          f"{self.examples_file} has {len(rows)} rows; with "
+          f"SFTData.validation_rows = {self.validation_rows} none is left to "
+          "train on"
+        )
+      return rows[:cut], rows[cut:]
+    parts = []
+    for split, limit in (
+      (self.split, self.limit),
+      (self.validation_split, self.validation_rows),
+    ):
+      parts.append(
+        loading.load_examples(
+          examples_file="",
+          task=self.task,
+          split=split,
+          data_dir=self.data_dir,
+          limit=limit,
+        )
+      )
+    return parts[0], parts[1]
+
+
+def make_loss(model: Any, context_weight: float):
+  """Mean negative log-likelihood of the response tokens, in nats a token.
+
+  With `context_weight` > 0 the context's own tokens are learned too, each
+  with that weight (language modelling of the whole text).
+  """
+
+  def loss(params, batch, key):
+    del key  # No dropout.
+    whole = batch.replace(weights=full_weights(batch, context_weight))
+    log_probs = scoring.response_log_probs(model, params, whole)
+    response = log_probs[:, -batch.weights.shape[1] :]
+    nll = masked.weighted_sum(-response, batch.weights)
+    total = masked.weighted_sum(-log_probs, whole.weights)
+    return total, {"response_nll": nll}
+
+  def response_loss(params, batch, key):
+    del key  # No dropout.
+    log_probs = scoring.response_log_probs(model, params, batch)
+    nll = masked.weighted_sum(-log_probs, batch.weights)
+    return nll, {"response_nll": nll}
+
+  return loss if context_weight > 0 else response_loss
+
+
+def full_weights(batch: Any, context_weight: float) -> jax.Array:
+  """Weights [B, L - 1] of all columns but the first, as targets.
+
+  A prompt's first real token (bos) is nobody's target.
+  """
+  response_length = batch.weights.shape[1]
+  prompt = batch.valid[:, 1:-response_length] & batch.valid[
+    :, : -response_length - 1
+  ]
+  return jnp.concatenate(
+    [context_weight * prompt.astype(jnp.float32), batch.weights], axis=1
+  )
+
+
+def run(
+  *,
+  output_dir: str,
+  data: SFTData,
+  sequence: converters.SequenceConfig,
+  optimizer: optimizer_lib.OptimizerConfig,
+  train: loop.LoopConfig,
+  model: decoder.DecoderConfig | None = None,
+  init_from: str = "",
+  batch_size: int = 128,
+  microbatches: int = 1,
+  context_weight: float = 0.0,
+  mesh: str = "data:-1",
+  seed: int = 0,
+  name: str = "sft",
+) -> dict[str, Any]:
+  """Trains, and writes `output_dir`/model.
+
+  Args:
+    output_dir: where everything goes; a second start continues there.
+    data: where the rows come from.
+    sequence: lengths and constant text of a row.
+    optimizer: the paper's default is Adafactor at 1e-5.
+    train: steps, saving, evaluation.
+    model: sizes; leave out to take those of `init_from`.
+    init_from: directory of a finished language model to start from.
+    batch_size: rows per update (paper: 128).
+    microbatches: parts of a batch whose gradients are added.
+    context_weight: weight of the context's tokens in the loss.
+    mesh: devices, such as "data:-1".
+    seed: of initialisation and order.
+    name: of the finished model, shown in logs and reports.
+  """
+  devices = mesh_lib.make_mesh(mesh)
+  # 1. Text to tokens; everything that can be wrong with it is found here.
+  tokenizer_path = loading.tokenizer_path(data.data_dir)
+  tokenizer = loading.tokenizers.load_tokenizer(tokenizer_path)
+  start = loading.load(init_from, "decoder", devices) if init_from else None
+  config = model or (start and start.config)
+  if config is None:
+    raise ValueError("train_sft: give model sizes, or init_from")
+  converters.check_fits(
+    sequence,
+    tokenizer,
+    vocab_size=config.vocab_size,
+    max_length=config.max_length,
+  )
+  train_rows, validation_rows = data.read()
+  arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
+  held_out, _ = converters.encode_examples(
+    validation_rows, tokenizer, sequence
+  )
+  # 2. Parameters, straight onto the mesh.
+  functions = decoder.functions(config)
+  tx = optimizer_lib.make_optimizer(optimizer)
+  if start is not None:
+    params = loading.copy_params(start.params)
+    state = step_lib.state_from_params(params, tx, devices)
+  else:
+    key = rng.key(seed, "init")
+    state = step_lib.init_state(functions.init, tx, key, devices)
+  loss = make_loss(functions, context_weight)
+  step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
+
+  # 3. The loop.
+  def next_batch(state, number):
+    del state
+    rows = converters.epoch_rows(
+      num_rows=len(train_rows),
+      batch_size=batch_size,
+      seed=seed,
+      name=name,
+      step=number,
+    )
+    return mesh_lib.put_batch(devices, converters.take(arrays, rows))
+
+  evaluate = make_evaluate(make_loss(functions, 0.0), held_out, batch_size)
+  state = loop.fit(
+    state,
+    step,
+    next_batch,
+    config=train,
+    seed=seed,
+    directory=output_dir,
+    name=name,
+    evaluate=evaluate,
+  )
+  # 4. The finished model.
+  loading.save(
+    f"{output_dir}/model",
+    name=name,
+    kind="decoder",
+    params=state.params,
+    config=config,
+    sequence=sequence,
+    tokenizer_path=tokenizer_path,
+  )
+  return {
+    "model": f"{output_dir}/model",
+    "rows": len(train_rows),
+    "validation_rows": len(validation_rows),
+    **cut,
+    **evaluate(state.params, train.num_steps),
+  }
+
+
+def make_evaluate(loss, arrays: Any, batch_size: int):
+  """evaluate(params, step) -> validation metrics over all rows."""
+  num_rows = arrays.tokens.shape[0]
+  jitted = jax.jit(loss)
+
+  def evaluate(params, step):
+    del step
+    total = None
+    for rows, real in converters.chunks(num_rows, batch_size):
+      part = converters.take(arrays, rows)
+      keep = (jnp.arange(len(rows)) < real)[:, None]
+      part = part.replace(weights=part.weights * keep)
+      metrics = jitted(params, part, jax.random.key(0))[1]
+      total = metrics if total is None else jax.tree.map(
+        jnp.add, total, metrics
+      )
+    return {f"validation_{k}": float(v.mean()) for k, v in total.items()}
+
+  return evaluate
