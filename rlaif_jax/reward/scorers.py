@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained reward models as `Scorer`s: (params, prompts, responses) -> [B]."""
+"""Rewards as `Scorer`s: (params, prompts, responses, mask) -> [B]."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import flax.struct
 import jax
 
 from rlaif_jax.core import batches
@@ -12,15 +13,11 @@ from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
 
 
-def reward_scorer(
-  model: protocols.ScalarModel,
-) -> protocols.Scorer:
-  """The scalar at the last real token of prompt + response.
+def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
+  """The reward model's scalar at the last real token of prompt + response.
 
-  `params` is {"model": parameters, "shift": [], "scale": []}: the reward is
-  (r - shift) / scale. The paper gives no normalisation; shift and scale are
-  the mean and standard deviation over the SFT policy's own samples (0 and 1
-  leave the reward as it is), which sets the unit in which beta weighs the KL.
+  `params` are the reward model's. A response's end token is part of what it
+  reads, as in its training.
   """
 
   def score(
@@ -30,7 +27,34 @@ def reward_scorer(
     mask: jax.Array,
   ) -> jax.Array:
     joined = scoring.join(prompts, response, mask)
-    raw = model.last(params["model"], joined.tokens, joined.valid)
-    return (raw - params["shift"]) / params["scale"]
+    return model.last(params, joined.tokens, joined.valid)
+
+  return score
+
+
+@flax.struct.dataclass
+class Standardized:
+  """Parameters of a scorer with the unit of its reward."""
+
+  params: Any
+  shift: jax.Array
+  scale: jax.Array
+
+
+def standardized(scorer: protocols.Scorer) -> protocols.Scorer:
+  """(reward - shift) / scale, with `Standardized` parameters.
+
+  Not in the paper, which gives no normalisation: it sets the unit in which
+  beta weighs the KL. Preferences determine a reward up to a shift anyway.
+  """
+
+  def score(
+    params: Standardized,
+    prompts: batches.PromptBatch,
+    response: jax.Array,
+    mask: jax.Array,
+  ) -> jax.Array:
+    raw = scorer(params.params, prompts, response, mask)
+    return (raw - params.shift) / params.scale
 
   return score

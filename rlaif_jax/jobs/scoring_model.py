@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward of a policy run: which model, loaded how, in which unit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
+from rlaif_jax.core import records
+from rlaif_jax.core import rng
+from rlaif_jax.data import converters
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.jobs import loading
+from rlaif_jax.labeling import backends
+from rlaif_jax.labeling import direct
+from rlaif_jax.labeling import rating
+from rlaif_jax.reward import scorers
+from rlaif_jax.text import prompts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
+  """Exactly one of a reward model and a labeler that rates 1..10.
+
+  `standardize_file` names test or SFT responses (JSONL of Response); the
+  reward is then (r - mean) / std over them, times `scale`. The paper uses the
+  raw reward; in a small world the unit of the reward has to be set by hand.
+  """
+
+  reward_dir: str = ""
+  labeler_dir: str = ""
+  rating_template: str = ""
+  standardize_file: str = ""
+  standardize_rows: int = 256
+  scale: float = 1.0
+
+  def __post_init__(self):
+    if bool(self.reward_dir) == bool(self.labeler_dir):
+      raise ValueError(
+        f"ScorerConfig: reward_dir is {self.reward_dir!r} and labeler_dir is "
+        f"{self.labeler_dir!r}; give exactly one of them"
+      )
+    if bool(self.labeler_dir) != bool(self.rating_template):
+      raise ValueError(
+        "ScorerConfig: labeler_dir and rating_template go together"
+      )
+    if self.scale <= 0:
+      raise ValueError(f"ScorerConfig.scale is {self.scale}; must be positive")
+
+
+def make_scorer(
+  config: ScorerConfig, policy: loading.Loaded, devices: Any
+) -> tuple[protocols.Scorer, Any]:
+  """The Scorer and its parameters, standardised where the config says so.
+
+  Raises:
+    ValueError: the reward model has another vocabulary than the policy.
+  """
+  if config.reward_dir:
+    reward = loading.load(config.reward_dir, "scalar", devices)
+    _same_vocabulary(config.reward_dir, reward, policy)
+    inner = jax.jit(scorers.reward_scorer(reward.functions))
+    params = reward.params
+  else:
+    labeler = loading.load(config.labeler_dir, "decoder", devices)
+    template = prompts.load(config.rating_template)
+    params = labeler.params
+    if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+      inner = text_scorer(config, labeler, policy)
+    else:
+      inner = jax.jit(
+        direct.direct_scorer(
+          labeler.functions,
+          labeler.tokenizer,
+          parts=template.pointwise_parts(),
+          options=template.options,
+        )
+      )
+  mean, std = 0.0, 1.0
+  if config.standardize_file:
+    mean, std = statistics(config, inner, params, policy)
+  unit = scorers.Standardized(
+    params=params,
+    shift=jnp.float32(mean),
+    scale=jnp.float32(std / config.scale),
+  )
+  return scorers.standardized(inner), unit
+
+
+def statistics(
+  config: ScorerConfig, score: Any, params: Any, policy: loading.Loaded
+) -> tuple[float, float]:
+  """Mean and standard deviation of the raw reward over stored responses.
+
+  Raises:
+    ValueError: too few rows, or all rewards are the same.
+  """
+  rows = jsonl.read_records(records.Response, config.standardize_file)
+  rows = rows[: config.standardize_rows]
+  if len(rows) < 2:
+    raise ValueError(
+      f"{config.standardize_file} has {len(rows)} responses; a mean and a "
+      "standard deviation need at least two"
+    )
+  arrays, _ = converters.encode_prompts(
+    [r.context for r in rows], policy.tokenizer, policy.sequence
+  )
+  response, mask, _ = converters.encode_responses(
+    [r.text for r in rows], policy.tokenizer, policy.sequence.max_response
+  )
+  values = []
+  for index, real in converters.chunks(len(rows), 64):
+    part = converters.take(arrays, index)
+    scores = score(params, part, response[index], mask[index])
+    values.append(np.asarray(scores)[:real])
+  values = np.concatenate(values)
+  if values.std() < 1e-6:
+    raise ValueError(
+      f"the reward is {values.mean():.4g} for every response of "
+      f"{config.standardize_file}; a constant reward cannot train a policy"
+    )
+  return float(values.mean()), float(values.std())
+
+
+def text_scorer(
+  config: ScorerConfig, labeler: loading.Loaded, policy: loading.Loaded
+) -> protocols.Scorer:
+  """d-RLAIF with a labeler that has another vocabulary: it reads text.
+
+  Costs a trip to the host per rollout; a labeler with the policy's vocabulary
+  is read on the device by `labeling.direct`.
+  """
+  backend = backends.FlaxBackend(
+    labeler.functions, labeler.params, labeler.tokenizer, name=labeler.name
+  )
+  rate = rating.RatingConfig(
+    template=config.rating_template,
+    max_context_tokens=labeler.sequence.max_context,
+  )
+
+  def score(
+    params: Any,
+    batch: batches.PromptBatch,
+    response: jax.Array,
+    mask: jax.Array,
+  ) -> jax.Array:
+    del params  # The backend holds them.
+    examples = []
+    for context, valid, tokens, keep in zip(
+      *map(np.asarray, (batch.context, batch.context_valid, response, mask)),
+      strict=True,
+    ):
+      ids = [int(t) for t in tokens[: int(keep.sum())]]
+      ids = [t for t in ids if t != policy.tokenizer.eos_id]
+      examples.append(
+        records.Example(
+          id=str(len(examples)),
+          context=policy.tokenizer.decode([int(t) for t in context[valid]]),
+          response=policy.tokenizer.decode(ids),
+        )
+      )
+    ratings, _ = rating.rate(
+      examples, backend, rate, tokenizer=labeler.tokenizer
+    )
+    rewards = [rating.to_reward(r.score) for r in ratings]
+    return jnp.asarray(rewards, jnp.float32)
+
+  return score
+
+
+def scalar_params(
+  functions: protocols.ScalarModel,
+  start: loading.Loaded,
+  devices: Any,
+  seed: int,
+) -> Any:
+  """A scalar model's parameters: head as initialised, trunk from `start`."""
+  shardings = mesh_lib.param_shardings(
+    devices, jax.eval_shape(functions.init, jax.random.key(0))
+  )
+  make = jax.jit(
+    lambda key: nn.unbox(functions.init(key)), out_shardings=shardings
+  )
+  params = make(rng.key(seed, "init"))
+  return {**params, "decoder": loading.copy_params(start.params)}
+
+
+def _same_vocabulary(directory, model, policy) -> None:
+  if model.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+    raise ValueError(
+      f"{directory} was trained with another vocabulary than the policy; "
+      "their tokens cannot be shared. Train the reward model from a model "
+      "with the policy's tokenizer.model"
+    )

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a reward model on labelled pairs: soft AI labels or hard human ones.
+
+The loss is the same cross-entropy for both. Also trains on growing numbers of
+labels when asked, for the curve of accuracy against labels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.data import converters
+from rlaif_jax.engine import loop
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import step as step_lib
+from rlaif_jax.jobs import loading
+from rlaif_jax.jobs import scoring_model
+from rlaif_jax.models import heads
+from rlaif_jax.reward import model as reward_model
+
+
+def run(
+  *,
+  output_dir: str,
+  labels_file: str,
+  test_labels_file: str,
+  init_from: str,
+  optimizer: optimizer_lib.OptimizerConfig,
+  epochs: float = 2.5,
+  batch_size: int = 128,
+  save_every: int = 100,
+  label_counts: tuple[int, ...] = (),
+  hard_labels: bool = False,
+  label_smoothing: float = 0.0,
+  mesh: str = "data:-1",
+  seed: int = 0,
+  name: str = "reward",
+) -> dict[str, Any]:
+  """Trains, and writes `output_dir`/model and reward_accuracy.jsonl.
+
+  Args:
+    output_dir: where everything goes; a second start continues there.
+    labels_file: labels.jsonl of the `label` job.
+    test_labels_file: held-out human labels; accuracy is measured on them.
+    init_from: finished language model whose trunk starts the reward model
+      (the paper: the SFT model for AI labels, the base for human ones).
+    optimizer: the paper's default is Adafactor at 1e-5.
+    epochs: passes over the labels (paper: 2-3).
+    batch_size: pairs per update (paper: 128 for summaries, 32 else).
+    save_every: updates between checkpoints.
+    label_counts: also train on the first n labels for each n, from the same
+      start and for the same number of epochs, and measure.
+    hard_labels: round soft labels to 0 or 1 (0.5 stays).
+    label_smoothing: see `ops.preference.pair_logistic`; 0 in the paper.
+    mesh: devices.
+    seed: of the order.
+    name: of the finished model.
+  """
+  devices = mesh_lib.make_mesh(mesh)
+  # 1. Labels to tokens.
+  start = loading.load(init_from, "decoder", devices)
+  labels = read_labels(labels_file)
+  test_labels = read_labels(test_labels_file)
+  pairs, cut = converters.encode_preferences(
+    labels, start.tokenizer, start.sequence
+  )
+  if hard_labels:
+    pairs = pairs.replace(
+      label=np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
+    )
+  test_pairs, _ = converters.encode_preferences(
+    test_labels, start.tokenizer, start.sequence
+  )
+  # 2. One update step for all sizes: the compiled program is shared.
+  functions = heads.functions(start.config)
+  tx = optimizer_lib.make_optimizer(optimizer)
+  step = step_lib.make_train_step(
+    reward_model.make_loss(functions, label_smoothing=label_smoothing), tx
+  )
+  score_pairs = jax.jit(
+    lambda params, part: reward_model.pair_rewards(functions, params, part)
+  )
+
+  def train(count: int, directory: str, run_name: str):
+    num_steps = max(1, math.ceil(epochs * count / batch_size))
+    params = scoring_model.scalar_params(functions, start, devices, seed)
+    state = step_lib.state_from_params(params, tx, devices)
+
+    def next_batch(state, number):
+      del state
+      rows = converters.epoch_rows(
+        num_rows=count,
+        batch_size=batch_size,
+        seed=seed,
+        name=run_name,
+        step=number,
+      )
+      return mesh_lib.put_batch(devices, converters.take(pairs, rows))
+
+    return loop.fit(
+      state,
+      step,
+      next_batch,
+      config=loop.LoopConfig(num_steps=num_steps, save_every=save_every),
+      seed=seed,
+      directory=directory,
+      name=run_name,
+    ).params
+
+  # 3. Growing numbers of labels, then all of them.
+  curve = []
+  for count in sorted({*(c for c in label_counts if c < len(labels))}):
+    params = train(count, f"{output_dir}/labels_{count}", f"{name}_{count}")
+    rewards = predict(score_pairs, params, test_pairs, batch_size)
+    curve.append({"labels": count, **accuracy(rewards, test_labels)})
+  params = train(len(labels), output_dir, name)
+  rewards = predict(score_pairs, params, test_pairs, batch_size)
+  curve.append({"labels": len(labels), **accuracy(rewards, test_labels)})
+  # 4. The finished model, and what it says of the held-out pairs.
+  loading.save(
+    f"{output_dir}/model",
+    name=name,
+    kind="scalar",
+    params=params,
+    config=start.config,
+    sequence=start.sequence,
+    tokenizer_path=f"{init_from}/tokenizer.model",
+  )
+  rows = [
+    {"id": p.id, "first": float(a), "second": float(b), "label": p.p_first}
+    for p, a, b in zip(test_labels, *rewards, strict=True)
+  ]
+  jsonl.write_text(
+    f"{output_dir}/test_rewards.jsonl",
+    "".join(jsonl.dump_row(row) + "\n" for row in rows),
+  )
+  jsonl.write_text(
+    f"{output_dir}/reward_accuracy.jsonl",
+    "".join(jsonl.dump_row(row) + "\n" for row in curve),
+  )
+  return {
+    "model": f"{output_dir}/model",
+    "labels": len(labels),
+    **cut,
+    **curve[-1],
+  }
+
+
+def read_labels(path: str) -> list[records.Preference]:
+  """Labelled pairs of a file.
+
+  Raises:
+    ValueError: a bad line (named), or no rows at all.
+  """
+  labels = jsonl.read_records(records.Preference, path)
+  if not labels:
+    raise ValueError(f"{path} has no labels; run the label job to its end")
+  return labels
+
+
+def predict(score_pairs, params, pairs, batch_size):
+  """Rewards of both candidates of every pair: two float arrays."""
+  first, second = [], []
+  for rows, real in converters.chunks(pairs.label.shape[0], batch_size):
+    a, b = score_pairs(params, converters.take(pairs, rows))
+    first.append(np.asarray(a)[:real])
+    second.append(np.asarray(b)[:real])
+  return np.concatenate(first), np.concatenate(second)
+
+
+def accuracy(rewards, labels) -> dict[str, float]:
+  """Pairwise accuracy against held-out labels; ties count half."""
+  margin = rewards[0] - rewards[1]
+  target = np.asarray([p.p_first for p in labels])
+  correct = np.where(
+    (margin == 0) | (target == 0.5), 0.5, (margin > 0) == (target > 0.5)
+  )
+  return {
+    "accuracy": float(np.mean(correct)),
+    "correct": float(np.sum(correct)),
+    "n": len(labels),
+  }

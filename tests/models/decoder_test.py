@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Padding, cache and grouped heads of the decoder."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.models import decoder
+
+
+def config(**changes):
+  sizes = dict(
+    vocab_size=13,
+    width=16,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    mlp_dim=24,
+    max_length=64,
+  )
+  return decoder.DecoderConfig(**{**sizes, **changes})
+
+
+VARIANTS = {
+  "grouped": config(),
+  "multi_head": config(num_kv_heads=4),
+  "untied": config(tie_embeddings=False),
+  "previous_keys": config(previous_key_heads=1),
+  "all_previous_keys": config(previous_key_heads=2),
+}
+
+
+def build(cfg, seed=0):
+  functions = decoder.functions(cfg)
+  return functions, nn.unbox(functions.init(jax.random.key(seed)))
+
+
+def random_rows(seed=0):
+  tokens = np.random.default_rng(seed).integers(0, 13, (2, 10))
+  valid = np.array(
+    [[0, 0, 1, 1, 1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0, 1, 1, 1, 0]], bool
+  )
+  return jnp.asarray(tokens), jnp.asarray(valid)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_holes_and_padding_change_nothing(name):
+  functions, params = build(VARIANTS[name])
+  tokens, valid = random_rows()
+  hidden = functions.hidden(params, tokens, valid)
+  for row in range(2):
+    kept = tokens[row][valid[row]][None]
+    alone = functions.hidden(params, kept, jnp.ones(kept.shape, bool))[0]
+    np.testing.assert_allclose(hidden[row][valid[row]], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_garbage_in_padding_changes_nothing(name):
+  functions, params = build(VARIANTS[name])
+  tokens, valid = random_rows()
+  other = jnp.where(valid, tokens, (tokens + 5) % 13)
+  a = functions.hidden(params, tokens, valid)[valid]
+  b = functions.hidden(params, other, valid)[valid]
+  np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_cached_reading_equals_the_full_forward(name, width):
+  functions, params = build(VARIANTS[name])
+  tokens, valid = random_rows()
+  full = functions.hidden(params, tokens, valid)
+  part, cache = functions.prefill(params, tokens[:, :5], valid[:, :5], 10)
+  parts = [part]
+  for begin in range(5, 10, width):
+    end = min(begin + width, 10)
+    part, cache = functions.extend(
+      params, tokens[:, begin:end], valid[:, begin:end], cache
+    )
+    parts.append(part)
+  cached = jnp.concatenate(parts, axis=1)
+  np.testing.assert_allclose(cached[valid], full[valid], atol=1e-5)
+
+
+def test_no_column_sees_the_future():
+  functions, params = build(VARIANTS["previous_keys"])
+  tokens, _ = random_rows()
+  valid = jnp.ones(tokens.shape, bool)
+  changed = tokens.at[:, 6].set((tokens[:, 6] + 1) % 13)
+  a = functions.hidden(params, tokens, valid)
+  b = functions.hidden(params, changed, valid)
+  np.testing.assert_array_equal(a[:, :6], b[:, :6])
+  assert np.abs(a[:, 6:] - b[:, 6:]).max() > 1e-3
+
+
+def test_gradient_is_finite_with_rows_of_padding_only():
+  functions, params = build(VARIANTS["previous_keys"])
+  tokens, valid = random_rows()
+  valid = valid.at[0].set(False)
+
+  def total(p):
+    hidden = functions.hidden(p, tokens, valid)
+    return jnp.sum(jnp.where(valid[..., None], hidden, 0.0) ** 2)
+
+  gradient = jax.grad(total)(params)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+  "changes, word",
+  [
+    ({"num_kv_heads": 3}, "num_kv_heads"),
+    ({"head_dim": 5}, "head_dim"),
+    ({"dtype": "float16"}, "dtype"),
+    ({"previous_key_heads": 3}, "previous_key_heads"),
+    ({"width": 0}, "width"),
+  ],
+)
+def test_bad_sizes_are_named(changes, word):
+  with pytest.raises(ValueError, match=word):
+    config(**changes)
+
+
+def test_bfloat16_stays_near_float32():
+  functions, params = build(config())
+  low = decoder.functions(config(dtype="bfloat16"))
+  tokens, valid = random_rows()
+  a = functions.logits(params, functions.hidden(params, tokens, valid))
+  b = low.logits(params, low.hidden(params, tokens, valid))
+  assert b.dtype == jnp.float32
+  np.testing.assert_allclose(a[valid], b[valid], atol=0.1)
