@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents with human one-line summaries: docstrings of installed packages.
+
+The first sentence line of a docstring is the summary, the prose after it the
+document. Sources are parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import concurrent.futures
+import dataclasses
+import hashlib
+import importlib.metadata
+import multiprocessing
+import pathlib
+import re
+import sys
+import sysconfig
+import warnings
+from typing import Iterator
+
+from rlaif_jax.core import records
+
+# Packages that the install brings, with all that they require.
+ROOTS = (
+  "jax",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "absl-py",
+  "gin-config",
+  "sentencepiece",
+  "seqio",
+  "tensorflow-datasets",
+  "tensorflow-cpu",
+  "pyarrow",
+  "matplotlib",
+)
+
+# Splits and their shares of the modules, in percent. Text of one module never
+# stands in two splits.
+SPLITS = (
+  ("train", 40),
+  ("labeler", 15),
+  ("preference", 15),
+  ("rl", 15),
+  ("validation", 5),
+  ("test", 10),
+)
+
+_SECTION = re.compile(
+  r"\n[ \t]*(args|arguments|parameters|params|returns?|raises|yields|"
+  r"examples?|references?|notes?|see also|usage|attributes|warnings?|"
+  r"methods|keyword arguments|todo)[ \t]*:?[ \t]*\n",
+  re.I,
+)
+_MIN_SUMMARY, _MAX_SUMMARY, _MIN_DOCUMENT = 3, 20, 15
+_MAX_DOCUMENT_CHARS = 2000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+  """Rows by split, and where they come from."""
+
+  splits: dict[str, list[records.Example]]
+  manifest: dict
+
+
+def distributions(roots: tuple[str, ...] = ROOTS) -> dict[str, str]:
+  """Installed distributions that the roots bring: name -> version."""
+  found: dict[str, str] = {}
+  queue = list(roots)
+  while queue:
+    name = re.split(r"[\s\[<>=!~;(]", queue.pop(), maxsplit=1)[0]
+    name = re.sub(r"[-_.]+", "-", name).lower()
+    if name in found:
+      continue
+    try:
+      distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+    found[name] = distribution.version
+    for requirement in distribution.requires or ():
+      if "extra ==" not in requirement:
+        queue.append(requirement)
+  return dict(sorted(found.items()))
+
+
+def source_files(names: dict[str, str]) -> Iterator[tuple[str, pathlib.Path]]:
+  """(module name, file) of the standard library and of distributions."""
+  library = pathlib.Path(sysconfig.get_paths()["stdlib"])
+  paths = [
+    (path.relative_to(library), path)
+    for path in library.rglob("*.py")
+    if "site-packages" not in path.parts
+  ]
+  for name in names:
+    distribution = importlib.metadata.distribution(name)
+    for file in distribution.files or ():
+      if file.suffix == ".py" and ".." not in file.parts:
+        path = pathlib.Path(distribution.locate_file(file))
+        paths.append((pathlib.Path(*file.parts), path))
+  skip = {"test", "tests", "testing", "_vendor", "vendor", "idlelib"}
+  for relative, path in sorted(paths, key=lambda item: item[0].parts):
+    if skip & set(relative.parts) or relative.name.endswith("_test.py"):
+      continue
+    module = ".".join(relative.with_suffix("").parts)
+    yield module.removesuffix(".__init__"), path
+
+
+def docstrings(text: str) -> Iterator[str]:
+  """Docstrings of a source text: module, classes, functions."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    tree = ast.parse(text)
+  kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+  for node in ast.walk(tree):
+    if isinstance(node, kinds):
+      doc = ast.get_docstring(node)
+      if doc:
+        yield doc
+
+
+def clean(text: str) -> str:
+  """Markup and code lines out, white space to single blanks."""
+  lines = [
+    line
+    for line in text.split("\n")
+    if not re.match(r"\s*(>>>|\.\.\. |\.\. |@|[-=~^]{3,}\s*$|```)", line)
+  ]
+  text = "\n".join(lines)
+  text = re.sub(r":[a-z:]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", text)
+  text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
+  text = re.sub(r"[`*]+", "", text)
+  text = re.sub(r"https?://\S+", "", text)
+  return re.sub(r"\s+", " ", text).strip()
+
+
+def split_docstring(doc: str) -> tuple[str, str] | None:
+  """(summary, document) of a docstring, or None if it has no such form."""
+  head, separator, rest = doc.partition("\n\n")
+  if not separator or head.count("\n") > 1:
+    return None
+  summary = clean(head)
+  rest = _SECTION.split("\n" + rest, maxsplit=1)[0]
+  document = clean(rest)[:_MAX_DOCUMENT_CHARS]
+  words = len(summary.split())
+  if not _MIN_SUMMARY <= words <= _MAX_SUMMARY:
+    return None
+  if len(document.split()) < _MIN_DOCUMENT:
+    return None
+  if not (summary.isascii() and document.isascii()):
+    return None
+  letters = sum(c.isalpha() or c.isspace() for c in document)
+  if letters < 0.8 * len(document) or not summary[0].isalpha():
+    return None
+  if re.search(r"(copyright|licen[sc]e|deprecated)", summary, re.I):
+    return None
+  if _normal(summary) in _normal(document):
+    return None
+  return summary, document
+
+
+def _normal(text: str) -> str:
+  return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
+
+
+def split_of(module: str) -> str:
+  """The split of a module: by hash of its full name."""
+  digest = hashlib.sha256(module.encode("utf-8")).digest()
+  place = int.from_bytes(digest[:4], "big") % 100
+  for name, share in SPLITS:
+    if place < share:
+      return name
+    place -= share
+  raise AssertionError("the shares of the splits do not add up to 100")
+
+
+class _Seen:
+  """Finds repeated texts: whole summaries, and runs of twelve words."""
+
+  def __init__(self):
+    self._summaries: set[str] = set()
+    self._shingles: set[int] = set()
+
+  def is_new(self, summary: str, document: str) -> bool:
+    """True the first time; remembers the text."""
+    key = _normal(summary)
+    words = _normal(document).split()
+    shingles = [
+      records.content_id(" ".join(words[i : i + 12]))
+      for i in range(0, max(1, len(words) - 11))
+    ]
+    if key in self._summaries or not self._shingles.isdisjoint(shingles):
+      return False
+    self._summaries.add(key)
+    self._shingles.update(shingles)
+    return True
+
+
+def _read(path: pathlib.Path) -> tuple[int, list[tuple[str, str]]] | None:
+  """(docstrings, parts of the usable ones) of a file; None: not parsed."""
+  try:
+    docs = list(docstrings(path.read_text("utf-8")))
+  except (SyntaxError, ValueError, OSError, RecursionError):
+    return None
+  parts = [split_docstring(doc) for doc in docs]
+  return len(docs), [part for part in parts if part is not None]
+
+
+def build(roots: tuple[str, ...] = ROOTS) -> Corpus:
+  """Reads all sources; the same rows for the same package versions.
+
+  Rows are in an order set by their content, so that a limit takes a fair
+  sample. Files that do not parse are counted in the manifest.
+  """
+  names = distributions(roots)
+  splits: dict[str, list[records.Example]] = {name: [] for name, _ in SPLITS}
+  seen = _Seen()
+  counts = {"files": 0, "unparsed": 0, "docstrings": 0, "repeated": 0}
+  files = list(source_files(names))
+  # Parsing takes all the time; fresh interpreters, since the caller may
+  # already run threads.
+  with concurrent.futures.ProcessPoolExecutor(
+    mp_context=multiprocessing.get_context("spawn")
+  ) as pool:
+    read = pool.map(_read, [path for _, path in files], chunksize=100)
+    for (module, _), result in zip(files, read, strict=True):
+      counts["files"] += 1
+      if result is None:
+        counts["unparsed"] += 1
+        continue
+      counts["docstrings"] += result[0]
+      for summary, document in result[1]:
+        if not seen.is_new(summary, document):
+          counts["repeated"] += 1
+          continue
+        splits[split_of(module)].append(
+          records.Example(
+            id=records.content_id(document, summary),
+            context=document,
+            response=summary,
+            source=module,
+          )
+        )
+  for rows in splits.values():
+    rows.sort(key=lambda row: row.id)
+  digest = records.content_id(
+    *(row.id for rows in splits.values() for row in rows)
+  )
+  manifest = {
+    "python": ".".join(map(str, sys.version_info[:3])),
+    "distributions": names,
+    "counts": {**counts, **{k: len(v) for k, v in splits.items()}},
+    "rows": digest,
+  }
+  return Corpus(splits=splits, manifest=manifest)

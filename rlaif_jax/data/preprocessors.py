@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure maps from published rows to records, and the paper's filters.
+
+A row that does not have its published form raises ValueError with the reason;
+the caller sets it aside and counts it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from rlaif_jax.core import records
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+def _require(row: Mapping[str, Any], *keys: str) -> None:
+  missing = [key for key in keys if row.get(key) is None]
+  if missing:
+    raise ValueError(f"missing {missing}; the row has {sorted(row)}")
+
+
+def _post(row: Mapping[str, Any]) -> str:
+  """Subreddit, title and post as one context (paper section 3.1)."""
+  _require(row, "subreddit", "title", "post")
+  if not str(row["post"]).strip():
+    raise ValueError("the post is empty")
+  return (
+    f"SUBREDDIT: r/{row['subreddit'].removeprefix('r/')}\n"
+    f"TITLE: {row['title'].strip()}\nPOST: {row['post'].strip()}"
+  )
+
+
+def tldr(row: Mapping[str, Any]) -> records.Example:
+  """Filtered Reddit TL;DR: {id, subreddit, title, post, summary}."""
+  _require(row, "id", "summary")
+  context, summary = _post(row), row["summary"].strip()
+  if not summary:
+    raise ValueError("the summary is empty")
+  return records.Example(
+    id=str(row["id"]),
+    context=context,
+    response=summary,
+    source=row["subreddit"],
+  )
+
+
+def is_second_first(identity: str) -> bool:
+  """Whether a pair is stored the other way round; by hash, so that the order
+  of the published files (better text first, say) carries no information."""
+  return int(records.content_id("order", identity)[-1], 16) % 2 == 1
+
+
+def _preference(
+  *, context: str, texts: tuple[str, str], better: int, identity: str, **kw: Any
+) -> records.Preference:
+  if texts[0] == texts[1]:
+    raise ValueError("the two responses are the same")
+  order = (1, 0) if is_second_first(identity) else (0, 1)
+  return records.Preference(
+    id=identity,
+    context=context,
+    first=texts[order[0]],
+    second=texts[order[1]],
+    p_first=1.0 if better == order[0] else 0.0,
+    labeler="human",
+    **kw,
+  )
+
+
+def comparison(row: Mapping[str, Any]) -> records.Preference:
+  """OpenAI summary comparisons.
+
+  {info {id, post, title, subreddit}, summaries [{text, policy}, {...}],
+  choice 0|1, worker, extra {confidence 1..9}}. The news articles of the same
+  release, which have no post, are refused.
+  """
+  _require(row, "info", "summaries", "choice")
+  if len(row["summaries"]) != 2 or row["choice"] not in (0, 1):
+    raise ValueError(
+      f"{len(row['summaries'])} summaries and choice {row['choice']!r}; a "
+      "comparison has two and chooses 0 or 1"
+    )
+  texts = tuple(s["text"].strip() for s in row["summaries"])
+  if not all(texts):
+    raise ValueError("a summary is empty")
+  confidence = (row.get("extra") or {}).get("confidence") or 0
+  info = row["info"]
+  return _preference(
+    context=_post(info),
+    texts=texts,
+    better=row["choice"],
+    identity=records.content_id(
+      str(info.get("id")), *texts, str(row.get("worker")), str(row["choice"])
+    ),
+    confidence=int(confidence),
+    source=info["subreddit"],
+  )
+
+
+def _turns(text: str) -> tuple[str, str]:
+  """A dialogue as (all up to the last assistant turn, that turn)."""
+  if not text.startswith(HUMAN):
+    raise ValueError("the dialogue does not begin with a Human turn")
+  place = text.rfind(ASSISTANT)
+  if place < 0 or text.find(HUMAN, place) >= 0:
+    raise ValueError("the dialogue does not end with an Assistant turn")
+  return text[:place], text[place + len(ASSISTANT) :].strip()
+
+
+def dialogue(row: Mapping[str, Any]) -> records.Preference:
+  """Anthropic HH: {chosen, rejected}, two dialogues with one beginning.
+
+  The context is the dialogue before the last Assistant turn, which must be
+  the same on both sides.
+  """
+  _require(row, "chosen", "rejected")
+  context, chosen = _turns(row["chosen"])
+  other, rejected = _turns(row["rejected"])
+  if context != other:
+    raise ValueError("the two dialogues differ before their last turn")
+  if not chosen or not rejected:
+    raise ValueError("a response is empty")
+  return _preference(
+    context=context.strip().replace("\n\n", "\n"),
+    texts=(chosen, rejected),
+    better=0,
+    identity=records.content_id(context, chosen, rejected),
+  )
+
+
+def is_confident(preference: records.Preference) -> bool:
+  """The labelling study's filter: rater confidence in {1, 2, 8, 9} of 9."""
+  return preference.confidence in (1, 2, 8, 9)
+
+
+def in_share(identity: str, share: float, salt: str) -> bool:
+  """Whether a row is in a random share of the data, by hash of its id."""
+  return int(records.content_id(salt, identity)[:8], 16) < share * 2**32

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A known gold reward of (document, summary), and humans made from it.
+
+The gold reward is the judge of the small world: programmatic, with parts that
+a reader accepts as quality. Labelers and reward models never see it; humans
+are gold differences seen through Bradley-Terry noise.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from typing import Sequence
+
+import numpy as np
+
+from rlaif_jax.core import records
+
+_STOP = frozenset(
+  """a about above after again all also an and any are as at be been before
+  being below between both but by can could did do does each for from further
+  had has have here how if in into is it its itself may might more most must
+  no nor not of off on once only or other our out over own same should so some
+  such than that the their them then there these they this those through to
+  too under until up use used uses using very was we were what when where
+  which while who will with would you your""".split()
+)
+_SUFFIXES = ("ings", "ing", "edly", "ed", "es", "s", "ly")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoldConfig:
+  """Weights of the parts (they are normalised) and lengths in words."""
+
+  coverage: float = 0.35
+  faithfulness: float = 0.30
+  brevity: float = 0.15
+  no_repetition: float = 0.15
+  form: float = 0.05
+  target_words: int = 14
+  max_words: int = 28
+  salient_words: int = 6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoldScore:
+  """The total and its parts, all in [0, 1]."""
+
+  total: float
+  coverage: float
+  faithfulness: float
+  brevity: float
+  no_repetition: float
+  form: float
+
+
+PARTS = ("coverage", "faithfulness", "brevity", "no_repetition", "form")
+
+
+def _stem(word: str) -> str:
+  for suffix in _SUFFIXES:
+    if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+      return word[: -len(suffix)]
+  return word
+
+
+def content_words(text: str) -> list[str]:
+  """Lower-case alphabetic words of three letters or more, stemmed crudely,
+  without stop words, in order."""
+  words = re.findall(r"[a-z]{3,}", text.lower())
+  return [_stem(word) for word in words if word not in _STOP]
+
+
+@functools.lru_cache(maxsize=65536)
+def salience(document: str) -> dict[str, float]:
+  """Weight of each content word: log(1 + count), a little more when early."""
+  words = content_words(document)
+  counts = collections.Counter(words)
+  first = {}
+  for place, word in enumerate(words):
+    first.setdefault(word, place)
+  return {
+    word: math.log1p(count) * (1.0 + 0.5 * math.exp(-first[word] / 10.0))
+    for word, count in counts.items()
+  }
+
+
+def score(
+  document: str, summary: str, config: GoldConfig | None = None
+) -> GoldScore:
+  """The gold reward of a summary.
+
+  Args:
+    document: the whole source text.
+    summary: what is judged; may be empty.
+    config: weights; the defaults of `GoldConfig` when left out.
+
+  Returns:
+    GoldScore. coverage: salience of the document's words in the summary, as a
+    share of what its `salient_words` weightiest words have, at most 1.
+    faithfulness: share of the summary's content words that the document has.
+    brevity: 1 up to `target_words` words, 0 from `max_words` on, and below 3
+    words a third per word. no_repetition: share of content words that are
+    not said before, times the share of word pairs that are not. form: half
+    for a first letter, half for a final word character or a single period.
+  """
+  config = config or GoldConfig()
+  weights = salience(document)
+  words = content_words(summary)
+  said = set(words)
+  top = sum(sorted(weights.values(), reverse=True)[: config.salient_words])
+  covered = sum(weights.get(word, 0.0) for word in said)
+  all_words = summary.split()
+  pairs = list(zip(all_words, all_words[1:]))
+  parts = {
+    "coverage": min(1.0, covered / top) if top else 0.0,
+    "faithfulness": (
+      sum(word in weights for word in words) / len(words) if words else 0.0
+    ),
+    "brevity": _brevity(len(all_words), config),
+    "no_repetition": (
+      len(said) / len(words) * (len(set(pairs)) / len(pairs) if pairs else 1.0)
+      if words
+      else 0.0
+    ),
+    "form": _form(summary.strip()),
+  }
+  scale = sum(getattr(config, name) for name in PARTS)
+  total = sum(getattr(config, name) * parts[name] for name in PARTS) / scale
+  return GoldScore(total=total, **parts)
+
+
+def _brevity(words: int, config: GoldConfig) -> float:
+  if words < 3:
+    return words / 3.0
+  span = config.max_words - config.target_words
+  return min(1.0, max(0.0, (config.max_words - words) / span))
+
+
+def _form(summary: str) -> float:
+  if not summary:
+    return 0.0
+  good_end = bool(re.search(r"\w\.?$", summary)) and summary.isascii()
+  return 0.5 * summary[0].isalpha() + 0.5 * good_end
+
+
+def totals(
+  documents: Sequence[str],
+  summaries: Sequence[str],
+  config: GoldConfig | None = None,
+) -> np.ndarray:
+  """Gold totals of many summaries, [n] float64."""
+  return np.asarray(
+    [
+      score(d, s, config).total
+      for d, s in zip(documents, summaries, strict=True)
+    ]
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HumanConfig:
+  """Simulated raters.
+
+  P(first is better) = sigmoid((gold(first) - gold(second)) / temperature). A
+  temperature of 0 is found so that two raters agree on `agreement` of the
+  pairs at hand (73-77 % among the raters of the paper's summaries).
+  """
+
+  agreement: float = 0.75
+  temperature: float = 0.0
+  seed: int = 0
+
+  def __post_init__(self):
+    if not 0.5 < self.agreement < 1.0 or self.temperature < 0:
+      raise ValueError(
+        f"HumanConfig: agreement is {self.agreement} and temperature "
+        f"{self.temperature}; they must be in (0.5, 1) and >= 0"
+      )
+
+
+def gaps(pairs: Sequence[records.Pair]) -> np.ndarray:
+  """gold(first) - gold(second) of each pair."""
+  contexts = [pair.context for pair in pairs]
+  first = totals(contexts, [pair.first for pair in pairs])
+  return first - totals(contexts, [pair.second for pair in pairs])
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+  return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def expected_agreement(gap: np.ndarray, temperature: float) -> float:
+  """Chance that two independent raters say the same: mean of p^2 + (1-p)^2."""
+  p = _sigmoid(gap / temperature)
+  return float(np.mean(p**2 + (1.0 - p) ** 2))
+
+
+def calibrate_temperature(gap: np.ndarray, target: float) -> float:
+  """The temperature at which two raters agree on `target` of the pairs.
+
+  Raises:
+    ValueError: even noiseless raters agree on fewer (too many ties).
+  """
+  low, high = 1e-6, 1e3
+  if expected_agreement(gap, low) < target:
+    raise ValueError(
+      f"even raters without noise agree on "
+      f"{expected_agreement(gap, low):.3f} of these {len(gap)} pairs, not "
+      f"on {target}; too many pairs are equal under gold"
+    )
+  for _ in range(100):
+    middle = math.sqrt(low * high)
+    if expected_agreement(gap, middle) > target:
+      low = middle
+    else:
+      high = middle
+  return math.sqrt(low * high)
+
+
+def rate_pairs(
+  pairs: Sequence[records.Pair], config: HumanConfig
+) -> tuple[list[records.Preference], dict[str, float]]:
+  """One hard human label per pair.
+
+  A pair's draw depends on (seed, pair id) alone, not on the other pairs; the
+  temperature does when it is calibrated on them.
+
+  Returns:
+    Preferences with p_first 0.0 or 1.0, and the facts: temperature, expected
+    agreement of two raters, share of labels that follow gold.
+  """
+  gap = gaps(pairs)
+  temperature = config.temperature or calibrate_temperature(
+    gap, config.agreement
+  )
+  chance = _sigmoid(gap / temperature)
+  labels = []
+  for pair, p in zip(pairs, chance, strict=True):
+    number = int(records.content_id(str(config.seed), pair.id), 16)
+    labels.append(
+      records.Preference(
+        id=pair.id,
+        context=pair.context,
+        first=pair.first,
+        second=pair.second,
+        p_first=float(number / 2.0**64 < p),
+        labeler="human",
+        source=pair.source,
+      )
+    )
+  follows = np.mean(
+    [(label.p_first > 0.5) == (g > 0) for label, g in zip(labels, gap)]
+  )
+  return labels, {
+    "temperature": temperature,
+    "agreement": expected_agreement(gap, temperature),
+    "follows_gold": float(follows),
+    "n": len(labels),
+  }
+
+
+def grade(total: float, low: float, high: float) -> int:
+  """A 1..10 grade: 1 at or below `low`, 10 at or above `high`, linear."""
+  share = (total - low) / (high - low)
+  return int(np.clip(math.floor(1 + 10 * share), 1, 10))
