@@ -15,6 +15,7 @@ import ast
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -23,13 +24,17 @@ import re
 import shlex
 import sys
 import time
-import types
-import typing
-from typing import Any, Callable
+import tokenize
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
+from gin import config_parser
+
+from rlaif_jax.core import configuration
+from rlaif_jax.core import gin_text
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 
+# In the order of the paper's pipeline: each job is followed by the next.
 JOBS = {
   "prepare": "rlaif_jax.jobs.prepare_data",
   "train_sft": "rlaif_jax.jobs.train_sft",
@@ -40,6 +45,8 @@ JOBS = {
   "evaluate": "rlaif_jax.jobs.evaluate",
 }
 
+_ROOT = pathlib.Path(__file__).parents[1]
+
 _USAGE = """\
 python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
     [--gin.NAME=VALUE ...] --output_dir=DIR
@@ -47,6 +54,7 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --gin_file   a recipe, or several; later files add to earlier ones
   --gin.X=V    sets a macro (--gin.STEPS=10) or a parameter
                (--gin.train_sft.batch_size=8); text needs no quotes
+  --gin_bindings="X = V"   the same, as gin writes it
   --output_dir where the job writes; the same command continues there
   --dry_run    prints the configuration that would run, and stops
   --debug      shows the traceback of an error
@@ -55,7 +63,7 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
 
 
 class UsageError(ValueError):
-  """A command line or configuration that cannot run."""
+  """A command line that cannot run."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -71,7 +79,7 @@ class Command:
   help: bool = False
 
 
-def parse_command(arguments: list[str]) -> Command:
+def parse_command(arguments: Sequence[str]) -> Command:
   """Parses --name=value and --name value.
 
   Raises:
@@ -88,9 +96,11 @@ def parse_command(arguments: list[str]) -> Command:
       setattr(command, flag[2:], True)
       continue
     name, equals, value = flag.partition("=")
-    known = ("--job", "--gin_file", "--output_dir")
+    known = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
     if name not in known and not name.startswith("--gin."):
-      hint = _nearest(name, [*known, "--dry_run", "--debug", "--help"])
+      hint = configuration.nearest(
+        name, [*known, "--dry_run", "--debug", "--help"]
+      )
       raise UsageError(f"unknown flag {flag!r}{hint}\n\n{_USAGE}")
     if not equals:
       if not rest:
@@ -98,6 +108,9 @@ def parse_command(arguments: list[str]) -> Command:
       value = rest.pop(0)
     if name == "--gin_file":
       command.gin_files.append(value)
+    elif name == "--gin_bindings":
+      key, _, value = value.partition("=")
+      command.bindings.append((key.strip(), value.strip()))
     elif name.startswith("--gin."):
       command.bindings.append((name[len("--gin.") :], value))
     else:
@@ -105,16 +118,16 @@ def parse_command(arguments: list[str]) -> Command:
   return command
 
 
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-  return f"; did you mean {close[0]!r}?" if close else ""
+# ---- Help.
 
 
 def first_line(module: str) -> str:
   """First docstring line of a module, without importing it."""
-  path = pathlib.Path(__file__).parents[1] / (module.replace(".", "/") + ".py")
-  doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-  return doc.splitlines()[0] if doc else ""
+  spec = importlib.util.find_spec(module)
+  if spec is None or spec.origin is None:
+    raise UsageError(f"{module} is not installed")
+  text = pathlib.Path(spec.origin).read_text("utf-8")
+  return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def help_text(job: str) -> str:
@@ -127,7 +140,7 @@ def help_text(job: str) -> str:
   lines = [f"--job={job}", "", inspect.getmodule(run).__doc__ or "", ""]
   lines += [inspect.getdoc(run) or "", "", "Parameters:"]
   lines += _parameter_lines(job, run)
-  for cls in dataclasses_of(run):
+  for cls in configuration.dataclasses_of(run):
     lines += ["", f"{cls.__name__}: {inspect.getdoc(cls)}"]
     lines += _parameter_lines(cls.__name__, cls)
   return "\n".join(lines)
@@ -135,9 +148,8 @@ def help_text(job: str) -> str:
 
 def _parameter_lines(name: str, target: Callable[..., Any]) -> list[str]:
   lines = []
-  for parameter in inspect.signature(target).parameters.values():
-    kind = str(parameter.annotation)
-    text = f"  {name}.{parameter.name}: {kind}"
+  for parameter in configuration.parameters_of(target).values():
+    text = f"  {name}.{parameter.name}: {parameter.annotation}"
     if parameter.default is not inspect.Parameter.empty:
       text += f" = {parameter.default!r}"
     lines.append(text)
@@ -152,163 +164,123 @@ def load_job(job: str) -> Callable[..., dict[str, Any]]:
   """
   if job not in JOBS:
     raise UsageError(
-      f"--job is {job!r}{_nearest(job, JOBS)}; the jobs are "
+      f"--job is {job!r}{configuration.nearest(job, JOBS)}; the jobs are "
       f"{', '.join(JOBS)}"
     )
   return importlib.import_module(JOBS[job]).run
 
 
-def dataclasses_of(target: Any) -> list[type]:
-  """Dataclasses in the annotations of a function or dataclass, and in theirs."""
-  found: list[type] = []
-
-  def visit(annotation):
-    if dataclasses.is_dataclass(annotation):
-      if annotation not in found:
-        found.append(annotation)
-        for kind in typing.get_type_hints(annotation).values():
-          visit(kind)
-    for part in typing.get_args(annotation):
-      visit(part)
-
-  for kind in typing.get_type_hints(target).values():
-    visit(kind)
-  return found
+# ---- From gin text to bindings.
 
 
-def register(gin: types.ModuleType) -> dict[str, Any]:
-  """Registers every job and config with gin; returns name -> target."""
-  targets: dict[str, Any] = {}
-  for job in JOBS:
-    run = load_job(job)
-    targets[job] = run
-    for cls in dataclasses_of(run):
-      known = targets.setdefault(cls.__name__, cls)
-      if known is not cls:
-        raise AssertionError(f"two configs are called {cls.__name__}")
-  for name, target in targets.items():
-    gin.external_configurable(target, name=name)
-  return targets
+class _Values(config_parser.ParserDelegate):
+  """Turns gin's two kinds of names into our records."""
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    scope, _, name = scoped_configurable_name.rpartition("/")
+    return configuration.Reference(scope=scope, name=name, is_called=evaluate)
+
+  def macro(self, macro_name):
+    return configuration.Macro(name=macro_name)
 
 
-def binding_text(name: str, value: str) -> str:
-  """One gin line; a value that is no gin literal or reference is a string."""
-  if value.startswith(("@", "%")):
-    return f"{name} = {value}"
-  try:
-    ast.literal_eval(value)
-    return f"{name} = {value}"
-  except (ValueError, SyntaxError):
-    return f"{name} = {value!r}"
+def _binding(
+  key: str, value: Any, where: str, is_shared: bool = False
+) -> configuration.Binding:
+  scope, name, field = config_parser.parse_binding_key(key)
+  return configuration.Binding(
+    scope=scope,
+    name=name,
+    field=field,
+    value=value,
+    where=where,
+    is_shared=is_shared,
+  )
 
 
-def configure(command: Command) -> str:
-  """Parses files and bindings into gin; returns the configuration's text.
+def find_gin_file(path: str, included_by: str = "") -> pathlib.Path:
+  """A path relative to the current directory, or else to the repository.
 
   Raises:
-    UsageError: a missing file, an unknown name or parameter, an unset
-      REQUIRED macro, or a macro that nothing uses.
+    UsageError: it is in neither.
   """
-  import gin
-
-  gin.clear_config()
-  targets = getattr(configure, "targets", None)
-  if targets is None:
-    targets = configure.targets = register(gin)
-  for path in command.gin_files:
-    if not pathlib.Path(path).exists():
-      raise UsageError(
-        f"--gin_file={path} does not exist; recipes are in "
-        "gin_configs/recipes, relative to the directory you are in"
-      )
-  bindings = [binding_text(name, value) for name, value in command.bindings]
-  _check_names(command, targets)
-  root = pathlib.Path(__file__).parents[1]
-  gin.add_config_file_search_path(str(root))
-  try:
-    gin.parse_config_files_and_bindings(command.gin_files, bindings)
-  except (ValueError, SyntaxError, OSError, RuntimeError) as error:
-    raise UsageError(f"configuration: {_gin_message(error)}") from error
-  text = gin.config_str()
-  _check_macros(text, command)
-  return text
-
-
-def _gin_message(error: Exception) -> str:
-  text = str(error)
-  match = re.search(r"%gin\.REQUIRED", text)
-  hint = "\nSet it with --gin.NAME=VALUE." if match else ""
-  return text + hint
-
-
-def _check_names(command: Command, targets: dict[str, Any]) -> None:
-  """Names in command-line bindings and files exist, or the nearest is told."""
-  lines = []
-  for path in command.gin_files:
-    text = pathlib.Path(path).read_text("utf-8")
-    for number, line in enumerate(text.splitlines(), start=1):
-      match = re.match(r"([A-Za-z_]\w*)\.(\w+)\s*=", line)
-      if match:
-        lines.append((f"{path}:{number}", *match.groups()))
-  for name, _ in command.bindings:
-    if "." in name:
-      lines.append((f"--gin.{name}", *name.rsplit(".", 1)))
-  for where, name, parameter in lines:
-    if name not in targets:
-      raise UsageError(
-        f"{where}: nothing is called {name!r}{_nearest(name, targets)}"
-      )
-    names = list(inspect.signature(targets[name]).parameters)
-    if parameter not in names:
-      raise UsageError(
-        f"{where}: {name} has no parameter {parameter!r}"
-        f"{_nearest(parameter, names)}; it has {', '.join(names)}"
-      )
-
-
-def _check_macros(text: str, command: Command) -> None:
-  """Every macro that is set is used somewhere."""
-  text = re.sub(r"#.*", "", text).replace("\\\n", " ")
-  defined = set(re.findall(r"^([A-Za-z_]\w*)\s*=", text, flags=re.M))
-  used = set(re.findall(r"%([A-Za-z_]\w*)", text))
-  unused = sorted(defined - used)
-  if unused:
-    given = {name for name, _ in command.bindings}
-    where = "on the command line" if unused[0] in given else "in a gin file"
-    raise UsageError(
-      f"{unused[0]} is set {where} and nothing uses it"
-      f"{_nearest(unused[0], used)}; the macros in use are "
-      f"{', '.join(sorted(used))}"
-    )
-
-
-def job_config(text: str, job: str) -> str:
-  """The part of a configuration that this job can see, sorted by line.
-
-  A recipe serves several jobs, and changing what another job reads must not
-  stop this one from resuming.
-  """
-  import gin
-
-  with_macros = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
-  values = dict(
-    re.findall(r"^([\w.]+)\s*=\s*(.*)$", with_macros, flags=re.M)
+  for candidate in (pathlib.Path(path), _ROOT / path):
+    if candidate.is_file():
+      return candidate
+  by = f"; {included_by} includes it" if included_by else ""
+  raise UsageError(
+    f"--gin_file={path} does not exist (looked here and in {_ROOT}{by}); "
+    "recipes are in gin_configs/recipes"
   )
-  names = {job, *(c.__name__ for c in dataclasses_of(load_job(job)))}
-  queue = [k for k in values if k.rpartition(".")[0].split("/")[-1] in names]
-  kept: dict[str, str] = {}
-  while queue:
-    name = queue.pop()
-    if name in kept:
-      continue
-    kept[name] = re.sub(r"\s+", " ", values[name]).strip()
-    queue += [m for m in re.findall(r"%(\w+)", values[name]) if m in values]
-  del gin
-  return "".join(f"{k} = {v}\n" for k, v in sorted(kept.items()))
 
 
-def check_same_run(directory: pathlib.Path, config: str) -> None:
-  """Refuses to mix two configurations in one output directory."""
+def read_gin_file(
+  path: str, including: tuple[str, ...] = ()
+) -> Iterator[configuration.Binding]:
+  """Bindings of a file and its includes, in order.
+
+  Raises:
+    UsageError: no such file, a circle of includes, or bad syntax.
+  """
+  if path in including:
+    raise UsageError(f"{path} includes itself: {' -> '.join(including)}")
+  found = find_gin_file(path, "".join(including[-1:]))
+  try:
+    with open(found, encoding="utf-8") as file:
+      statements = list(config_parser.ConfigParser(file, _Values()))
+  except SyntaxError as error:
+    raise UsageError(f"{path}:{error.lineno}: {error.msg}") from error
+  except tokenize.TokenError as error:
+    raise UsageError(f"{path}:{error.args[1][0]}: {error.args[0]}") from error
+  for statement in statements:
+    where = f"{path}:{statement.location.line_num}"
+    if isinstance(statement, config_parser.IncludeStatement):
+      yield from read_gin_file(statement.filename, (*including, path))
+    elif isinstance(statement, config_parser.ImportStatement):
+      raise UsageError(
+        f"{where}: imports are not needed; jobs and configs have plain names"
+      )
+    elif isinstance(statement, config_parser.BindingStatement):
+      key = statement.selector
+      key += f".{statement.arg_name}" if statement.arg_name else ""
+      key = f"{statement.scope}/{key}" if statement.scope else key
+      yield _binding(key, statement.value, where, bool(including))
+
+
+def flag_binding(key: str, value: str) -> configuration.Binding:
+  """--gin.KEY=VALUE; what is no literal, reference or macro is a string."""
+  where = f"--gin.{key}"
+  if not re.fullmatch(r"([A-Za-z_]\w*/)*[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", key):
+    raise UsageError(f"{where}: {key!r} is no name; write --gin.NAME=VALUE")
+  parsed: Any = value
+  try:
+    parser = config_parser.ConfigParser(value, _Values())
+    candidate = parser.parse_value()
+    if parser.current_token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
+      parsed = candidate
+  except (SyntaxError, tokenize.TokenError) as error:
+    if value.startswith(("@", "%")):
+      raise UsageError(f"{where}: cannot read {value!r}: {error}") from error
+  return _binding(key, parsed, where)
+
+
+def bindings_of(command: Command) -> list[configuration.Binding]:
+  """All bindings, the command line's last."""
+  bindings: list[configuration.Binding] = []
+  for path in command.gin_files:
+    bindings += read_gin_file(path)
+  return bindings + [flag_binding(*pair) for pair in command.bindings]
+
+
+# ---- The run.
+
+
+def claim(directory: pathlib.Path, config: str) -> None:
+  """Makes the directory this run's, or finds that it is already.
+
+  Raises:
+    UsageError: it belongs to a run with another configuration.
+  """
   path = directory / "config.gin"
   if not path.exists():
     jsonl.write_text(path, config)
@@ -318,7 +290,7 @@ def check_same_run(directory: pathlib.Path, config: str) -> None:
     difference = [
       line
       for line in difflib.ndiff(before.splitlines(), config.splitlines())
-      if line[:2] in ("- ", "+ ")
+      if line[:2] in ("- ", "+ ") and line[2:].strip()
     ]
     raise UsageError(
       f"{directory} holds a run with another configuration (-: there, +: "
@@ -327,56 +299,86 @@ def check_same_run(directory: pathlib.Path, config: str) -> None:
     )
 
 
-def run_job(command: Command) -> dict[str, Any]:
-  """Configures and runs a job; a finished one is not run again."""
-  import gin
+def next_command(
+  command: Command,
+  bindings: Sequence[configuration.Binding],
+  jobs: Mapping[str, Callable[..., Any]],
+) -> str:
+  """The command of the job after this one; "" after the last.
 
+  A recipe may say it in a line `# Next: COMMAND` (with runs/ for the folder of
+  all outputs). Otherwise the next job of `JOBS` is taken with the same files
+  and bindings, and what is still to be given is named.
+  """
+  folder = pathlib.Path(command.output_dir).parent
+  for path in map(find_gin_file, command.gin_files):
+    said = re.search(r"^# Next: *(.*)$", path.read_text("utf-8"), re.M)
+    if said:
+      return said[1].replace("runs/", f"{folder}/").strip()
+  names = list(jobs)
+  after = names[names.index(command.job) + 1 :]
+  if not after:
+    return ""
+  parts = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]
+  parts += [f"--gin_file={path}" for path in command.gin_files]
+  parts += [f"--gin.{key}={value}" for key, value in command.bindings]
+  needed = configuration.missing(after[0], bindings, jobs)
+  parts += [f"--gin.{gap.flag}=VALUE" for gap in needed]
+  return shlex.join([*parts, f"--output_dir={folder / after[0]}"])
+
+
+def run_job(command: Command) -> None:
+  """Configures and runs a job; a finished one is not run again."""
   if not command.job:
     raise UsageError("--job is missing; the jobs are " + ", ".join(JOBS))
-  load_job(command.job)
   if not command.output_dir and not command.dry_run:
     raise UsageError("--output_dir is missing; it says where the job writes")
-  config = job_config(configure(command), command.job)
+  run = load_job(command.job)
+  bindings = bindings_of(command)
+  jobs = {job: load_job(job) for job in JOBS}
+  arguments = configuration.resolve(command.job, bindings, jobs)
+  config = gin_text.render(command.job, run, arguments)
   if command.dry_run:
     print(config, end="")
-    return {}
+    return
   directory = pathlib.Path(command.output_dir)
-  check_same_run(directory, config)
-  result_path = directory / "result.json"
-  if result_path.exists():
-    print(f"{command.job}: already done, see {result_path}")
-    return json.loads(result_path.read_text("utf-8"))
-  preemption.install()
-  begin = time.monotonic()
-  job = gin.get_configurable(command.job)
-  result = dict(job(output_dir=command.output_dir))
-  result["job"] = command.job
-  result["seconds"] = round(time.monotonic() - begin, 1)
-  text = json.dumps(result, indent=2, sort_keys=True, default=str)
-  jsonl.write_text(result_path, text + "\n")
-  print(text)
-  if result.get("next"):
+  claim(directory, config)
+  path = directory / "result.json"
+  if path.exists():
+    result = json.loads(path.read_text("utf-8"))
+    print(f"{command.job}: already done, see {path}")
+  else:
+    preemption.install()
+    begin = time.monotonic()
+    result = dict(run(output_dir=command.output_dir, **arguments))
+    result.setdefault("next", next_command(command, bindings, jobs))
+    result |= {
+      "job": command.job,
+      "seconds": round(time.monotonic() - begin, 1),
+    }
+    text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
+    jsonl.write_text(path, text)
+    print(text, end="")
+  if result["next"]:
     print(f"next: {result['next']}")
-  return result
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command line; returns the exit code (2: cannot run; 75: saved)."""
-  arguments = sys.argv[1:] if arguments is None else arguments
-  debug = "--debug" in arguments
+  arguments = sys.argv[1:] if arguments is None else list(arguments)
   try:
     command = parse_command(arguments)
     if command.help or not arguments:
       print(help_text(command.job))
-      return 0
-    run_job(command)
+    else:
+      run_job(command)
     return 0
   except preemption.Preempted as stop:
     again = shlex.join(["python", "-m", "rlaif_jax.main", *arguments])
     print(f"{stop}; saved. Continue with:\n  {again}", file=sys.stderr)
     return preemption.EXIT_CODE
   except (ValueError, FileNotFoundError) as error:
-    if debug:
+    if "--debug" in arguments:
       raise
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -384,4 +386,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  if "RLAIF_JAX_CACHE" in os.environ:  # Compiled programs, kept between runs.
+    os.environ.setdefault(
+      "JAX_COMPILATION_CACHE_DIR", os.environ["RLAIF_JAX_CACHE"]
+    )
   sys.exit(main())

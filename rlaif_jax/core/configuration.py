@@ -44,7 +44,9 @@ class Reference:
 class Binding:
   """`scope/name.field = value`; a macro `NAME = value` has no field.
 
-  `where` is a file with its line, or the flag, for messages.
+  `where` is a file with its line, or the flag, for messages. A shared binding
+  comes from an included file, which serves several recipes: its names must
+  exist, but not every recipe has to read it.
   """
 
   scope: str = ""
@@ -52,6 +54,7 @@ class Binding:
   field: str
   value: Any
   where: str
+  is_shared: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ Targets = Mapping[str, Callable[..., Any]]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """' (nearest: NAME)', or nothing when nothing is near."""
+  """A question about the nearest known name; empty when none is near."""
   close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -152,13 +155,14 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
         f"{nearest(part.name, macros)}. Set it with --gin.{part.name}=VALUE"
       )
   for binding in bindings:
-    if not binding.field and binding.name not in used:
-      in_use = sorted(macros & used)
-      raise ConfigurationError(
-        f"{binding.where}: nothing uses the macro {binding.name}"
-        f"{nearest(binding.name, in_use)}. In use: "
-        f"{', '.join(in_use) or 'none'}"
-      )
+    if binding.is_shared or binding.field or binding.name in used:
+      continue
+    in_use = sorted(macros & used)
+    raise ConfigurationError(
+      f"{binding.where}: nothing uses the macro {binding.name}"
+      f"{nearest(binding.name, in_use)}. In use: "
+      f"{', '.join(in_use) or 'none'}"
+    )
   _check_read(bindings, jobs)
 
 
@@ -222,7 +226,9 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
         (p.scope or scope, p.name) for p in _expand(part, bindings, set())
       ]
   for binding in bindings:
-    if binding.field and not any(
+    if binding.is_shared or not binding.field:
+      continue
+    if not any(
       name == binding.name and _reaches(binding.scope, scope)
       for scope, name in reached
     ):
@@ -355,7 +361,7 @@ def accepts(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is int:
     return isinstance(value, int) and not isinstance(value, bool)
-  if origin is None and isinstance(hint, type):
+  if origin is None and isinstance(hint, type) and hint is not Any:
     return isinstance(value, hint)
   return True
 

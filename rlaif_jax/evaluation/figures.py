@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of the report as SVG text. The only importer of matplotlib."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Callable, Mapping
+
+# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def _draw(width: float, columns: int, paint: Callable[[Any], None]) -> str:
+  import matplotlib
+
+  matplotlib.use("svg")
+  from matplotlib import pyplot
+
+  settings = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.hashsalt": "rlaif_jax",
+    "axes.prop_cycle": matplotlib.cycler(color=_COLORS),
+  }
+  with pyplot.rc_context(settings):
+    figure, axes = pyplot.subplots(
+      1, columns, figsize=(width, 3.2), squeeze=False, layout="constrained"
+    )
+    paint(axes[0])
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+  svg = text.getvalue()
+  return svg[svg.index("<svg") :]
+
+
+def reward_against_kl(curves: Mapping[str, Any]) -> str:
+  """Gold and optimised reward against KL, one line per policy."""
+  if not curves:
+    return ""
+
+  def paint(axes):
+    for ax, key, label in (
+      (axes[0], "gold", "gold reward"),
+      (axes[1], "score", "reward that is optimised"),
+    ):
+      for name, curve in curves.items():
+        points = curve["validation"]
+        kl = [point["kl"]["value"] for point in points]
+        value = [point[key]["value"] for point in points]
+        error = [point["high"] - point["value"] for point in (
+          p[key] for p in points
+        )]
+        ax.errorbar(kl, value, yerr=error, marker="o", ms=3, lw=1.3,
+                    elinewidth=0.6, label=name)
+      ax.set_xlabel("KL to SFT, nats a response")
+      ax.set_ylabel(label)
+    axes[0].legend(frameon=False)
+
+  return _draw(9.0, 2, paint)
+
+
+def training(curves: Mapping[str, Any]) -> str:
+  """Reward, KL and length of rollouts against the step."""
+  if not curves:
+    return ""
+
+  def paint(axes):
+    for ax, key, label in zip(
+      axes, ("score", "kl", "tokens"), ("reward", "KL to SFT", "tokens")
+    ):
+      for name, curve in curves.items():
+        rows = curve["training"]
+        ax.plot([r["step"] for r in rows], smooth([r[key] for r in rows]),
+                lw=1.3, label=name)
+      ax.set_xlabel("step")
+      ax.set_ylabel(label)
+    axes[0].legend(frameon=False)
+
+  return _draw(9.0, 3, paint)
+
+
+def smooth(values: list[float], window: int = 9) -> list[float]:
+  """Centred running mean; shorter windows at the ends."""
+  half = window // 2
+  parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+  return [sum(part) / len(part) for part in parts]
+
+
+def accuracy_against_labels(rewards: Mapping[str, Any]) -> str:
+  """Reward-model accuracy against the number of labels."""
+  if not rewards:
+    return ""
+
+  def paint(axes):
+    for name, curve in rewards.items():
+      value = [row["accuracy"]["value"] for row in curve]
+      low = [row["accuracy"]["value"] - row["accuracy"]["low"] for row in curve]
+      high = [
+        row["accuracy"]["high"] - row["accuracy"]["value"] for row in curve
+      ]
+      axes[0].errorbar([row["labels"] for row in curve], value,
+                       yerr=[low, high], marker="o", ms=3, lw=1.3, label=name)
+    axes[0].set_xscale("log")
+    axes[0].set_xlabel("labels")
+    axes[0].set_ylabel("accuracy on human labels")
+    axes[0].axhline(0.5, color="#888", lw=0.8, ls=":")
+    axes[0].legend(frameon=False)
+
+  return _draw(5.0, 1, paint)
+
+
+def lengths(by_policy: Mapping[str, list[float]]) -> str:
+  """Box plots of lengths."""
+  if not by_policy:
+    return ""
+
+  def paint(axes):
+    axes[0].boxplot(list(by_policy.values()), vert=False, showfliers=False)
+    axes[0].set_yticks(range(1, len(by_policy) + 1), list(by_policy))
+    axes[0].set_xlabel("characters")
+
+  return _draw(7.0, 1, paint)
