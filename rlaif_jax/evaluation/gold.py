@@ -28,7 +28,9 @@ _STOP = frozenset(
   too under until up use used uses using very was we were what when where
   which while who will with would you your""".split()
 )
-_SUFFIXES = ("ings", "ing", "edly", "ed", "es", "s", "ly")
+# Words are compared by runs of this many letters, so that inflected and
+# half-copied words count in part and no stemmer is needed.
+_GRAM = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,18 +62,25 @@ class GoldScore:
 PARTS = ("coverage", "faithfulness", "brevity", "no_repetition", "form")
 
 
-def _stem(word: str) -> str:
-  for suffix in _SUFFIXES:
-    if word.endswith(suffix) and len(word) - len(suffix) >= 3:
-      return word[: -len(suffix)]
-  return word
+@functools.lru_cache(maxsize=65536)
+def grams(word: str) -> frozenset[str]:
+  """Runs of four letters of a word, its beginning marked: "^loa", "load"."""
+  marked = "^" + word
+  count = max(1, len(marked) - _GRAM + 1)
+  return frozenset(marked[i : i + _GRAM] for i in range(count))
 
 
 def content_words(text: str) -> list[str]:
-  """Lower-case alphabetic words of three letters or more, stemmed crudely,
-  without stop words, in order."""
+  """Lower-case alphabetic words of three letters or more, without stop
+  words, in order."""
   words = re.findall(r"[a-z]{3,}", text.lower())
-  return [_stem(word) for word in words if word not in _STOP]
+  return [word for word in words if word not in _STOP]
+
+
+@functools.lru_cache(maxsize=65536)
+def document_grams(document: str) -> frozenset[str]:
+  """All grams of a document's content words."""
+  return frozenset().union(*map(grams, content_words(document)))
 
 
 @functools.lru_cache(maxsize=65536)
@@ -99,9 +108,10 @@ def score(
     config: weights; the defaults of `GoldConfig` when left out.
 
   Returns:
-    GoldScore. coverage: salience of the document's words in the summary, as a
-    share of what its `salient_words` weightiest words have, at most 1.
-    faithfulness: share of the summary's content words that the document has.
+    GoldScore. coverage: salience of the document's words, each times the
+    squared share of its grams that the summary has (above one half), over the salience of its
+    `salient_words` weightiest words; at most 1. faithfulness: share of the
+    grams of the summary's content words that the document has.
     brevity: 1 up to `target_words` words, 0 from `max_words` on, and below 3
     words a third per word. no_repetition: share of content words that are
     not said before, times the share of word pairs that are not. form: half
@@ -110,19 +120,23 @@ def score(
   config = config or GoldConfig()
   weights = salience(document)
   words = content_words(summary)
-  said = set(words)
+  said = frozenset().union(*map(grams, words))
   top = sum(sorted(weights.values(), reverse=True)[: config.salient_words])
-  covered = sum(weights.get(word, 0.0) for word in said)
+  covered = sum(
+    weight * share * share
+    for word, weight in weights.items()
+    if (share := len(grams(word) & said) / len(grams(word))) > 0.5
+  )
   all_words = summary.split()
   pairs = list(zip(all_words, all_words[1:]))
   parts = {
     "coverage": min(1.0, covered / top) if top else 0.0,
     "faithfulness": (
-      sum(word in weights for word in words) / len(words) if words else 0.0
+      len(said & document_grams(document)) / len(said) if said else 0.0
     ),
     "brevity": _brevity(len(all_words), config),
     "no_repetition": (
-      len(said) / len(words) * (len(set(pairs)) / len(pairs) if pairs else 1.0)
+      len(set(words)) / len(words) * (len(set(pairs)) / len(pairs) if pairs else 1.0)
       if words
       else 0.0
     ),

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports point down only, and each outside library has one owner."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.house import source
+
+# What each floor may import of ours. The order is from the ground up.
+FLOORS = {
+  "core": set(),
+  "ops": {"core"},
+  "text": {"core"},
+  "models": {"core"},
+  "interop": {"core", "models"},
+  "data": {"core", "text"},
+  "engine": {"core", "ops"},
+  "evaluation": {"core", "ops"},
+  "labeling": {"core", "ops", "text", "engine"},
+  "reward": {"core", "ops", "text", "models", "engine"},
+  "rl": {"core", "ops", "engine"},
+  "dpo": {"core", "ops", "engine"},
+}
+_BELOW_JOBS = set(FLOORS)
+FLOORS["jobs"] = _BELOW_JOBS
+# Jobs are loaded by name, from the table in main.
+FLOORS["main"] = {"core"}
+
+# Outside library -> the modules that may import it, by prefix.
+FENCES = {
+  "gin": ("rlaif_jax.main",),
+  "absl.flags": ("rlaif_jax.main",),
+  "tensorflow": ("rlaif_jax.data",),
+  "tensorflow_datasets": ("rlaif_jax.data",),
+  "seqio": ("rlaif_jax.data",),
+  "orbax": ("rlaif_jax.engine.checkpoint",),
+  "optax": ("rlaif_jax.engine.optimizer",),
+  "matplotlib": ("rlaif_jax.evaluation.report",),
+  "safetensors": ("rlaif_jax.interop.safetensors",),
+  "torch": (),
+  "transformers": (),
+}
+
+# Imported inside functions only, so that the package works without them.
+LAZY = {"tensorflow", "tensorflow_datasets", "seqio", "matplotlib", "pyarrow"}
+
+# Floors on which nothing may reach JAX.
+NO_JAX = ("text", "evaluation")
+
+
+def floor_of(name: str) -> str:
+  parts = name.split(".")
+  return parts[1] if len(parts) > 1 else ""
+
+
+def at_run_time(module: ast.Module) -> ast.Module:
+  """The module without its `if TYPE_CHECKING:` blocks."""
+
+  class Strip(ast.NodeTransformer):
+    def visit_If(self, node):
+      return None if "TYPE_CHECKING" in ast.unparse(node.test) else node
+
+  return Strip().visit(ast.parse(ast.unparse(module)))
+
+
+def is_under(name: str, prefix: str) -> bool:
+  return f"{name}.".startswith(f"{prefix}.")
+
+
+@pytest.fixture(scope="module")
+def graph():
+  """Module -> names that it imports, with lines."""
+  return {
+    source.dotted(path): list(source.imports(source.tree(path)))
+    for path in source.modules()
+  }
+
+
+def test_imports_point_down(graph):
+  wrong = []
+  for module, names in graph.items():
+    floor = floor_of(module)
+    for name, line in names:
+      if not is_under(name, "rlaif_jax") or not floor:
+        continue
+      other = floor_of(name)
+      if other != floor and other not in FLOORS[floor]:
+        wrong.append(f"{module}:{line} imports {name}")
+  assert not wrong, "these point up or sideways:\n" + "\n".join(wrong)
+
+
+def test_every_floor_is_known(graph):
+  floors = {floor_of(module) for module in graph} - {""}
+  assert floors <= set(FLOORS), "say in FLOORS where the new package stands"
+
+
+def test_outside_libraries_have_one_owner(graph):
+  wrong = []
+  for module, names in graph.items():
+    for name, line in names:
+      for library, owners in FENCES.items():
+        if is_under(name, library) and not any(
+          is_under(module, owner) for owner in owners
+        ):
+          wrong.append(f"{module}:{line} imports {name}; owner: {owners}")
+  assert not wrong, "\n".join(wrong)
+
+
+def test_optional_libraries_are_imported_inside_functions():
+  wrong = []
+  for path in source.modules():
+    top = [n for n in source.tree(path).body if not _is_definition(n)]
+    for node in top:
+      for name, line in source.imports(at_run_time(ast.Module([node], []))):
+        if name.split(".")[0] in LAZY:
+          wrong.append(f"{source.short(path)}:{line} imports {name}")
+  assert not wrong, "import these where they are used:\n" + "\n".join(wrong)
+
+
+def _is_definition(node: ast.stmt) -> bool:
+  return isinstance(node, (ast.FunctionDef, ast.ClassDef))
+
+
+def test_text_and_evaluation_do_not_reach_jax():
+  graph = {
+    source.dotted(path): {
+      name for name, _ in source.imports(at_run_time(source.tree(path)))
+    }
+    for path in source.modules()
+  }
+  for start in [m for m in graph if floor_of(m) in NO_JAX]:
+    seen, queue = set(), [start]
+    while queue:
+      module = queue.pop()
+      if module in seen:
+        continue
+      seen.add(module)
+      for name in graph[module]:
+        assert name.split(".")[0] not in ("jax", "flax"), (
+          f"{start} reaches {name} through {module}"
+        )
+        if name in graph:
+          queue.append(name)
+
+
+def test_no_import_cycle(graph):
+  edges = {m: {n for n, _ in names if n in graph} for m, names in graph.items()}
+  done: set[str] = set()
+
+  def visit(module, path):
+    assert module not in path, "cycle: " + " -> ".join([*path, module])
+    if module not in done:
+      for other in edges[module]:
+        visit(other, [*path, module])
+      done.add(module)
+
+  for module in edges:
+    visit(module, [])
+
+
+def test_modules_are_imported_not_names():
+  """`from rlaif_jax.ops import preference`, so that calls say whose they are.
+
+  Classes and functions imported by name hide where they live.
+  """
+  known = {source.dotted(p) for p in source.modules()}
+  wrong = []
+  for path in source.modules() + source.tests():
+    for name, line in source.imports(source.tree(path)):
+      if is_under(name, "rlaif_jax") and name not in known:
+        wrong.append(f"{source.short(path)}:{line} imports {name}")
+  assert not wrong, "\n".join(wrong)
+
+
+def test_only_packages_with_empty_init():
+  for path in source.PACKAGE.rglob("__init__.py"):
+    if path.parent != source.PACKAGE:
+      assert not source.text(path).strip(), f"{source.short(path)}: empty it"

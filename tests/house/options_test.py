@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An option that nothing reads is a lie; so is a parameter of a job."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.house import source
+
+# Class.field that is read by its name in a string or by reflection.
+READ_BY_REFLECTION: set[str] = set()
+
+
+def reads(module: ast.AST) -> set[str]:
+  """Attribute names that are read anywhere in a tree."""
+  return {
+    node.attr
+    for node in ast.walk(module)
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+  }
+
+
+def in_checks_only(cls: ast.ClassDef) -> set[str]:
+  """Attributes that only __post_init__ and properties' checks read."""
+  return {
+    name
+    for node in cls.body
+    if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
+    for name in reads(node)
+  }
+
+
+def test_every_config_field_is_read():
+  trees = {path: source.tree(path) for path in source.modules()}
+  unread = []
+  for path, module in trees.items():
+    for cls in source.dataclasses(module):
+      if not cls.name.endswith(("Config", "Data")):
+        continue
+      elsewhere = set().union(
+        *(
+          reads(node)
+          for other in trees.values()
+          for node in other.body
+          if node is not cls
+        ),
+        *(
+          reads(node)
+          for node in cls.body
+          if getattr(node, "name", "") != "__post_init__"
+        ),
+      )
+      for field in cls.body:
+        if not isinstance(field, ast.AnnAssign):
+          continue
+        name = field.target.id
+        if (
+          name not in elsewhere
+          and f"{cls.name}.{name}" not in READ_BY_REFLECTION
+        ):
+          unread.append(f"{source.short(path)}: {cls.name}.{name}")
+  assert not unread, "nothing reads:\n" + "\n".join(unread)
+
+
+def test_every_parameter_is_used():
+  """Contracts may hand over what one side does not need: `del name` says so."""
+  unused = []
+  for path in source.modules():
+    if path.name == "protocols.py":
+      continue
+    for f in source.functions(source.tree(path)):
+      arguments = f.args.posonlyargs + f.args.args + f.args.kwonlyargs
+      used = {
+        node.id
+        for statement in f.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name)
+      }
+      for argument in arguments:
+        name = argument.arg
+        if name not in used and name not in ("self", "cls"):
+          if not name.startswith("_"):
+            unused.append(f"{source.short(path)}:{f.lineno} {f.name}({name})")
+  assert not unused, "nothing reads:\n" + "\n".join(unused)
