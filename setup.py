@@ -31,7 +31,8 @@ setuptools.setup(
     "sentencepiece",
   ],
   extras_require={
-    "data": ["seqio", "tensorflow-datasets", "tensorflow-cpu", "pyarrow"],
+    # seqio brings TensorFlow itself, through tensorflow-text.
+    "data": ["seqio", "tensorflow-datasets", "pyarrow"],
     "report": ["matplotlib"],
     "test": [
       "pytest",

@@ -3,17 +3,22 @@
 # RLAIF_VENV names another place for it, RLAIF_PYTHON another interpreter.
 
 rlaif_environment() {
-  local root=$1 extras=$2 venv stamp wanted
+  local root=$1 extras=$2 python=${RLAIF_PYTHON:-python3} venv stamp wanted
   venv=${RLAIF_VENV:-$root/.venv}
   stamp=$venv/.rlaif_$extras
   wanted=$(cksum <"$root/setup.py")
-  if [ ! -x "$venv/bin/python" ]; then
-    "${RLAIF_PYTHON:-python3}" -m venv "$venv"
+  # Also after a first try that was killed between python and pip.
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "$python is older than Python 3.11; name another: RLAIF_PYTHON=..." >&2
+      return 1
+    fi
+    "$python" -m venv "$venv"
   fi
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing rlaif_jax[$extras] into $venv (a few minutes) ..."
     "$venv/bin/python" -m pip install --quiet --upgrade pip
-    "$venv/bin/python" -m pip install --quiet -e "$root[$extras]"
+    "$venv/bin/python" -m pip install --quiet -e "${root}[$extras]"
     echo "$wanted" >"$stamp"
   fi
   PATH=$venv/bin:$PATH

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+import dataclasses
+from typing import Any, Callable, Sequence
 
 from rlaif_jax.core import records
 
@@ -79,3 +80,44 @@ class ScriptedBackend:
       output_tokens=written * len(prompts),
       requests=len(prompts),
     )
+
+
+def tiny_decoder(vocab_size: int, **changes: int) -> Any:
+  """A two-layer decoder config that compiles in a second."""
+  from rlaif_jax.models import decoder
+
+  sizes = dict(
+    vocab_size=vocab_size,
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=24,
+    max_length=256,
+    previous_key_heads=1,
+  )
+  return decoder.DecoderConfig(**{**sizes, **changes})
+
+
+def build(functions: Any, seed: int = 0) -> Any:
+  """Unboxed parameters of a model's functions."""
+  import flax.linen as nn
+  import jax
+
+  return nn.unbox(jax.jit(functions.init)(jax.random.key(seed)))
+
+
+def jitted(functions: Any) -> Any:
+  """The same functions, compiled once per shape."""
+  import jax
+
+  names = ("hidden", "logits", "extend", "per_token", "last")
+  changes = {
+    name: jax.jit(getattr(functions, name))
+    for name in names
+    if hasattr(functions, name)
+  }
+  if hasattr(functions, "prefill"):
+    changes["prefill"] = jax.jit(functions.prefill, static_argnums=3)
+  return dataclasses.replace(functions, **changes)

@@ -7,6 +7,7 @@ weight, so unequal token counts do not bias the mean.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Mapping
 
 import flax.linen as nn
@@ -53,12 +54,23 @@ def init_state(
 def state_from_params(
   params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
-  """A fresh state around given parameters (which it then owns)."""
-  opt_state = jax.jit(optimizer.init)(params)
+  """A fresh state around given parameters (which it then owns).
+
+  Every leaf gets an explicit NamedSharding, the one that the update step's
+  outputs have, so that the second call does not compile again.
+  """
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  opt_state = jax.tree.map(
-    lambda leaf: jax.device_put(leaf, everywhere) if leaf.ndim == 0 else leaf,
-    opt_state,
+
+  def like_parameter(leaf, parameter):
+    same = leaf.shape == parameter.shape
+    return jax.device_put(leaf, parameter.sharding if same else everywhere)
+
+  opt_state = optax.tree_utils.tree_map_params(
+    optimizer,
+    like_parameter,
+    optimizer.init(params),
+    params,
+    transform_non_params=lambda leaf: jax.device_put(leaf, everywhere),
   )
   step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
   return TrainState(step=step, params=params, opt_state=opt_state)
@@ -166,4 +178,17 @@ def make_train_step(
     params, opt_state = carry
     return TrainState(state.step + 1, params, opt_state), metrics
 
-  return jax.jit(run, donate_argnums=0)
+  @functools.cache
+  def jitted(shardings, structure):
+    state = jax.tree.unflatten(structure, shardings)
+    return jax.jit(run, donate_argnums=0, out_shardings=(state, None))
+
+  def step(state: TrainState, batch: Any, key: jax.Array):
+    # The new state is laid out as the old one: left to itself the compiler
+    # names the same layout otherwise, and the second call compiles again.
+    leaves, structure = jax.tree.flatten(state)
+    compiled = jitted(tuple(leaf.sharding for leaf in leaves), structure)
+    step.compiled = compiled
+    return compiled(state, batch, key)
+
+  return step

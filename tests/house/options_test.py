@@ -7,8 +7,15 @@ import ast
 
 from tests.house import source
 
-# Class.field that is read by its name in a string or by reflection.
-READ_BY_REFLECTION: set[str] = set()
+# Class.field that is read with getattr: say by which line, and keep it short.
+READ_BY_REFLECTION = {
+  # evaluation.gold weighs its parts by name, for name in PARTS.
+  "GoldConfig.coverage",
+  "GoldConfig.faithfulness",
+  "GoldConfig.brevity",
+  "GoldConfig.no_repetition",
+  "GoldConfig.form",
+}
 
 
 def reads(module: ast.AST) -> set[str]:
@@ -20,19 +27,9 @@ def reads(module: ast.AST) -> set[str]:
   }
 
 
-def in_checks_only(cls: ast.ClassDef) -> set[str]:
-  """Attributes that only __post_init__ and properties' checks read."""
-  return {
-    name
-    for node in cls.body
-    if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
-    for name in reads(node)
-  }
-
-
 def test_every_config_field_is_read():
   trees = {path: source.tree(path) for path in source.modules()}
-  unread = []
+  unread, excused = [], set()
   for path, module in trees.items():
     for cls in source.dataclasses(module):
       if not cls.name.endswith(("Config", "Data")):
@@ -54,12 +51,12 @@ def test_every_config_field_is_read():
         if not isinstance(field, ast.AnnAssign):
           continue
         name = field.target.id
-        if (
-          name not in elsewhere
-          and f"{cls.name}.{name}" not in READ_BY_REFLECTION
-        ):
+        if f"{cls.name}.{name}" in READ_BY_REFLECTION:
+          excused.add(f"{cls.name}.{name}")
+        elif name not in elsewhere:
           unread.append(f"{source.short(path)}: {cls.name}.{name}")
   assert not unread, "nothing reads:\n" + "\n".join(unread)
+  assert excused == READ_BY_REFLECTION, "these are gone: take them off the list"
 
 
 def test_every_parameter_is_used():

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlaif_jax.models import decoder
+from tests import testing
 
 
 def config(**changes):
@@ -36,8 +36,8 @@ VARIANTS = {
 
 
 def build(cfg, seed=0):
-  functions = decoder.functions(cfg)
-  return functions, nn.unbox(functions.init(jax.random.key(seed)))
+  functions = testing.jitted(decoder.functions(cfg))
+  return functions, testing.build(functions, seed)
 
 
 def random_rows(seed=0):
@@ -107,7 +107,7 @@ def test_gradient_is_finite_with_rows_of_padding_only():
     hidden = functions.hidden(p, tokens, valid)
     return jnp.sum(jnp.where(valid[..., None], hidden, 0.0) ** 2)
 
-  gradient = jax.grad(total)(params)
+  gradient = jax.jit(jax.grad(total))(params)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
@@ -128,7 +128,7 @@ def test_bad_sizes_are_named(changes, word):
 
 def test_bfloat16_stays_near_float32():
   functions, params = build(config())
-  low = decoder.functions(config(dtype="bfloat16"))
+  low = testing.jitted(decoder.functions(config(dtype="bfloat16")))
   tokens, valid = random_rows()
   a = functions.logits(params, functions.hidden(params, tokens, valid))
   b = low.logits(params, low.hidden(params, tokens, valid))

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
+from tests import testing
 
 
 def test_last_real_is_by_index():
@@ -30,8 +30,8 @@ def test_end_token_that_is_also_the_pad_is_read_where_it_stands():
     mlp_dim=8,
     max_length=8,
   )
-  functions = heads.functions(cfg)
-  params = nn.unbox(functions.init(jax.random.key(0)))
+  functions = testing.jitted(heads.functions(cfg))
+  params = testing.build(functions)
   kernel = jax.random.normal(jax.random.key(1), (8, 1))
   params = {**params, "head": {**params["head"], "kernel": kernel}}
   # 0 is both pad and end: two texts that differ after an inner 0.
@@ -54,8 +54,8 @@ def test_a_fresh_head_says_zero():
     mlp_dim=8,
     max_length=8,
   )
-  functions = heads.functions(cfg)
-  params = nn.unbox(functions.init(jax.random.key(0)))
+  functions = testing.jitted(heads.functions(cfg))
+  params = testing.build(functions)
   tokens = jnp.ones((2, 3), jnp.int32)
   reward = functions.last(params, tokens, jnp.ones((2, 3), bool))
   np.testing.assert_array_equal(reward, [0, 0])
