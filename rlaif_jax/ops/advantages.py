@@ -1,23 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
+"""KL estimators, shaped rewards, returns and advantages.
+
+Functions of one trajectory take [R] arrays and a mask; the caller vmaps. What
+stands under a zero of the mask is never read.
+"""
+
 from __future__ import annotations
-import jax, jax.numpy as jnp
-KL_ESTIMATORS = {"k1": lambda p, q: p - q, "k2": lambda p, q: 0.5*(p-q)**2, "k3": lambda p, q: jnp.exp(q-p)-1-(q-p)}
-def shaped_rewards(score, log_probs, ref_log_probs, mask, *, beta, kl_in_reward, weight_score_by_one_minus_beta=True):
-  R = mask.shape[0]
-  last = jnp.max(jnp.where(mask > 0, jnp.arange(R), -1))
-  w = 1 - beta if weight_score_by_one_minus_beta else 1.0
-  r = jnp.where(jnp.arange(R) == last, w*score, 0.0)
-  if kl_in_reward: r = r - beta*jnp.where(mask > 0, log_probs-ref_log_probs, 0.0)
-  return r
-def returns(rewards, mask, *, gamma):
-  def f(c, x):
-    r, m = x
-    z = jnp.where(m > 0, r + gamma*c, 0.0)
-    return z, z
-  return jax.lax.scan(f, 0.0, (rewards, mask), reverse=True)[1]
-def leave_one_out(scores):
-  n = scores.shape[-1]
-  return (scores - scores.mean(-1, keepdims=True))*n/(n-1)
-def group_normalised(scores, epsilon=1e-4):
-  return (scores - scores.mean(-1, keepdims=True))/(scores.std(-1, keepdims=True)+epsilon)
-def gae(*a, **k): raise NotImplementedError
+
+from typing import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+def kl_k1(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
+  """log p - log q: unbiased for KL(p || q); its gradient as a loss is 0 in
+  expectation, so it belongs into the reward, never into a loss."""
+  return log_probs - ref_log_probs
+
+
+def kl_k2(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
+  """(log p - log q)^2 / 2: biased in value; as a loss, its gradient at the
+  sampling policy is that of KL(p || q) per token, without bias."""
+  return 0.5 * (log_probs - ref_log_probs) ** 2
+
+
+def kl_k3(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
+  """q/p - 1 - log(q/p): unbiased and never negative; as a loss, its gradient
+  at the sampling policy is that of KL(q || p), the other direction."""
+  log_ratio = ref_log_probs - log_probs
+  return jnp.exp(log_ratio) - 1.0 - log_ratio
+
+
+# Schulman, "Approximating KL Divergence" (2020). Arguments: log-probs of the
+# sampled tokens under the policy p and the reference q.
+KL_ESTIMATORS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+  "k1": kl_k1,
+  "k2": kl_k2,
+  "k3": kl_k3,
+}
+
+
+def shaped_rewards(
+  score: jax.Array,
+  log_probs: jax.Array,
+  ref_log_probs: jax.Array,
+  mask: jax.Array,
+  *,
+  beta: float,
+  kl_in_reward: bool,
+  weight_score_by_one_minus_beta: bool = True,
+) -> jax.Array:
+  """Per-token rewards of one response (paper, appendices A.3 and F).
+
+      (1 - beta) score   at the last real token
+      - beta (log p - log q)   at every real token, if the KL is in the reward
+
+  Args:
+    score: [] of the whole response.
+    log_probs: [R] under the policy.
+    ref_log_probs: [R] under the reference.
+    mask: [R], 1 for real tokens, the end token included.
+    beta: weight of the KL.
+    kl_in_reward: False leaves the KL to the loss.
+    weight_score_by_one_minus_beta: the paper's v2 and v3; False is v1.
+
+  Returns:
+    [R]; all zero when the response has no token.
+  """
+  places = jnp.arange(mask.shape[0])
+  last = jnp.max(jnp.where(mask > 0, places, -1))
+  weight = 1.0 - beta if weight_score_by_one_minus_beta else 1.0
+  rewards = jnp.where(places == last, weight * score, 0.0)
+  if kl_in_reward:
+    kl = kl_k1(log_probs, ref_log_probs)
+    rewards -= beta * jnp.where(mask > 0, kl, 0.0)
+  return jax.lax.stop_gradient(rewards)
+
+
+def returns(
+  rewards: jax.Array, mask: jax.Array, *, gamma: float
+) -> jax.Array:
+  """Z_t = sum_{s >= t} gamma^(s-t) R_s over real tokens, 0 elsewhere: [R]."""
+
+  def step(later, inputs):
+    reward, real = inputs
+    value = jnp.where(real > 0, reward + gamma * later, 0.0)
+    return value, value
+
+  _, result = jax.lax.scan(
+    step, jnp.zeros(()), (rewards, mask), reverse=True
+  )
+  return result
+
+
+def gae(
+  rewards: jax.Array,
+  values: jax.Array,
+  mask: jax.Array,
+  *,
+  gamma: float,
+  lam: float,
+) -> jax.Array:
+  """Generalised advantage estimates (arXiv:1506.02438): [R].
+
+  The state after the last real token has value 0: a response that is cut at
+  its length limit ends there.
+  """
+
+  def step(carry, inputs):
+    later, next_value = carry
+    reward, value, real = inputs
+    delta = reward + gamma * next_value - value
+    advantage = jnp.where(real > 0, delta + gamma * lam * later, 0.0)
+    return (advantage, jnp.where(real > 0, value, 0.0)), advantage
+
+  start = (jnp.zeros(()), jnp.zeros(()))
+  _, result = jax.lax.scan(step, start, (rewards, values, mask), reverse=True)
+  return result
+
+
+def leave_one_out(scores: jax.Array) -> jax.Array:
+  """Each score minus the mean of its group's others (RLOO,
+  arXiv:2402.14740): [G, N] -> [G, N]."""
+  size = scores.shape[1]
+  others = (jnp.sum(scores, axis=1, keepdims=True) - scores) / (size - 1)
+  return scores - others
+
+
+def group_normalised(scores: jax.Array, epsilon: float = 1e-4) -> jax.Array:
+  """(score - group mean) / (group standard deviation + epsilon) (GRPO,
+  arXiv:2402.03300): [G, N] -> [G, N]."""
+  centred = scores - jnp.mean(scores, axis=1, keepdims=True)
+  return centred / (jnp.std(scores, axis=1, keepdims=True) + epsilon)

@@ -1,7 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Losses of pairs as functions of a margin; no models here."""
+
 from __future__ import annotations
-import jax, jax.numpy as jnp
-def pair_logistic(margin, label, *, label_smoothing=0.0):
-  return -label*jax.nn.log_sigmoid(margin)-(1-label)*jax.nn.log_sigmoid(-margin)
-def pair_accuracy(margin, label):
-  return jnp.where((margin == 0) | (label == .5), .5, ((margin > 0) == (label > .5)).astype(jnp.float32))
+
+import jax
+import jax.numpy as jnp
+
+
+def pair_logistic(
+  margin: jax.Array, label: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+  """Cross-entropy of P(first is better) = sigmoid(margin) with a soft label.
+
+      - p log sigmoid(m) - (1 - p) log sigmoid(-m)
+
+  With margin r1 - r2 it is the paper's loss: softmax of two rewards against
+  the AI label (section 2.2.1). p = 1 gives Bradley-Terry.
+
+  Args:
+    margin: [B].
+    label: [B] in [0, 1].
+    label_smoothing: mixes the label with 1/2 by this share; not in the paper.
+
+  Returns:
+    [B] float32.
+  """
+  margin = margin.astype(jnp.float32)
+  p = label * (1.0 - label_smoothing) + 0.5 * label_smoothing
+  return -p * jax.nn.log_sigmoid(margin) - (1.0 - p) * jax.nn.log_sigmoid(
+    -margin
+  )
+
+
+def pair_accuracy(margin: jax.Array, label: jax.Array) -> jax.Array:
+  """1 where margin and label prefer the same, 0.5 for a tie of either."""
+  agree = ((margin > 0) == (label > 0.5)).astype(jnp.float32)
+  return jnp.where((margin == 0) | (label == 0.5), 0.5, agree)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pair loss from its definition and its symmetries."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.ops import preference
+
+
+@pytest.mark.parametrize("label", [0.0, 0.25, 0.5, 1.0])
+def test_it_is_the_cross_entropy_of_a_softmax_over_two_rewards(label):
+  first, second = 0.7, -0.4
+  total = math.exp(first) + math.exp(second)
+  expected = -label * math.log(math.exp(first) / total) - (
+    1 - label
+  ) * math.log(math.exp(second) / total)
+  loss = preference.pair_logistic(
+    jnp.array([first - second]), jnp.array([label])
+  )
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_swapping_a_pair_sends_p_to_one_minus_p_and_keeps_the_loss():
+  margin, label = jnp.array([0.3, -2.0]), jnp.array([0.9, 0.2])
+  np.testing.assert_allclose(
+    preference.pair_logistic(margin, label),
+    preference.pair_logistic(-margin, 1 - label),
+    rtol=1e-6,
+  )
+  np.testing.assert_array_equal(
+    preference.pair_accuracy(margin, label),
+    preference.pair_accuracy(-margin, 1 - label),
+  )
+
+
+def test_large_margins_stay_finite():
+  loss = preference.pair_logistic(jnp.array([200.0]), jnp.array([0.0]))
+  np.testing.assert_allclose(loss, [200.0])
+
+
+def test_smoothing_moves_the_label_towards_a_half():
+  smooth = preference.pair_logistic(
+    jnp.array([1.0]), jnp.array([1.0]), label_smoothing=0.2
+  )
+  plain = preference.pair_logistic(jnp.array([1.0]), jnp.array([0.9]))
+  np.testing.assert_allclose(smooth, plain, rtol=1e-6)
+
+
+def test_accuracy_counts_ties_half():
+  margin = jnp.array([1.0, -1.0, 0.0, 1.0])
+  label = jnp.array([1.0, 1.0, 1.0, 0.5])
+  np.testing.assert_array_equal(
+    preference.pair_accuracy(margin, label), [1, 0, 0.5, 0.5]
+  )
