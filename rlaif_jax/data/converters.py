@@ -215,7 +215,9 @@ def epoch_rows(
     ValueError: there are no rows.
   """
   if num_rows < 1:
-    raise ValueError(f"{name}: the split is empty; there is nothing to train on")
+    raise ValueError(
+      f"{name}: the split is empty; there is nothing to train on"
+    )
   begin = step * batch_size
   result: list[np.ndarray] = []
   need = batch_size

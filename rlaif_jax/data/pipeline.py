@@ -82,9 +82,7 @@ def _published(what: str, parse, stems: dict[str, tuple[str, ...]], after=None):
   return build
 
 
-def labelling_study(
-  splits: Splits, *, share: float, confident: bool
-) -> Splits:
+def labelling_study(splits: Splits, *, share: float, confident: bool) -> Splits:
   """Adds the split `study`: a random share of train, high confidence only
   where the raters gave one (paper section 3.1)."""
   study = [
@@ -209,9 +207,7 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
     jsonl.write_records(directory / f"{name}.jsonl", rows)
   quarantine.write(directory / "quarantine.jsonl.txt")
   manifest = {**manifest, "quarantined": quarantine.counts()}
-  jsonl.write_text(
-    directory / "manifest.json", jsonl.dump_row(manifest) + "\n"
-  )
+  jsonl.write_text(directory / "manifest.json", jsonl.dump_row(manifest) + "\n")
 
 
 def load_examples(

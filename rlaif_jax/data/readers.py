@@ -75,9 +75,7 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
       yield f"{path}:{number}", row
 
 
-def read_tfds(
-  name: str, split: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_tfds(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
   """Rows of a TensorFlow dataset, byte strings decoded."""
   import tensorflow_datasets as tfds
 

@@ -134,9 +134,7 @@ def generate(
     out = Sampled(
       response=put(loop.out.response, token),
       mask=put(loop.out.mask, loop.running.astype(jnp.float32)),
-      log_probs=put(
-        loop.out.log_probs, jnp.where(loop.running, log_prob, 0.0)
-      ),
+      log_probs=put(loop.out.log_probs, jnp.where(loop.running, log_prob, 0.0)),
     )
     ended = jnp.any(token[:, None] == jnp.asarray(eos_ids)[None], axis=1)
     hidden, cache = model.extend(

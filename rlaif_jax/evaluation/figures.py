@@ -51,11 +51,19 @@ def reward_against_kl(curves: Mapping[str, Any]) -> str:
         points = curve["validation"]
         kl = [point["kl"]["value"] for point in points]
         value = [point[key]["value"] for point in points]
-        error = [point["high"] - point["value"] for point in (
-          p[key] for p in points
-        )]
-        ax.errorbar(kl, value, yerr=error, marker="o", ms=3, lw=1.3,
-                    elinewidth=0.6, label=name)
+        error = [
+          point["high"] - point["value"] for point in (p[key] for p in points)
+        ]
+        ax.errorbar(
+          kl,
+          value,
+          yerr=error,
+          marker="o",
+          ms=3,
+          lw=1.3,
+          elinewidth=0.6,
+          label=name,
+        )
       ax.set_xlabel("KL to SFT, nats a response")
       ax.set_ylabel(label)
     axes[0].legend(frameon=False)
@@ -74,8 +82,12 @@ def training(curves: Mapping[str, Any]) -> str:
     ):
       for name, curve in curves.items():
         rows = curve["training"]
-        ax.plot([r["step"] for r in rows], smooth([r[key] for r in rows]),
-                lw=1.3, label=name)
+        ax.plot(
+          [r["step"] for r in rows],
+          smooth([r[key] for r in rows]),
+          lw=1.3,
+          label=name,
+        )
       ax.set_xlabel("step")
       ax.set_ylabel(label)
     axes[0].legend(frameon=False)
@@ -102,8 +114,15 @@ def accuracy_against_labels(rewards: Mapping[str, Any]) -> str:
       high = [
         row["accuracy"]["high"] - row["accuracy"]["value"] for row in curve
       ]
-      axes[0].errorbar([row["labels"] for row in curve], value,
-                       yerr=[low, high], marker="o", ms=3, lw=1.3, label=name)
+      axes[0].errorbar(
+        [row["labels"] for row in curve],
+        value,
+        yerr=[low, high],
+        marker="o",
+        ms=3,
+        lw=1.3,
+        label=name,
+      )
     axes[0].set_xscale("log")
     axes[0].set_xlabel("labels")
     axes[0].set_ylabel("accuracy on human labels")

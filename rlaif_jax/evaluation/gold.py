@@ -136,7 +136,9 @@ def score(
     ),
     "brevity": _brevity(len(all_words), config),
     "no_repetition": (
-      len(set(words)) / len(words) * (len(set(pairs)) / len(pairs) if pairs else 1.0)
+      len(set(words))
+      / len(words)
+      * (len(set(pairs)) / len(pairs) if pairs else 1.0)
       if words
       else 0.0
     ),

@@ -66,13 +66,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """An HTML table of cells that are HTML already."""
   top = "".join(f"<th>{cell}</th>" for cell in head)
   body = "".join(
-    "<tr>" + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>"
-                     for cell in row) + "</tr>"
+    "<tr>"
+    + "".join(
+      cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row
+    )
+    + "</tr>"
     for row in rows
   )
-  return (
-    f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-  )
+  return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def _section(title: str, *parts: str) -> str:
@@ -115,8 +116,12 @@ def swap(comparison: Mapping[str, Any]) -> dict[str, Any]:
   """B against A, from A against B."""
 
   def flip(e):
-    return {**e, "value": 1 - e["value"], "low": 1 - e["high"],
-            "high": 1 - e["low"]}
+    return {
+      **e,
+      "value": 1 - e["value"],
+      "low": 1 - e["high"],
+      "high": 1 - e["low"],
+    }
 
   return {
     **comparison,
@@ -144,8 +149,12 @@ def _win_rates(results: Results) -> str:
     for c in oriented(results)
   ]
   head = (
-    "Policies", "Win rate", "At equal length <small>(ratio)</small>",
-    "At equal length <small>(log ratio)</small>", "Length ratio", "Reading",
+    "Policies",
+    "Win rate",
+    "At equal length <small>(ratio)</small>",
+    "At equal length <small>(log ratio)</small>",
+    "Length ratio",
+    "Reading",
   )
   return table(head, rows) + _note(
     "Share of test contexts on which the first policy's response has the "
@@ -156,8 +165,14 @@ def _win_rates(results: Results) -> str:
 
 
 def _policies(results: Results) -> str:
-  parts = ("gold", "coverage", "faithfulness", "brevity", "no_repetition",
-           "form")
+  parts = (
+    "gold",
+    "coverage",
+    "faithfulness",
+    "brevity",
+    "no_repetition",
+    "form",
+  )
   rows = [
     [
       _escape(name),
@@ -167,9 +182,17 @@ def _policies(results: Results) -> str:
     ]
     for name, row in results["policies"].items()
   ]
-  head = ("Policy", "Gold", "Coverage", "Faithfulness", "Brevity",
-          "No repetition", "Form", "Characters", "KL to SFT <small>nats a "
-          "response</small>")
+  head = (
+    "Policy",
+    "Gold",
+    "Coverage",
+    "Faithfulness",
+    "Brevity",
+    "No repetition",
+    "Form",
+    "Characters",
+    "KL to SFT <small>nats a response</small>",
+  )
   return table(head, rows) + _note(
     "Means over test contexts, 95 % normal intervals. Human: the summary "
     "that the document's author wrote."
@@ -180,24 +203,33 @@ def _labelers(results: Results) -> str:
   rows = []
   for name, row in results["labelers"].items():
     alignment, bias = row["alignment"], row["position_bias"]
-    rows.append([
-      _escape(name),
-      percent(alignment["accuracy"]),
-      percent(alignment["longer_wins"]),
-      percent(alignment["copied_wins"]),
-      f"{alignment['entropy']:.3f}",
-      f"{alignment['calibration_error']:.3f}",
-      percent(bias["same_position"]),
-      percent(bias["first_side"]),
-      f"{bias['p_value']:.2g}",
-      f"{alignment['unanswered']}",
-    ])
+    rows.append(
+      [
+        _escape(name),
+        percent(alignment["accuracy"]),
+        percent(alignment["longer_wins"]),
+        percent(alignment["copied_wins"]),
+        f"{alignment['entropy']:.3f}",
+        f"{alignment['calibration_error']:.3f}",
+        percent(bias["same_position"]),
+        percent(bias["first_side"]),
+        f"{bias['p_value']:.2g}",
+        f"{alignment['unanswered']}",
+      ]
+    )
   if not rows:
     return ""
   head = (
-    "Labeler", "Agrees with humans", "Longer wins", "More copied wins",
-    "Entropy <small>nats</small>", "Calibration error",
-    "Same position in both orders", "of these: first", "p", "Unanswered",
+    "Labeler",
+    "Agrees with humans",
+    "Longer wins",
+    "More copied wins",
+    "Entropy <small>nats</small>",
+    "Calibration error",
+    "Same position in both orders",
+    "of these: first",
+    "p",
+    "Unanswered",
   )
   return table(head, rows) + _note(
     "Agreement of the label (both orders averaged) with a human's, beside two "
@@ -240,17 +272,23 @@ def _selection(results: Results) -> str:
   for name, curve in results["curves"].items():
     for candidate in curve["candidates"]:
       mark = " (taken)" if candidate["step"] == curve["selected_step"] else ""
-      rows.append([
-        _escape(name),
-        f"{candidate['step']}{mark}",
-        f"{candidate['score']:.3f}",
-        f"{100 * candidate['preference']:.1f} % <small>"
-        f"n={candidate['n']}</small>",
-      ])
+      rows.append(
+        [
+          _escape(name),
+          f"{candidate['step']}{mark}",
+          f"{candidate['score']:.3f}",
+          f"{100 * candidate['preference']:.1f} % <small>"
+          f"n={candidate['n']}</small>",
+        ]
+      )
   if not rows:
     return ""
-  head = ("Policy", "Step", "Validation reward",
-          "Preferred to SFT by the labeler")
+  head = (
+    "Policy",
+    "Step",
+    "Validation reward",
+    "Preferred to SFT by the labeler",
+  )
   return table(head, rows)
 
 
@@ -266,9 +304,7 @@ def _runs(results: Results) -> str:
 def _figure(svg: str, caption: str) -> str:
   if not svg:
     return ""
-  return (
-    f"<figure>{svg}<figcaption>{_escape(caption)}</figcaption></figure>"
-  )
+  return f"<figure>{svg}<figcaption>{_escape(caption)}</figcaption></figure>"
 
 
 def render(results: Results) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import win_rate

@@ -99,12 +99,8 @@ def run(
   summary["quarantined"] = quarantine.write(directory / "quarantine.jsonl")
   if human_labels_file:
     truth = jsonl.read_records(records.Preference, human_labels_file)
-    summary["alignment"] = agreement.to_row(
-      agreement.alignment(labels, truth)
-    )
-    summary["position_bias"] = agreement.to_row(
-      agreement.position_bias(labels)
-    )
+    summary["alignment"] = agreement.to_row(agreement.alignment(labels, truth))
+    summary["position_bias"] = agreement.to_row(agreement.position_bias(labels))
   return {"labels": f"{output_dir}/labels.jsonl", **summary}
 
 

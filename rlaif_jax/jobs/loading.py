@@ -137,9 +137,7 @@ def load_examples(
       "one of them"
     )
   if task:
-    return pipeline.load_examples(
-      task, split, cache_dir=data_dir, limit=limit
-    )
+    return pipeline.load_examples(task, split, cache_dir=data_dir, limit=limit)
   rows = jsonl.read_records(records.Example, examples_file)
   if not rows:
     raise ValueError(f"{examples_file} is empty; it needs at least one row")

@@ -145,9 +145,7 @@ def make_sampler(policy, reference, sampling):
       per_token = scoring.response_log_probs(
         reference.functions, reference_params, joined, temperature=temperature
       )
-      ref_log_prob = jnp.sum(
-        jnp.where(drawn.mask > 0, per_token, 0.0), axis=1
-      )
+      ref_log_prob = jnp.sum(jnp.where(drawn.mask > 0, per_token, 0.0), axis=1)
     return drawn.response, drawn.mask, log_prob, ref_log_prob
 
   def sample(params, loaded_reference, prompts: batches.PromptBatch, key):

@@ -193,7 +193,7 @@ def run(
     evaluate=evaluate,
   )
   # 4. Selection, and the finished model.
-  table = select(output_dir, sft, selection, devices)
+  table = select(output_dir, selection, devices)
   best = max(table, key=lambda c: (c["preference"], c["score"]))["step"]
   loading.save(
     f"{output_dir}/model",
@@ -216,9 +216,7 @@ def run(
 def encode(examples: list[records.Example], policy: loading.Loaded):
   """Prompts of the policy, and how many contexts were cut."""
   contexts = [e.context for e in examples]
-  return converters.encode_prompts(
-    contexts, policy.tokenizer, policy.sequence
-  )
+  return converters.encode_prompts(contexts, policy.tokenizer, policy.sequence)
 
 
 class Candidates:
@@ -253,9 +251,7 @@ class Candidates:
         response = sample_responses.to_response(
           self._examples[row], 0, drawn, i, self._sft.tokenizer
         )
-        rows.append(
-          {**records.to_row(response), "score": float(scores[i])}
-        )
+        rows.append({**records.to_row(response), "score": float(scores[i])})
     jsonl.write_text(
       self._directory / "validation" / f"{step:06d}.jsonl",
       "".join(jsonl.dump_row(row) + "\n" for row in rows),
@@ -291,7 +287,7 @@ def read_validation(directory: str) -> dict[int, list[dict[str, Any]]]:
 
 
 def select(
-  directory: str, sft: loading.Loaded, config: SelectionConfig, devices: Any
+  directory: str, config: SelectionConfig, devices: Any
 ) -> list[dict[str, Any]]:
   """Candidates of highest validation reward, with their judged win rate.
 
@@ -336,7 +332,9 @@ def select(
       tokenizer=labeler.tokenizer,
       quarantine=quarantine,
     )
-    wins = [1.0 if j.p_first > 0.5 else 0.5 * (j.p_first == 0.5) for j in judged]
+    wins = [
+      1.0 if j.p_first > 0.5 else 0.5 * (j.p_first == 0.5) for j in judged
+    ]
     candidate["preference"] = float(np.mean(wins)) if wins else 0.5
     candidate["unanswered"] = len(quarantine.rows)
   return table

@@ -108,9 +108,9 @@ def full_weights(batch: Any, context_weight: float) -> jax.Array:
   A prompt's first real token (bos) is nobody's target.
   """
   response_length = batch.weights.shape[1]
-  prompt = batch.valid[:, 1:-response_length] & batch.valid[
-    :, : -response_length - 1
-  ]
+  prompt = (
+    batch.valid[:, 1:-response_length] & batch.valid[:, : -response_length - 1]
+  )
   return jnp.concatenate(
     [context_weight * prompt.astype(jnp.float32), batch.weights], axis=1
   )
@@ -165,9 +165,7 @@ def run(
   )
   train_rows, validation_rows = data.read()
   arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
-  held_out, _ = converters.encode_examples(
-    validation_rows, tokenizer, sequence
-  )
+  held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
   functions = decoder.functions(config)
   tx = optimizer_lib.make_optimizer(optimizer)
@@ -235,8 +233,8 @@ def make_evaluate(loss, arrays: Any, batch_size: int):
       keep = (jnp.arange(len(rows)) < real)[:, None]
       part = part.replace(weights=part.weights * keep)
       metrics = jitted(params, part, jax.random.key(0))[1]
-      total = metrics if total is None else jax.tree.map(
-        jnp.add, total, metrics
+      total = (
+        metrics if total is None else jax.tree.map(jnp.add, total, metrics)
       )
     return {f"validation_{k}": float(v.mean()) for k, v in total.items()}
 

@@ -23,6 +23,10 @@ class DecoderConfig:
   """Sizes of a decoder. `max_length` bounds prompt + response in tokens.
 
   `previous_key_heads`: see `attention.Attention`; 0 in every public model.
+  `match_gain` > 0 starts key kernels as copies of query kernels, both times
+  this gain, so that from the first step a token attends to its like (after
+  the mimetic initialisation of arXiv:2305.09828); it does not change what a
+  model computes from given parameters.
   """
 
   vocab_size: int
@@ -37,6 +41,7 @@ class DecoderConfig:
   norm_epsilon: float = 1e-6
   tie_embeddings: bool = True
   previous_key_heads: int = 0
+  match_gain: float = 0.0
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -106,7 +111,7 @@ class Decoder(nn.Module):
       )
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Tokens [B, L], valid [B, L] -> logits [B, L, V] (and makes all params)."""
+    """Tokens and valid [B, L] -> logits [B, L, V]; makes all parameters."""
     return self.logits(self.hidden(tokens, valid))
 
   def hidden(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
@@ -170,6 +175,16 @@ class Decoder(nn.Module):
     return self.final_norm(x), states
 
 
+def match_keys_to_queries(attention_params, config: DecoderConfig) -> None:
+  """Makes each key head a copy of the first query head that reads it."""
+  query = attention_params["query"]["kernel"]
+  key = attention_params["key"]["kernel"]
+  group = config.num_heads // config.num_kv_heads
+  value = query.value * config.match_gain
+  attention_params["query"]["kernel"] = query.replace(value=value)
+  attention_params["key"]["kernel"] = key.replace(value=value[:, ::group])
+
+
 def functions(config: DecoderConfig) -> protocols.LanguageModel:
   """The plain functions of a decoder, params first."""
   module = Decoder(config)
@@ -182,7 +197,11 @@ def functions(config: DecoderConfig) -> protocols.LanguageModel:
 
   def init(key):
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
+    params = module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
+    if config.match_gain:
+      for layer in range(config.num_layers):
+        match_keys_to_queries(params[f"blocks_{layer}"]["attention"], config)
+    return params
 
   return protocols.LanguageModel(
     init=init,

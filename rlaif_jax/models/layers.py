@@ -97,9 +97,7 @@ class Embedding(nn.Module):
     )
 
 
-def rotary(
-  x: jax.Array, positions: jax.Array, theta: float
-) -> jax.Array:
+def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
   """Rotates channel pairs (i, i + C/2) by position (arXiv:2104.09864).
 
   Args:

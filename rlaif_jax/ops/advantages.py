@@ -78,9 +78,7 @@ def shaped_rewards(
   return jax.lax.stop_gradient(rewards)
 
 
-def returns(
-  rewards: jax.Array, mask: jax.Array, *, gamma: float
-) -> jax.Array:
+def returns(rewards: jax.Array, mask: jax.Array, *, gamma: float) -> jax.Array:
   """Z_t = sum_{s >= t} gamma^(s-t) R_s over real tokens, 0 elsewhere: [R]."""
 
   def step(later, inputs):
@@ -88,9 +86,7 @@ def returns(
     value = jnp.where(real > 0, reward + gamma * later, 0.0)
     return value, value
 
-  _, result = jax.lax.scan(
-    step, jnp.zeros(()), (rewards, mask), reverse=True
-  )
+  _, result = jax.lax.scan(step, jnp.zeros(()), (rewards, mask), reverse=True)
   return result
 
 

@@ -33,7 +33,9 @@ def params():
 def prompts(rows=8):
   generator = np.random.default_rng(0)
   tokens = generator.integers(2, VOCAB, (rows, PROMPT))
-  valid = np.arange(PROMPT)[None] >= generator.integers(0, PROMPT, rows)[:, None]
+  valid = (
+    np.arange(PROMPT)[None] >= generator.integers(0, PROMPT, rows)[:, None]
+  )
   return jnp.asarray(tokens), jnp.asarray(valid)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
@@ -40,7 +39,7 @@ def padded():
 
 
 def test_options_of_one_and_several_tokens(params):
-  """"10" after "1": the joint log-prob of the whole string."""
+  """ "10" after "1": the joint log-prob of the whole string."""
   options = ((1,), (2,), (1, 8), (1, 8, 3))
   tokens, valid = padded()
   result = scoring.option_log_probs(FUNCTIONS, params, tokens, valid, options)

@@ -37,7 +37,7 @@ FENCES = {
   "tensorflow_datasets": ("rlaif_jax.data",),
   "seqio": ("rlaif_jax.data",),
   "orbax": ("rlaif_jax.engine.checkpoint",),
-  "optax": ("rlaif_jax.engine.optimizer",),
+  "optax": ("rlaif_jax.engine.optimizer", "rlaif_jax.engine.step"),
   "matplotlib": ("rlaif_jax.evaluation.figures",),
   "safetensors": ("rlaif_jax.interop.safetensors",),
   "torch": (),

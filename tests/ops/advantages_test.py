@@ -48,7 +48,9 @@ def test_an_empty_response_has_no_reward():
 def test_returns_against_a_loop():
   """Trap: padding leaks into returns."""
   rewards = np.array([0.5, -1.0, 2.0, *GARBAGE], np.float32)
-  result = advantages.returns(jnp.asarray(rewards), jnp.asarray(MASK), gamma=0.9)
+  result = advantages.returns(
+    jnp.asarray(rewards), jnp.asarray(MASK), gamma=0.9
+  )
   expected, later = np.zeros(5), 0.0
   for t in (2, 1, 0):
     later = rewards[t] + 0.9 * later

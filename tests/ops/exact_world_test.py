@@ -179,7 +179,7 @@ def test_expected_soft_label_loss_is_least_at_the_labels_log_odds():
   loss = preference.pair_logistic(jnp.array([margin]), jnp.array([p]))
   np.testing.assert_allclose(loss[0], by_hand, rtol=1e-6)
   best = jnp.array([np.log(p / (1 - p))])
-  slope = jax.grad(
-    lambda m: preference.pair_logistic(m, jnp.array([p])).sum()
-  )(best)
+  slope = jax.grad(lambda m: preference.pair_logistic(m, jnp.array([p])).sum())(
+    best
+  )
   np.testing.assert_allclose(slope, 0.0, atol=1e-6)
