@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
-import hashlib
 import importlib.metadata
 import multiprocessing
 import pathlib
@@ -18,9 +18,11 @@ import re
 import sys
 import sysconfig
 import warnings
-from typing import Iterator
+from typing import Iterable, Iterator
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.data import splits
 
 # Packages that the install brings, with all that they require.
 ROOTS = (
@@ -37,17 +39,6 @@ ROOTS = (
   "tensorflow-cpu",
   "pyarrow",
   "matplotlib",
-)
-
-# Splits and their shares of the modules, in percent. Text of one module never
-# stands in two splits.
-SPLITS = (
-  ("train", 40),
-  ("labeler", 15),
-  ("preference", 15),
-  ("rl", 15),
-  ("validation", 5),
-  ("test", 10),
 )
 
 _SECTION = re.compile(
@@ -89,12 +80,16 @@ def distributions(roots: tuple[str, ...] = ROOTS) -> dict[str, str]:
 
 
 def source_files(names: dict[str, str]) -> Iterator[tuple[str, pathlib.Path]]:
-  """(module name, file) of the standard library and of distributions."""
+  """(module name, file) of the standard library and of distributions.
+
+  Sorted by module, each file once; test folders and vendored copies are
+  passed over.
+  """
   library = pathlib.Path(sysconfig.get_paths()["stdlib"])
   paths = [
     (path.relative_to(library), path)
     for path in library.rglob("*.py")
-    if "site-packages" not in path.parts
+    if not {"site-packages", "dist-packages"} & set(path.parts)
   ]
   for name in names:
     distribution = importlib.metadata.distribution(name)
@@ -103,7 +98,7 @@ def source_files(names: dict[str, str]) -> Iterator[tuple[str, pathlib.Path]]:
         path = pathlib.Path(distribution.locate_file(file))
         paths.append((pathlib.Path(*file.parts), path))
   skip = {"test", "tests", "testing", "_vendor", "vendor", "idlelib"}
-  for relative, path in sorted(paths, key=lambda item: item[0].parts):
+  for relative, path in sorted(set(paths), key=lambda item: item[0].parts):
     if skip & set(relative.parts) or relative.name.endswith("_test.py"):
       continue
     module = ".".join(relative.with_suffix("").parts)
@@ -167,17 +162,6 @@ def _normal(text: str) -> str:
   return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
-def split_of(module: str) -> str:
-  """The split of a module: by hash of its full name."""
-  digest = hashlib.sha256(module.encode("utf-8")).digest()
-  place = int.from_bytes(digest[:4], "big") % 100
-  for name, share in SPLITS:
-    if place < share:
-      return name
-    place -= share
-  raise AssertionError("the shares of the splits do not add up to 100")
-
-
 class _Seen:
   """Finds repeated texts: whole summaries, and runs of twelve words."""
 
@@ -200,60 +184,85 @@ class _Seen:
     return True
 
 
-def _read(path: pathlib.Path) -> tuple[int, list[tuple[str, str]]] | None:
-  """(docstrings, parts of the usable ones) of a file; None: not parsed."""
+def _read(path: pathlib.Path) -> tuple[int, list[tuple[str, str]]] | str:
+  """(docstrings, parts of the usable ones) of a file, or why there are none."""
   try:
     docs = list(docstrings(path.read_text("utf-8")))
-  except (SyntaxError, ValueError, OSError, RecursionError):
-    return None
+  except (SyntaxError, ValueError, OSError, RecursionError) as error:
+    return f"{type(error).__name__}: not parsed"
   parts = [split_docstring(doc) for doc in docs]
   return len(docs), [part for part in parts if part is not None]
 
 
-def build(roots: tuple[str, ...] = ROOTS) -> Corpus:
+def collect(
+  results: Iterable[tuple[str, tuple[int, list[tuple[str, str]]] | str]],
+  quarantine: jsonl.Quarantine,
+) -> tuple[dict[str, list[records.Example]], dict[str, int]]:
+  """Rows by split out of (module, what `_read` gave), and the counts.
+
+  A text that came before, in whatever module, is left out and counted, so no
+  text stands in two splits.
+  """
+  rows: dict[str, list[records.Example]] = {name: [] for name in splits.NAMES}
+  seen = _Seen()
+  counts = {"files": 0, "docstrings": 0, "no_such_form": 0, "repeated": 0}
+  for module, result in results:
+    counts["files"] += 1
+    if isinstance(result, str):
+      quarantine.add(where=module, reason=result, row="")
+      continue
+    counts["docstrings"] += result[0]
+    counts["no_such_form"] += result[0] - len(result[1])
+    for summary, document in result[1]:
+      if not seen.is_new(summary, document):
+        counts["repeated"] += 1
+        continue
+      rows[splits.split_of(module)].append(
+        records.Example(
+          id=records.content_id(document, summary),
+          context=document,
+          response=summary,
+          source=module,
+        )
+      )
+  for part in rows.values():
+    part.sort(key=lambda row: row.id)
+  return rows, counts | {name: len(part) for name, part in rows.items()}
+
+
+def build(
+  quarantine: jsonl.Quarantine, roots: tuple[str, ...] = ROOTS
+) -> Corpus:
   """Reads all sources; the same rows for the same package versions.
 
   Rows are in an order set by their content, so that a limit takes a fair
-  sample. Files that do not parse are counted in the manifest.
+  sample. Files that do not parse go to quarantine; docstrings without summary
+  and prose are counted as `no_such_form`.
+
+  Raises:
+    ValueError: called from a script that does not guard its main part.
   """
   names = distributions(roots)
-  splits: dict[str, list[records.Example]] = {name: [] for name, _ in SPLITS}
-  seen = _Seen()
-  counts = {"files": 0, "unparsed": 0, "docstrings": 0, "repeated": 0}
   files = list(source_files(names))
   # Parsing takes all the time; fresh interpreters, since the caller may
   # already run threads.
-  with concurrent.futures.ProcessPoolExecutor(
-    mp_context=multiprocessing.get_context("spawn")
-  ) as pool:
-    read = pool.map(_read, [path for _, path in files], chunksize=100)
-    for (module, _), result in zip(files, read, strict=True):
-      counts["files"] += 1
-      if result is None:
-        counts["unparsed"] += 1
-        continue
-      counts["docstrings"] += result[0]
-      for summary, document in result[1]:
-        if not seen.is_new(summary, document):
-          counts["repeated"] += 1
-          continue
-        splits[split_of(module)].append(
-          records.Example(
-            id=records.content_id(document, summary),
-            context=document,
-            response=summary,
-            source=module,
-          )
-        )
-  for rows in splits.values():
-    rows.sort(key=lambda row: row.id)
-  digest = records.content_id(
-    *(row.id for rows in splits.values() for row in rows)
-  )
+  context = multiprocessing.get_context("spawn")
+  try:
+    with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
+      read = pool.map(_read, [path for _, path in files], chunksize=100)
+      modules = (module for module, _ in files)
+      rows, counts = collect(zip(modules, read, strict=True), quarantine)
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise ValueError(
+      "the processes that parse sources ended early. Python starts them by "
+      "importing your script: put what it does under "
+      'if __name__ == "__main__":'
+    ) from error
+  digest = records.content_id(*(r.id for part in rows.values() for r in part))
   manifest = {
     "python": ".".join(map(str, sys.version_info[:3])),
     "distributions": names,
-    "counts": {**counts, **{k: len(v) for k, v in splits.items()}},
+    "counts": counts,
     "rows": digest,
   }
-  return Corpus(splits=splits, manifest=manifest)
+  return Corpus(splits=rows, manifest=manifest)

@@ -7,6 +7,7 @@ the caller sets it aside and counts it.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Mapping
 
 from rlaif_jax.core import records
@@ -14,7 +15,9 @@ from rlaif_jax.core import records
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-def _require(row: Mapping[str, Any], *keys: str) -> None:
+def _require(row: Any, *keys: str) -> None:
+  if not isinstance(row, Mapping):
+    raise ValueError(f"a {type(row).__name__}; a row is an object")
   missing = [key for key in keys if row.get(key) is None]
   if missing:
     raise ValueError(f"missing {missing}; the row has {sorted(row)}")
@@ -23,7 +26,10 @@ def _require(row: Mapping[str, Any], *keys: str) -> None:
 def _post(row: Mapping[str, Any]) -> str:
   """Subreddit, title and post as one context (paper section 3.1)."""
   _require(row, "subreddit", "title", "post")
-  if not str(row["post"]).strip():
+  for key in ("subreddit", "title", "post"):
+    if not isinstance(row[key], str):
+      raise ValueError(f"{key} is {type(row[key]).__name__}, not text")
+  if not row["post"].strip():
     raise ValueError("the post is empty")
   return (
     f"SUBREDDIT: r/{row['subreddit'].removeprefix('r/')}\n"
@@ -32,13 +38,20 @@ def _post(row: Mapping[str, Any]) -> str:
 
 
 def tldr(row: Mapping[str, Any]) -> records.Example:
-  """Filtered Reddit TL;DR: {id, subreddit, title, post, summary}."""
+  """Filtered Reddit TL;DR: {id, subreddit, title, post, summary}.
+
+  The published files keep summaries of 24-48 tokens only; no length is
+  checked again here.
+
+  Raises:
+    ValueError: a field is missing, empty or no text.
+  """
   _require(row, "id", "summary")
   context, summary = _post(row), row["summary"].strip()
   if not summary:
     raise ValueError("the summary is empty")
   return records.Example(
-    id=str(row["id"]),
+    id=records.content_id("tldr", str(row["id"])),
     context=context,
     response=summary,
     source=row["subreddit"],
@@ -71,20 +84,25 @@ def _preference(
 def comparison(row: Mapping[str, Any]) -> records.Preference:
   """OpenAI summary comparisons.
 
-  {info {id, post, title, subreddit}, summaries [{text, policy}, {...}],
-  choice 0|1, worker, extra {confidence 1..9}}. The news articles of the same
-  release, which have no post, are refused.
+  {info {id, post, title, subreddit}, summaries [{text, policy, note}, {...}],
+  choice 0|1, worker, batch, split, extra {confidence 1..9}}. The news articles
+  of the same release, which have no post, are refused.
+
+  Raises:
+    ValueError: the row has another form.
   """
   _require(row, "info", "summaries", "choice")
-  if len(row["summaries"]) != 2 or row["choice"] not in (0, 1):
+  texts = summary_texts(row["summaries"])
+  if len(texts) != 2 or row["choice"] not in (0, 1):
     raise ValueError(
-      f"{len(row['summaries'])} summaries and choice {row['choice']!r}; a "
-      "comparison has two and chooses 0 or 1"
+      f"{len(texts)} summaries and choice {row['choice']!r}; a comparison has "
+      "two and chooses 0 or 1"
     )
-  texts = tuple(s["text"].strip() for s in row["summaries"])
   if not all(texts):
     raise ValueError("a summary is empty")
   confidence = (row.get("extra") or {}).get("confidence") or 0
+  if confidence not in range(10):
+    raise ValueError(f"confidence {confidence!r}; it is 1..9, or 0 for none")
   info = row["info"]
   return _preference(
     context=_post(info),
@@ -98,9 +116,31 @@ def comparison(row: Mapping[str, Any]) -> records.Preference:
   )
 
 
+def summary_texts(summaries: Any) -> tuple[str, ...]:
+  """Texts of a list of records, or of TFDS's record of lists."""
+  if isinstance(summaries, Mapping):
+    return tuple(text.strip() for text in summaries["text"])
+  return tuple(summary["text"].strip() for summary in summaries)
+
+
+def comparison_split(row: Any) -> str | None:
+  """The split that a comparison names itself: valid1 and valid2 are
+  validation. None where it names none.
+
+  Raises:
+    ValueError: an unknown split.
+  """
+  name = row.get("split") if isinstance(row, Mapping) else None
+  if not name or name == "train":
+    return name or None
+  if name in ("valid1", "valid2", "validation"):
+    return "validation"
+  raise ValueError(f"split {name!r}; it is train, valid1 or valid2")
+
+
 def _turns(text: str) -> tuple[str, str]:
   """A dialogue as (all up to the last assistant turn, that turn)."""
-  if not text.startswith(HUMAN):
+  if not isinstance(text, str) or not text.startswith(HUMAN):
     raise ValueError("the dialogue does not begin with a Human turn")
   place = text.rfind(ASSISTANT)
   if place < 0 or text.find(HUMAN, place) >= 0:
@@ -112,7 +152,11 @@ def dialogue(row: Mapping[str, Any]) -> records.Preference:
   """Anthropic HH: {chosen, rejected}, two dialogues with one beginning.
 
   The context is the dialogue before the last Assistant turn, which must be
-  the same on both sides.
+  the same on both sides. In it each turn begins a line, as in the judge's
+  templates; what the turns say is unchanged.
+
+  Raises:
+    ValueError: the row has another form.
   """
   _require(row, "chosen", "rejected")
   context, chosen = _turns(row["chosen"])
@@ -122,7 +166,7 @@ def dialogue(row: Mapping[str, Any]) -> records.Preference:
   if not chosen or not rejected:
     raise ValueError("a response is empty")
   return _preference(
-    context=context.strip().replace("\n\n", "\n"),
+    context=re.sub(r"\n\n(Human|Assistant):", r"\n\1:", context).strip(),
     texts=(chosen, rejected),
     better=0,
     identity=records.content_id(context, chosen, rejected),

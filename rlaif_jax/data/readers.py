@@ -7,65 +7,102 @@ Yields (where, row) so that a bad row can be named; makes no sense of a row.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any, Iterator, Sequence
 
 from rlaif_jax.core import jsonl
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+# A published .json of these sets has one object a line as well.
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+
+Rows = Iterator[tuple[str, Any]]
 
 
-def find_files(
+def require_directory(
   directory: str, stems: Sequence[str], *, what: str
-) -> list[pathlib.Path]:
-  """Files of a directory whose names begin with one of the stems.
+) -> pathlib.Path:
+  """The directory of a data set, or an error that says what belongs there.
 
   Raises:
-    ValueError: no such directory, or none of the files; says which files to
-      put where.
+    ValueError: no such directory.
   """
   root = pathlib.Path(directory)
-  names = ", ".join(f"{stem}*{suffix}" for stem in stems for suffix in SUFFIXES)
   if not directory or not root.is_dir():
     raise ValueError(
       f"{what}: the directory {directory!r} does not exist. Put the published "
-      f"files there ({names}) and name it as prepare.source_dir, or "
+      f"files there ({_names(stems)}) and name it as prepare.source_dir, or "
       "name a TensorFlow dataset as tfds:NAME"
     )
+  return root
+
+
+def find_files(root: pathlib.Path, stems: Sequence[str]) -> list[pathlib.Path]:
+  """Files that begin with a stem, of the first stem for which there are any.
+
+  A stem is the beginning of a path inside the directory, so that "train" does
+  not reach into folders of other data sets.
+  """
   files = sorted(
-    path
+    (path.relative_to(root).as_posix(), path)
     for path in root.rglob("*")
     if path.name.endswith(SUFFIXES)
-    and any(
-      path.relative_to(root).as_posix().startswith(stem)
-      or path.name.startswith(stem)
-      for stem in stems
-    )
   )
+  for stem in stems:
+    found = [path for name, path in files if name.startswith(stem)]
+    if found:
+      return found
+  return []
+
+
+def require_files(
+  root: pathlib.Path, stems: Sequence[str], *, what: str
+) -> list[pathlib.Path]:
+  """`find_files`, of which there must be one.
+
+  Raises:
+    ValueError: none; says which files to put where.
+  """
+  files = find_files(root, stems)
   if not files:
-    raise ValueError(f"{what}: {root} has none of the files {names}")
+    raise ValueError(
+      f"{what}: {root} has none of the files {_names(stems)}; put one there"
+    )
   return files
 
 
-def read_files(
-  files: Sequence[pathlib.Path], quarantine: jsonl.Quarantine
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Rows of files, in order; lines that are no JSON go to quarantine."""
-  for path in files:
-    if path.suffix == ".parquet":
-      yield from _parquet(path)
-      continue
+def _names(stems: Sequence[str]) -> str:
+  return " or ".join(f"{stem}*.jsonl[.gz]|.json[.gz]|.parquet" for stem in stems)
+
+
+def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
+  """Rows of a file, in order; lines that are no JSON go to quarantine.
+
+  Raises:
+    ValueError: the file is cut short or holds no UTF-8 text.
+  """
+  if path.suffix == ".parquet":
+    yield from _parquet(path)
+    return
+  number = 0
+  try:
     for number, line in jsonl.read_lines(path):
       where = f"{path}:{number}"
       try:
-        yield where, json.loads(line)
+        row = json.loads(line)
       except ValueError as error:
         quarantine.add(
           where=where, reason=f"no JSON: {error}", row=line.rstrip("\n")
         )
+        continue
+      yield where, row
+  except (UnicodeDecodeError, EOFError, OSError) as error:
+    raise ValueError(
+      f"{path} cannot be read after line {number}: {error}; get it again"
+    ) from error
 
 
-def _parquet(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: pathlib.Path) -> Rows:
   from pyarrow import parquet
 
   number = 0
@@ -75,22 +112,35 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
       yield f"{path}:{number}", row
 
 
-def read_tfds(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Rows of a TensorFlow dataset, byte strings decoded."""
+def read_tfds(name: str, split: str) -> Rows:
+  """Rows of a TensorFlow dataset, byte strings decoded.
+
+  Raises:
+    ValueError: the dataset has no such split.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   import tensorflow_datasets as tfds
 
-  rows = tfds.as_numpy(tfds.load(name, split=split, shuffle_files=False))
+  builder = tfds.builder(name)
+  if split not in builder.info.splits:
+    raise ValueError(
+      f"tfds:{name} has no split {split!r}; it has "
+      f"{sorted(builder.info.splits)}. Download it with tfds first"
+    )
+  rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
   for number, row in enumerate(rows, start=1):
-    yield f"tfds:{name}/{split}:{number}", _decoded(row)
+    yield f"tfds:{name}/{split}:{number}", decoded(row)
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
+  """Numpy and bytes to plain values; a TFDS sequence of records, which comes
+  as a record of lists, is left so."""
   if isinstance(value, dict):
-    return {key: _decoded(part) for key, part in value.items()}
+    return {key: decoded(part) for key, part in value.items()}
   if isinstance(value, bytes):
     return value.decode("utf-8")
   if hasattr(value, "tolist"):
-    return _decoded(value.tolist())
+    return decoded(value.tolist())
   if isinstance(value, list):
-    return [_decoded(part) for part in value]
+    return [decoded(part) for part in value]
   return value

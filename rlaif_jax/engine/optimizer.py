@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Mapping
 
 import jax
@@ -109,9 +110,15 @@ def make_joint_optimizer(
         f"{sorted(configs)}; they must be the same"
       )
     return {
-      name: jax.tree.map(lambda _: name, tree) for name, tree in params.items()
+      name: jax.tree.map(functools.partial(_constant, name), tree)
+      for name, tree in params.items()
     }
 
   return optax.multi_transform(
     {name: make_optimizer(config) for name, config in configs.items()}, labels
   )
+
+
+def _constant(value: Any, leaf: Any) -> Any:
+  del leaf
+  return value

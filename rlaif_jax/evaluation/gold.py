@@ -109,13 +109,14 @@ def score(
 
   Returns:
     GoldScore. coverage: salience of the document's words, each times the
-    squared share of its grams that the summary has (above one half), over the salience of its
-    `salient_words` weightiest words; at most 1. faithfulness: share of the
-    grams of the summary's content words that the document has.
-    brevity: 1 up to `target_words` words, 0 from `max_words` on, and below 3
-    words a third per word. no_repetition: share of content words that are
-    not said before, times the share of word pairs that are not. form: half
-    for a first letter, half for a final word character or a single period.
+    squared share of its grams that the summary has (above one half), over
+    the salience of its `salient_words` weightiest words; at most 1.
+    faithfulness: share of the grams of the summary's content words that the
+    document has. brevity: 1 up to `target_words` words, 0 from `max_words`
+    on, and below 3 words a third per word. no_repetition: share of content
+    words that are not said before, times the share of word pairs that are
+    not. form: half for a first letter, half for a final word character or a
+    single period.
   """
   config = config or GoldConfig()
   weights = salience(document)
