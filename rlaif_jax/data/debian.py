@@ -8,16 +8,20 @@ Packages; plain, .gz, .bz2, .xz). One row per source package.
 from __future__ import annotations
 
 import bz2
+import collections
 import gzip
 import hashlib
 import lzma
 import pathlib
 import re
-from typing import Iterator
+from typing import Iterator, Mapping
 
 from rlaif_jax.core import records
+from rlaif_jax.data import splits
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# Lists as mirrors name them (Packages.xz) and as apt does (..._Packages).
+_LIST = re.compile(r"(^|_)(Packages|Translation-en)(\.\w+)?$")
 _MIN_WORDS, _MAX_WORDS = 20, 250
 _MIN_SYNOPSIS, _MAX_SYNOPSIS = 3, 15
 
@@ -54,12 +58,18 @@ def clean_description(text: str) -> str:
   return re.sub(r"\s+", " ", " ".join(lines)).strip()
 
 
-def row(fields: dict[str, str]) -> records.Example:
+def row(
+  fields: Mapping[str, str], sources: Mapping[str, str]
+) -> records.Example:
   """One package as an Example.
 
+  Args:
+    fields: of its paragraph.
+    sources: package -> source package.
+
   Raises:
-    ValueError: no English description, or lengths outside 20-250 words for
-      the description and 3-15 for the synopsis.
+    ValueError: no English description, an unknown source, or lengths outside
+      20-250 words for the description and 3-15 for the synopsis.
   """
   text = fields.get("Description-en") or fields.get("Description") or ""
   if "Package" not in fields or "\n" not in text:
@@ -71,82 +81,108 @@ def row(fields: dict[str, str]) -> records.Example:
     raise ValueError("the description has not 20-250 words")
   if not _MIN_SYNOPSIS <= len(synopsis.split()) <= _MAX_SYNOPSIS:
     raise ValueError("the synopsis has not 3-15 words")
+  if fields["Package"] not in sources:
+    raise ValueError("no Packages list tells the source package")
   return records.Example(
     id=records.content_id(description, synopsis),
     context=description,
     response=synopsis,
-    source=source_package(fields),
+    source=sources[fields["Package"]],
   )
 
 
-def source_package(fields: dict[str, str]) -> str:
-  """The source package; a Translation file does not name it, so there it is
-  the package's name without what binary packages usually add."""
-  if "Source" in fields:
-    return fields["Source"].split(" ")[0]
-  name = fields["Package"]
-  name = re.sub(
-    r"-(dev|doc|data|common|dbg|bin|utils|tools|perl|dkms|server|client|"
-    r"gtk\d*|qt\d*|gui|cli|core|plugins?|extra|examples|l10n-\w+|\w\w)$",
-    "",
-    name,
-  )
-  return re.sub(r"(\d[\d.]*|-\d[\d.]*\w?)+$", "", name) or name
+def package_lists(path: str) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """(lists with descriptions, lists that tell source packages) at a path.
+
+  The path is a directory of lists as apt keeps them, or one list. Long
+  descriptions stand in Translation-en lists where a mirror has those; source
+  packages stand in Packages lists only, so one must lie beside it.
+
+  Raises:
+    ValueError: a list is missing, or compressed in another way; says how to
+      get one.
+  """
+  place = pathlib.Path(path)
+  folder = place if place.is_dir() else place.parent
+  beside = sorted(folder.iterdir()) if path and place.exists() else []
+  found = [f for f in beside if _LIST.search(f.name)]
+  chosen = found if place.is_dir() else [place] if place.is_file() else []
+  texts = [f for f in chosen if "Translation" in f.name] or chosen
+  lists = [f for f in {*found, *chosen} if "Translation" not in f.name]
+  if not texts or not lists:
+    lacks = "no package list" if not texts else "no Packages list beside it"
+    raise ValueError(
+      f"debian_synopsis: {path!r}: {lacks}. On Debian, `mkdir -p "
+      "D/lists/partial D/cache/archives/partial && apt-get -o "
+      "Dir::State::lists=D/lists -o Dir::Cache=D/cache -o "
+      "Acquire::Languages=en -o Acquire::GzipIndexes=false update` puts them "
+      "in D/lists (..._i18n_Translation-en for the texts, ..._Packages for "
+      "the source packages); name that directory as prepare.source_dir"
+    )
+  for file in (*texts, *lists):
+    if file.suffix in (".lz4", ".zst"):
+      raise ValueError(
+        f"debian_synopsis: {file} is compressed with {file.suffix}; unpack it, "
+        "or run apt with -o Acquire::GzipIndexes=false"
+      )
+  return texts, sorted(lists)
+
+
+def source_packages(files: list[pathlib.Path]) -> dict[str, str]:
+  """Binary package -> source package, of Packages lists."""
+  return {
+    fields["Package"]: fields.get("Source", fields["Package"]).split(" ")[0]
+    for file in files
+    for _, fields in stanzas(file)
+    if "Package" in fields
+  }
 
 
 def build(path: str) -> tuple[dict[str, list[records.Example]], dict]:
-  """Rows by split, and the manifest with the list's hash.
+  """Rows by split, and the manifest with the lists' hashes.
+
+  One row per source package: the first package whose description will do. A
+  text that came before is left out, and of the held-out splits what shares a
+  run of twelve words with another split. All is counted by reason.
 
   Raises:
-    ValueError: no such file; says how to get one.
+    ValueError: no package lists at the path; says how to get some.
   """
-  file = pathlib.Path(path)
-  if not path or not file.is_file():
-    raise ValueError(
-      f"debian_synopsis: {path!r} is no package list. On Debian, `apt-get -o "
-      "Dir::State::lists=D/lists -o Dir::Cache=D/cache -o "
-      "Acquire::Languages=en update` puts one in D/lists "
-      "(..._main_i18n_Translation-en); name that file as prepare.source_dir"
-    )
-  splits: dict[str, list[records.Example]] = {
-    name: [] for name in ("train", "labeler", "preference", "rl")
-  }
-  splits.update(validation=[], test=[])
-  left_out: dict[str, int] = {}
+  texts, lists = package_lists(path)
+  sources = source_packages(lists)
+  rows: dict[str, list[records.Example]] = {name: [] for name in splits.NAMES}
+  left_out: collections.Counter[str] = collections.Counter()
   seen: set[str] = set()
-  for _, fields in stanzas(file):
+  for _, fields in (stanza for file in texts for stanza in stanzas(file)):
     try:
-      example = row(fields)
-      if example.source in seen or example.response.lower() in seen:
-        raise ValueError("another package of the same source or synopsis")
+      example = row(fields, sources)
+      keys = {
+        f"source {example.source}",
+        splits.normal(example.response),
+        splits.normal(example.context),
+      }
+      if seen & keys:
+        raise ValueError("another package of the same source or text")
     except ValueError as error:
-      left_out[str(error)] = left_out.get(str(error), 0) + 1
+      left_out[str(error)] += 1
       continue
-    seen.update((example.source, example.response.lower()))
-    splits[split_of(example.source)].append(example)
-  for rows in splits.values():
-    rows.sort(key=lambda example: example.id)
-  digest = hashlib.sha256(file.read_bytes()).hexdigest()
-  counts = {name: len(rows) for name, rows in splits.items()}
-  return splits, {
-    "file": file.name,
-    "sha256": digest,
-    "counts": counts,
-    "left_out": left_out,
+    seen |= keys
+    rows[splits.split_of(f"debian:{example.source}")].append(example)
+  runs: set[str] = set()
+  for name in splits.NAMES:
+    part = rows[name]
+    if name in ("validation", "test"):
+      rows[name] = [r for r in part if not splits.word_runs(r.context) & runs]
+      left_out["held out, but shares twelve words in a row"] += len(part) - len(
+        rows[name]
+      )
+    runs.update(*(splits.word_runs(r.context) for r in rows[name]))
+    rows[name].sort(key=lambda example: example.id)
+  return rows, {
+    "lists": {
+      file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+      for file in sorted({*texts, *lists})
+    },
+    "counts": {name: len(part) for name, part in rows.items()},
+    "left_out": dict(left_out),
   }
-
-
-def split_of(source: str) -> str:
-  """The split of a source package, by hash."""
-  place = int(records.content_id("debian", source)[:8], 16) % 100
-  for name, share in (
-    ("train", 40),
-    ("labeler", 15),
-    ("preference", 15),
-    ("rl", 15),
-    ("validation", 5),
-  ):
-    if place < share:
-      return name
-    place -= share
-  return "test"

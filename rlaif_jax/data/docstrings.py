@@ -153,13 +153,9 @@ def split_docstring(doc: str) -> tuple[str, str] | None:
     return None
   if re.search(r"(copyright|licen[sc]e|deprecated)", summary, re.I):
     return None
-  if _normal(summary) in _normal(document):
+  if splits.normal(summary) in splits.normal(document):
     return None
   return summary, document
-
-
-def _normal(text: str) -> str:
-  return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
 class _Seen:
@@ -167,20 +163,15 @@ class _Seen:
 
   def __init__(self):
     self._summaries: set[str] = set()
-    self._shingles: set[int] = set()
+    self._runs: set[str] = set()
 
   def is_new(self, summary: str, document: str) -> bool:
     """True the first time; remembers the text."""
-    key = _normal(summary)
-    words = _normal(document).split()
-    shingles = [
-      records.content_id(" ".join(words[i : i + 12]))
-      for i in range(0, max(1, len(words) - 11))
-    ]
-    if key in self._summaries or not self._shingles.isdisjoint(shingles):
+    key, runs = splits.normal(summary), splits.word_runs(document)
+    if key in self._summaries or not self._runs.isdisjoint(runs):
       return False
     self._summaries.add(key)
-    self._shingles.update(shingles)
+    self._runs |= runs
     return True
 
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import os
 import pathlib
 from typing import Any, Callable, Iterable
+
+from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -18,21 +22,53 @@ from rlaif_jax.data import debian
 from rlaif_jax.data import docstrings
 from rlaif_jax.data import preprocessors
 from rlaif_jax.data import readers
+from rlaif_jax.data import splits as shares
 
 Splits = dict[str, list[Any]]
+Build = Callable[[str, jsonl.Quarantine], tuple[Splits, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-  """record: what a row is. build: (source, quarantine) -> splits, manifest."""
+  """record: what a row is. build: (source, quarantine) -> splits, manifest.
+
+  needs_source: whether the user says where its files are.
+  """
 
   record: type
-  build: Callable[[str, jsonl.Quarantine], tuple[Splits, dict[str, Any]]]
+  splits: tuple[str, ...]
+  build: Build
+  needs_source: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+  """Files of a published data set.
+
+  Fields:
+    what: name for errors.
+    parse: row -> record; ValueError for one that has not its form.
+    stems: split -> beginnings of its files, the preferred one first. Later
+      splits are read later; a text that an earlier split has is refused, so
+      the held-out splits come first.
+    mixed: beginnings of files that hold several splits; used where there are
+      any. `split_in_row` must tell their splits.
+    split_in_row: the split that a row names, or None; ValueError for a bad
+      one.
+    finish: makes the task's splits of the published ones.
+  """
+
+  what: str
+  parse: Callable[[Any], Any]
+  stems: dict[str, tuple[str, ...]]
+  mixed: tuple[str, ...] = ()
+  split_in_row: Callable[[Any], str | None] = lambda row: None
+  finish: Callable[[Splits], Splits] = lambda splits: splits
 
 
 def _build_docstrings(source: str, quarantine: jsonl.Quarantine):
-  del source, quarantine  # Sources that do not parse are in the manifest.
-  corpus = docstrings.build()
+  del source  # It reads what is installed.
+  corpus = docstrings.build(quarantine)
   return corpus.splits, corpus.manifest
 
 
@@ -42,44 +78,65 @@ def _build_debian(source: str, quarantine: jsonl.Quarantine):
 
 
 def _raw_rows(
-  source: str, split: str, stems: tuple[str, ...], quarantine, what: str
-) -> Iterable[tuple[str, dict[str, Any]]]:
+  published: Published, source: str, quarantine: jsonl.Quarantine
+) -> Iterable[tuple[str, str, Any]]:
+  """(split of the file or "", where, row) of all files, each read once."""
   if source.startswith("tfds:"):
-    return readers.read_tfds(source.removeprefix("tfds:"), split)
-  files = readers.find_files(source, stems, what=f"{what} {split}")
-  return readers.read_files(files, quarantine)
+    for split in published.stems:
+      for where, row in readers.read_tfds(source.removeprefix("tfds:"), split):
+        yield split, where, row
+    return
+  stems = [stem for names in published.stems.values() for stem in names]
+  root = readers.require_directory(
+    source, [*published.mixed, *stems], what=published.what
+  )
+  files = [("", path) for path in readers.find_files(root, published.mixed)]
+  if not files:
+    for split, names in published.stems.items():
+      what = f"{published.what}, split {split}"
+      found = readers.require_files(root, names, what=what)
+      files += [(split, path) for path in found]
+  for split, path in files:
+    for where, row in readers.read_file(path, quarantine):
+      yield split, where, row
 
 
-def _parsed(rows, parse, quarantine: jsonl.Quarantine) -> list[Any]:
-  """Records of raw rows; repeated ids and bad rows are set aside."""
-  result, seen = [], set()
-  for where, row in rows:
+def read_published(
+  published: Published, source: str, quarantine: jsonl.Quarantine
+) -> tuple[Splits, dict[str, Any]]:
+  """Rows by split, and the manifest; bad and repeated rows are set aside."""
+  parsed: dict[str, list[Any]] = {split: [] for split in published.stems}
+  for file_split, where, row in _raw_rows(published, source, quarantine):
     try:
-      record = parse(row)
-      if record.id in seen:
-        raise ValueError("a row with the same content came before")
+      split = published.split_in_row(row) or file_split
+      if split not in parsed:
+        raise ValueError(f"the row names no split; it is one of {list(parsed)}")
+      parsed[split].append((where, published.parse(row)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-      quarantine.add(where=where, reason=str(error), row=row)
-      continue
-    seen.add(record.id)
-    result.append(record)
-  return result
+      reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+      # Parquet may hold values that JSON does not know.
+      plain = json.loads(json.dumps(row, default=str))
+      quarantine.add(where=where, reason=reason, row=plain)
+  splits = _without_repeats(parsed, quarantine)
+  splits = published.finish(splits)
+  counts = {name: len(rows) for name, rows in splits.items()}
+  return splits, {"counts": counts}
 
 
-def _published(what: str, parse, stems: dict[str, tuple[str, ...]], after=None):
-  """A builder over published files: split -> beginnings of file names."""
-
-  def build(source: str, quarantine: jsonl.Quarantine):
-    splits = {}
-    for split, names in stems.items():
-      rows = _raw_rows(source, split, names, quarantine, what)
-      splits[split] = _parsed(rows, parse, quarantine)
-    if after is not None:
-      splits = after(splits)
-    counts = {name: len(rows) for name, rows in splits.items()}
-    return splits, {"source": source, "counts": counts}
-
-  return build
+def _without_repeats(parsed, quarantine: jsonl.Quarantine) -> Splits:
+  splits: Splits = {}
+  seen: dict[str, str] = {}
+  for split, rows in parsed.items():
+    splits[split] = []
+    for where, record in rows:
+      if record.id in seen:
+        reason = f"the same content as a row of {seen[record.id]}"
+        row = records.to_row(record)
+        quarantine.add(where=where, reason=reason, row=row)
+        continue
+      seen[record.id] = split
+      splits[split].append(record)
+  return splits
 
 
 def labelling_study(splits: Splits, *, share: float, confident: bool) -> Splits:
@@ -99,57 +156,74 @@ def _comparisons_after(splits: Splits) -> Splits:
 
 
 def _hh_after(splits: Splits) -> Splits:
-  """HH has no validation: two thirds of its test split become one."""
-  test = splits.pop("test")
+  """HH has no validation: two thirds of its test split become one, by hash of
+  the context, so that no dialogue stands in both."""
+  test = splits["test"]
   parts: Splits = {"validation": [], "test": []}
   for row in test:
-    kept = preprocessors.in_share(row.id, 2 / 3, "validation")
+    group = records.content_id(row.context)
+    kept = preprocessors.in_share(group, 2 / 3, "validation")
     parts["validation" if kept else "test"].append(row)
   result = {**splits, **parts}
   return labelling_study(result, share=0.10, confident=False)
 
 
-def _hh(name: str) -> Task:
+def _published(record: type, splits: Iterable[str], published: Published):
   return Task(
-    record=records.Preference,
-    build=_published(
-      f"{name} (Anthropic HH)",
-      preprocessors.dialogue,
-      {
-        "train": (f"{name}-base/train", "train"),
-        "test": (f"{name}-base/test", "test"),
-      },
-      _hh_after,
-    ),
+    record=record,
+    splits=tuple(splits),
+    build=lambda source, bad: read_published(published, source, bad),
   )
 
 
+def _hh(name: str) -> Task:
+  published = Published(
+    what=f"{name} (Anthropic HH)",
+    parse=preprocessors.dialogue,
+    stems={
+      "test": (f"{name}-base/test", "test"),
+      "train": (f"{name}-base/train", "train"),
+    },
+    finish=_hh_after,
+  )
+  splits = ("train", "study", "validation", "test")
+  return _published(records.Preference, splits, published)
+
+
+_TLDR = Published(
+  what="tldr (Reddit TL;DR, filtered)",
+  parse=preprocessors.tldr,
+  stems={
+    "test": ("test", "data/test"),
+    "validation": ("valid", "data/valid"),
+    "train": ("train", "data/train"),
+  },
+)
+_COMPARISONS = Published(
+  what="tldr_comparisons (OpenAI)",
+  parse=preprocessors.comparison,
+  stems={
+    "validation": ("comparisons/valid", "valid"),
+    "train": ("comparisons/train", "train"),
+  },
+  mixed=("comparisons/batch", "batch"),
+  split_in_row=preprocessors.comparison_split,
+  finish=_comparisons_after,
+)
+
 TASKS: dict[str, Task] = {
-  "docstring_summary": Task(record=records.Example, build=_build_docstrings),
-  "debian_synopsis": Task(record=records.Example, build=_build_debian),
-  "tldr": Task(
+  "docstring_summary": Task(
     record=records.Example,
-    build=_published(
-      "tldr (Reddit TL;DR, filtered)",
-      preprocessors.tldr,
-      {
-        "train": ("train",),
-        "validation": ("valid",),
-        "test": ("test",),
-      },
-    ),
+    splits=shares.NAMES,
+    build=_build_docstrings,
+    needs_source=False,
   ),
-  "tldr_comparisons": Task(
-    record=records.Preference,
-    build=_published(
-      "tldr_comparisons (OpenAI)",
-      preprocessors.comparison,
-      {
-        "train": ("train", "batch", "comparisons/batch"),
-        "validation": ("valid", "comparisons/valid"),
-      },
-      _comparisons_after,
-    ),
+  "debian_synopsis": Task(
+    record=records.Example, splits=shares.NAMES, build=_build_debian
+  ),
+  "tldr": _published(records.Example, ("train", "validation", "test"), _TLDR),
+  "tldr_comparisons": _published(
+    records.Preference, ("train", "study", "validation"), _COMPARISONS
   ),
   "helpful": _hh("helpful"),
   "harmless": _hh("harmless"),
@@ -178,14 +252,20 @@ def load_rows(
     raise ValueError(
       f"there is no task {task!r}{hint}; the tasks are {sorted(TASKS)}"
     )
-  directory = pathlib.Path(cache_dir) / task
-  if not (directory / "manifest.json").exists():
-    build_task(task, directory, data_dir)
-  path = directory / f"{split}.jsonl"
-  if not path.exists():
-    known = sorted(p.stem for p in directory.glob("*.jsonl"))
+  known = TASKS[task].splits
+  if split not in known:
     raise ValueError(f"{task} has no split {split!r}; it has {known}")
-  rows = jsonl.read_records(TASKS[task].record, path)
+  if data_dir and not TASKS[task].needs_source:
+    raise ValueError(
+      f"{task} reads the installed packages, but a source {data_dir!r} is "
+      "given; leave it out, or name the task that it is for"
+    )
+  directory = pathlib.Path(cache_dir) / task
+  if (directory / "manifest.json").exists():
+    _check_source(task, directory, data_dir)
+  else:
+    build_task(task, directory, data_dir)
+  rows = jsonl.read_records(TASKS[task].record, directory / f"{split}.jsonl")
   if not rows:
     raise ValueError(
       f"the split {split!r} of {task} is empty; see "
@@ -194,19 +274,47 @@ def load_rows(
   return rows[:limit] if limit else rows
 
 
+def _absolute(source: str) -> str:
+  """A source that means the same from every working directory."""
+  is_path = source and not source.startswith("tfds:")
+  return os.path.abspath(source) if is_path else source
+
+
+def _check_source(task: str, directory: pathlib.Path, source: str) -> None:
+  manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
+  built = manifest.get("source", "")
+  if source and _absolute(source) != built:
+    raise ValueError(
+      f"{task} in {directory} was built from {built!r} and you name "
+      f"{source!r}; delete that directory or choose another for the new data"
+    )
+
+
 def build_task(task: str, directory: pathlib.Path, source: str) -> None:
   """Builds all splits of a task; the manifest comes last and makes it whole.
 
   Two processes may do so at once: both write the same bytes, each file
-  atomically.
+  atomically. Rows that were set aside are in `quarantine.jsonl.txt`, with
+  file, line and reason.
   """
   quarantine = jsonl.Quarantine()
   splits, manifest = TASKS[task].build(source, quarantine)
-  for name, rows in splits.items():
-    rows = sorted(rows, key=lambda row: row.id)
+  for name in TASKS[task].splits:
+    rows = sorted(splits[name], key=lambda row: row.id)
     jsonl.write_records(directory / f"{name}.jsonl", rows)
   quarantine.write(directory / "quarantine.jsonl.txt")
-  manifest = {**manifest, "quarantined": quarantine.counts()}
+  if quarantine.rows:
+    logging.warning(
+      "%s: %d rows set aside, see %s",
+      task,
+      len(quarantine.rows),
+      directory / "quarantine.jsonl.txt",
+    )
+  manifest = {
+    **manifest,
+    "source": _absolute(source),
+    "quarantined": quarantine.counts(),
+  }
   jsonl.write_text(directory / "manifest.json", jsonl.dump_row(manifest) + "\n")
 
 

@@ -72,7 +72,9 @@ def require_files(
 
 
 def _names(stems: Sequence[str]) -> str:
-  return " or ".join(f"{stem}*.jsonl[.gz]|.json[.gz]|.parquet" for stem in stems)
+  return " or ".join(
+    f"{stem}*.jsonl[.gz]|.json[.gz]|.parquet" for stem in stems
+  )
 
 
 def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:

@@ -209,6 +209,16 @@ def make_loss(
     del key  # Nothing is drawn: the samples are in the batch.
     rollout, advantages, targets = batch
     mask = rollout.mask
+    # Cleared before use, not after: 0 times the slope at NaN is NaN.
+    old_log_probs, ref_log_probs, advantages, targets = (
+      jnp.where(mask > 0, x, 0.0)
+      for x in (
+        rollout.log_probs,
+        rollout.ref_log_probs,
+        advantages,
+        targets,
+      )
+    )
     joined = scoring.join(rollout.prompts, rollout.response, mask)
     log_probs = scoring.response_log_probs(
       policy, params["policy"], joined, temperature=temperature
@@ -225,18 +235,18 @@ def make_loss(
         advantages = targets - jax.lax.stop_gradient(values)
     if row.clips:
       per_token += policy_gradient.ppo_clip(
-        log_probs, rollout.log_probs, advantages, clip=config.clip
+        log_probs, old_log_probs, advantages, clip=config.clip
       )
       metrics["clip_fraction"] = masked.weighted_sum(
         policy_gradient.clip_fraction(
-          log_probs, rollout.log_probs, clip=config.clip
+          log_probs, old_log_probs, clip=config.clip
         ),
         mask,
       )
     else:
       per_token += policy_gradient.reinforce(log_probs, advantages)
     if config.kl_in == "loss":
-      per_token += config.beta * estimator(log_probs, rollout.ref_log_probs)
+      per_token += config.beta * estimator(log_probs, ref_log_probs)
     metrics["advantage_square"] = masked.weighted_sum(advantages**2, mask)
     return _reduce(per_token, mask, config), metrics
 

@@ -58,6 +58,8 @@ def train_sentencepiece(
       bos_id=BOS_ID,
       eos_id=EOS_ID,
       unk_id=UNK_ID,
+      # Longer lines would be left out without a word.
+      max_sentence_length=max(len(line.encode("utf-8")) for line in lines),
       num_threads=1,
       minloglevel=2,
     )
@@ -76,10 +78,13 @@ def train_sentencepiece(
 class SentencePieceTokenizer:
   """A SentencePiece model as a `protocols.Tokenizer`.
 
-  `fingerprint` names the vocabulary by content.
+  `fingerprint` names the vocabulary by content. `decode(encode(text))` gives
+  the text back, save that U+2581, SentencePiece's own sign for a blank, comes
+  back as a blank.
 
   Raises:
-    ValueError: no such file, or one without an end token.
+    ValueError: no such file, one that is no model, one without an end token
+      of its own, or one that does not keep newlines apart.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -91,18 +96,39 @@ class SentencePieceTokenizer:
         f"there is no vocabulary at {path}; run the prepare job, or point to "
         "the directory that holds tokenizer.model"
       )
-    self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    data = path.read_bytes()
+    self._pieces = sentencepiece.SentencePieceProcessor()
+    try:
+      self._pieces.LoadFromSerializedProto(data)
+    except RuntimeError as error:
+      raise ValueError(f"{path} is no SentencePiece model: {error}") from error
     if self._pieces.eos_id() < 0:
       raise ValueError(
         f"{path} has no end token (eos_id is {self._pieces.eos_id()}); a "
         "response could never end"
       )
+    # Where a vocabulary has no pad, any id does: padding is masked.
     self.pad_id = max(self._pieces.pad_id(), 0)
     self.eos_id = self._pieces.eos_id()
+    if self.pad_id == self.eos_id:
+      raise ValueError(
+        f"{path} uses id {self.eos_id} both as padding and as the end; train "
+        "it with a pad_id of its own"
+      )
     bos = self._pieces.bos_id()
     self.bos_id = bos if bos >= 0 else None
     self.vocab_size = self._pieces.vocab_size()
-    self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
+    self._check_newlines(path)
+
+  def _check_newlines(self, path: pathlib.Path) -> None:
+    apart = self.encode("a\n") + self.encode("b")
+    if self.decode(apart) != "a\nb" or self.encode("a\nb") != apart:
+      raise ValueError(
+        f"{path} loses newlines or joins them with words: 'a\\nb' comes back "
+        f"as {self.decode(self.encode('a' + chr(10) + 'b'))!r}. Prompts are "
+        "put together at newlines; use a vocabulary with a newline piece"
+      )
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text, without bos and eos."""

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks as seqio Tasks and Mixtures, for code that reads seqio.
+
+They are views of the rows that `data.pipeline` builds, so both ways give the
+same texts. Nothing is registered before `register` is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping
+
+from rlaif_jax.data import pipeline
+
+# Mixtures of tasks of one record, in equal parts.
+MIXTURES: dict[str, tuple[str, ...]] = {
+  "hh_preferences": ("helpful", "harmless"),
+  "summary_examples": ("docstring_summary", "debian_synopsis", "tldr"),
+}
+
+
+def register(
+  *, cache_dir: str, sources: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+  """Adds all tasks and mixtures to seqio's registries; call it again to
+  change where they read.
+
+  Rows are built when a dataset is first asked for. Features are scalars, as
+  the record's fields: strings, and p_first (float32) and confidence (int32)
+  of a Preference. They are not tokenized; jobs do that.
+
+  Args:
+    cache_dir: as in `pipeline.load_rows`.
+    sources: task -> directory, file or tfds:NAME, for tasks that need one
+      and are not built yet.
+
+  Returns:
+    The names: tasks, then mixtures.
+
+  Raises:
+    ValueError: a source for a task that there is not.
+  """
+  import seqio
+
+  sources = dict(sources or {})
+  unknown = sorted(set(sources) - set(pipeline.TASKS))
+  if unknown:
+    raise ValueError(
+      f"sources names {unknown}; the tasks are {sorted(pipeline.TASKS)}"
+    )
+  for name in MIXTURES:
+    if name in seqio.MixtureRegistry.names():
+      seqio.MixtureRegistry.remove(name)
+  for name, task in pipeline.TASKS.items():
+    if name in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(
+        _dataset_fn(name, cache_dir, sources.get(name, "")),
+        splits=task.splits,
+      ),
+      preprocessors=[],
+      output_features=_features(task.record),
+    )
+  for name, members in MIXTURES.items():
+    seqio.MixtureRegistry.add(name, list(members), default_rate=1.0)
+  return (*pipeline.TASKS, *MIXTURES)
+
+
+def _columns(record: type) -> dict[str, str]:
+  """Feature -> TensorFlow type; the per-order values of AI labels stay out,
+  since published data has none."""
+  types = {"str": "string", "float": "float32", "int": "int32"}
+  return {
+    field.name: types[field.type]
+    for field in dataclasses.fields(record)
+    if field.type in types
+  }
+
+
+def _features(record: type) -> dict[str, Any]:
+  import seqio
+  import tensorflow as tf
+
+  return {
+    name: seqio.Feature(
+      seqio.PassThroughVocabulary(size=1),
+      add_eos=False,
+      dtype=tf.as_dtype(kind),
+      rank=0,
+    )
+    for name, kind in _columns(record).items()
+  }
+
+
+def _dataset_fn(name: str, cache_dir: str, source: str) -> Callable[..., Any]:
+  def dataset(split: str, shuffle_files: bool = False, seed: int | None = None):
+    del shuffle_files, seed  # Rows stand in the order of their hashes.
+    import tensorflow as tf
+
+    rows = pipeline.load_rows(name, split, cache_dir=cache_dir, data_dir=source)
+    columns = _columns(pipeline.TASKS[name].record)
+    return tf.data.Dataset.from_tensor_slices(
+      {
+        column: tf.constant([getattr(row, column) for row in rows], kind)
+        for column, kind in columns.items()
+      }
+    )
+
+  return dataset

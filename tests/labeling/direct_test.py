@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The d-RLAIF score on the device equals the rating of the same text."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import records
+from rlaif_jax.data import converters
+from rlaif_jax.labeling import backends
+from rlaif_jax.labeling import direct
+from rlaif_jax.labeling import rating
+from rlaif_jax.models import decoder
+from rlaif_jax.text import prompts
+from tests import testing
+
+TEXTS = (("ab cd", "ef"), ("a", "bcd e"), ("abcdef", "g"))
+
+
+@pytest.mark.parametrize("words", [(), ("10",)])
+def test_it_equals_the_rating_of_the_rendered_prompt(words):
+  """"10" as one token or as two; the end token is not part of the text."""
+  tokenizer = testing.CharTokenizer(words, bos=True)
+  tokenizer.fingerprint = "chars"
+  functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
+  params = testing.build(functions)
+  template = prompts.load("docstring_rating")
+  score = direct.direct_scorer(
+    functions,
+    tokenizer,
+    parts=template.pointwise_parts(),
+    options=template.options,
+  )
+  config = converters.SequenceConfig(max_context=8, max_response=7)
+  batch, _ = converters.encode_prompts([c for c, _ in TEXTS], tokenizer, config)
+  response, mask, _ = converters.encode_responses(
+    [r for _, r in TEXTS], tokenizer, 7
+  )
+  result = jax.jit(score)(params, batch, response, mask)
+
+  backend = backends.FlaxBackend(functions, params, tokenizer, name="tiny")
+  examples = [
+    records.Example(id=str(i), context=c, response=r)
+    for i, (c, r) in enumerate(TEXTS)
+  ]
+  ratings, _ = rating.rate(
+    examples,
+    backend,
+    rating.RatingConfig(template="docstring_rating", max_context_tokens=200),
+    tokenizer=tokenizer,
+  )
+  expected = [rating.to_reward(r.score) for r in ratings]
+  np.testing.assert_allclose(result, expected, atol=1e-5)
+  assert np.std(expected) > 1e-6
+
+
+def test_what_stands_behind_the_end_changes_nothing():
+  tokenizer = testing.CharTokenizer(bos=True)
+  functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
+  params = testing.build(functions)
+  template = prompts.load("docstring_rating")
+  score = jax.jit(
+    direct.direct_scorer(
+      functions,
+      tokenizer,
+      parts=template.pointwise_parts(),
+      options=template.options,
+    )
+  )
+  config = converters.SequenceConfig(max_context=8, max_response=7)
+  batch, _ = converters.encode_prompts(["ab", "cde"], tokenizer, config)
+  response, mask, _ = converters.encode_responses(["x", "yz"], tokenizer, 7)
+  assert isinstance(batch, batches.PromptBatch)
+  spoiled = np.where(mask > 0, response, 50)
+  np.testing.assert_array_equal(
+    score(params, batch, response, mask), score(params, batch, spoiled, mask)
+  )

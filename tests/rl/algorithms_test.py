@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One suite for every algorithm of the table, and the paper's loss by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlaif_jax.core import batches
+from rlaif_jax.engine import decode
+from rlaif_jax.engine import mesh
+from rlaif_jax.engine import scoring
+from rlaif_jax.engine import step
+from rlaif_jax.models import decoder
+from rlaif_jax.models import heads
+from rlaif_jax.rl import algorithms
+from rlaif_jax.rl import rollout
+from tests import testing
+
+VOCAB, PROMPT, LENGTH, ROWS, EOS = 9, 5, 6, 8, 1
+TEMPERATURE = 0.8
+CONFIG = testing.tiny_decoder(VOCAB)
+POLICY = decoder.functions(CONFIG)
+VALUE = heads.functions(CONFIG)
+SAMPLING = decode.SamplingConfig(max_tokens=LENGTH, temperature=TEMPERATURE)
+
+SETTINGS = {
+  "reinforce": {},
+  "reinforce_kl_in_loss": {"kl_in": "loss"},
+  "ppo": {"algorithm": "ppo"},
+  "rloo": {"algorithm": "rloo", "samples_per_prompt": 2},
+  "grpo": {
+    "algorithm": "grpo",
+    "samples_per_prompt": 2,
+    "kl_in": "loss",
+    "loss_mean": "token",
+  },
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+  value = testing.build(VALUE, 1)
+  kernel = 0.1 * jax.random.normal(jax.random.key(9), (CONFIG.width, 1))
+  value = {**value, "head": {**value["head"], "kernel": kernel}}
+  return {
+    "policy": testing.build(POLICY),
+    "value": value,
+    "reference": testing.build(POLICY, 5),
+  }
+
+
+def prompt_batch(rows=ROWS):
+  generator = np.random.default_rng(0)
+  tokens = generator.integers(2, VOCAB, (rows, PROMPT)).astype(np.int32)
+  valid = np.arange(PROMPT)[None] >= (np.arange(rows) % 4)[:, None]
+  return batches.PromptBatch(
+    prompt=tokens,
+    prompt_valid=valid,
+    context=tokens,
+    context_valid=valid,
+    row=np.arange(rows, dtype=np.int32),
+  )
+
+
+def count_sevens(params, prompts, response, mask):
+  """A reward that a policy learns in a few steps: the share of token 7."""
+  del params, prompts
+  return jnp.sum((response == 7) * mask, axis=1) - 0.5
+
+
+def setup(name, models):
+  config = algorithms.RLConfig(**SETTINGS[name])
+  row = algorithms.ALGORITHMS[config.algorithm]
+  params = {"policy": models["policy"]}
+  if row.needs_value:
+    params["value"] = models["value"]
+  collect = rollout.make_collect(
+    POLICY,
+    VALUE,
+    count_sevens,
+    config=config,
+    sampling=SAMPLING,
+    eos_ids=(EOS,),
+  )
+  loss = algorithms.make_loss(
+    POLICY, VALUE, config=config, temperature=TEMPERATURE
+  )
+  frozen = {"reference": models["reference"], "scorer": None}
+  return config, params, collect, loss, frozen
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_stands_behind_the_end_changes_nothing(name, models):
+  """Traps: padding in returns, entropy, KL, values; NaN behind the end."""
+  _, params, collect, loss, frozen = setup(name, models)
+  batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
+  done, advantages, targets = batch
+  padding = done.mask == 0
+  assert bool(padding.any())
+
+  def spoil(x, value):
+    return jnp.where(padding, value, x)
+
+  spoiled = (
+    done.replace(
+      response=spoil(done.response, 3),
+      log_probs=spoil(done.log_probs, jnp.nan),
+      ref_log_probs=spoil(done.ref_log_probs, -1e9),
+    ),
+    spoil(advantages, 1e6),
+    spoil(targets, 1e6),
+  )
+  gradient = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, None)[0].total))
+  total, clean = gradient(params, batch)
+  other, dirty = gradient(params, spoiled)
+  np.testing.assert_allclose(total, other, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_it_learns_and_compiles_once(name, models):
+  config, params, collect, loss, frozen = setup(name, models)
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  tx = optax.adam(2e-2)
+  params = jax.tree.map(jnp.copy, params)
+  params = jax.device_put(
+    params,
+    jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()),
+  )
+  state = step.state_from_params(params, tx, devices)
+  update = step.make_train_step(loss, tx)
+  scores = []
+  for number in range(25):
+    batch, metrics = collect(
+      state.params, frozen, prompt_batch(32), jax.random.key(number)
+    )
+    state, _ = update(state, batch, jax.random.key(number))
+    scores.append(float(metrics["score"].mean()))
+  assert update.compiled._cache_size() == 1
+  assert np.mean(scores[-5:]) > np.mean(scores[:5]) + 0.3
+
+
+def test_reinforce_loss_by_hand(models):
+  """L_PG + L_V of the paper's appendix F, token by token."""
+  config, params, collect, loss, frozen = setup("reinforce", models)
+  batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
+  done = batch[0]
+  joined = scoring.join(done.prompts, done.response, done.mask)
+  log_probs = scoring.response_log_probs(
+    POLICY, params["policy"], joined, temperature=TEMPERATURE
+  )
+  values = algorithms.state_values(VALUE, params["value"], joined)
+  total = 0.0
+  for row in range(ROWS):
+    length = int(done.mask[row].sum())
+    for t in range(length):
+      later = slice(t, length)
+      kl = done.log_probs[row, later] - done.ref_log_probs[row, later]
+      target = 0.95 * done.score[row] - 0.05 * jnp.sum(kl)
+      gap = float(target - values[row, t])
+      total += -float(log_probs[row, t]) * gap + gap**2
+  result = loss(params, batch, None)[0]
+  np.testing.assert_allclose(result.total, total, rtol=1e-4)
+  assert float(result.weight) == ROWS
+
+
+def test_microbatches_give_the_same_gradient(models):
+  _, params, collect, loss, frozen = setup("reinforce", models)
+  batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
+  whole, _ = step.accumulate_gradients(loss, params, batch, None, 1)
+  parts, _ = step.accumulate_gradients(loss, params, batch, None, 4)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "changes, word",
+  [
+    ({"algorithm": "reinforced"}, "algorithm"),
+    ({"algorithm": "rloo"}, "samples_per_prompt"),
+    ({"beta": 1.5}, "beta"),
+    ({"kl_in": "nowhere"}, "kl_in"),
+    ({"kl_estimator": "k4"}, "kl_estimator"),
+    ({"epochs": 2}, "off-policy"),
+    ({"loss_mean": "row"}, "loss_mean"),
+  ],
+)
+def test_bad_settings_are_named(changes, word):
+  with pytest.raises(ValueError, match=word):
+    algorithms.RLConfig(**changes)
+
+
+def test_options_change_the_result(models):
+  """Trap: options that nothing reads."""
+  base = setup("reinforce", models)
+  batch, _ = base[2](base[1], base[4], prompt_batch(), jax.random.key(0))
+  done = batch[0]
+  plain = algorithms.shaped_rewards(done, base[0])
+  for change in (
+    {"beta": 0.5},
+    {"kl_in": "loss"},
+    {"weight_score_by_one_minus_beta": False},
+  ):
+    other = dataclasses.replace(base[0], **change)
+    assert np.abs(algorithms.shaped_rewards(done, other) - plain).max() > 1e-3

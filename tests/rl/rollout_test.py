@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rollouts: what they hold, on which rows, and what they report."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.core import batches
+from rlaif_jax.engine import decode
+from rlaif_jax.engine import scoring
+from rlaif_jax.models import decoder
+from rlaif_jax.models import heads
+from rlaif_jax.rl import algorithms
+from rlaif_jax.rl import rollout
+from tests import testing
+
+VOCAB, EOS = 9, 1
+CONFIG = testing.tiny_decoder(VOCAB)
+POLICY, VALUE = decoder.functions(CONFIG), heads.functions(CONFIG)
+
+
+def prompts(rows):
+  tokens = np.random.default_rng(0).integers(2, VOCAB, (rows, 4))
+  valid = np.ones((rows, 4), bool)
+  return batches.PromptBatch(
+    prompt=jnp.asarray(tokens, jnp.int32),
+    prompt_valid=jnp.asarray(valid),
+    context=jnp.asarray(tokens, jnp.int32),
+    context_valid=jnp.asarray(valid),
+    row=jnp.arange(rows, dtype=jnp.int32),
+  )
+
+
+def collect_with(params, reference, scorer, batch, temperature=0.7, **config):
+  collect = rollout.make_collect(
+    POLICY,
+    VALUE,
+    scorer,
+    config=algorithms.RLConfig(**config),
+    sampling=decode.SamplingConfig(max_tokens=5, temperature=temperature),
+    eos_ids=(EOS,),
+  )
+  frozen = {"reference": reference, "scorer": None}
+  return collect(params, frozen, batch, jax.random.key(1))
+
+
+def length_score(params, batch, response, mask):
+  del params, batch, response
+  return jnp.sum(mask, axis=1)
+
+
+@pytest.fixture(scope="module")
+def params():
+  return {"policy": testing.build(POLICY), "value": testing.build(VALUE, 1)}
+
+
+def test_policy_equal_to_reference_has_no_kl(params):
+  """Trap: sampling and scoring at different temperatures."""
+  (done, _, _), metrics = collect_with(
+    params, params["policy"], length_score, prompts(16)
+  )
+  np.testing.assert_allclose(done.log_probs, done.ref_log_probs, atol=1e-5)
+  assert abs(float(metrics["kl"].mean())) < 1e-4
+  assert abs(float(metrics["kl_k3"].mean())) < 1e-6
+
+
+def test_reported_kl_is_that_of_the_shaped_reward(params):
+  """Trap: the KL that is reported is not the KL that is trained."""
+  config = {"beta": 0.3}
+  (done, _, targets), metrics = collect_with(
+    params, testing.build(POLICY, 5), length_score, prompts(16), **config
+  )
+  # The return of the first token is 0.7 score - 0.3 KL of the response.
+  kl = (0.7 * done.score - targets[:, 0]) / 0.3
+  np.testing.assert_allclose(
+    float(metrics["kl"].mean()), float(kl.mean()), rtol=1e-4
+  )
+
+
+def test_scores_are_per_response_and_metrics_ignore_padding(params):
+  (done, _, _), metrics = collect_with(
+    params, params["policy"], length_score, prompts(16)
+  )
+  lengths = np.asarray(done.mask).sum(axis=1)
+  np.testing.assert_array_equal(done.score, lengths)
+  assert float(metrics["tokens"].mean()) == pytest.approx(lengths.mean())
+  real = np.asarray(done.log_probs)[np.asarray(done.mask) > 0]
+  assert float(metrics["sampled_log_prob"].mean()) == pytest.approx(
+    real.mean(), rel=1e-5
+  )
+
+
+def test_groups_stand_together_and_are_different_samples(params):
+  (done, advantages, _), _ = collect_with(
+    params,
+    params["policy"],
+    length_score,
+    prompts(6),
+    algorithm="rloo",
+    samples_per_prompt=4,
+    beta=0.0,
+  )
+  assert done.response.shape == (24, 5)
+  groups = np.asarray(done.prompts.prompt).reshape(6, 4, -1)
+  assert (groups == groups[:, :1]).all()
+  assert len({tuple(r) for r in np.asarray(done.response[:4])}) > 1
+  sums = np.asarray(advantages).max(axis=1).reshape(6, 4)
+  centred = np.asarray(done.score).reshape(6, 4)
+  expected = (centred - centred.mean(axis=1, keepdims=True)) * 4 / 3
+  lowest = np.asarray(advantages).min(axis=1).reshape(6, 4)
+  np.testing.assert_allclose(
+    np.where(expected > 0, sums, lowest), expected, atol=1e-5
+  )
+
+
+def test_a_sample_does_not_depend_on_the_batch(params):
+  batch = prompts(8)
+  whole = collect_with(params, params["policy"], length_score, batch)[0][0]
+  part = jax.tree.map(lambda x: x[2:5], batch)
+  some = collect_with(params, params["policy"], length_score, part)[0][0]
+  np.testing.assert_array_equal(whole.response[2:5], some.response)
+
+
+def test_values_for_ppo_are_of_the_state_before_each_token(params):
+  value = params["value"]
+  kernel = jax.random.normal(jax.random.key(3), (CONFIG.width, 1))
+  value = {**value, "head": {**value["head"], "kernel": kernel}}
+  own = {**params, "value": value}
+  (done, _, _), _ = collect_with(
+    own, params["policy"], length_score, prompts(4), algorithm="ppo"
+  )
+  joined = scoring.join(done.prompts, done.response, done.mask)
+  per_token = VALUE.per_token(value, joined.tokens, joined.valid)
+  np.testing.assert_allclose(
+    done.values, per_token[:, 3:-1] * done.mask, atol=1e-5
+  )
+
+
+def test_greedy_rollouts_are_refused(params):
+  with pytest.raises(ValueError, match="temperature"):
+    collect_with(
+      params, params["policy"], length_score, prompts(2), temperature=0.0
+    )
