@@ -20,7 +20,9 @@ seed=${2:-0}
 source launch/environment.sh
 rlaif_environment "$PWD" "data,report"
 export JAX_PLATFORMS=cpu
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$runs/.jax_cache}
+mkdir -p "$runs"
+runs=$(cd "$runs" && pwd)
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
 begin=$SECONDS
 
 job() { # job NAME OUTPUT RECIPE [BINDINGS...]
@@ -31,7 +33,6 @@ job() { # job NAME OUTPUT RECIPE [BINDINGS...]
     --gin_file="gin_configs/recipes/docstring_$recipe.gin" "$@" \
     >"$runs/$output.log"
 }
-mkdir -p "$runs"
 
 sample() { # sample OUTPUT POLICY SPLIT [BINDINGS...]
   local output=$1 policy=$2 split=$3
@@ -107,12 +108,15 @@ rlhf() {
 drlaif() {
   policy drlaif drlaif --gin.ScorerConfig.labeler_dir="$runs/labeler/model"
 }
-rlaif
-rlhf
+rlaif &
+first=$!
+rlhf &
+second=$!
+wait "$first" && wait "$second"
 drlaif
 
 # 5. Gold judges all; the labeler judges nothing here.
 job evaluate report evaluate --gin.evaluate.runs_dir="$runs" \
   --gin.evaluate.data_dir="$runs/data"
 echo "Done in $((SECONDS - begin)) s after installation."
-echo "Report: $PWD/$runs/report/report.html"
+echo "Report: $runs/report/report.html"

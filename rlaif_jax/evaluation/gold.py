@@ -37,11 +37,12 @@ _GRAM = 4
 class GoldConfig:
   """Weights of the parts (they are normalised) and lengths in words."""
 
-  coverage: float = 0.35
-  faithfulness: float = 0.30
-  brevity: float = 0.15
-  no_repetition: float = 0.15
+  coverage: float = 0.20
+  faithfulness: float = 0.20
+  brevity: float = 0.35
+  no_repetition: float = 0.20
   form: float = 0.05
+  min_words: int = 10
   target_words: int = 14
   max_words: int = 28
   salient_words: int = 6
@@ -112,8 +113,9 @@ def score(
     squared share of its grams that the summary has (above one half), over
     the salience of its `salient_words` weightiest words; at most 1.
     faithfulness: share of the grams of the summary's content words that the
-    document has. brevity: 1 up to `target_words` words, 0 from `max_words`
-    on, and below 3 words a third per word. no_repetition: share of content
+    document has. brevity: 1 for a line of `min_words` to `target_words` words,
+    falling to 0 at `max_words`, and at no words, where nothing is said.
+    no_repetition: share of content
     words that are not said before, times the share of word pairs that are
     not. form: half for a first letter, half for a final word character or a
     single period.
@@ -151,8 +153,8 @@ def score(
 
 
 def _brevity(words: int, config: GoldConfig) -> float:
-  if words < 3:
-    return words / 3.0
+  if words < config.min_words:
+    return words / config.min_words
   span = config.max_words - config.target_words
   return min(1.0, max(0.0, (config.max_words - words) / span))
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models fulfil their contracts as plain functions."""
+
+from __future__ import annotations
+
+import inspect
+
+from rlaif_jax.core import protocols
+from rlaif_jax.models import decoder
+from rlaif_jax.models import heads
+from tests import testing
+
+
+def test_every_field_of_a_model_is_there_and_callable():
+  config = testing.tiny_decoder(7)
+  for made, kind in (
+    (decoder.functions(config), protocols.LanguageModel),
+    (heads.functions(config), protocols.ScalarModel),
+  ):
+    assert isinstance(made, kind)
+    for name, field in kind.__dataclass_fields__.items():
+      value = getattr(made, name)
+      assert callable(value) or isinstance(value, int), field
+
+
+def test_the_scripted_backend_and_the_flax_backend_ask_alike():
+  from rlaif_jax.labeling import backends
+
+  for name in ("score_options", "complete"):
+    contract = inspect.signature(getattr(protocols.Backend, name))
+    for cls in (backends.FlaxBackend, testing.ScriptedBackend):
+      own = inspect.signature(getattr(cls, name))
+      assert list(own.parameters) == list(contract.parameters)

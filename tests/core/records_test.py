@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records to JSON and back; bad rows are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlaif_jax.core import records
+
+
+def preference(**changes):
+  fields = dict(
+    id="a",
+    context="c",
+    first="x",
+    second="y",
+    p_first=0.25,
+    labeler="l",
+    p_orders=(0.1, 0.4),
+  )
+  return records.Preference(**{**fields, **changes})
+
+
+def test_round_trip():
+  row = records.to_row(preference())
+  assert records.from_row(records.Preference, row) == preference()
+
+
+def test_lists_of_json_become_tuples():
+  row = {**records.to_row(preference()), "p_orders": [0.1, 0.4]}
+  assert records.from_row(records.Preference, row) == preference()
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_label_outside_zero_one_is_an_error(value):
+  with pytest.raises(ValueError, match="probability"):
+    preference(p_first=value)
+
+
+def test_unknown_and_missing_keys_are_named():
+  row = records.to_row(preference())
+  del row["first"]
+  row["frist"] = "x"
+  with pytest.raises(ValueError, match="'first'.*'frist'"):
+    records.from_row(records.Preference, row)
+
+
+def test_content_ids_tell_where_texts_begin():
+  assert records.content_id("ab", "c") != records.content_id("a", "bc")
+  assert records.content_id("ab", "c") == records.content_id("ab", "c")
+  assert len(records.content_id("")) == 16
+
+
+def test_usage_adds_up():
+  total = records.Usage(input_tokens=1) + records.Usage(requests=2)
+  assert total == records.Usage(input_tokens=1, requests=2)

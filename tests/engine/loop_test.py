@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host loop: resume to the same bytes, NaN stops it, SIGTERM saves."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlaif_jax.core import masked
+from rlaif_jax.core import preemption
+from rlaif_jax.engine import checkpoint
+from rlaif_jax.engine import loop
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import step as step_lib
+
+
+class Killed(BaseException):
+  """Stands for a SIGKILL: nothing in the loop may catch it."""
+
+
+def loss_fn(params, batch, key):
+  noise = jax.random.normal(key, batch.shape)
+  error = (batch @ params["w"][:, None])[:, 0] - 1.0 + 0.1 * noise[:, 0]
+  return masked.weighted_sum(error**2, jnp.ones_like(error)), {}
+
+
+def run(directory, *, steps=10, kill_at=None, save_every=3, spoil_at=None):
+  mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
+  tx = optax.adam(0.1)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  params = jax.device_put({"w": jnp.ones(3)}, everywhere)
+  state = step_lib.state_from_params(params, tx, mesh)
+  update = step_lib.make_train_step(loss_fn, tx)
+
+  def next_batch(state, number):
+    del state
+    if number == kill_at:
+      raise Killed
+    batch = np.random.default_rng(number).normal(size=(4, 3))
+    if number == spoil_at:
+      batch[0, 0] = np.nan
+    return jax.device_put(batch.astype(np.float32), everywhere)
+
+  return loop.fit(
+    state,
+    update,
+    next_batch,
+    config=loop.LoopConfig(
+      num_steps=steps, save_every=save_every, evaluate_every=4
+    ),
+    seed=0,
+    directory=str(directory),
+    name="test",
+    evaluate=lambda params, number: {"w0": float(params["w"][0])},
+  )
+
+
+def files(directory):
+  return [
+    (directory / name).read_text()
+    for name in ("metrics.jsonl", "evaluations.jsonl")
+  ]
+
+
+@pytest.mark.parametrize("points", [(1,), (4,), (5, 9), (2, 3, 7)])
+def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, points):
+  whole = run(tmp_path / "whole")
+  for point in points:
+    with pytest.raises(Killed):
+      run(tmp_path / "killed", kill_at=point)
+  resumed = run(tmp_path / "killed")
+  assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(resumed)
+  assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path):
+  with pytest.raises(loop.NonFiniteError, match="step 8.*loss"):
+    run(tmp_path, spoil_at=7)
+  assert checkpoint.RunCheckpoints(tmp_path / "checkpoints").steps() == [3, 6]
+
+
+def test_a_stop_saves_the_step_it_stands_at(tmp_path, monkeypatch):
+  answers = iter([False, False, False, False, True])
+  monkeypatch.setattr(preemption, "requested", lambda: next(answers))
+  with pytest.raises(preemption.Preempted, match="step 5"):
+    run(tmp_path / "stopped")
+  monkeypatch.undo()
+  resumed, whole = run(tmp_path / "stopped"), run(tmp_path / "whole")
+  assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(resumed)
+
+
+def test_bad_lengths_are_named():
+  with pytest.raises(ValueError, match="num_steps"):
+    loop.LoopConfig(num_steps=0)

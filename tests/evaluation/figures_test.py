@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures are SVG text, the same for the same numbers."""
+
+from __future__ import annotations
+
+from rlaif_jax.evaluation import figures
+
+
+def test_no_numbers_give_no_figure():
+  assert figures.training({}) == ""
+  assert figures.lengths({}) == ""
+  assert figures.reward_against_kl({}) == ""
+  assert figures.accuracy_against_labels({}) == ""
+
+
+def test_a_figure_is_svg_and_repeatable():
+  first = figures.lengths({"policy A": [1.0, 2.0, 9.0]})
+  assert first.startswith("<svg") and first.rstrip().endswith("</svg>")
+  assert first == figures.lengths({"policy A": [1.0, 2.0, 9.0]})
+  assert first != figures.lengths({"policy A": [1.0, 2.0, 19.0]})
+
+
+def test_smoothing_keeps_constants_and_length():
+  assert figures.smooth([2.0] * 12) == [2.0] * 12
+  assert figures.smooth([0.0, 3.0, 6.0], window=3) == [1.5, 3.0, 4.5]
