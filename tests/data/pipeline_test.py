@@ -188,6 +188,15 @@ def test_comparisons_go_to_the_split_that_they_name(tmp_path, layout):
   assert not manifest(tmp_path / "cache", "tldr_comparisons")["quarantined"]
 
 
+def test_the_row_knows_its_split_better_than_the_file(tmp_path):
+  root = tmp_path / "openai"
+  rows = [comparison_row(i, "valid2" if i < 4 else "train") for i in range(9)]
+  write(root / "train.jsonl", rows)
+  write(root / "valid.jsonl", [comparison_row(20, "valid1")])
+  assert len(load("tldr_comparisons", "train", tmp_path, root)) == 5
+  assert len(load("tldr_comparisons", "validation", tmp_path, root)) == 5
+
+
 def test_batches_without_a_split_are_set_aside(tmp_path):
   rows = [comparison_row(i, "train") for i in range(3)]
   rows += [comparison_row(3, None), comparison_row(4, "trial")]

@@ -89,6 +89,11 @@ def test_digits_are_pieces_of_their_own(tokenizer):
   assert len(ids) == 2
 
 
+def test_a_newline_is_a_piece_and_no_byte(tokenizer):
+  # Right after padding, begin, end and unknown.
+  assert tokenizer.encode("\n\n") == [4, 4]
+
+
 def test_extra_symbols_are_one_piece(tokenizer):
   assert len(tokenizer.encode("<judge>")) == 1
 

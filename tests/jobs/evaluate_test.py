@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of stored responses: joined by context, judged by gold."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.data import pipeline
+from rlaif_jax.jobs import evaluate
+
+CONTEXT = "The cache keeps compiled programs between runs of the same compiler"
+GOOD = "Keeps compiled programs in the cache between runs of the compiler."
+
+
+def respond(root, run, text, ids, repeat=1):
+  rows = [
+    records.Response(
+      id=i,
+      index=j,
+      context=f"{CONTEXT} {i}",
+      text=text,
+      tokens=4,
+      finished=True,
+      log_prob=-3.0,
+      ref_log_prob=-5.0,
+    )
+    for i in ids
+    for j in range(repeat)
+  ]
+  jsonl.write_records(root / run / "responses.jsonl", rows)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+  ids = [f"e{i}" for i in range(30)]
+  examples = [
+    records.Example(id=i, context=f"{CONTEXT} {i}", response="A cache.")
+    for i in ids
+  ]
+  monkeypatch.setattr(
+    pipeline, "load_examples", lambda *args, **kwargs: examples
+  )
+  respond(tmp_path, "a", "A zebra", ids)
+  respond(tmp_path, "b", GOOD, ids[:25])
+  return tmp_path
+
+
+def test_the_better_texts_win_on_the_common_contexts(runs):
+  result = evaluate.run(
+    output_dir=str(runs / "out"),
+    runs_dir=str(runs),
+    responses={"SFT": "a", "better": "b"},
+  )
+  rate = result["win_rates"]["SFT against better"]
+  assert rate["value"] == 0.0 and rate["n"] == 25
+  page = (runs / "out" / "report.html").read_text()
+  assert "better against SFT" in page and "Keeps compiled" in page
+  results = jsonl.json.loads((runs / "out" / "results.json").read_text())
+  assert results["policies"]["better"]["kl"]["value"] == pytest.approx(2.0)
+  assert set(results["policies"]) == {"SFT", "better", "human"}
+
+
+def test_several_samples_of_a_context_are_refused(runs):
+  respond(runs, "c", GOOD, ["e0"], repeat=2)
+  with pytest.raises(ValueError, match="num_samples = 1"):
+    evaluate.run(
+      output_dir=str(runs / "out"),
+      runs_dir=str(runs),
+      responses={"SFT": "c"},
+    )
+
+
+def test_an_unknown_baseline_is_an_error(runs):
+  with pytest.raises(ValueError, match="baseline"):
+    evaluate.run(
+      output_dir=str(runs / "out"), runs_dir=str(runs), responses={"x": "a"}
+    )

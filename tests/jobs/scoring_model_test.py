@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward of a policy run, in the unit that the config asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.data import converters
+from rlaif_jax.engine import mesh
+from rlaif_jax.jobs import loading
+from rlaif_jax.jobs import scoring_model
+
+TEXTS = ("the cat sat", "red hat on it", "ten dogs", "saw one mat near")
+
+
+@pytest.fixture
+def policy(world):
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  return loading.load(str(world / "sft" / "model"), "decoder", devices)
+
+
+def config(world, **changes):
+  settings = dict(
+    labeler_dir=str(world / "sft" / "model"),
+    rating_template="docstring_rating",
+  )
+  return scoring_model.ScorerConfig(**{**settings, **changes})
+
+
+def scores(config, policy):
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  score, params = scoring_model.make_scorer(config, policy, devices)
+  batch, _ = converters.encode_prompts(
+    ["a cat and a dog"] * 4, policy.tokenizer, policy.sequence
+  )
+  response, mask, _ = converters.encode_responses(TEXTS, policy.tokenizer, 8)
+  return np.asarray(score(params, batch, response, mask))
+
+
+def test_a_labeler_with_another_vocabulary_gives_the_same_score(world, policy):
+  """Through text on the host, as on the device."""
+  device = scores(config(world), policy)
+
+  class Other:
+    fingerprint = "another"
+
+    def __getattr__(self, name):
+      return getattr(policy.tokenizer, name)
+
+  apart = dataclasses.replace(policy, tokenizer=Other())
+  np.testing.assert_allclose(scores(config(world), apart), device, atol=1e-5)
+  assert np.std(device) > 0
+
+
+def test_standardised_over_stored_responses(world, policy, tmp_path):
+  rows = [
+    records.Response(
+      id=str(i),
+      index=0,
+      context="a cat and a dog",
+      text=text,
+      tokens=3,
+      finished=True,
+    )
+    for i, text in enumerate(TEXTS)
+  ]
+  path = tmp_path / "responses.jsonl"
+  jsonl.write_records(path, rows)
+  raw = scores(config(world), policy)
+  result = scores(
+    config(world, standardize_file=str(path), scale=0.5), policy
+  )
+  expected = 0.5 * (raw - raw.mean()) / raw.std()
+  np.testing.assert_allclose(result, expected, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"reward_dir": "x"},
+    {"labeler_dir": ""},
+    {"rating_template": ""},
+    {"scale": 0.0},
+  ],
+)
+def test_bad_settings_are_errors(world, changes):
+  with pytest.raises(ValueError, match="ScorerConfig"):
+    config(world, **changes)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which checkpoint is taken, and what selection refuses."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.engine import mesh
+from rlaif_jax.jobs import train_policy
+from rlaif_jax.labeling import judge
+
+
+def write(directory, step, score, text):
+  rows = [
+    {"id": str(i), "context": "c", "text": text, "score": score}
+    for i in range(4)
+  ]
+  jsonl.write_text(
+    directory / "validation" / f"{step:06d}.jsonl",
+    "".join(jsonl.dump_row(row) + "\n" for row in rows),
+  )
+
+
+def test_the_highest_validation_rewards_are_the_candidates(tmp_path):
+  for step, score in ((0, 9.0), (10, 0.1), (20, 0.5), (30, 0.3)):
+    write(tmp_path, step, score, "x")
+  table = train_policy.select(
+    str(tmp_path), train_policy.SelectionConfig(candidates=2), None
+  )
+  # Step 0 is the SFT policy itself: a baseline and no candidate.
+  assert [row["step"] for row in table] == [20, 30]
+
+
+def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
+  write(tmp_path, 0, 0.0, "the cat sat")
+  write(tmp_path, 5, 0.5, "the cat sat")
+  write(tmp_path, 9, 0.4, "ten dogs near it")
+  config = train_policy.SelectionConfig(
+    judge_dir=str(world / "sft" / "model"),
+    judge=judge.JudgeConfig(
+      template="docstring_pairwise", max_context_tokens=150
+    ),
+  )
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  table = train_policy.select(str(tmp_path), config, devices)
+  by_step = {row["step"]: row for row in table}
+  assert by_step[5]["preference"] == 0.5  # The same text: a tie.
+  assert by_step[9]["preference"] in (0.0, 1.0)
+  assert by_step[9]["n"] == 4
+
+
+def test_judge_and_its_model_go_together():
+  with pytest.raises(ValueError, match="judge_dir"):
+    train_policy.SelectionConfig(judge_dir="somewhere")

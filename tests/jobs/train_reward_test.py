@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reward model learns a visible preference; its curve grows by labels."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.engine import optimizer
+from rlaif_jax.jobs import train_reward
+
+
+def labels(path, n, seed):
+  """The text with "cat" is better."""
+  generator = np.random.default_rng(seed)
+  rows = []
+  for i in range(n):
+    good, bad = "a cat sat", "ten dogs saw"
+    swap = bool(generator.integers(2))
+    rows.append(
+      records.Preference(
+        id=str(i),
+        context="the mat and the hat",
+        first=bad if swap else good,
+        second=good if swap else bad,
+        p_first=0.1 if swap else 0.9,
+        labeler="test",
+      )
+    )
+  jsonl.write_records(path, rows)
+  return str(path)
+
+
+def test_it_learns_and_measures_the_curve(world, tmp_path):
+  result = train_reward.run(
+    output_dir=str(tmp_path / "out"),
+    labels_file=labels(tmp_path / "train.jsonl", 64, 0),
+    test_labels_file=labels(tmp_path / "test.jsonl", 32, 1),
+    init_from=str(world / "sft" / "model"),
+    optimizer=optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2),
+    epochs=4.0,
+    batch_size=8,
+    label_counts=(8, 500),
+  )
+  assert result["accuracy"] == 1.0 and result["n"] == 32
+  curve = jsonl.parse_rows(tmp_path / "out/reward_accuracy.jsonl", dict)
+  assert [row["labels"] for row in curve] == [8, 64]
+  rows = jsonl.parse_rows(tmp_path / "out/test_rewards.jsonl", dict)
+  assert all((r["first"] > r["second"]) == (r["label"] > 0.5) for r in rows)
+  described = json.loads((tmp_path / "out/model/model.json").read_text())
+  assert described["kind"] == "scalar"
+
+
+def test_an_empty_labels_file_is_an_error(tmp_path):
+  path = tmp_path / "labels.jsonl"
+  path.write_text("")
+  with pytest.raises(ValueError, match="no labels"):
+    train_reward.read_labels(str(path))
+
+
+def test_a_label_outside_zero_one_is_named_by_line(tmp_path):
+  path = tmp_path / "labels.jsonl"
+  labels(path, 3, 0)
+  lines = path.read_text().splitlines()
+  lines[1] = lines[1].replace('"p_first": 0.', '"p_first": 7.')
+  path.write_text("\n".join(lines) + "\n")
+  with pytest.raises(ValueError, match=r"labels\.jsonl:2.*probability"):
+    train_reward.read_labels(str(path))

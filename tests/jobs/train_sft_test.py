@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SFT job: what it weighs, and errors before the first compile."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import jsonl
+from rlaif_jax.engine import loop
+from rlaif_jax.jobs import train_sft
+
+_SPEC = importlib.util.spec_from_file_location(
+  "tiny_world", pathlib.Path(__file__).with_name("conftest.py")
+)
+tiny = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tiny)
+
+
+def test_context_weights_leave_out_padding_and_the_first_token():
+  batch = batches.TokenBatch(
+    tokens=jnp.zeros((1, 6), jnp.int32),
+    valid=jnp.array([[0, 1, 1, 1, 1, 0]], bool),
+    weights=jnp.array([[1.0, 0.0]]),
+  )
+  weights = train_sft.full_weights(batch, 0.5)
+  np.testing.assert_array_equal(weights, [[0, 0.5, 0.5, 1.0, 0.0]])
+
+
+def test_it_learns_and_reports_what_was_cut(world, tmp_path):
+  result = tiny.train(
+    world,
+    output_dir=str(tmp_path),
+    train=loop.LoopConfig(num_steps=60, evaluate_every=30),
+    context_weight=0.5,
+  )
+  rows = jsonl.parse_rows(tmp_path / "evaluations.jsonl", dict)
+  nll = [row["validation_response_nll"] for row in rows]
+  assert len(nll) == 3 and nll[-1] < nll[0] - 1.0
+  assert result["rows"] == 20 and result["validation_rows"] == 4
+  assert result["cut_contexts"] > 0
+
+
+def test_a_vocabulary_that_does_not_fit_is_an_error(world, tmp_path):
+  model = dataclasses.replace(tiny.MODEL, vocab_size=321)
+  with pytest.raises(ValueError, match="320 pieces and the model 321"):
+    tiny.train(world, output_dir=str(tmp_path), model=model)
+  assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_prompt_longer_than_the_model_is_an_error(world, tmp_path):
+  sequence = dataclasses.replace(tiny.SEQUENCE, max_context=400)
+  with pytest.raises(ValueError, match="max_context"):
+    tiny.train(world, output_dir=str(tmp_path), sequence=sequence)
+
+
+def test_a_file_with_too_few_rows_is_an_error(world, tmp_path):
+  data = train_sft.SFTData(
+    data_dir=str(world), examples_file=str(world / "examples.jsonl")
+  )
+  with pytest.raises(ValueError, match="validation_rows"):
+    tiny.train(world, output_dir=str(tmp_path), data=data)
