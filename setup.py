@@ -33,7 +33,7 @@ setuptools.setup(
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
     "data": ["seqio", "tensorflow-datasets", "pyarrow"],
-    "report": ["matplotlib"],
+    "report": ["matplotlib>=3.10"],
     "test": [
       "pytest",
       "pytest-xdist",

@@ -60,20 +60,30 @@ def state_from_params(
   outputs have, so that the second call does not compile again.
   """
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  by_name = {
+    _names(path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
 
-  def like_parameter(leaf, parameter):
-    same = leaf.shape == parameter.shape
-    return jax.device_put(leaf, parameter.sharding if same else everywhere)
+  def place(path, leaf):
+    # A moment's path ends with the path of its parameter.
+    names = _names(path)
+    tails = (names[i:] for i in range(len(names)))
+    parameter = next((by_name[t] for t in tails if t in by_name), None)
+    if parameter is not None and parameter.shape == leaf.shape:
+      return jax.device_put(leaf, parameter.sharding)
+    return jax.device_put(leaf, everywhere)
 
-  opt_state = optax.tree_utils.tree_map_params(
-    optimizer,
-    like_parameter,
-    optimizer.init(params),
-    params,
-    transform_non_params=lambda leaf: jax.device_put(leaf, everywhere),
-  )
+  opt_state = jax.tree_util.tree_map_with_path(place, optimizer.init(params))
   step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
   return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+  return tuple(
+    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
+    for k in path
+  )
 
 
 def accumulate_gradients(

@@ -138,7 +138,9 @@ def lengths(by_policy: Mapping[str, list[float]]) -> str:
     return ""
 
   def paint(axes):
-    axes[0].boxplot(list(by_policy.values()), vert=False, showfliers=False)
+    axes[0].boxplot(
+      list(by_policy.values()), orientation="horizontal", showfliers=False
+    )
     axes[0].set_yticks(range(1, len(by_policy) + 1), list(by_policy))
     axes[0].set_xlabel("characters")
 

@@ -47,6 +47,14 @@ class GoldConfig:
   max_words: int = 28
   salient_words: int = 6
 
+  def __post_init__(self):
+    lengths = (self.min_words, self.target_words, self.max_words)
+    if not 0 < lengths[0] <= lengths[1] < lengths[2]:
+      raise ValueError(
+        "GoldConfig: min_words, target_words and max_words are "
+        f"{lengths}; they must grow, the first from above 0"
+      )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GoldScore:

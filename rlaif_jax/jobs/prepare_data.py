@@ -20,14 +20,7 @@ def run(
   *,
   output_dir: str,
   task: str = "docstring_summary",
-  splits: tuple[str, ...] = (
-    "train",
-    "labeler",
-    "preference",
-    "rl",
-    "validation",
-    "test",
-  ),
+  splits: tuple[str, ...] = (),
   source_dir: str = "",
   vocabulary_split: str = "train",
   vocab_size: int = 2048,
@@ -39,7 +32,8 @@ def run(
   Args:
     output_dir: the data directory that other jobs name as data_dir.
     task: a registered task; see docs/data.md.
-    splits: the splits to build.
+    splits: the splits to count and to measure; all of the task's when left
+      out.
     source_dir: directory with the task's files, for tasks that read some.
     vocabulary_split: the texts that the vocabulary is learned from.
     vocab_size: pieces of the SentencePiece vocabulary; 0 trains none.
@@ -47,19 +41,33 @@ def run(
     templates: judge templates whose constant text the vocabulary should
       know (its words are repeated among the texts).
   """
-  counts, characters = {}, 0
-  rows: dict[str, list[records.Example]] = {}
-  for split in splits:
-    rows[split] = pipeline.load_examples(
+  if task not in pipeline.TASKS:
+    raise ValueError(
+      f"prepare.task is {task!r}; the tasks are {sorted(pipeline.TASKS)}"
+    )
+  rows = {
+    split: pipeline.load_rows(
       task, split, cache_dir=output_dir, data_dir=source_dir
     )
-    counts[split] = len(rows[split])
-    characters += sum(len(r.context) + len(r.response) for r in rows[split])
+    for split in splits or pipeline.TASKS[task].splits
+  }
+  counts = {split: len(part) for split, part in rows.items()}
+  characters = sum(
+    len(text)
+    for part in rows.values()
+    for row in part
+    for text in texts_of(row)
+  )
   summary: dict[str, Any] = {"rows": counts, "characters": characters}
   if vocab_size:
+    if vocabulary_split not in rows:
+      raise ValueError(
+        f"vocabulary_split is {vocabulary_split!r} and {task} has the splits "
+        f"{sorted(rows)}; name one of them"
+      )
     texts = []
     for row in rows[vocabulary_split][:vocabulary_limit]:
-      texts += [row.context, row.response]
+      texts += texts_of(row)
     for name in templates:
       parts = template_texts(name)
       texts += parts * max(1, len(texts) // 100)
@@ -76,6 +84,13 @@ def run(
   return summary
 
 
+def texts_of(row: records.Example | records.Preference) -> list[str]:
+  """The context of a row, then its response or both candidates."""
+  if isinstance(row, records.Preference):
+    return [row.context, row.first, row.second]
+  return [row.context, row.response]
+
+
 def template_texts(name: str) -> list[str]:
   """The constant lines of a judge template."""
   template = prompts.load(name)
@@ -87,15 +102,14 @@ def template_texts(name: str) -> list[str]:
 
 
 def token_statistics(
-  rows: dict[str, list[records.Example]], tokenizer: Any
+  rows: dict[str, list[Any]], tokenizer: Any
 ) -> dict[str, dict[str, float]]:
   """Mean and 95th percentile of tokens per context and response, by split."""
   result = {}
-  for split, examples in rows.items():
-    for field in ("context", "response"):
-      lengths = sorted(
-        len(tokenizer.encode(getattr(e, field))) for e in examples[:2000]
-      )
+  for split, part in rows.items():
+    texts = [texts_of(row) for row in part[:2000]]
+    for field, column in (("context", 0), ("response", 1)):
+      lengths = sorted(len(tokenizer.encode(text[column])) for text in texts)
       result[f"{split}/{field}"] = {
         "rows": len(lengths),
         "mean": round(sum(lengths) / len(lengths), 2),

@@ -33,9 +33,7 @@ def test_prompts_are_left_padded_and_lose_the_end_of_long_contexts():
 
 def test_a_cut_response_has_no_end_token():
   """Trap: a model that learns to stop where a text was cut."""
-  tokens, mask, cut = converters.encode_responses(
-    ["ab", "abcd"], TOKENIZER, 4
-  )
+  tokens, mask, cut = converters.encode_responses(["ab", "abcd"], TOKENIZER, 4)
   assert cut == 1
   assert tokens[0][2] == TOKENIZER.eos_id and mask[0].tolist() == [1, 1, 1, 0]
   assert TOKENIZER.eos_id not in tokens[1] and mask[1].tolist() == [1] * 4

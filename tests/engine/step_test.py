@@ -12,6 +12,7 @@ import pytest
 
 from rlaif_jax.core import masked
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
 
 
@@ -107,3 +108,22 @@ def test_compiles_once():
 def test_rows_that_do_not_divide_are_an_error():
   with pytest.raises(ValueError, match="microbatches"):
     train(jax.devices()[:1], microbatches=3)
+
+
+def test_moments_are_split_like_their_parameters():
+  mesh = mesh_lib.make_mesh("data:2,model:4", jax.devices()[:8])
+
+  def wide(key):
+    kernel = jax.random.normal(key, (4, 8))
+    inner = {"w": nn.LogicallyPartitioned(kernel, ("embed", "mlp"))}
+    return {"policy": inner}
+
+  tx = optimizer.make_joint_optimizer(
+    {"policy": optimizer.OptimizerConfig(name="adamw")}
+  )
+  state = step.init_state(wide, tx, jax.random.key(0), mesh)
+  own = state.params["policy"]["w"].sharding
+  assert own.spec == jax.sharding.PartitionSpec("fsdp", "model")
+  moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (4, 8)]
+  assert len(moments) == 2
+  assert all(moment.sharding == own for moment in moments)

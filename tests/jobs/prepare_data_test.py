@@ -26,7 +26,7 @@ def small_task(monkeypatch):
     ]
 
   monkeypatch.setattr(
-    pipeline, "load_examples", lambda task, split, **kwargs: rows(split)
+    pipeline, "load_rows", lambda task, split, **kwargs: rows(split)
   )
 
 
@@ -44,6 +44,11 @@ def test_it_counts_and_learns_a_vocabulary(small_task, tmp_path):
   mean = stored["tokens"]["test/response"]["mean"]
   lengths = [len(tokenizer.encode(f"summary number {i}")) for i in range(20)]
   assert mean == pytest.approx(sum(lengths) / 20, abs=0.01)
+
+
+def test_an_unknown_task_is_named(tmp_path):
+  with pytest.raises(ValueError, match="docstring_summary"):
+    prepare_data.run(output_dir=str(tmp_path), task="docstrings")
 
 
 def test_the_same_texts_give_the_same_vocabulary(small_task, tmp_path):

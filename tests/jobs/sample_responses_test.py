@@ -24,9 +24,7 @@ def sample(world, directory, **changes):
 
 def test_pairs_hold_the_samples_in_an_order_that_says_nothing(world, tmp_path):
   result = sample(world, tmp_path, num_samples=4, human_pairs=True)
-  responses = jsonl.read_records(
-    records.Response, tmp_path / "responses.jsonl"
-  )
+  responses = jsonl.read_records(records.Response, tmp_path / "responses.jsonl")
   pairs = jsonl.read_records(records.Pair, tmp_path / "pairs.jsonl")
   assert result["responses"] == len(responses) == 96
   assert len(pairs) == 72 and len({p.id for p in pairs}) > 60

@@ -73,9 +73,7 @@ def test_standardised_over_stored_responses(world, policy, tmp_path):
   path = tmp_path / "responses.jsonl"
   jsonl.write_records(path, rows)
   raw = scores(config(world), policy)
-  result = scores(
-    config(world, standardize_file=str(path), scale=0.5), policy
-  )
+  result = scores(config(world, standardize_file=str(path), scale=0.5), policy)
   expected = 0.5 * (raw - raw.mean()) / raw.std()
   np.testing.assert_allclose(result, expected, atol=2e-2)
 

@@ -22,7 +22,7 @@ TEXTS = (("ab cd", "ef"), ("a", "bcd e"), ("abcdef", "g"))
 
 @pytest.mark.parametrize("words", [(), ("10",)])
 def test_it_equals_the_rating_of_the_rendered_prompt(words):
-  """"10" as one token or as two; the end token is not part of the text."""
+  """ "10" as one token or as two; the end token is not part of the text."""
   tokenizer = testing.CharTokenizer(words, bos=True)
   tokenizer.fingerprint = "chars"
   functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
