@@ -204,8 +204,10 @@ def world(tmp_path_factory):
 
 def stages(world):
   """(job, recipe, bindings, watched file, lines at which it is killed)."""
-  root = world.root
-  data = {"PromptData__examples_file": root / "examples.jsonl"}
+  return {**text_stages(world.root), **training_stages(world.root)}
+
+
+def text_stages(root):
   return {
     "sft": (
       "train_sft",
@@ -245,6 +247,12 @@ def stages(world):
       "store.jsonl",
       (2,),
     ),
+  }
+
+
+def training_stages(root):
+  data = {"PromptData__examples_file": root / "examples.jsonl"}
+  return {
     "reward": (
       "train_reward",
       REWARD,
