@@ -62,11 +62,11 @@ def make_scorer(
   """The Scorer and its parameters, standardised where the config says so.
 
   Raises:
-    ValueError: the reward model has another vocabulary than the policy.
+    ValueError: the reward model reads other prompts than the policy.
   """
   if config.reward_dir:
     reward = loading.load(config.reward_dir, "scalar", devices)
-    _same_vocabulary(config.reward_dir, reward, policy)
+    check_same_text(config.reward_dir, reward, policy)
     inner = jax.jit(scorers.reward_scorer(reward.functions))
     params = reward.params
   else:
@@ -193,10 +193,27 @@ def scalar_params(
   return {**params, "decoder": loading.copy_params(start.params)}
 
 
-def _same_vocabulary(directory, model, policy) -> None:
-  if model.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+def check_same_text(
+  directory: str, reward: loading.Loaded, policy: loading.Loaded
+) -> None:
+  """The reward model reads the policy's tokens, so both must mean the same.
+
+  Raises:
+    ValueError: another vocabulary, or other text around the context.
+  """
+  if reward.tokenizer.fingerprint != policy.tokenizer.fingerprint:
     raise ValueError(
       f"{directory} was trained with another vocabulary than the policy; "
       "their tokens cannot be shared. Train the reward model from a model "
       "with the policy's tokenizer.model"
+    )
+  ours, theirs = (
+    (s.prefix, s.suffix, s.max_context)
+    for s in (policy.sequence, reward.sequence)
+  )
+  if ours != theirs:
+    raise ValueError(
+      f"{directory} was trained on prompts with (prefix, suffix, max_context) "
+      f"= {theirs} and the policy's are {ours}; train the reward model from "
+      "the policy's SFT model"
     )

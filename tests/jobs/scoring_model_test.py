@@ -90,3 +90,20 @@ def test_standardised_over_stored_responses(world, policy, tmp_path):
 def test_bad_settings_are_errors(world, changes):
   with pytest.raises(ValueError, match="ScorerConfig"):
     config(world, **changes)
+
+
+def test_a_reward_model_of_other_prompts_is_refused(policy):
+  """Trap: the template differs between policy and reward model."""
+  scoring_model.check_same_text("dir", policy, policy)
+  sequence = dataclasses.replace(policy.sequence, suffix="\nTL;DR:\n")
+  other = dataclasses.replace(policy, sequence=sequence)
+  with pytest.raises(ValueError, match="suffix"):
+    scoring_model.check_same_text("dir", other, policy)
+
+  class Other:
+    fingerprint = "another"
+
+  with pytest.raises(ValueError, match="another vocabulary"):
+    scoring_model.check_same_text(
+      "dir", dataclasses.replace(policy, tokenizer=Other()), policy
+    )
