@@ -143,7 +143,8 @@ def text_scorer(
   )
   rate = rating.RatingConfig(
     template=config.rating_template,
-    max_context_tokens=labeler.sequence.max_context,
+    # Room for the longest score that is written after the prompt.
+    max_context_tokens=labeler.config.max_length - 8,
   )
 
   def score(

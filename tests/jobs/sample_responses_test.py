@@ -39,7 +39,7 @@ def test_pairs_hold_the_samples_in_an_order_that_says_nothing(world, tmp_path):
 
 def test_the_batch_size_changes_nothing(world, tmp_path):
   sample(world, tmp_path / "a")
-  sample(world, tmp_path / "b", batch_size=5)
+  sample(world, tmp_path / "b", batch_size=16)
   for name in ("responses.jsonl", "pairs.jsonl"):
     one, other = (
       jsonl.read_records(
