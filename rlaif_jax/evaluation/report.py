@@ -43,21 +43,23 @@ def _escape(text: Any) -> str:
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
-  """A share as 71.2 % [68.0, 74.2], n=..."""
+  """A share as 71.2 % and, below it, [68.0, 74.2] n=..."""
+  if not estimate["n"]:
+    return "-"
   return (
-    f"{100 * estimate['value']:.1f} % <small>"
+    f"{100 * estimate['value']:.1f} %<br><small>"
     f"[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}] "
     f"n={estimate['n']}</small>"
   )
 
 
 def number(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
-  """A mean as 0.412 [0.40, 0.42], n=..."""
-  if estimate is None:
+  """A mean as 0.412 and, below it, [0.40, 0.42] n=..."""
+  if estimate is None or not estimate["n"]:
     return "-"
   low, high = estimate["low"], estimate["high"]
   return (
-    f"{estimate['value']:.{digits}f} <small>"
+    f"{estimate['value']:.{digits}f}<br><small>"
     f"[{low:.{digits}f}, {high:.{digits}f}] n={estimate['n']}</small>"
   )
 
@@ -151,8 +153,8 @@ def _win_rates(results: Results) -> str:
   head = (
     "Policies",
     "Win rate",
-    "At equal length <small>(ratio)</small>",
-    "At equal length <small>(log ratio)</small>",
+    "At equal length<br><small>ratio</small>",
+    "At equal length<br><small>log ratio</small>",
     "Length ratio",
     "Reading",
   )
@@ -162,6 +164,30 @@ def _win_rates(results: Results) -> str:
     "length: logistic regression on the ratio of lengths in characters, read "
     "at ratio 1 (the paper's appendix J), and on its logarithm."
   )
+
+
+def headline(results: Results) -> str:
+  """One plain sentence on who beats the baseline, and at equal length."""
+  against = [
+    c
+    for c in oriented(results)
+    if c["b"] == results["baseline"] and c["a"] != "human"
+  ]
+  better = [c["a"] for c in against if c["win_rate"]["low"] > 0.5]
+  still = [
+    c["a"]
+    for c in against
+    if c["a"] in better and c["log_length_controlled"]["low"] > 0.5
+  ]
+  baseline = results["baseline"]
+  if not better:
+    return f"No policy is shown to be better than {baseline} under gold."
+  text = f"Better than {baseline} under gold: {', '.join(better)}. "
+  if set(still) == set(better):
+    return text + "At equal length the same holds."
+  if not still:
+    return text + "At equal length none of them is shown to be better."
+  return text + f"At equal length only {', '.join(still)}."
 
 
 def _policies(results: Results) -> str:
@@ -191,7 +217,7 @@ def _policies(results: Results) -> str:
     "No repetition",
     "Form",
     "Characters",
-    "KL to SFT <small>nats a response</small>",
+    "KL to SFT<br><small>nats a response</small>",
   )
   return table(head, rows) + _note(
     "Means over test contexts, 95 % normal intervals. Human: the summary "
@@ -277,8 +303,7 @@ def _selection(results: Results) -> str:
           _escape(name),
           f"{candidate['step']}{mark}",
           f"{candidate['score']:.3f}",
-          f"{100 * candidate['preference']:.1f} % <small>"
-          f"n={candidate['n']}</small>",
+          percent(candidate["preference"]),
         ]
       )
   if not rows:
@@ -315,6 +340,7 @@ def render(results: Results) -> str:
       "Who wins is judged by a known gold reward, which no labeler and no "
       "reward model sees. See docs/data.md and rlaif_jax/evaluation/gold.py."
     ),
+    f"<p><b>{_escape(headline(results))}</b></p>",
     _section("Win rates", _win_rates(results)),
     _section("What the policies write, in numbers", _policies(results)),
     _section(

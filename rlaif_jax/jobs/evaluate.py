@@ -227,7 +227,16 @@ def read_curves(directory: pathlib.Path) -> dict[str, Any]:
       for row in training
     ],
     "selected_step": summary["selected_step"],
-    "candidates": summary["candidates"],
+    "candidates": [
+      {
+        "step": c["step"],
+        "score": c["score"],
+        "preference": dataclasses.asdict(
+          statistics.wilson(c["preference"] * c["n"], c["n"])
+        ),
+      }
+      for c in summary["candidates"]
+    ],
   }
 
 

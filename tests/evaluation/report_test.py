@@ -63,7 +63,7 @@ RESULTS = {
         {"step": s, "score": 0.1, "kl": 0.2, "tokens": 9.0} for s in (1, 2, 3)
       ],
       "selected_step": 2,
-      "candidates": [{"step": 2, "score": 0.3, "preference": 0.7, "n": 100}],
+      "candidates": [{"step": 2, "score": 0.3, "preference": estimate(0.7)}],
     }
   },
   "lengths": {"SFT": [10, 20, 30], "RLAIF": [20, 30, 40]},
@@ -94,7 +94,7 @@ def test_it_is_self_contained_and_escaped(tmp_path):
 def test_the_baseline_stands_second_and_length_is_told():
   text = report.render(RESULTS)
   assert "RLAIF against SFT" in text
-  assert "70.0 % <small>[65.0, 75.0] n=100" in text
+  assert "70.0 %<br><small>[65.0, 75.0] n=100" in text
   assert "not shown at equal length" in text
 
 
@@ -109,6 +109,24 @@ def test_the_baseline_stands_second_and_length_is_told():
 def test_verdicts(value, controlled, word):
   text = report.verdict(comparison("A", "B", value, controlled))
   assert word in text and "equal length" not in text
+
+
+@pytest.mark.parametrize(
+  "pairs, words",
+  [
+    ([(0.4, 0.4)], "No policy"),
+    ([(0.7, 0.5)], "none of them"),
+    ([(0.7, 0.7)], "the same holds"),
+    ([(0.7, 0.7), (0.7, 0.5)], "only A0"),
+  ],
+)
+def test_the_headline_tells_the_length_story(pairs, words):
+  rows = [
+    comparison(f"A{i}", "SFT", raw, controlled)
+    for i, (raw, controlled) in enumerate(pairs)
+  ]
+  results = {"baseline": "SFT", "comparisons": rows}
+  assert words in report.headline(results)
 
 
 def test_missing_sections_say_so():
