@@ -112,7 +112,8 @@ rlaif &
 first=$!
 rlhf &
 second=$!
-wait "$first" && wait "$second"
+wait "$first"
+wait "$second"
 drlaif
 
 # 5. Gold judges all; the labeler judges nothing here.
