@@ -21,13 +21,19 @@ def kl_k1(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
 
 def kl_k2(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
   """(log p - log q)^2 / 2: biased in value; as a loss, its gradient at the
-  sampling policy is that of KL(p || q) per token, without bias."""
+  sampling policy is that of KL(p || q), without bias.
+
+  Of token log-probs, that is the KL at each visited state: what a token does
+  to the KL of later states is left out. Of log-probs summed over a response,
+  it is the KL of the whole response, as in the objective of the paper.
+  """
   return 0.5 * (log_probs - ref_log_probs) ** 2
 
 
 def kl_k3(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
   """q/p - 1 - log(q/p): unbiased and never negative; as a loss, its gradient
-  at the sampling policy is that of KL(q || p), the other direction."""
+  at the sampling policy is that of KL(q || p), the other direction (at the
+  states that p visits, if of token log-probs)."""
   log_ratio = ref_log_probs - log_probs
   return jnp.exp(log_ratio) - 1.0 - log_ratio
 
@@ -118,8 +124,17 @@ def gae(
 
 def leave_one_out(scores: jax.Array) -> jax.Array:
   """Each score minus the mean of its group's others (RLOO,
-  arXiv:2402.14740): [G, N] -> [G, N]."""
+  arXiv:2402.14740): [G, N] -> [G, N].
+
+  Raises:
+    ValueError: N is 1, so that there are no others.
+  """
   size = scores.shape[1]
+  if size < 2:
+    raise ValueError(
+      f"leave_one_out: scores have shape {scores.shape}; a group needs at "
+      "least 2 samples, draw more per prompt"
+    )
   others = (jnp.sum(scores, axis=1, keepdims=True) - scores) / (size - 1)
   return scores - others
 

@@ -32,6 +32,11 @@ def token_log_probs(
   return chosen - jax.nn.logsumexp(scaled, axis=-1)
 
 
+def sequence_log_prob(log_probs: jax.Array, mask: jax.Array) -> jax.Array:
+  """Sum over real tokens: [B, R], [B, R] -> [B]; padding is not read."""
+  return jnp.sum(jnp.where(mask > 0, log_probs, 0.0), axis=-1)
+
+
 def entropy(logits: jax.Array, *, temperature: float = 1.0) -> jax.Array:
   """Entropy in nats of softmax(logits / temperature): [..., V] -> [...]."""
   log_probs = _log_softmax(logits, temperature)

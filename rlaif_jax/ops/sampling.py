@@ -15,7 +15,8 @@ def filter_top_k(logits: jax.Array, top_k: int) -> jax.Array:
 
 def filter_top_p(logits: jax.Array, top_p: float) -> jax.Array:
   """Keeps the fewest tokens of [..., V] that hold mass top_p (nucleus,
-  arXiv:1904.09751); the likeliest token always stays."""
+  arXiv:1904.09751), and what ties with the last of them; the likeliest token
+  always stays. top_p is in (0, 1]."""
   ordered = jnp.sort(logits, axis=-1, descending=True)
   probs = jax.nn.softmax(ordered.astype(jnp.float32), axis=-1)
   before = jnp.cumsum(probs, axis=-1) - probs

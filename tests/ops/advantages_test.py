@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,6 +40,22 @@ def test_kl_outside_the_reward_and_the_older_weight():
     shaped(kl_in_reward=False, weight_score_by_one_minus_beta=False),
     [0, 0, 2.0, 0, 0],
   )
+
+
+def test_rewards_are_constants_for_the_policy():
+  """Else the KL in the reward would be trained a second time, as a loss."""
+  log_q, mask = jnp.array([-1.5, -1.0, -2.0]), jnp.ones(3)
+  gradient = jax.grad(
+    lambda p: advantages.shaped_rewards(
+      jnp.float32(1.0), p, log_q, mask, beta=0.1, kl_in_reward=True
+    ).sum()
+  )(jnp.array([-1.0, -2.0, -3.0]))
+  np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+def test_a_lone_sample_has_no_others():
+  with pytest.raises(ValueError, match="at least 2 samples"):
+    advantages.leave_one_out(jnp.ones((3, 1)))
 
 
 def test_an_empty_response_has_no_reward():

@@ -138,6 +138,42 @@ def test_kl_in_the_loss(name):
     )
 
 
+def test_k3_in_the_loss_is_the_other_direction():
+  """Its gradient is that of KL(reference || policy) at visited states."""
+  table, reference = tables()
+  weights = probability(table)
+
+  def loss(t):
+    terms = advantages.kl_k3(log_probs(t), log_probs(reference))
+    return expected(terms, weights)
+
+  def other_direction(t):
+    p, q = jax.nn.log_softmax(t), jax.nn.log_softmax(reference)
+    per_state = jnp.sum(jnp.exp(q) * (q - p), axis=-1)
+    return expected(per_state[STATES], weights)
+
+  exact = jax.grad(other_direction)(table)
+  np.testing.assert_allclose(jax.grad(loss)(table), exact, atol=1e-6)
+
+
+def test_k2_of_whole_responses_has_the_gradient_of_the_objective():
+  """Of single tokens it lacks what a token does to later states."""
+  table, reference = tables()
+  weights = probability(table)
+
+  def whole(t):
+    p, q = (jnp.sum(log_probs(x) * MASK, axis=1) for x in (t, reference))
+    return jnp.sum(weights * advantages.kl_k2(p, q))
+
+  def single(t):
+    terms = advantages.kl_k2(log_probs(t), log_probs(reference))
+    return expected(terms, weights)
+
+  exact = jax.grad(sequence_kl)(table, reference)
+  np.testing.assert_allclose(jax.grad(whole)(table), exact, atol=1e-6)
+  assert np.abs(jax.grad(single)(table) - exact).max() > 1e-2
+
+
 def test_kl_estimators_in_expectation():
   table, reference = tables()
   weights = probability(table)

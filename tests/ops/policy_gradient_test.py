@@ -28,9 +28,20 @@ def test_ppo_clips_by_hand():
   terms = policy_gradient.ppo_clip(new, old, advantages, clip=0.2)
   np.testing.assert_allclose(terms, [-1.2, 1.5, -0.5, 0.8], rtol=1e-6)
   fraction = policy_gradient.clip_fraction(
-    jnp.log(jnp.array([1.1, 1.3])), jnp.zeros(2), clip=0.2
+    jnp.log(jnp.array([1.1, 1.3, 0.7])), jnp.zeros(3), clip=0.2
   )
-  np.testing.assert_array_equal(fraction, [0, 1])
+  np.testing.assert_array_equal(fraction, [0, 1, 1])
+
+
+def test_ppo_moves_neither_the_sampling_policy_nor_the_advantage():
+  log_probs, advantages = jnp.array([-1.0, -2.0]), jnp.array([3.0, -0.5])
+  gradients = jax.grad(
+    lambda p, q, a: policy_gradient.ppo_clip(p, q, a, clip=0.2).sum(),
+    (0, 1, 2),
+  )(log_probs, log_probs, advantages)
+  assert np.abs(gradients[0]).min() > 0
+  np.testing.assert_array_equal(gradients[1], [0, 0])
+  np.testing.assert_array_equal(gradients[2], [0, 0])
 
 
 def test_ppo_at_ratio_one_has_the_reinforce_gradient():

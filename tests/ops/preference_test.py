@@ -43,6 +43,14 @@ def test_large_margins_stay_finite():
   np.testing.assert_allclose(loss, [200.0])
 
 
+def test_low_precision_margins_are_lifted_first():
+  loss = preference.pair_logistic(
+    jnp.array([3.0], jnp.bfloat16), jnp.array([1.0], jnp.bfloat16)
+  )
+  assert loss.dtype == jnp.float32
+  np.testing.assert_allclose(loss, [math.log1p(math.exp(-3.0))], rtol=1e-6)
+
+
 def test_smoothing_moves_the_label_towards_a_half():
   smooth = preference.pair_logistic(
     jnp.array([1.0]), jnp.array([1.0]), label_smoothing=0.2

@@ -32,6 +32,26 @@ def test_cuts_are_applied_when_sampling():
   assert set(np.asarray(greedy)) == {0}
 
 
+def test_frequencies_follow_the_temperature():
+  """At 0.5 the probabilities are squared and normalised again."""
+  rows = 4000
+  keys = jax.random.split(jax.random.key(0), rows)
+  logits = jnp.repeat(LOGITS, rows, axis=0)
+  drawn = sampling.sample(keys, logits, temperature=0.5)
+  squares = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
+  expected = squares / squares.sum()
+  error = np.bincount(drawn, minlength=4) / rows - expected
+  assert np.abs(error).max() < 4 * np.sqrt(0.25 / rows)
+  assert expected[0] - 0.5 > 4 * np.sqrt(0.25 / rows)
+
+
+def test_top_k_beyond_the_vocabulary_keeps_all_and_ties_stay():
+  np.testing.assert_array_equal(sampling.filter_top_k(LOGITS, 9), LOGITS)
+  equal = jnp.zeros((1, 4))
+  np.testing.assert_array_equal(sampling.filter_top_k(equal, 2), equal)
+  np.testing.assert_array_equal(sampling.filter_top_p(equal, 0.4), equal)
+
+
 def test_a_row_depends_on_its_own_key_only():
   keys = jax.random.split(jax.random.key(0), 6)
   logits = jax.random.normal(jax.random.key(1), (6, 9))
