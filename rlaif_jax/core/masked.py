@@ -43,13 +43,3 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> WeightedSum:
 def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
   """Mean over the entries that have weight."""
   return weighted_sum(values, weights).mean()
-
-
-def masked_whiten(
-  values: jax.Array, weights: jax.Array, epsilon: float = 1e-8
-) -> jax.Array:
-  """(values - mean) / std over the weighted entries; 0 elsewhere."""
-  mean = masked_mean(values, weights)
-  centred = jnp.where(weights != 0, values - mean, 0.0)
-  variance = masked_mean(centred**2, weights)
-  return centred * jax.lax.rsqrt(variance + epsilon)
