@@ -30,8 +30,11 @@ class RLConfig:
   two ways: `kl_in="reward"` subtracts beta (log pi - log ref) from each
   token's reward, so it flows into the return and the baseline; `kl_in="loss"`
   keeps the terminal score as the whole return and adds beta times a
-  differentiable estimate (`kl_estimator`) to the loss. See
-  `ops.advantages.KL_ESTIMATORS` for which estimators have the right gradient.
+  differentiable per-token estimate (`kl_estimator`) to the loss. The first is
+  the objective's exact gradient. The second, with k2, is the KL's gradient at
+  the states that were visited; it leaves out what a token does to later
+  states. k1 has no gradient there and k3 another direction's; see
+  `ops.advantages.KL_ESTIMATORS`.
 
   `loss_mean` "sequence" sums a response's terms and averages over responses
   (the paper's formula); "token" averages over all tokens. `gae_lambda`,
