@@ -81,7 +81,7 @@ job train_sft labeler labeler --gin.SFTData.data_dir="$runs/data" \
   --gin.train_sft.init_from="$runs/sft/model" --gin.train_sft.seed="$seed"
 
 # 3. Pairs, and their labels by humans and by the labeler.
-sample pairs sft preference --gin.sample.num_samples=4 \
+sample pairs sft preference --gin.sample.num_samples=2 \
   --gin.sample.human_pairs=True
 sample test_pairs sft test --gin.sample.num_samples=2
 sample test_sft sft test --gin.sample.num_samples=1 \
