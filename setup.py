@@ -33,6 +33,8 @@ setuptools.setup(
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
     "data": ["seqio", "tensorflow-datasets", "pyarrow"],
+    # Public checkpoints, tokenizers and chat templates.
+    "models": ["safetensors", "gguf", "tokenizers", "jinja2", "protobuf"],
     "report": ["matplotlib>=3.10"],
     "test": [
       "pytest",

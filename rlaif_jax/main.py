@@ -11,12 +11,10 @@ their class names, so jobs and library need no gin.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import importlib
 import importlib.util
-import inspect
 import json
 import os
 import pathlib
@@ -31,11 +29,13 @@ from gin import config_parser
 
 from rlaif_jax.core import configuration
 from rlaif_jax.core import gin_text
+from rlaif_jax.core import job_help
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 
 # In the order of the paper's pipeline: each job is followed by the next.
 JOBS = {
+  "convert": "rlaif_jax.jobs.convert_checkpoint",
   "prepare": "rlaif_jax.jobs.prepare_data",
   "train_sft": "rlaif_jax.jobs.train_sft",
   "sample": "rlaif_jax.jobs.sample_responses",
@@ -43,6 +43,7 @@ JOBS = {
   "train_reward": "rlaif_jax.jobs.train_reward",
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
+  "perplexity": "rlaif_jax.jobs.measure_perplexity",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -54,12 +55,16 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --gin_file   a recipe, or several; later files add to earlier ones
   --gin.X=V    sets a macro (--gin.STEPS=10) or a parameter
                (--gin.train_sft.batch_size=8); text needs no quotes
+  --X=V        a parameter of the job: --source=DIR is --gin.convert.source=DIR
   --gin_bindings="X = V"   the same, as gin writes it
   --output_dir where the job writes; the same command continues there
   --dry_run    prints the configuration that would run, and stops
   --debug      shows the traceback of an error
   --job=JOB --help   what a job does and takes
 """
+
+
+_FLAGS = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
 
 
 class UsageError(ValueError):
@@ -73,6 +78,7 @@ class Command:
   job: str = ""
   gin_files: list[str] = dataclasses.field(default_factory=list)
   bindings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  parameters: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   output_dir: str = ""
   dry_run: bool = False
   debug: bool = False
@@ -96,12 +102,12 @@ def parse_command(arguments: Sequence[str]) -> Command:
       setattr(command, flag[2:], True)
       continue
     name, equals, value = flag.partition("=")
-    known = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
-    if name not in known and not name.startswith("--gin."):
-      hint = configuration.nearest(
-        name, [*known, "--dry_run", "--debug", "--help"]
-      )
-      raise UsageError(f"unknown flag {flag!r}{hint}\n\n{_USAGE}")
+    is_known = name in _FLAGS or name.startswith("--gin.")
+    if not is_known and equals and re.fullmatch(r"--[a-z]\w*", name):
+      command.parameters.append((name[2:], value))
+      continue
+    if not is_known:
+      raise _unknown_flag(flag, name)
     if not equals:
       if not rest:
         raise UsageError(f"{name} needs a value: {name}=VALUE")
@@ -118,42 +124,41 @@ def parse_command(arguments: Sequence[str]) -> Command:
   return command
 
 
+def _unknown_flag(flag: str, name: str, more: Sequence[str] = ()) -> UsageError:
+  known = [*_FLAGS, "--dry_run", "--debug", "--help", *more]
+  hint = configuration.nearest(name, known)
+  return UsageError(f"unknown flag {flag!r}{hint}\n\n{_USAGE}")
+
+
+def with_parameters(command: Command, run: Callable[..., Any]) -> Command:
+  """The job's own flags as bindings of its parameters.
+
+  Raises:
+    UsageError: the job has no such parameter.
+  """
+  known = configuration.parameters_of(run)
+  bindings = list(command.bindings)
+  for name, value in command.parameters:
+    if name not in known:
+      raise _unknown_flag(
+        f"--{name}={value}", f"--{name}", [f"--{other}" for other in known]
+      )
+    bindings.append((f"{command.job}.{name}", value))
+  return dataclasses.replace(command, bindings=bindings, parameters=[])
+
+
 # ---- Help.
-
-
-def first_line(module: str) -> str:
-  """First docstring line of a module, without importing it."""
-  spec = importlib.util.find_spec(module)
-  if spec is None or spec.origin is None:
-    raise UsageError(f"{module} is not installed")
-  text = pathlib.Path(spec.origin).read_text("utf-8")
-  return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def help_text(job: str) -> str:
   """The general help, or a job's own."""
   if not job:
     lines = [_USAGE, "Jobs:"]
-    lines += [f"  {name:13} {first_line(m)}" for name, m in JOBS.items()]
+    lines += [
+      f"  {name:13} {job_help.first_line(m)}" for name, m in JOBS.items()
+    ]
     return "\n".join(lines)
-  run = load_job(job)
-  lines = [f"--job={job}", "", inspect.getmodule(run).__doc__ or "", ""]
-  lines += [inspect.getdoc(run) or "", "", "Parameters:"]
-  lines += _parameter_lines(job, run)
-  for cls in configuration.dataclasses_of(run):
-    lines += ["", f"{cls.__name__}: {inspect.getdoc(cls)}"]
-    lines += _parameter_lines(cls.__name__, cls)
-  return "\n".join(lines)
-
-
-def _parameter_lines(name: str, target: Callable[..., Any]) -> list[str]:
-  lines = []
-  for parameter in configuration.parameters_of(target).values():
-    text = f"  {name}.{parameter.name}: {parameter.annotation}"
-    if parameter.default is not inspect.Parameter.empty:
-      text += f" = {parameter.default!r}"
-    lines.append(text)
-  return lines
+  return job_help.describe(job, load_job(job))
 
 
 def load_job(job: str) -> Callable[..., dict[str, Any]]:
@@ -334,6 +339,7 @@ def run_job(command: Command) -> None:
   if not command.output_dir and not command.dry_run:
     raise UsageError("--output_dir is missing; it says where the job writes")
   run = load_job(command.job)
+  command = with_parameters(command, run)
   bindings = bindings_of(command)
   jobs = {job: load_job(job) for job in JOBS}
   arguments = configuration.resolve(command.job, bindings, jobs)

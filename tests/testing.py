@@ -17,6 +17,7 @@ class CharTokenizer:
 
   pad_id = 0
   eos_id = 1
+  eos_ids = (1,)
 
   def __init__(self, words: Sequence[str] = (), *, bos: bool = False):
     self.bos_id = 2 if bos else None
@@ -32,6 +33,9 @@ class CharTokenizer:
       ids.append(self._ids.get(word, self._ids["?"]))
       text = text[len(word) :]
     return ids
+
+  def encode_plain(self, text: str) -> list[int]:
+    return self.encode(text)
 
   def decode(self, ids: Sequence[int]) -> str:
     return "".join(self._pieces[i - 3] for i in ids if i >= 3)
@@ -85,6 +89,7 @@ class ScriptedBackend:
 def tiny_decoder(vocab_size: int, **changes: int) -> Any:
   """A two-layer decoder config that compiles in a second."""
   from rlaif_jax.models import decoder
+  from rlaif_jax.models import variant
 
   sizes = dict(
     vocab_size=vocab_size,
@@ -95,7 +100,7 @@ def tiny_decoder(vocab_size: int, **changes: int) -> Any:
     head_dim=8,
     mlp_dim=24,
     max_length=256,
-    previous_key_heads=1,
+    variant=variant.Variant(previous_key_heads=1),
   )
   return decoder.DecoderConfig(**{**sizes, **changes})
 
@@ -112,7 +117,7 @@ def jitted(functions: Any) -> Any:
   """The same functions, compiled once per shape."""
   import jax
 
-  names = ("hidden", "logits", "extend", "per_token", "last")
+  names = ("hidden", "logits", "extend", "states", "last")
   changes = {
     name: jax.jit(getattr(functions, name))
     for name in names
@@ -121,3 +126,28 @@ def jitted(functions: Any) -> Any:
   if hasattr(functions, "prefill"):
     changes["prefill"] = jax.jit(functions.prefill, static_argnums=3)
   return dataclasses.replace(functions, **changes)
+
+
+def whole_batch(tokens: Any, valid: Any, response: int) -> Any:
+  """A TokenBatch whose last `response` columns are the response."""
+  from rlaif_jax.core import batches
+
+  return batches.TokenBatch(
+    tokens=tokens, valid=valid, weights=valid[:, -response:].astype(float)
+  )
+
+
+def all_hidden(functions: Any, params: Any, tokens: Any, valid: Any) -> Any:
+  """Hidden states [B, L, D] of every column of a decoder's text."""
+  import jax.numpy as jnp
+
+  pad = ((0, 0), (0, 1))
+  batch = whole_batch(jnp.pad(tokens, pad), jnp.pad(valid, pad), len(tokens[0]))
+  return functions.hidden(params, batch)
+
+
+def all_states(functions: Any, params: Any, tokens: Any, valid: Any) -> Any:
+  """Scalars [B, L] of every column of a scalar decoder's text."""
+  return functions.states(
+    params, whole_batch(tokens, valid, tokens.shape[1] - 1)
+  )

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 import jax
+import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -17,17 +18,25 @@ class Tokenizer(Protocol):
   """Text to ids and back.
 
   `encode(a) + encode(b) == encode(a + b)` whenever `a` ends with or `b` begins
-  with a newline, so that prompts may be put together from encoded segments.
-  `eos_id` ends a response; `bos_id` begins a sequence (None if the model has
-  none). `encode` adds neither.
+  with a newline, so that prompts may be put together from encoded segments
+  (public vocabularies may join a newline with what is before it; see
+  `text.tokenizers`).
+  `eos_id` ends a response that is learned from; any of `eos_ids` (`eos_id`
+  among them) ends one that is sampled. `bos_id` begins a sequence (None if
+  the model has none). `encode` adds none of them. `encode` reads the names of
+  special tokens in a text, such as a chat template's, as these tokens;
+  `encode_plain`, for documents and responses, never does.
   """
 
   pad_id: int
   eos_id: int
+  eos_ids: tuple[int, ...]
   bos_id: int | None
   vocab_size: int
 
   def encode(self, text: str) -> list[int]: ...
+
+  def encode_plain(self, text: str) -> list[int]: ...
 
   def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -74,6 +83,14 @@ class Scorer(Protocol):
     ...
 
 
+class TensorSource(Protocol):
+  """Named tensors of a file, read one at a time."""
+
+  def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+  def read(self, name: str) -> np.ndarray: ...
+
+
 class LossFn(Protocol):
   """A loss as a sum with its weight, and metrics likewise."""
 
@@ -92,10 +109,20 @@ class NextBatch(Protocol):
 class LanguageModel:
   """A language model as plain functions, params first.
 
-  hidden(params, tokens [B L], valid [B L]) -> [B L D]; logits(params,
-  [... D]) -> [... V] float32; prefill(params, tokens, valid, capacity) and
-  extend(params, tokens, valid, cache) -> (hidden, cache); init(key) -> params
-  boxed with logical axis names.
+  One contract for decoder-only and encoder-decoder models: a batch is a prompt
+  (the first L - R columns) and a response (the last R); where the prompt is
+  read, in the same stack or in an encoder, is the model's own matter.
+
+      init(key) -> params boxed with logical axis names
+      hidden(params, batch: TokenBatch) -> [B, R, D] states that predict the
+        response's columns
+      logits(params, [..., D]) -> [..., V] float32
+      prefill(params, prompt [B, P], valid [B, P], room) -> ([B, D], cache):
+        the state after each prompt's last real token, and a cache with room
+        for that many tokens more
+      extend(params, tokens [B, L], valid [B, L], cache) -> ([B, L, D], cache)
+
+  `max_length` bounds prompt + response in tokens.
   """
 
   init: Callable[..., Any]
@@ -111,10 +138,11 @@ class LanguageModel:
 class ScalarModel:
   """A reward model or value network as plain functions, params first.
 
-  per_token(params, tokens [B L], valid [B L]) -> [B L]; last(...) -> [B], the
-  scalar at the last real token.
+  states(params, batch: TokenBatch) -> [B, R + 1]: the scalar of the state
+  before each response column, and after the last; last(params, batch) -> [B]:
+  that after the last real token.
   """
 
   init: Callable[..., Any]
-  per_token: Callable[..., jax.Array]
+  states: Callable[..., jax.Array]
   last: Callable[..., jax.Array]

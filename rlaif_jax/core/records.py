@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import typing
 from typing import Any, Mapping, TypeVar
 
 T = TypeVar("T")
@@ -25,7 +26,11 @@ def content_id(*parts: str) -> str:
 
 
 def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
-  """Builds a record from a JSON object; unknown or missing keys are errors."""
+  """Builds a record from a JSON object, nested ones too.
+
+  Raises:
+    ValueError: unknown or missing keys.
+  """
   fields = {f.name: f for f in dataclasses.fields(cls)}
   unknown = sorted(set(row) - set(fields))
   missing = sorted(
@@ -40,7 +45,18 @@ def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
       f"{cls.__name__}: missing keys {missing}, unknown keys {unknown}; "
       f"a row has the keys {sorted(fields)}"
     )
+  if any(isinstance(value, dict) for value in row.values()):
+    hints = typing.get_type_hints(cls)
+    row = {name: _nested(hints[name], value) for name, value in row.items()}
   return cls(**row)
+
+
+def _nested(hint: Any, value: Any) -> Any:
+  """A JSON object where a dataclass is expected becomes that dataclass."""
+  for kind in (hint, *typing.get_args(hint)):
+    if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+      return from_row(kind, value)
+  return value
 
 
 def to_row(record: Any) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from rlaif_jax.core import records
 from rlaif_jax.core import rng
 
 
+# Public models pad their tables to a round number of rows; never by more.
+MAX_UNUSED_ROWS = 1024
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
   """Lengths in tokens and the constant text around a context.
@@ -59,10 +63,11 @@ def check_fits(
   Raises:
     ValueError: the vocabulary or the lengths do not fit the model.
   """
-  if tokenizer.vocab_size != vocab_size:
+  size = tokenizer.vocab_size
+  if not vocab_size - MAX_UNUSED_ROWS < size <= vocab_size:
     raise ValueError(
-      f"the tokenizer has {tokenizer.vocab_size} pieces and the model "
-      f"{vocab_size}; use the tokenizer that the checkpoint was trained with"
+      f"the tokenizer has {size} pieces and the model {vocab_size}; use the "
+      "tokenizer that the checkpoint was trained with"
     )
   length = prompt_length(config, tokenizer) + config.max_response
   if length > max_length:
@@ -100,7 +105,7 @@ def encode_prompts(
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   prefix = begin + tokenizer.encode(config.prefix)
   suffix = tokenizer.encode(config.suffix)
-  ids = [tokenizer.encode(text) for text in contexts]
+  ids = [tokenizer.encode_plain(text) for text in contexts]
   cut = sum(len(row) > config.max_context for row in ids)
   ids = [row[: config.max_context] for row in ids]
   length = len(prefix) + config.max_context + len(suffix)
@@ -133,7 +138,7 @@ def encode_responses(
   mask = np.zeros((len(texts), max_response), np.float32)
   cut = 0
   for i, text in enumerate(texts):
-    ids = [*tokenizer.encode(text), tokenizer.eos_id]
+    ids = [*tokenizer.encode_plain(text), tokenizer.eos_id]
     cut += len(ids) > max_response
     ids = ids[:max_response]
     tokens[i, : len(ids)] = ids

@@ -7,7 +7,6 @@ a finished model is a folder with `params` and, written last, `model.json`.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -116,11 +115,22 @@ def load_params(directory: str | os.PathLike, like: Any) -> Any:
   """
   path = pathlib.Path(directory).absolute() / "params"
   with ocp.StandardCheckpointer() as checkpointer:
-    stored = checkpointer.metadata(path)
-    stored = getattr(stored, "item_metadata", stored)
-    stored = getattr(stored, "tree", stored)
+    stored = _metadata(checkpointer, path)
     _check_shapes(directory, _shapes(stored), _shapes(like))
     return checkpointer.restore(path, like)
+
+
+def stored_dtypes(directory: str | os.PathLike) -> Any:
+  """The tree of a finished model's parameter types, as they lie on disk."""
+  path = pathlib.Path(directory).absolute() / "params"
+  with ocp.StandardCheckpointer() as checkpointer:
+    return jax.tree.map(lambda leaf: leaf.dtype, _metadata(checkpointer, path))
+
+
+def _metadata(checkpointer: Any, path: pathlib.Path) -> Any:
+  stored = checkpointer.metadata(path)
+  stored = getattr(stored, "item_metadata", stored)
+  return getattr(stored, "tree", stored)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -140,12 +150,6 @@ def _check_shapes(directory, stored, wanted) -> None:
         f"{wanted.get(name, 'absent')} in the model; the model config, the "
         "vocabulary or the kind of model does not fit this checkpoint"
       )
-
-
-def config_from_description(cls: type, description: dict[str, Any]) -> Any:
-  """Rebuilds the frozen config that `save_model` stored."""
-  names = {f.name for f in dataclasses.fields(cls)}
-  return cls(**{k: v for k, v in description["config"].items() if k in names})
 
 
 def tree_hash(tree: Any) -> str:

@@ -85,7 +85,7 @@ def generate(
   Args:
     model: functions of the language model.
     params: its parameters.
-    prompt: [B, P] int32, left-padded.
+    prompt: [B, P] int32, padded anywhere.
     prompt_valid: [B, P] bool.
     keys: [B] typed PRNG keys, one per row; see `row_keys`.
     config: lengths and temperature, static under jit.
@@ -94,13 +94,12 @@ def generate(
   Returns:
     Sampled with R = config.max_tokens columns.
   """
-  batch, prompt_length = prompt.shape
-  capacity = prompt_length + config.max_tokens
-  hidden, cache = model.prefill(params, prompt, prompt_valid, capacity)
+  batch = prompt.shape[0]
+  hidden, cache = model.prefill(params, prompt, prompt_valid, config.max_tokens)
   shape = (batch, config.max_tokens)
   start = _Loop(
     step=jnp.zeros((), jnp.int32),
-    logits=model.logits(params, hidden[:, -1]),
+    logits=model.logits(params, hidden),
     running=jnp.ones((batch,), bool),
     cache=cache,
     out=Sampled(

@@ -22,6 +22,8 @@ RULES = (
   ("heads", "model"),
   ("kv_heads", "model"),
   ("head_dim", None),
+  ("joined_kv", "model"),
+  ("relpos_buckets", None),
   ("mlp", "model"),
   ("scalar", None),
 )
@@ -88,6 +90,11 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(("data", "fsdp"))
   )
+
+
+def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """The whole array on every device."""
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:

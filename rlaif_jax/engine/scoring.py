@@ -17,10 +17,7 @@ def response_logits(
   model: protocols.LanguageModel, params: Any, batch: batches.TokenBatch
 ) -> jax.Array:
   """Logits [B, R, V] that predict the last R columns of the batch."""
-  response_length = batch.weights.shape[1]
-  hidden = model.hidden(params, batch.tokens, batch.valid)
-  length = batch.tokens.shape[1]
-  return model.logits(params, hidden[:, length - response_length - 1 : -1])
+  return model.logits(params, model.hidden(params, batch))
 
 
 def response_log_probs(
@@ -74,12 +71,7 @@ def option_log_probs(
   if not all(options):
     raise ValueError(f"options are {options}; every option needs a token")
   longest = max(len(option) for option in options)
-  capacity = tokens.shape[1] + longest - 1
-  hidden, cache = model.prefill(params, tokens, valid, capacity)
-  # The last real token need not stand in the last column.
-  columns = jnp.where(valid, jnp.arange(tokens.shape[1])[None], 0)
-  last = jnp.max(columns, axis=1)[:, None, None]
-  hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+  hidden, cache = model.prefill(params, tokens, valid, longest - 1)
   after = {(): jax.nn.log_softmax(model.logits(params, hidden), axis=-1)}
   prefixes = {option[:j] for option in options for j in range(1, len(option))}
   for prefix in sorted(prefixes):

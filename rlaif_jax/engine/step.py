@@ -137,8 +137,9 @@ def make_train_step(
   microbatches: int = 1,
   epochs: int = 1,
   minibatches: int = 1,
-) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]:
-  """The jitted update (state, batch, key) -> (state, metrics).
+  combine: Callable[[Any, Any], Any] | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The jitted update (state, batch, key, frozen=None) -> (state, metrics).
 
   Args:
     loss_fn: see `protocols.LossFn`.
@@ -146,16 +147,23 @@ def make_train_step(
     microbatches: parts whose gradients are added before one update.
     epochs: passes over the batch inside the step (PPO).
     minibatches: updates per pass; rows are shuffled anew in each pass.
+    combine: (learned, frozen) -> the parameters that the loss reads, such as
+      adapters put into a model; `frozen` is given to each step.
 
   Returns:
     A function that donates its state. `state.step` grows by one however many
     updates the step makes inside.
   """
 
-  def update(carry, part, key):
+  def update(carry, part, key, frozen):
     params, opt_state = carry
+
+    def loss(learned, part, key):
+      read = learned if combine is None else combine(learned, frozen)
+      return loss_fn(read, part, key)
+
     gradients, metrics = accumulate_gradients(
-      loss_fn, params, part, key, microbatches
+      loss, params, part, key, microbatches
     )
     norm = optax.global_norm(gradients)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -164,10 +172,10 @@ def make_train_step(
     metrics = dict(metrics, grad_norm=masked.WeightedSum(norm, one))
     return (params, opt_state), metrics
 
-  def run(state: TrainState, batch: Any, key: jax.Array):
+  def run(state: TrainState, batch: Any, key: jax.Array, frozen: Any):
     carry = (state.params, state.opt_state)
     if epochs * minibatches == 1:
-      carry, metrics = update(carry, batch, key)
+      carry, metrics = update(carry, batch, key, frozen)
     else:
       rows = jax.tree.leaves(batch)[0].shape[0]
       if rows % minibatches:
@@ -181,7 +189,7 @@ def make_train_step(
 
       def one_update(carry, order):
         part = jax.tree.map(lambda x: x[order], batch)
-        return update(carry, part, key)
+        return update(carry, part, key, frozen)
 
       carry, stacked = jax.lax.scan(one_update, carry, orders)
       metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
@@ -193,12 +201,12 @@ def make_train_step(
     state = jax.tree.unflatten(structure, shardings)
     return jax.jit(run, donate_argnums=0, out_shardings=(state, None))
 
-  def step(state: TrainState, batch: Any, key: jax.Array):
+  def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None):
     # The new state is laid out as the old one: left to itself the compiler
     # names the same layout otherwise, and the second call compiles again.
     leaves, structure = jax.tree.flatten(state)
     compiled = jitted(tuple(leaf.sharding for leaf in leaves), structure)
     step.compiled = compiled
-    return compiled(state, batch, key)
+    return compiled(state, batch, key, frozen)
 
   return step

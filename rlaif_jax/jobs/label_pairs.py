@@ -24,10 +24,10 @@ from rlaif_jax.engine import metrics
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import loading
-from rlaif_jax.labeling import backends
 from rlaif_jax.labeling import judge as judge_lib
 from rlaif_jax.labeling import store
 from rlaif_jax.text import prompts
+from rlaif_jax.text import tokenizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,8 @@ def ask_model(
 ) -> tuple[list[records.Preference], dict[str, Any]]:
   """Labels of a language model, through the store that never pays twice."""
   devices = mesh_lib.make_mesh(mesh)
-  labeler = loading.load(labeler_dir, "decoder", devices)
-  backend = backends.FlaxBackend(
-    labeler.functions, labeler.params, labeler.tokenizer, name=labeler.name
-  )
+  labeler = loading.load(labeler_dir, "language", devices)
+  backend = labeler.backend()
   labels = store.LabelStore(
     directory / "store.jsonl", fingerprint=config.fingerprint(backend.name)
   )
@@ -157,9 +155,7 @@ def make_instructions(
   """Judge prompts with verdicts, shuffled by id."""
   pairwise = prompts.load(config.pairwise_template)
   rating = prompts.load(config.rating_template)
-  tokenizer = loading.tokenizers.load_tokenizer(
-    loading.tokenizer_path(config.data_dir)
-  )
+  tokenizer = tokenizers.load_tokenizer(config.data_dir)
 
   def fitted(template, context, candidates):
     return prompts.fit(

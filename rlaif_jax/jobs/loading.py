@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What jobs share: finished models by directory, and files of examples.
 
-A finished model's directory holds params, model.json and tokenizer.model; its
-`config` and `sequence` are those it was trained with.
+A finished model's directory holds params, model.json and its tokenizer's
+files; its `config` and `sequence` are those it was trained with.
 """
 
 from __future__ import annotations
@@ -21,25 +21,42 @@ from rlaif_jax.data import converters
 from rlaif_jax.data import pipeline
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh as mesh_lib
-from rlaif_jax.models import decoder
-from rlaif_jax.models import heads
+from rlaif_jax.labeling import backends
+from rlaif_jax.models import architectures
 from rlaif_jax.text import tokenizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loaded:
-  """A finished model: its functions, parameters and what it reads."""
+  """A finished model: its functions, parameters and what it reads.
 
+  `chat` is the text around a user message of an instruct model (empty texts
+  for others); `directory` is where the model came from.
+  """
+
+  directory: str
   name: str
-  config: decoder.DecoderConfig
+  config: architectures.Config
   sequence: converters.SequenceConfig
   tokenizer: protocols.Tokenizer
+  chat: tuple[str, str]
   functions: Any  # protocols.LanguageModel or protocols.ScalarModel
   params: Any
 
+  def backend(self, progress: Any = None) -> backends.FlaxBackend:
+    """This language model as one that answers a judge."""
+    return backends.FlaxBackend(
+      self.functions,
+      self.params,
+      self.tokenizer,
+      name=self.name,
+      chat=self.chat,
+      progress=progress,
+    )
+
 
 def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
-  """Loads a finished model of kind "decoder" or "scalar" onto the mesh.
+  """Loads a finished model of kind "language" or "scalar" onto the mesh.
 
   Raises:
     ValueError: nothing finished there, another kind, or another vocabulary.
@@ -48,26 +65,31 @@ def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
   if description["kind"] != kind:
     raise ValueError(
       f"{directory} holds a {description['kind']} model and this job needs a "
-      f"{kind} one (train_sft makes decoder models, train_reward scalar ones)"
+      f"{kind} one (train_sft and convert make language models, train_reward "
+      "scalar ones)"
     )
-  config = checkpoint.config_from_description(
-    decoder.DecoderConfig, description
+  architecture = architectures.ARCHITECTURES[description["architecture"]]
+  config = records.from_row(architecture.config, description["config"])
+  tokenizer = tokenizers.load_tokenizer(directory)
+  if tokenizer.fingerprint != description["vocabulary"]:
+    raise ValueError(
+      f"{directory}: the vocabulary there is {tokenizer.fingerprint} and the "
+      f"model was saved with {description['vocabulary']}; put the original "
+      "tokenizer back"
+    )
+  sequence = records.from_row(
+    converters.SequenceConfig, description["sequence"]
   )
-  tokenizer = tokenizers.load_tokenizer(f"{directory}/tokenizer.model")
-  sequence = converters.SequenceConfig(**description["sequence"])
-  converters.check_fits(
-    sequence,
-    tokenizer,
-    vocab_size=config.vocab_size,
-    max_length=config.max_length,
-  )
-  functions = (decoder if kind == "decoder" else heads).functions(config)
+  make = architecture.language if kind == "language" else architecture.scalar
+  functions = make(config)
   like = abstract_params(functions.init, mesh)
   return Loaded(
+    directory=directory,
     name=description["name"],
     config=config,
     sequence=sequence,
     tokenizer=tokenizer,
+    chat=tuple(description["chat"]),
     functions=functions,
     params=checkpoint.load_params(f"{directory}", like),
   )
@@ -89,27 +111,45 @@ def abstract_params(init: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def save(
   directory: str,
+  params: Any,
   *,
   name: str,
   kind: str,
-  params: Any,
-  config: decoder.DecoderConfig,
+  config: architectures.Config,
   sequence: converters.SequenceConfig,
-  tokenizer_path: str,
+  tokenizer_dir: str,
+  chat: tuple[str, str] = ("", ""),
 ) -> None:
   """Writes a finished model; model.json comes last and makes it one."""
-  target = pathlib.Path(directory)
   checkpoint.save_model(
-    target,
+    pathlib.Path(directory),
     params,
     {
       "name": name,
       "kind": kind,
+      "architecture": architectures.name_of(config),
       "config": dataclasses.asdict(config),
       "sequence": dataclasses.asdict(sequence),
-      "hash": checkpoint.tree_hash(params),
+      "vocabulary": tokenizers.load_tokenizer(tokenizer_dir).fingerprint,
+      "chat": chat,
     },
-    files={"tokenizer.model": tokenizer_path},
+    files=tokenizers.tokenizer_files(tokenizer_dir),
+  )
+
+
+def save_like(
+  directory: str, params: Any, start: Loaded, *, name: str, kind: str
+) -> None:
+  """Writes a finished model that reads what `start` reads."""
+  save(
+    directory,
+    params,
+    name=name,
+    kind=kind,
+    config=start.config,
+    sequence=start.sequence,
+    tokenizer_dir=start.directory,
+    chat=start.chat,
   )
 
 
@@ -142,8 +182,3 @@ def load_examples(
   if not rows:
     raise ValueError(f"{examples_file} is empty; it needs at least one row")
   return rows[:limit] if limit else rows
-
-
-def tokenizer_path(data_dir: str) -> str:
-  """Where `prepare` puts the vocabulary of a data directory."""
-  return str(pathlib.Path(data_dir) / "tokenizer.model")

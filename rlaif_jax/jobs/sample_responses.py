@@ -65,10 +65,10 @@ def run(
     seed: of the samples.
   """
   devices = mesh_lib.make_mesh(mesh)
-  policy = loading.load(policy_dir, "decoder", devices)
+  policy = loading.load(policy_dir, "language", devices)
   reference = None
   if reference_dir:
-    reference = loading.load(reference_dir, "decoder", devices)
+    reference = loading.load(reference_dir, "language", devices)
   examples = loading.load_examples(
     examples_file=examples_file,
     task=task,
@@ -124,7 +124,7 @@ def run(
 
 def make_sampler(policy, reference, sampling):
   """A jitted (params, reference, prompts, key) -> sampled, log-probs [B]."""
-  eos_ids = (policy.tokenizer.eos_id,)
+  eos_ids = policy.tokenizer.eos_ids
   temperature = sampling.temperature or 1.0
 
   @jax.jit
@@ -160,7 +160,7 @@ def to_response(example, index, drawn, row, tokenizer) -> records.Response:
   response, mask, log_prob, ref_log_prob = (x[row] for x in drawn)
   length = int(mask.sum())
   ids = [int(token) for token in response[:length]]
-  finished = bool(ids) and ids[-1] == tokenizer.eos_id
+  finished = bool(ids) and ids[-1] in tokenizer.eos_ids
   return records.Response(
     id=example.id,
     index=index,

@@ -19,7 +19,6 @@ from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import loading
-from rlaif_jax.labeling import backends
 from rlaif_jax.labeling import direct
 from rlaif_jax.labeling import rating
 from rlaif_jax.reward import scorers
@@ -70,7 +69,7 @@ def make_scorer(
     inner = jax.jit(scorers.reward_scorer(reward.functions))
     params = reward.params
   else:
-    labeler = loading.load(config.labeler_dir, "decoder", devices)
+    labeler = loading.load(config.labeler_dir, "language", devices)
     template = prompts.load(config.rating_template)
     params = labeler.params
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
@@ -82,6 +81,7 @@ def make_scorer(
           labeler.tokenizer,
           parts=template.pointwise_parts(),
           options=template.options,
+          chat=labeler.chat,
         )
       )
   mean, std = 0.0, 1.0
@@ -138,9 +138,7 @@ def text_scorer(
   Costs a trip to the host per rollout; a labeler with the policy's vocabulary
   is read on the device by `labeling.direct`.
   """
-  backend = backends.FlaxBackend(
-    labeler.functions, labeler.params, labeler.tokenizer, name=labeler.name
-  )
+  backend = labeler.backend()
   rate = rating.RatingConfig(
     template=config.rating_template,
     # Room for the longest score that is written after the prompt.
@@ -160,7 +158,7 @@ def text_scorer(
       strict=True,
     ):
       ids = [int(t) for t in tokens[: int(keep.sum())]]
-      ids = [t for t in ids if t != policy.tokenizer.eos_id]
+      ids = [t for t in ids if t not in policy.tokenizer.eos_ids]
       examples.append(
         records.Example(
           id=str(len(examples)),

@@ -27,9 +27,8 @@ from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import scoring_model
-from rlaif_jax.labeling import backends
 from rlaif_jax.labeling import judge
-from rlaif_jax.models import heads
+from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
@@ -121,7 +120,7 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
-  sft = loading.load(policy_dir, "decoder", devices)
+  sft = loading.load(policy_dir, "language", devices)
   converters.check_fits(
     dataclasses.replace(sft.sequence, max_response=sampling.max_tokens),
     sft.tokenizer,
@@ -137,7 +136,7 @@ def run(
   configs = {"policy": optimizer}
   value = None
   if row.needs_value:
-    value = heads.functions(sft.config)
+    value = architectures.scalar(sft.config)
     params["value"] = scoring_model.scalar_params(value, sft, devices, seed)
     configs["value"] = value_optimizer
   # 2. Rollout and update.
@@ -147,7 +146,7 @@ def run(
     score,
     config=rl,
     sampling=sampling,
-    eos_ids=(sft.tokenizer.eos_id,),
+    eos_ids=sft.tokenizer.eos_ids,
   )
   tx = optimizer_lib.make_joint_optimizer(configs)
   state = step_lib.state_from_params(params, tx, devices)
@@ -195,14 +194,12 @@ def run(
   # 4. Selection, and the finished model.
   table = select(output_dir, selection, devices)
   best = max(table, key=lambda c: (c["preference"], c["score"]))["step"]
-  loading.save(
+  loading.save_like(
     f"{output_dir}/model",
+    evaluate.load(best),
+    sft,
     name=name,
-    kind="decoder",
-    params=evaluate.load(best),
-    config=sft.config,
-    sequence=sft.sequence,
-    tokenizer_path=f"{policy_dir}/tokenizer.model",
+    kind="language",
   )
   return {
     "model": f"{output_dir}/model",
@@ -310,10 +307,8 @@ def select(
   table = table[: config.candidates]
   if config.judge is None or not baseline:
     return table
-  labeler = loading.load(config.judge_dir, "decoder", devices)
-  backend = backends.FlaxBackend(
-    labeler.functions, labeler.params, labeler.tokenizer, name=labeler.name
-  )
+  labeler = loading.load(config.judge_dir, "language", devices)
+  backend = labeler.backend()
   for candidate in table:
     pairs = [
       records.Pair(

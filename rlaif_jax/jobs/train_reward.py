@@ -22,7 +22,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import scoring_model
-from rlaif_jax.models import heads
+from rlaif_jax.models import architectures
 from rlaif_jax.reward import model as reward_model
 
 
@@ -65,7 +65,7 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
-  start = loading.load(init_from, "decoder", devices)
+  start = loading.load(init_from, "language", devices)
   labels = read_labels(labels_file)
   test_labels = read_labels(test_labels_file)
   pairs, cut = converters.encode_preferences(
@@ -79,7 +79,7 @@ def run(
     test_labels, start.tokenizer, start.sequence
   )
   # 2. One update step for all sizes: the compiled program is shared.
-  functions = heads.functions(start.config)
+  functions = architectures.scalar(start.config)
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(
     reward_model.make_loss(functions, label_smoothing=label_smoothing), tx
@@ -124,14 +124,8 @@ def run(
   rewards = predict(score_pairs, params, test_pairs, batch_size)
   curve.append({"labels": len(labels), **accuracy(rewards, test_labels)})
   # 4. The finished model, and what it says of the held-out pairs.
-  loading.save(
-    f"{output_dir}/model",
-    name=name,
-    kind="scalar",
-    params=params,
-    config=start.config,
-    sequence=start.sequence,
-    tokenizer_path=f"{init_from}/tokenizer.model",
+  loading.save_like(
+    f"{output_dir}/model", params, start, name=name, kind="scalar"
   )
   rows = [
     {"id": p.id, "first": float(a), "second": float(b), "label": p.p_first}

@@ -17,8 +17,13 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.interop import peft_files
+from rlaif_jax.interop import sources
 from rlaif_jax.jobs import loading
+from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
+from rlaif_jax.models import lora as lora_lib
+from rlaif_jax.text import tokenizers
 
 import dataclasses
 
@@ -120,11 +125,12 @@ def run(
   *,
   output_dir: str,
   data: SFTData,
-  sequence: converters.SequenceConfig,
+  sequence: converters.SequenceConfig | None = None,
   optimizer: optimizer_lib.OptimizerConfig,
   train: loop.LoopConfig,
-  model: decoder.DecoderConfig | None = None,
+  model: architectures.Config | None = None,
   init_from: str = "",
+  lora: lora_lib.LoraConfig | None = None,
   batch_size: int = 128,
   microbatches: int = 1,
   context_weight: float = 0.0,
@@ -137,11 +143,14 @@ def run(
   Args:
     output_dir: where everything goes; a second start continues there.
     data: where the rows come from.
-    sequence: lengths and constant text of a row.
+    sequence: lengths and constant text of a row; leave out to take those of
+      `init_from`.
     optimizer: the paper's default is Adafactor at 1e-5.
     train: steps, saving, evaluation.
     model: sizes; leave out to take those of `init_from`.
     init_from: directory of a finished language model to start from.
+    lora: learn adapters of that model alone; they are kept in PEFT's layout
+      in `output_dir`/adapter, and merged into the finished model.
     batch_size: rows per update (paper: 128).
     microbatches: parts of a batch whose gradients are added.
     context_weight: weight of the context's tokens in the loss.
@@ -151,32 +160,39 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Text to tokens; everything that can be wrong with it is found here.
-  tokenizer_path = loading.tokenizer_path(data.data_dir)
-  tokenizer = loading.tokenizers.load_tokenizer(tokenizer_path)
-  start = loading.load(init_from, "decoder", devices) if init_from else None
+  start = loading.load(init_from, "language", devices) if init_from else None
   config = model or (start and start.config)
-  if config is None:
-    raise ValueError("train_sft: give model sizes, or init_from")
+  sequence = sequence or (start and start.sequence)
+  if lora is not None and start is None:
+    raise ValueError("train_sft: lora adapts a model; give init_from")
+  if config is None or sequence is None:
+    raise ValueError("train_sft: give model sizes and sequence, or init_from")
+  tokenizer_dir = start.directory if start else data.data_dir
+  tokenizer = tokenizers.load_tokenizer(tokenizer_dir)
   converters.check_fits(
     sequence,
     tokenizer,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
   )
+  if context_weight and not isinstance(config, decoder.DecoderConfig):
+    raise ValueError(
+      f"train_sft.context_weight is {context_weight}; an encoder-decoder does "
+      "not predict its prompt, so it must be 0"
+    )
   train_rows, validation_rows = data.read()
   arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
   held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
-  functions = decoder.functions(config)
+  functions = architectures.language(config)
   tx = optimizer_lib.make_optimizer(optimizer)
-  if start is not None:
-    params = loading.copy_params(start.params)
-    state = step_lib.state_from_params(params, tx, devices)
-  else:
-    key = rng.key(seed, "init")
-    state = step_lib.init_state(functions.init, tx, key, devices)
+  state, frozen, combine = first_state(
+    functions, tx, start, lora, seed, devices
+  )
   loss = make_loss(functions, context_weight)
-  step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
+  update = step_lib.make_train_step(
+    loss, tx, microbatches=microbatches, combine=combine
+  )
 
   # 3. The loop.
   def next_batch(state, number):
@@ -190,7 +206,17 @@ def run(
     )
     return mesh_lib.put_batch(devices, converters.take(arrays, rows))
 
-  evaluate = make_evaluate(make_loss(functions, 0.0), held_out, batch_size)
+  def step(state, batch, key):
+    return update(state, batch, key, frozen)
+
+  def whole(params):
+    return params if combine is None else jax.jit(combine)(params, frozen)
+
+  measure = make_evaluate(make_loss(functions, 0.0), held_out, batch_size)
+
+  def evaluate(params, step):
+    return measure(whole(params), step)
+
   state = loop.fit(
     state,
     step,
@@ -202,14 +228,20 @@ def run(
     evaluate=evaluate,
   )
   # 4. The finished model.
+  if lora is not None:
+    rules = sources.hf_rules(config)
+    peft_files.save(
+      f"{output_dir}/adapter", state.params, lora, rules, start.directory
+    )
   loading.save(
     f"{output_dir}/model",
+    whole(state.params),
     name=name,
-    kind="decoder",
-    params=state.params,
+    kind="language",
     config=config,
     sequence=sequence,
-    tokenizer_path=tokenizer_path,
+    tokenizer_dir=tokenizer_dir,
+    chat=start.chat if start else ("", ""),
   )
   return {
     "model": f"{output_dir}/model",
@@ -218,6 +250,29 @@ def run(
     **cut,
     **evaluate(state.params, train.num_steps),
   }
+
+
+def first_state(functions, tx, start, lora, seed, devices):
+  """The state at step 0, what stays frozen, and how both make a model.
+
+  Returns:
+    (state, frozen, combine); frozen and combine are None unless adapters are
+    learned.
+  """
+  if start is None:
+    key = rng.key(seed, "init")
+    return step_lib.init_state(functions.init, tx, key, devices), None, None
+  if lora is None:
+    params = loading.copy_params(start.params)
+    return step_lib.state_from_params(params, tx, devices), None, None
+  adapters = lora_lib.init(rng.key(seed, "lora"), start.params, lora)
+  adapters = jax.device_put(adapters, mesh_lib.replicated(devices))
+
+  def combine(learned, frozen):
+    return lora_lib.apply(frozen, learned, lora)
+
+  state = step_lib.state_from_params(adapters, tx, devices)
+  return state, start.params, combine
 
 
 def make_evaluate(loss, arrays: Any, batch_size: int):

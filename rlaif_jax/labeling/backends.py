@@ -29,7 +29,10 @@ class FlaxBackend:
     tokenizer: encodes prompts and options.
     name: goes into label stores; say which checkpoint it is.
     batch_size: rows of one device call.
-    bucket: prompts are padded to a multiple of this many tokens.
+    bucket: prompts are padded to multiples of this many tokens; see
+      `bucket_length`.
+    chat: text before and after a user message, of an instruct model; each
+      prompt is one user message.
     progress: called with (prompts done, prompts in all) after each batch.
   """
 
@@ -42,6 +45,7 @@ class FlaxBackend:
     name: str,
     batch_size: int = 64,
     bucket: int = 32,
+    chat: tuple[str, str] = ("", ""),
     progress: Callable[[int, int], None] | None = None,
   ):
     self.name = name
@@ -50,6 +54,9 @@ class FlaxBackend:
     self._tokenizer = tokenizer
     self._batch_size = batch_size
     self._bucket = bucket
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    self._begin = bos + tokenizer.encode(chat[0])
+    self._end = tokenizer.encode(chat[1])
     self._progress = progress
     self._option_log_probs = jax.jit(
       functools.partial(scoring.option_log_probs, model), static_argnums=3
@@ -61,8 +68,7 @@ class FlaxBackend:
 
   def encode(self, prompt: str) -> list[int]:
     """Token ids of a prompt, the beginning-of-sequence included."""
-    bos = self._tokenizer.bos_id
-    return ([] if bos is None else [bos]) + self._tokenizer.encode(prompt)
+    return [*self._begin, *self._tokenizer.encode_plain(prompt), *self._end]
 
   def score_options(
     self, prompts: Sequence[str], options: Sequence[str]
@@ -111,7 +117,7 @@ class FlaxBackend:
       name = records.content_id(prompt, str(seen[prompt]))
       seeds.append(int(name[:8], 16) & 0x7FFFFFFF)
     key = rng.key(seed, "labeling/complete")
-    eos_ids = (self._tokenizer.eos_id,)
+    eos_ids = self._tokenizer.eos_ids
     texts = [""] * len(ids)
     written = 0
     for rows, tokens, valid in self._batches(ids, max_tokens):
@@ -148,15 +154,17 @@ class FlaxBackend:
         )
     buckets: dict[int, list[int]] = {}
     for row, tokens in enumerate(ids):
-      length = -(-max(len(tokens), 1) // self._bucket) * self._bucket
+      length = bucket_length(len(tokens), self._bucket)
       buckets.setdefault(min(length, limit), []).append(row)
     done = 0
     for length in sorted(buckets):
       members = buckets[length]
       for begin in range(0, len(members), self._batch_size):
         rows = members[begin : begin + self._batch_size]
-        tokens = np.zeros((self._batch_size, length), np.int32)
-        valid = np.zeros((self._batch_size, length), bool)
+        # A rest is padded to a power of two: few shapes, little waste.
+        padded = min(1 << (len(rows) - 1).bit_length(), self._batch_size)
+        tokens = np.zeros((padded, length), np.int32)
+        valid = np.zeros((padded, length), bool)
         for i, row in enumerate(rows):
           if ids[row]:
             tokens[i, length - len(ids[row]) :] = ids[row]
@@ -165,3 +173,14 @@ class FlaxBackend:
         done += len(rows)
         if self._progress is not None:
           self._progress(done, len(ids))
+
+
+def bucket_length(tokens: int, step: int) -> int:
+  """The padded length of a prompt: few of them, and at most a fifth of waste.
+
+  Multiples of `step` up to eight of them, of twice that up to sixteen, and so
+  on, so that long prompts do not compile a program for each length.
+  """
+  while tokens > 8 * step:
+    step *= 2
+  return -(-max(tokens, 1) // step) * step

@@ -24,6 +24,7 @@ def direct_scorer(
   *,
   parts: tuple[str, str, str],
   options: Sequence[str],
+  chat: tuple[str, str] = ("", ""),
 ) -> protocols.Scorer:
   """(score - 5.5) / 4.5 in [-1, 1] of each response (paper section 2.2.2).
 
@@ -37,13 +38,15 @@ def direct_scorer(
     tokenizer: of both policy and labeler.
     parts: constant texts, from `prompts.Template.pointwise_parts`.
     options: the ten score strings.
+    chat: text before and after a user message, of an instruct labeler.
   """
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   before, between, after = (tuple(tokenizer.encode(part)) for part in parts)
-  before = (*begin, *before)
+  before = (*begin, *tokenizer.encode(chat[0]), *before)
+  after = (*after, *tokenizer.encode(chat[1]))
   option_ids = tuple(tuple(tokenizer.encode(option)) for option in options)
   prefix_of = rating.prefix_options(options, tokenizer)
-  eos_id = tokenizer.eos_id
+  eos_ids = jnp.asarray(tokenizer.eos_ids)
 
   def score(
     params: Any,
@@ -63,7 +66,7 @@ def direct_scorer(
       (prompts.context, prompts.context_valid),
       constant(between),
       # The end token is the policy's, not part of the text that is rated.
-      (response, (mask > 0) & (response != eos_id)),
+      (response, (mask > 0) & ~jnp.isin(response, eos_ids)),
       constant(after),
     ]
     tokens = jnp.concatenate([t for t, _ in segments], axis=1)

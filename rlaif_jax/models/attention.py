@@ -7,14 +7,13 @@ stand anywhere in a row and changes nothing.
 
 from __future__ import annotations
 
-import math
-
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from rlaif_jax.models import layers
+from rlaif_jax.models import variant as variant_lib
 
 # A finite stand-in for minus infinity: a row with nothing to attend to gives
 # a uniform average instead of NaN; such rows are padding and are never read.
@@ -43,6 +42,18 @@ def positions_from_valid(valid: jax.Array, start: jax.Array | int = 0):
   return jnp.maximum(start + jnp.cumsum(valid, axis=1) - 1, 0)
 
 
+def last_real(values: jax.Array, valid: jax.Array) -> jax.Array:
+  """Values [B, L, ...] at the last valid column of each row -> [B, ...].
+
+  By index, never by looking for a pad id: a model whose pad is its end token
+  reads the right place. Rows without a real token read column 0.
+  """
+  columns = jnp.where(valid, jnp.arange(valid.shape[1])[None], 0)
+  last = jnp.max(columns, axis=1)
+  last = last.reshape(last.shape + (1,) * (values.ndim - 1))
+  return jnp.take_along_axis(values, last, axis=1)[:, 0]
+
+
 def causal_mask(valid: jax.Array) -> jax.Array:
   """[B, L] -> [B, L, L]: query i sees real key j when j <= i."""
   length = valid.shape[1]
@@ -50,8 +61,24 @@ def causal_mask(valid: jax.Array) -> jax.Array:
   return causal[None] & valid[:, None, :]
 
 
+def within_window(
+  positions: jax.Array, key_positions: jax.Array, window: int
+) -> jax.Array:
+  """[B, L], [B, S] -> [B, L, S]: key at most window - 1 tokens back.
+
+  By position, so that padding inside a row does not use up the window.
+  """
+  return positions[:, :, None] - key_positions[:, None, :] < window
+
+
 def attend(
-  query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  mask: jax.Array,
+  *,
+  scale: float = 0.0,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Softmax attention with H = G * K query heads; softmax in float32.
 
@@ -60,6 +87,8 @@ def attend(
     key: [B, S, K, C].
     value: [B, S, K, C].
     mask: [B, L, S] bool.
+    scale: of the scores; 0 is C ** -0.5.
+    bias: [B, H, L, S], added to the scores.
 
   Returns:
     [B, L, H, C].
@@ -69,7 +98,9 @@ def attend(
   query = query.reshape(batch, length, kv_heads, heads // kv_heads, channels)
   scores = jnp.einsum(
     "blkgc,bskc->bkgls", query, key, preferred_element_type=jnp.float32
-  ) / math.sqrt(channels)
+  ) * (scale or channels**-0.5)
+  if bias is not None:
+    scores = scores + bias.reshape(scores.shape)
   scores = jnp.where(mask[:, None, None], scores, MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   out = jnp.einsum("bkgls,bskc->blkgc", weights, value)
@@ -100,17 +131,19 @@ def previous_keys(
 class Attention(nn.Module):
   """Rotary grouped-query self-attention.
 
-  The first `previous_key_heads` key heads use the key of the previous token
-  instead of their own, which makes copying what followed an earlier token a
-  one-layer affair (the smeared keys of arXiv:2209.11895, with the mixture
-  fixed at the previous token). Public checkpoints have none (0).
+  The first `variant.previous_key_heads` key heads use the key of the previous
+  token instead of their own, which makes copying what followed an earlier
+  token a one-layer affair (the smeared keys of arXiv:2209.11895, with the
+  mixture fixed at the previous token). Public checkpoints have none (0).
   """
 
   num_heads: int
   num_kv_heads: int
   head_dim: int
-  previous_key_heads: int
   rope_theta: float
+  is_local: bool
+  norm_epsilon: float
+  variant: variant_lib.Variant
   dtype: layers.Dtype
 
   @nn.compact
@@ -135,16 +168,14 @@ class Attention(nn.Module):
     Returns:
       Output [B, L, D] and (keys, values, last keys) as they now stand.
     """
-
-    def project(heads: int, axis: str, name: str) -> jax.Array:
-      features = (heads, self.head_dim)
-      axes = ("embed", axis, "head_dim")
-      return layers.Projection(features, axes, dtype=self.dtype, name=name)(x)
-
-    query = project(self.num_heads, "heads", "query")
-    key = project(self.num_kv_heads, "kv_heads", "key")
-    value = project(self.num_kv_heads, "kv_heads", "value")
-    mixed = self.previous_key_heads
+    v = self.variant
+    query = self._project(x, self.num_heads, "heads", "query")
+    key = self._project(x, self.num_kv_heads, "kv_heads", "key")
+    value = self._project(x, self.num_kv_heads, "kv_heads", "value")
+    if v.qk_norm:
+      query = self._norm("query_norm")(query)
+      key = self._norm("key_norm")(key)
+    mixed = v.previous_key_heads
     if cached is None:
       last = jnp.zeros((x.shape[0], mixed, self.head_dim), key.dtype)
     else:
@@ -152,8 +183,9 @@ class Attention(nn.Module):
     if mixed:
       previous, last = previous_keys(key[:, :, :mixed], valid, last)
       key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
-    query = layers.rotary(query, positions, self.rope_theta)
-    key = layers.rotary(key, positions, self.rope_theta)
+    frequency = self._frequencies()
+    query = layers.rotary(query, positions, frequency)
+    key = layers.rotary(key, positions, frequency)
     if cached is not None:
       keys, values, _, column = cached
       start = (0, column, 0, 0)
@@ -161,7 +193,7 @@ class Attention(nn.Module):
       value = jax.lax.dynamic_update_slice(
         values, value.astype(values.dtype), start
       )
-    out = attend(query, key, value, mask)
+    out = attend(query, key, value, mask, scale=v.query_scale)
     out = layers.Projection(
       (x.shape[-1],),
       ("heads", "head_dim", "embed"),
@@ -170,3 +202,31 @@ class Attention(nn.Module):
       name="out",
     )(out)
     return out, (key, value, last)
+
+  def _project(self, x, heads: int, axis: str, name: str) -> jax.Array:
+    return layers.Projection(
+      (heads, self.head_dim),
+      ("embed", axis, "head_dim"),
+      use_bias=self.variant.qkv_bias,
+      dtype=self.dtype,
+      name=name,
+    )(x)
+
+  def _norm(self, name: str) -> layers.RMSNorm:
+    return layers.RMSNorm(
+      self.norm_epsilon,
+      self.dtype,
+      offset=self.variant.norm_offset,
+      axis="head_dim",
+      name=name,
+    )
+
+  def _frequencies(self) -> jax.Array:
+    v = self.variant
+    if self.is_local and v.local_rope_theta:
+      return variant_lib.rope_frequencies(
+        self.head_dim, v.local_rope_theta, None
+      )
+    return variant_lib.rope_frequencies(
+      self.head_dim, self.rope_theta, v.rope_scaling
+    )

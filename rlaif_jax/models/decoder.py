@@ -16,17 +16,18 @@ import jax.numpy as jnp
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
+from rlaif_jax.models import variant as variant_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
   """Sizes of a decoder. `max_length` bounds prompt + response in tokens.
 
-  `previous_key_heads`: see `attention.Attention`; 0 in every public model.
-  `match_gain` > 0 starts key kernels as copies of query kernels, both times
-  this gain, so that from the first step a token attends to its like (after
-  the mimetic initialisation of arXiv:2305.09828); it does not change what a
-  model computes from given parameters.
+  `variant` has what families do differently. `match_gain` > 0 starts key
+  kernels as copies of query kernels, both times this gain, so that from the
+  first step a token attends to its like (after the mimetic initialisation of
+  arXiv:2305.09828); it does not change what a model computes from given
+  parameters.
   """
 
   vocab_size: int
@@ -40,7 +41,7 @@ class DecoderConfig:
   rope_theta: float = 10_000.0
   norm_epsilon: float = 1e-6
   tie_embeddings: bool = True
-  previous_key_heads: int = 0
+  variant: variant_lib.Variant = variant_lib.Variant()
   match_gain: float = 0.0
   dtype: str = "float32"
 
@@ -55,9 +56,9 @@ class DecoderConfig:
         f"DecoderConfig: num_heads is {self.num_heads} and num_kv_heads is "
         f"{self.num_kv_heads}; the first must be a multiple of the second"
       )
-    if not 0 <= self.previous_key_heads <= self.num_kv_heads:
+    if self.variant.previous_key_heads > self.num_kv_heads:
       raise ValueError(
-        f"DecoderConfig.previous_key_heads is {self.previous_key_heads}; it "
+        f"Variant.previous_key_heads is {self.variant.previous_key_heads}; it "
         f"must be in [0, num_kv_heads = {self.num_kv_heads}]"
       )
     if self.head_dim % 2:
@@ -72,27 +73,36 @@ class DecoderConfig:
 
 
 class Block(nn.Module):
-  """Pre-norm attention and gated MLP."""
+  """Pre-norm attention and gated MLP; Gemma norms what comes out, too."""
 
   config: DecoderConfig
+  is_local: bool
 
   @nn.compact
   def __call__(self, x, positions, valid, mask, cached=None):
     c = self.config
-    normed = layers.RMSNorm(c.norm_epsilon, c.dtype, name="attention_norm")(x)
+    v = c.variant
+
+    def norm(name):
+      return layers.RMSNorm(
+        c.norm_epsilon, c.dtype, offset=v.norm_offset, name=name
+      )
+
     out, state = attention.Attention(
       num_heads=c.num_heads,
       num_kv_heads=c.num_kv_heads,
       head_dim=c.head_dim,
-      previous_key_heads=c.previous_key_heads,
       rope_theta=c.rope_theta,
+      is_local=self.is_local,
+      norm_epsilon=c.norm_epsilon,
+      variant=v,
       dtype=c.dtype,
       name="attention",
-    )(normed, positions, valid, mask, cached)
-    x = x + out
-    normed = layers.RMSNorm(c.norm_epsilon, c.dtype, name="mlp_norm")(x)
-    x = x + layers.GatedMLP(c.mlp_dim, c.dtype, name="mlp")(normed)
-    return x, state
+    )(norm("attention_norm")(x), positions, valid, mask, cached)
+    x = x + (norm("attention_post_norm")(out) if v.post_norms else out)
+    mlp = layers.GatedMLP(c.mlp_dim, c.dtype, v.activation, name="mlp")
+    out = mlp(norm("mlp_norm")(x))
+    return x + (norm("mlp_post_norm")(out) if v.post_norms else out), state
 
 
 class Decoder(nn.Module):
@@ -103,8 +113,12 @@ class Decoder(nn.Module):
   def setup(self):
     c = self.config
     self.embedding = layers.Embedding(c.vocab_size, c.width, c.dtype)
-    self.blocks = [Block(c) for _ in range(c.num_layers)]
-    self.final_norm = layers.RMSNorm(c.norm_epsilon, c.dtype)
+    self.blocks = [
+      Block(c, c.variant.is_local(layer)) for layer in range(c.num_layers)
+    ]
+    self.final_norm = layers.RMSNorm(
+      c.norm_epsilon, c.dtype, offset=c.variant.norm_offset
+    )
     if not c.tie_embeddings:
       self.output = layers.Projection(
         (c.vocab_size,), ("embed", "vocab"), dtype=c.dtype
@@ -112,32 +126,34 @@ class Decoder(nn.Module):
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """Tokens and valid [B, L] -> logits [B, L, V]; makes all parameters."""
-    return self.logits(self.hidden(tokens, valid))
+    return self.logits(self.read(tokens, valid))
 
-  def hidden(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
+  def read(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """[B, L] -> final hidden states [B, L, D]."""
     return self._read(tokens, valid)[0]
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> float32 logits [..., V]."""
     if self.config.tie_embeddings:
-      return self.embedding.logits(hidden)
-    return self.output(hidden).astype(jnp.float32)
+      logits = self.embedding.logits(hidden)
+    else:
+      logits = self.output(hidden).astype(jnp.float32)
+    return variant_lib.soft_cap(logits, self.config.variant.logit_softcap)
 
   def prefill(
-    self, tokens: jax.Array, valid: jax.Array, capacity: int
+    self, prompt: jax.Array, valid: jax.Array, room: int
   ) -> tuple[jax.Array, attention.Cache]:
-    """Reads prompts [B, L] and returns a cache with `capacity` columns."""
-    hidden, states = self._read(tokens, valid)
-    extra = capacity - tokens.shape[1]
-    pad = ((0, 0), (0, extra), (0, 0), (0, 0))
-    return hidden, attention.Cache(
+    """Reads prompts [B, P]; the cache has room for `room` tokens more."""
+    hidden, states = self._read(prompt, valid)
+    pad = ((0, 0), (0, room), (0, 0), (0, 0))
+    cache = attention.Cache(
       keys=tuple(jnp.pad(key, pad) for key, _, _ in states),
       values=tuple(jnp.pad(value, pad) for _, value, _ in states),
       last_keys=tuple(last for _, _, last in states),
       valid=jnp.pad(valid, pad[:2]),
-      column=jnp.asarray(tokens.shape[1], jnp.int32),
+      column=jnp.asarray(prompt.shape[1], jnp.int32),
     )
+    return attention.last_real(hidden, valid), cache
 
   def extend(
     self, tokens: jax.Array, valid: jax.Array, cache: attention.Cache
@@ -152,12 +168,15 @@ class Decoder(nn.Module):
     query_column = cache.column + jnp.arange(length)
     causal = jnp.arange(capacity)[None, :] <= query_column[:, None]
     mask = causal[None] & all_valid[:, None, :]
-    x = self.embedding(tokens)
+    masks = self._masks(mask, positions, all_valid)
+    x = self._embed(tokens)
     states = []
     for block, *cached in zip(
       self.blocks, cache.keys, cache.values, cache.last_keys, strict=True
     ):
-      x, state = block(x, positions, valid, mask, (*cached, cache.column))
+      x, state = block(
+        x, positions, valid, masks[block.is_local], (*cached, cache.column)
+      )
       states.append(state)
     keys, values, last_keys = zip(*states, strict=True)
     return self.final_norm(x), attention.Cache(
@@ -166,13 +185,29 @@ class Decoder(nn.Module):
 
   def _read(self, tokens, valid):
     positions = attention.positions_from_valid(valid)
-    mask = attention.causal_mask(valid)
-    x = self.embedding(tokens)
+    masks = self._masks(attention.causal_mask(valid), positions, valid)
+    x = self._embed(tokens)
     states = []
     for block in self.blocks:
-      x, state = block(x, positions, valid, mask)
+      x, state = block(x, positions, valid, masks[block.is_local])
       states.append(state)
     return self.final_norm(x), states
+
+  def _embed(self, tokens):
+    x = self.embedding(tokens)
+    if self.config.variant.embedding_scale:
+      # Rounded to the compute type first, as the family's authors do.
+      x = x * jnp.asarray(self.config.width**0.5, x.dtype)
+    return x
+
+  def _masks(self, mask, positions, all_valid):
+    """(mask of global layers, mask of local layers), each [B, L, S]."""
+    window = self.config.variant.window
+    if not window:
+      return mask, mask
+    key_positions = attention.positions_from_valid(all_valid)
+    near = attention.within_window(positions, key_positions, window)
+    return mask, mask & near
 
 
 def match_keys_to_queries(attention_params, config: DecoderConfig) -> None:
@@ -195,6 +230,12 @@ def functions(config: DecoderConfig) -> protocols.LanguageModel:
 
     return call
 
+  read = method("read")
+
+  def hidden(params, batch):
+    begin = batch.tokens.shape[1] - batch.weights.shape[1] - 1
+    return read(params, batch.tokens, batch.valid)[:, begin:-1]
+
   def init(key):
     tokens = jnp.zeros((1, 2), jnp.int32)
     params = module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
@@ -205,7 +246,7 @@ def functions(config: DecoderConfig) -> protocols.LanguageModel:
 
   return protocols.LanguageModel(
     init=init,
-    hidden=method("hidden"),
+    hidden=hidden,
     logits=method("logits"),
     prefill=method("prefill"),
     extend=method("extend"),

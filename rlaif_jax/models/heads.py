@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
+from rlaif_jax.models import attention
 from rlaif_jax.models import decoder
+from rlaif_jax.models import layers
 
 
 class ScalarDecoder(nn.Module):
@@ -26,33 +28,12 @@ class ScalarDecoder(nn.Module):
 
   def setup(self):
     self.decoder = decoder.Decoder(self.config)
-    self.head = nn.Dense(
-      1,
-      dtype=jnp.float32,
-      kernel_init=nn.with_logical_partitioning(
-        nn.initializers.zeros, ("embed", "scalar")
-      ),
-      bias_init=nn.with_logical_partitioning(
-        nn.initializers.zeros, ("scalar",)
-      ),
-    )
+    self.head = layers.scalar_head()
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """[B, L] -> float32 scalar per position [B, L]."""
-    hidden = self.decoder.hidden(tokens, valid)
+    hidden = self.decoder.read(tokens, valid)
     return self.head(hidden.astype(jnp.float32))[..., 0]
-
-
-def last_real(values: jax.Array, valid: jax.Array) -> jax.Array:
-  """Values [B, L] at the last valid column of each row -> [B].
-
-  By index, never by looking for a pad id: a model whose pad is its end token
-  reads the right place. Rows without a real token read column 0.
-  """
-  length = valid.shape[1]
-  columns = jnp.where(valid, jnp.arange(length)[None], 0)
-  last = jnp.max(columns, axis=1, keepdims=True)
-  return jnp.take_along_axis(values, last, axis=1)[:, 0]
 
 
 def functions(config: decoder.DecoderConfig) -> protocols.ScalarModel:
@@ -63,10 +44,13 @@ def functions(config: decoder.DecoderConfig) -> protocols.ScalarModel:
     tokens = jnp.zeros((1, 2), jnp.int32)
     return module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
 
-  def per_token(params, tokens, valid):
-    return module.apply({"params": params}, tokens, valid)
+  def read(params, batch):
+    return module.apply({"params": params}, batch.tokens, batch.valid)
 
-  def last(params, tokens, valid):
-    return last_real(per_token(params, tokens, valid), valid)
+  def states(params, batch):
+    return read(params, batch)[:, -batch.weights.shape[1] - 1 :]
 
-  return protocols.ScalarModel(init=init, per_token=per_token, last=last)
+  def last(params, batch):
+    return attention.last_real(read(params, batch), batch.valid)
+
+  return protocols.ScalarModel(init=init, states=states, last=last)

@@ -18,22 +18,25 @@ Dtype = jnp.dtype | str
 
 
 class Projection(nn.Module):
-  """A bias-free linear map over the last `num_inputs` axes (einsum dense).
+  """A linear map over the last `num_inputs` axes (einsum dense).
 
-  The kernel has shape [*inputs, *features] and the given logical axis names.
-  Initialised with a truncated normal of variance 1 / fan-in.
+  The kernel has shape [*inputs, *features] and the given logical axis names;
+  a bias, where asked for, has [*features]. Initialised with a truncated
+  normal of deviation scale / sqrt(fan-in), and zeros.
   """
 
   features: tuple[int, ...]
   axes: tuple[str, ...]
   num_inputs: int = 1
+  use_bias: bool = False
   dtype: Dtype = jnp.float32
+  scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     inputs = x.shape[-self.num_inputs :]
     fan_in, fan_out = math.prod(inputs), math.prod(self.features)
-    init = nn.initializers.truncated_normal(1.0 / math.sqrt(fan_in))
+    init = nn.initializers.truncated_normal(self.scale / math.sqrt(fan_in))
     kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(init, self.axes),
@@ -44,23 +47,40 @@ class Projection(nn.Module):
     # best, whatever the number of heads.
     flat = x.reshape(*x.shape[: -self.num_inputs], fan_in).astype(self.dtype)
     out = flat @ kernel.astype(self.dtype).reshape(fan_in, fan_out)
+    if self.use_bias:
+      bias = self.param(
+        "bias",
+        nn.with_logical_partitioning(
+          nn.initializers.zeros, self.axes[self.num_inputs :]
+        ),
+        self.features,
+        jnp.float32,
+      ).astype(self.dtype)
+      out += bias.reshape((1,) * (out.ndim - 1) + (fan_out,))
     return out.reshape(*out.shape[:-1], *self.features)
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * scale, in float32 (arXiv:1910.07467)."""
+  """x / rms(x) * scale over the last axis, in float32 (arXiv:1910.07467).
+
+  With `offset` it multiplies by 1 + scale, and scale starts at 0 (Gemma).
+  """
 
   epsilon: float = 1e-6
   dtype: Dtype = jnp.float32
+  offset: bool = False
+  axis: str = "embed"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.zeros if self.offset else nn.initializers.ones
     scale = self.param(
       "scale",
-      nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+      nn.with_logical_partitioning(init, (self.axis,)),
       (x.shape[-1],),
       jnp.float32,
-    )
+    ).astype(jnp.float32)
+    scale = 1 + scale if self.offset else scale
     x = x.astype(jnp.float32)
     variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
     normed = x * jax.lax.rsqrt(variance + self.epsilon)
@@ -97,16 +117,17 @@ class Embedding(nn.Module):
     )
 
 
-def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+def rotary(
+  x: jax.Array, positions: jax.Array, frequency: jax.Array
+) -> jax.Array:
   """Rotates channel pairs (i, i + C/2) by position (arXiv:2104.09864).
 
   Args:
     x: [B, L, H, C], C even.
     positions: [B, L] int32.
-    theta: base of the frequencies.
+    frequency: [C / 2] radians a token; see `variant.rope_frequencies`.
   """
   half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = positions[:, :, None].astype(jnp.float32) * frequency[None, None]
   cos = jnp.cos(angle)[:, :, None].astype(x.dtype)
   sin = jnp.sin(angle)[:, :, None].astype(x.dtype)
@@ -117,10 +138,11 @@ def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
 
 class GatedMLP(nn.Module):
-  """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+  """down(activation(gate(x)) * up(x)) (arXiv:2002.05202)."""
 
   mlp_dim: int
   dtype: Dtype = jnp.float32
+  activation: str = "silu"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -129,4 +151,17 @@ class GatedMLP(nn.Module):
 
     gate = project(self.mlp_dim, ("embed", "mlp"), "gate")(x)
     up = project(self.mlp_dim, ("embed", "mlp"), "up")(x)
-    return project(x.shape[-1], ("mlp", "embed"), "down")(nn.silu(gate) * up)
+    gate = nn.silu(gate) if self.activation == "silu" else nn.gelu(gate)
+    return project(x.shape[-1], ("mlp", "embed"), "down")(gate * up)
+
+
+def scalar_head() -> nn.Dense:
+  """[..., D] -> [..., 1] in float32, zero at first, with a bias."""
+  return nn.Dense(
+    1,
+    dtype=jnp.float32,
+    kernel_init=nn.with_logical_partitioning(
+      nn.initializers.zeros, ("embed", "scalar")
+    ),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("scalar",)),
+  )

@@ -65,6 +65,27 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
   )
 
 
+def ratio(
+  totals: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray
+) -> Estimate:
+  """Sum of totals over sum of weights, its rows drawn independently.
+
+  The interval is the delta method's: 1.96 times the root of the sum of
+  (total - ratio * weight)^2, over the sum of weights. n counts rows.
+  """
+  totals, weights = np.asarray(totals, float), np.asarray(weights, float)
+  n = len(totals)
+  value = float(totals.sum() / weights.sum()) if n else float("nan")
+  rest = totals - value * weights
+  spread = float("nan")
+  if n > 1:
+    variance = float(np.sum(rest**2)) * n / (n - 1)
+    spread = _Z95 * math.sqrt(variance) / float(weights.sum())
+  return Estimate(
+    value=value, low=value - spread, high=value + spread, n=n, method="delta"
+  )
+
+
 def bootstrap_mean(
   values: Sequence[float] | np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> Estimate:

@@ -25,7 +25,7 @@ def pair_rewards(
   both = jax.tree.map(
     lambda a, b: jnp.concatenate([a, b]), pairs.first, pairs.second
   )
-  rewards = model.last(params, both.tokens, both.valid)
+  rewards = model.last(params, both)
   first, second = jnp.split(rewards, 2)
   return first, second
 

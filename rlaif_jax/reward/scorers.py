@@ -27,7 +27,7 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
     mask: jax.Array,
   ) -> jax.Array:
     joined = scoring.join(prompts, response, mask)
-    return model.last(params, joined.tokens, joined.valid)
+    return model.last(params, joined)
 
   return score
 

@@ -229,7 +229,7 @@ def make_loss(
     per_token = jnp.zeros_like(mask)
     metrics = {}
     if row.needs_value:
-      values = _values(value, params["value"], joined)
+      values = state_values(value, params["value"], joined)
       value_terms = policy_gradient.value_loss(values, targets)
       per_token += value_terms
       metrics["value_loss"] = masked.weighted_sum(value_terms, mask)
@@ -256,14 +256,9 @@ def make_loss(
   return loss
 
 
-def _values(value, params, joined) -> jax.Array:
+def state_values(value, params, joined) -> jax.Array:
   """[B, R]: the value of the state before each response token."""
-  response_length = joined.weights.shape[1]
-  per_token = value.per_token(params, joined.tokens, joined.valid)
-  return per_token[:, -response_length - 1 : -1]
-
-
-state_values = _values
+  return value.states(params, joined)[:, :-1]
 
 
 def _reduce(per_token, mask, config) -> masked.WeightedSum:

@@ -99,7 +99,8 @@ def test_greedy_is_the_argmax_of_full_forwards(params):
   config = decode.SamplingConfig(max_tokens=4, temperature=0.0)
   drawn = draw(params, tokens, valid, range(2), config=config, eos_ids=(99,))
   for step in range(4):
-    hidden = FUNCTIONS.hidden(
+    hidden = testing.all_hidden(
+      FUNCTIONS,
       params,
       jnp.concatenate([tokens, drawn.response[:, :step]], axis=1),
       jnp.concatenate([valid, drawn.mask[:, :step] > 0], axis=1),
@@ -128,7 +129,7 @@ def test_sample_frequencies_follow_the_probabilities(params):
     range(many),
     config=decode.SamplingConfig(max_tokens=1, temperature=0.7),
   )
-  hidden = FUNCTIONS.hidden(params, tokens, valid)
+  hidden = testing.all_hidden(FUNCTIONS, params, tokens, valid)
   logits = FUNCTIONS.logits(params, hidden[:, -1])[0] / 0.7
   expected = np.asarray(jax.nn.softmax(logits))
   seen = np.bincount(np.asarray(drawn.response)[:, 0], minlength=VOCAB) / many

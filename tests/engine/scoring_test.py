@@ -23,7 +23,7 @@ def params():
 def log_prob_by_hand(params, prompt, continuation):
   """Sum of log softmax, one whole forward over real tokens only."""
   row = jnp.asarray([[*prompt, *continuation]])
-  hidden = FUNCTIONS.hidden(params, row, jnp.ones(row.shape, bool))
+  hidden = testing.all_hidden(FUNCTIONS, params, row, jnp.ones(row.shape, bool))
   table = jax.nn.log_softmax(FUNCTIONS.logits(params, hidden)[0], axis=-1)
   begin = len(prompt) - 1
   return sum(float(table[begin + j, t]) for j, t in enumerate(continuation))

@@ -39,13 +39,34 @@ FENCES = {
   "orbax": ("rlaif_jax.engine.checkpoint",),
   "optax": ("rlaif_jax.engine.optimizer", "rlaif_jax.engine.step"),
   "matplotlib": ("rlaif_jax.evaluation.figures",),
-  "safetensors": ("rlaif_jax.interop.safetensors",),
+  "safetensors": (
+    "rlaif_jax.interop.safetensors_files",
+    "rlaif_jax.interop.peft_files",
+  ),
+  "gguf": ("rlaif_jax.interop.gguf_files",),
+  "tensorstore": (
+    "rlaif_jax.interop.t5x_files",
+    "rlaif_jax.interop.zarr_files",
+  ),
+  "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
+  "jinja2": ("rlaif_jax.text.chat",),
   "torch": (),
   "transformers": (),
 }
 
 # Imported inside functions only, so that the package works without them.
-LAZY = {"tensorflow", "tensorflow_datasets", "seqio", "matplotlib", "pyarrow"}
+LAZY = {
+  "tensorflow",
+  "tensorflow_datasets",
+  "seqio",
+  "matplotlib",
+  "pyarrow",
+  "safetensors",
+  "gguf",
+  "tensorstore",
+  "tokenizers",
+  "jinja2",
+}
 
 # Floors on which nothing may reach JAX.
 NO_JAX = ("text", "evaluation")

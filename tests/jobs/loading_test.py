@@ -12,7 +12,7 @@ from rlaif_jax.jobs import loading
 
 def test_a_model_comes_back_with_what_it_reads(world):
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
-  model = loading.load(str(world / "sft" / "model"), "decoder", devices)
+  model = loading.load(str(world / "sft" / "model"), "language", devices)
   assert model.config.vocab_size == model.tokenizer.vocab_size == 320
   assert model.sequence.max_response == 8
   copied = loading.copy_params(model.params)
@@ -28,7 +28,7 @@ def test_another_kind_is_refused(world):
 def test_an_unfinished_run_is_refused(tmp_path):
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
   with pytest.raises(ValueError, match="no finished model"):
-    loading.load(str(tmp_path), "decoder", devices)
+    loading.load(str(tmp_path), "language", devices)
 
 
 def test_examples_come_from_a_file_or_a_task(world):

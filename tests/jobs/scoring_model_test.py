@@ -22,7 +22,7 @@ TEXTS = ("the cat sat", "red hat on it", "ten dogs", "saw one mat near")
 @pytest.fixture
 def policy(world):
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
-  return loading.load(str(world / "sft" / "model"), "decoder", devices)
+  return loading.load(str(world / "sft" / "model"), "language", devices)
 
 
 def config(world, **changes):

@@ -58,3 +58,14 @@ def test_text_ends_before_the_stop_string(backend):
 def test_a_prompt_longer_than_the_model_is_an_error(backend):
   with pytest.raises(ValueError, match="reads at most"):
     backend.score_options(["x" * 80], ("1", "2"))
+
+
+def test_long_prompts_share_lengths():
+  lengths = [backends.bucket_length(n, 32) for n in (0, 1, 32, 33, 256, 257)]
+  assert lengths == [32, 32, 32, 64, 256, 320]
+  assert backends.bucket_length(513, 32) == 640
+  waste = max(
+    (backends.bucket_length(n, 32) - n) / backends.bucket_length(n, 32)
+    for n in range(257, 4000)
+  )
+  assert waste < 0.2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.models import decoder
+from rlaif_jax.models import variant
 from tests import testing
 
 
@@ -26,12 +27,31 @@ def config(**changes):
   return decoder.DecoderConfig(**{**sizes, **changes})
 
 
+def variant_config(**fields):
+  return config(variant=variant.Variant(**fields))
+
+
 VARIANTS = {
   "grouped": config(),
   "multi_head": config(num_kv_heads=4),
   "untied": config(tie_embeddings=False),
-  "previous_keys": config(previous_key_heads=1),
-  "all_previous_keys": config(previous_key_heads=2),
+  "previous_keys": variant_config(previous_key_heads=1),
+  "all_previous_keys": variant_config(previous_key_heads=2),
+  "biases": variant_config(qkv_bias=True),
+  "window": variant_config(window=3),
+  "gemma": variant_config(
+    qk_norm=True,
+    post_norms=True,
+    norm_offset=True,
+    activation="gelu_tanh",
+    embedding_scale=True,
+    query_scale=0.3,
+    logit_softcap=10.0,
+    window=3,
+    global_every=2,
+    local_rope_theta=100.0,
+    rope_scaling=variant.RopeScaling(kind="linear", factor=4.0),
+  ),
 }
 
 
@@ -52,10 +72,12 @@ def random_rows(seed=0):
 def test_holes_and_padding_change_nothing(name):
   functions, params = build(VARIANTS[name])
   tokens, valid = random_rows()
-  hidden = functions.hidden(params, tokens, valid)
+  hidden = testing.all_hidden(functions, params, tokens, valid)
   for row in range(2):
     kept = tokens[row][valid[row]][None]
-    alone = functions.hidden(params, kept, jnp.ones(kept.shape, bool))[0]
+    alone = testing.all_hidden(
+      functions, params, kept, jnp.ones(kept.shape, bool)
+    )[0]
     np.testing.assert_allclose(hidden[row][valid[row]], alone, atol=1e-5)
 
 
@@ -64,8 +86,8 @@ def test_garbage_in_padding_changes_nothing(name):
   functions, params = build(VARIANTS[name])
   tokens, valid = random_rows()
   other = jnp.where(valid, tokens, (tokens + 5) % 13)
-  a = functions.hidden(params, tokens, valid)[valid]
-  b = functions.hidden(params, other, valid)[valid]
+  a = testing.all_hidden(functions, params, tokens, valid)[valid]
+  b = testing.all_hidden(functions, params, other, valid)[valid]
   np.testing.assert_array_equal(a, b)
 
 
@@ -74,9 +96,11 @@ def test_garbage_in_padding_changes_nothing(name):
 def test_cached_reading_equals_the_full_forward(name, width):
   functions, params = build(VARIANTS[name])
   tokens, valid = random_rows()
-  full = functions.hidden(params, tokens, valid)
-  part, cache = functions.prefill(params, tokens[:, :5], valid[:, :5], 10)
-  parts = [part]
+  full = testing.all_hidden(functions, params, tokens, valid)
+  last, cache = functions.prefill(params, tokens[:, :5], valid[:, :5], 5)
+  newest = [4, 3]  # The last real columns among the first five.
+  np.testing.assert_allclose(last, full[np.arange(2), newest], atol=1e-5)
+  parts = [full[:, :5]]
   for begin in range(5, 10, width):
     end = min(begin + width, 10)
     part, cache = functions.extend(
@@ -92,8 +116,8 @@ def test_no_column_sees_the_future():
   tokens, _ = random_rows()
   valid = jnp.ones(tokens.shape, bool)
   changed = tokens.at[:, 6].set((tokens[:, 6] + 1) % 13)
-  a = functions.hidden(params, tokens, valid)
-  b = functions.hidden(params, changed, valid)
+  a = testing.all_hidden(functions, params, tokens, valid)
+  b = testing.all_hidden(functions, params, changed, valid)
   np.testing.assert_array_equal(a[:, :6], b[:, :6])
   assert np.abs(a[:, 6:] - b[:, 6:]).max() > 1e-3
 
@@ -104,7 +128,7 @@ def test_gradient_is_finite_with_rows_of_padding_only():
   valid = valid.at[0].set(False)
 
   def total(p):
-    hidden = functions.hidden(p, tokens, valid)
+    hidden = testing.all_hidden(functions, p, tokens, valid)
     return jnp.sum(jnp.where(valid[..., None], hidden, 0.0) ** 2)
 
   gradient = jax.jit(jax.grad(total))(params)
@@ -117,7 +141,7 @@ def test_gradient_is_finite_with_rows_of_padding_only():
     ({"num_kv_heads": 3}, "num_kv_heads"),
     ({"head_dim": 5}, "head_dim"),
     ({"dtype": "float16"}, "dtype"),
-    ({"previous_key_heads": 3}, "previous_key_heads"),
+    ({"variant": variant.Variant(previous_key_heads=3)}, "previous_key_heads"),
     ({"width": 0}, "width"),
   ],
 )
@@ -130,7 +154,9 @@ def test_bfloat16_stays_near_float32():
   functions, params = build(config())
   low = testing.jitted(decoder.functions(config(dtype="bfloat16")))
   tokens, valid = random_rows()
-  a = functions.logits(params, functions.hidden(params, tokens, valid))
-  b = low.logits(params, low.hidden(params, tokens, valid))
+  a = functions.logits(
+    params, testing.all_hidden(functions, params, tokens, valid)
+  )
+  b = low.logits(params, testing.all_hidden(low, params, tokens, valid))
   assert b.dtype == jnp.float32
   np.testing.assert_allclose(a[valid], b[valid], atol=0.1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.models import decoder
+from rlaif_jax.models import attention
 from rlaif_jax.models import heads
 from tests import testing
 
@@ -15,7 +16,7 @@ from tests import testing
 def test_last_real_is_by_index():
   values = jnp.arange(12.0).reshape(3, 4)
   valid = jnp.array([[1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 1, 0]], bool)
-  np.testing.assert_array_equal(heads.last_real(values, valid), [1, 7, 10])
+  np.testing.assert_array_equal(attention.last_real(values, valid), [1, 7, 10])
 
 
 def test_end_token_that_is_also_the_pad_is_read_where_it_stands():
@@ -37,9 +38,9 @@ def test_end_token_that_is_also_the_pad_is_read_where_it_stands():
   # 0 is both pad and end: two texts that differ after an inner 0.
   tokens = jnp.array([[3, 0, 1, 0, 0, 0], [3, 0, 2, 0, 0, 0]])
   valid = jnp.array([[1, 1, 1, 1, 0, 0]] * 2, bool)
-  rewards = functions.last(params, tokens, valid)
+  rewards = functions.last(params, testing.whole_batch(tokens, valid, 2))
   assert abs(float(rewards[0] - rewards[1])) > 1e-4
-  per_token = functions.per_token(params, tokens, valid)
+  per_token = testing.all_states(functions, params, tokens, valid)
   np.testing.assert_allclose(rewards, per_token[:, 3], rtol=1e-6)
 
 
@@ -57,5 +58,7 @@ def test_a_fresh_head_says_zero():
   functions = testing.jitted(heads.functions(cfg))
   params = testing.build(functions)
   tokens = jnp.ones((2, 3), jnp.int32)
-  reward = functions.last(params, tokens, jnp.ones((2, 3), bool))
+  reward = functions.last(
+    params, testing.whole_batch(tokens, jnp.ones((2, 3), bool), 1)
+  )
   np.testing.assert_array_equal(reward, [0, 0])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.models import layers
+from rlaif_jax.models import variant
 
 
 def build(module, *inputs):
@@ -34,13 +35,16 @@ def test_rms_norm_by_hand():
   np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-6)
 
 
+FREQUENCY = variant.rope_frequencies(8, 100.0, None)
+
+
 def test_rotary_scores_depend_on_the_distance_alone():
   q = jax.random.normal(jax.random.key(0), (1, 1, 1, 8))
   k = jax.random.normal(jax.random.key(1), (1, 1, 1, 8))
 
   def score(i, j):
-    a = layers.rotary(q, jnp.array([[i]]), 100.0)
-    b = layers.rotary(k, jnp.array([[j]]), 100.0)
+    a = layers.rotary(q, jnp.array([[i]]), FREQUENCY)
+    b = layers.rotary(k, jnp.array([[j]]), FREQUENCY)
     return float(jnp.sum(a * b))
 
   np.testing.assert_allclose(score(7, 3), score(14, 10), rtol=1e-4)

@@ -77,3 +77,13 @@ def test_separable_data_stays_finite():
     np.array([[-1.0], [1.0]] * 10), np.array([0.0, 1.0] * 10)
   )
   assert np.isfinite(fit.coefficients).all()
+
+
+def test_a_ratio_is_divided_once_and_its_interval_covers():
+  estimate = statistics.ratio([2.0, 9.0], [1.0, 3.0])
+  assert estimate.value == 11 / 4 and estimate.n == 2
+  # Rows of one size: the ratio is a mean, and so is its interval.
+  values = np.random.default_rng(0).normal(3.0, 1.0, 50)
+  a, b = statistics.ratio(2 * values, np.full(50, 2.0)), statistics.mean(values)
+  np.testing.assert_allclose((a.low, a.high), (b.low, b.high), rtol=1e-9)
+  assert math.isnan(statistics.ratio([], []).value)

@@ -46,8 +46,8 @@ def pairs(label=(0.9, 0.3, 1.0), weight=(1.0, 1.0, 1.0)):
 
 def test_loss_by_hand(params):
   batch = pairs()
-  first = FUNCTIONS.last(params, batch.first.tokens, batch.first.valid)
-  second = FUNCTIONS.last(params, batch.second.tokens, batch.second.valid)
+  first = FUNCTIONS.last(params, batch.first)
+  second = FUNCTIONS.last(params, batch.second)
   chance = 1 / (1 + np.exp(-(np.asarray(first) - np.asarray(second))))
   p = np.asarray(batch.label)
   expected = -(p * np.log(chance) + (1 - p) * np.log(1 - chance))

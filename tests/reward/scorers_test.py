@@ -43,7 +43,9 @@ def test_reward_is_that_of_the_bare_text():
   result = scorers.reward_scorer(FUNCTIONS)(params, prompts(), RESPONSE, MASK)
   for row, ids in enumerate(([3, 4, 4, 1], [5, 6, 2, 3, 5, 1])):
     text = jnp.asarray([ids])
-    alone = FUNCTIONS.last(params, text, jnp.ones(text.shape, bool))
+    alone = FUNCTIONS.last(
+      params, testing.whole_batch(text, jnp.ones(text.shape, bool), 1)
+    )
     np.testing.assert_allclose(result[row], alone[0], atol=1e-5)
 
 

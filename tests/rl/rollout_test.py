@@ -133,10 +133,8 @@ def test_values_for_ppo_are_of_the_state_before_each_token(params):
     own, params["policy"], length_score, prompts(4), algorithm="ppo"
   )
   joined = scoring.join(done.prompts, done.response, done.mask)
-  per_token = VALUE.per_token(value, joined.tokens, joined.valid)
-  np.testing.assert_allclose(
-    done.values, per_token[:, 3:-1] * done.mask, atol=1e-5
-  )
+  states = VALUE.states(value, joined)
+  np.testing.assert_allclose(done.values, states[:, :-1] * done.mask, atol=1e-5)
 
 
 def test_greedy_rollouts_are_refused(params):

@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 import sentencepiece
+import tokenizers as hub
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import processors
+from tokenizers import trainers
 
 from rlaif_jax.text import tokenizers
 
@@ -62,7 +69,10 @@ def test_other_texts_other_fingerprint(tokenizer, tmp_path):
 
 
 def test_special_ids(tokenizer):
+  assert tokenizer.segmentable and tokenizer.keeps_newlines
   assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+  assert tokenizer.eos_ids == (2,)
+  assert (tokenizer.bos_text, tokenizer.eos_text) == ("<s>", "</s>")
   assert tokenizer.vocab_size == 300
 
 
@@ -129,26 +139,262 @@ def test_missing_file_and_wrong_file(tmp_path):
     tokenizers.load_tokenizer(wrong)
 
 
-@pytest.mark.parametrize(
-  "options, message",
-  [
-    (dict(eos_id=-1), "no end token"),
-    # Without byte fallback and a newline piece, a newline is unknown.
-    (dict(byte_fallback=False, user_defined_symbols=[]), "loses newlines"),
-  ],
-)
-def test_unusable_vocabularies_are_refused(tmp_path, options, message):
-  path = tmp_path / "other.model"
+def train_public(path, **options):
+  """A SentencePiece vocabulary as others make them."""
   model = io.BytesIO()
-  defaults = dict(byte_fallback=True, user_defined_symbols=["\n"])
+  defaults = dict(byte_fallback=True, vocab_size=290, model_type="bpe")
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(["some words to learn from"]),
     model_writer=model,
-    model_type="bpe",
     hard_vocab_limit=False,
     minloglevel=2,
-    **{"vocab_size": 290, **defaults, **options},
+    **{**defaults, **options},
   )
   path.write_bytes(model.getvalue())
-  with pytest.raises(ValueError, match=message):
-    tokenizers.load_tokenizer(path)
+
+
+IDENTITY = dict(normalization_rule_name="identity")
+AS_IT_IS = dict(remove_extra_whitespaces=False, **IDENTITY)
+
+
+@pytest.mark.parametrize(
+  "options, segmentable, keeps_newlines",
+  [
+    # Newlines are written in bytes, and nothing is put in front.
+    (dict(add_dummy_prefix=False, **AS_IT_IS), True, True),
+    # A blank before every text, as in Llama 2.
+    (AS_IT_IS, False, True),
+    # Newlines become blanks, as in T5, and so does every beginning.
+    (dict(byte_fallback=False, vocab_size=30), True, False),
+  ],
+)
+def test_what_public_vocabularies_do_with_newlines(
+  tmp_path, options, segmentable, keeps_newlines
+):
+  train_public(tmp_path / "other.model", **options)
+  made = tokenizers.load_tokenizer(tmp_path / "other.model")
+  assert made.segmentable == segmentable
+  assert made.keeps_newlines == keeps_newlines
+
+
+def test_a_response_can_end_and_padding_ends_none(tmp_path):
+  train_public(tmp_path / "a.model", eos_id=-1)
+  with pytest.raises(ValueError, match="no end token"):
+    tokenizers.load_tokenizer(tmp_path / "a.model")
+  # The end is id 0, where a vocabulary without padding would have it.
+  train_public(tmp_path / "a.model", eos_id=0, bos_id=1, unk_id=2)
+  made = tokenizers.load_tokenizer(tmp_path / "a.model")
+  assert (made.eos_id, made.bos_id, made.pad_id) == (0, 1, 2)
+
+
+def test_files_beside_a_model_name_turns_and_ends(tmp_path):
+  train_public(tmp_path / "tokenizer.model", user_defined_symbols=["<turn>"])
+  write(tmp_path, "generation_config", eos_token_id=[2, 3])
+  loose = tokenizers.load_tokenizer(tmp_path)
+  assert loose.eos_ids == (2, 3)
+  assert loose.encode_plain("<turn>") == loose.encode("<turn>")
+  write(tmp_path, "tokenizer_config", additional_special_tokens=["<turn>"])
+  made = tokenizers.load_tokenizer(tmp_path)
+  assert 3 in made.encode("a<turn>") and 3 not in made.encode_plain("a<turn>")
+  assert made.decode(made.encode_plain("a<turn>b")) == "a<turn>b"
+  assert made.decode(made.encode("a<turn>b")) == "ab"
+  write(tmp_path, "generation_config", eos_token_id=9999)
+  with pytest.raises(ValueError, match="generation_config.*9999.*290 ids"):
+    tokenizers.load_tokenizer(tmp_path)
+
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def write(directory, name, **content):
+  (directory / f"{name}.json").write_text(json.dumps(content))
+
+
+def byte_level(*, special=SPECIAL, begin=None):
+  """A small byte-level vocabulary, digits apart."""
+  made = hub.Tokenizer(models.BPE())
+  made.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
+  made.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=320,
+    special_tokens=special,
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  made.train_from_iterator([*TEXTS, "<|" * 50], trainer)
+  if begin:
+    made.post_processor = processors.TemplateProcessing(
+      single=f"{begin} $A", special_tokens=[(begin, made.token_to_id(begin))]
+    )
+  return made
+
+
+@pytest.fixture()
+def directory(tmp_path):
+  byte_level().save(str(tmp_path / "tokenizer.json"))
+  end = SPECIAL[2]
+  write(tmp_path, "tokenizer_config", eos_token=end, pad_token=end)
+  return tmp_path
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:2], *HARD, "<|im_end|> a"])
+def test_json_round_trip_of_plain_text(directory, text):
+  made = tokenizers.load_tokenizer(directory)
+  ids = made.encode_plain(text)
+  assert made.decode(ids) == text
+  assert not {0, 1, 2} & set(ids)
+  if "<|" not in text:
+    assert made.encode(text) == ids
+
+
+def test_json_same_ids_as_transformers(directory):
+  transformers = pytest.importorskip("transformers")
+  made = tokenizers.load_tokenizer(directory)
+  twin = transformers.PreTrainedTokenizerFast(
+    tokenizer_file=str(directory / "tokenizer.json")
+  )
+  marked = "<|im_start|>a<|im_end|>"
+  assert made.encode(marked) == [1, *made.encode("a"), 2]
+  assert made.decode(made.encode(marked)) == "a"
+  # Its letters are put together as those of any other text.
+  assert made.encode_plain(marked)[:1] == made.encode("<|")
+  for text in [*TEXTS, *HARD, marked]:
+    assert made.encode(text) == twin.encode(text, add_special_tokens=False)
+
+
+def test_a_word_that_is_a_special_token_is_cut(tmp_path):
+  vocabulary = byte_level(special=["stop"]).get_vocab()
+  made = hub.Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.decoder = decoders.ByteLevel()
+  made.add_special_tokens(["stop"])
+  made.save(str(tmp_path / "tokenizer.json"))
+  write(tmp_path, "generation_config", eos_token_id=made.token_to_id("stop"))
+  made = tokenizers.load_tokenizer(tmp_path)
+  # The library alone would give the word as the token.
+  assert made.eos_id not in made.encode_plain("stop, stop")
+  assert made.decode(made.encode_plain("stop, stop")) == "stop, stop"
+
+
+def test_letters_outside_the_vocabulary_stay_unknown(tmp_path):
+  made = hub.Tokenizer(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"))
+  made.add_special_tokens(["<unk>", "</s>"])
+  made.save(str(tmp_path / "tokenizer.json"))
+  write(tmp_path, "tokenizer_config", eos_token="</s>")
+  assert tokenizers.load_tokenizer(tmp_path).encode_plain("a?") == [1, 0]
+
+
+def test_json_ends(directory):
+  made = tokenizers.load_tokenizer(directory)
+  # The named one first; padding is the end in the file and not here.
+  assert (made.eos_id, made.eos_ids) == (2, (2, 0))
+  assert made.pad_id == 1
+  write(directory, "generation_config", eos_token_id=[5, 0])
+  made = tokenizers.load_tokenizer(directory)
+  assert (made.eos_id, made.eos_ids) == (5, (5, 0, 2))
+  assert (made.eos_text, made.decode([5])) == ("<|im_end|>", "")
+  write(directory, "tokenizer_config", pad_token="<|im_start|>")
+  assert tokenizers.load_tokenizer(directory).pad_id == 1
+
+
+def test_an_ordinary_piece_ends_nothing(tmp_path):
+  made = byte_level(special=["<|im_end|>"])
+  made.add_tokens(["</s>"])
+  made.save(str(tmp_path / "tokenizer.json"))
+  assert tokenizers.load_tokenizer(tmp_path).eos_ids == (0,)
+
+
+def test_json_begins_only_if_it_really_does(directory):
+  name = "<|endoftext|>"
+  assert tokenizers.load_tokenizer(directory).bos_id is None
+  config = dict(bos_token={"content": name}, eos_token="<|im_end|>")
+  write(directory, "tokenizer_config", **config)
+  made = tokenizers.load_tokenizer(directory)
+  assert (made.bos_id, made.bos_text) == (None, name)
+  write(directory, "tokenizer_config", **config, add_bos_token=True)
+  assert tokenizers.load_tokenizer(directory).bos_id == 0
+  byte_level(begin=name).save(str(directory / "tokenizer.json"))
+  write(directory, "tokenizer_config")
+  assert tokenizers.load_tokenizer(directory).bos_id == 0
+  write(directory, "tokenizer_config", **config, add_bos_token=False)
+  assert tokenizers.load_tokenizer(directory).bos_id is None
+
+
+def test_numbers_with_gaps(directory):
+  stored = json.loads((directory / "tokenizer.json").read_text())
+  last = max(stored["model"]["vocab"], key=stored["model"]["vocab"].get)
+  stored["model"]["vocab"][last] = 500
+  (directory / "tokenizer.json").write_text(json.dumps(stored))
+  assert tokenizers.load_tokenizer(directory).vocab_size == 501
+
+
+def test_json_is_never_cut_or_filled(directory):
+  made = byte_level()
+  made.enable_truncation(2)
+  made.enable_padding(length=50)
+  made.save(str(directory / "tokenizer.json"))
+  assert len(tokenizers.load_tokenizer(directory).encode("12345")) == 5
+
+
+def test_json_segments(directory):
+  made = tokenizers.load_tokenizer(directory)
+  assert made.segmentable and made.keeps_newlines
+  joined = byte_level()
+  joined.add_tokens(["\n\n"])
+  joined.save(str(directory / "tokenizer.json"))
+  assert not tokenizers.load_tokenizer(directory).segmentable
+
+
+@pytest.mark.parametrize(
+  "name, content, message",
+  [
+    ("generation_config", dict(eos_token_id=[2, 999]), "999.*of 320 ids"),
+    ("tokenizer_config", dict(eos_token="<none>"), "'<none>' has id None"),
+    ("special_tokens_map", dict(bos_token="<none>"), "map.json.*'<none>'"),
+    (
+      "tokenizer_config",
+      dict(added_tokens_decoder={"1": {"content": "<|im_end|>"}}),
+      "'<|im_end|>' has id 1, where .*'<|im_start|>'",
+    ),
+    ("tokenizer_config", dict(add_bos_token=True), "bos_token is missing"),
+  ],
+)
+def test_special_ids_are_checked(directory, name, content, message):
+  write(directory, name, **content)
+  with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+    tokenizers.load_tokenizer(directory)
+
+
+def test_json_without_an_end_and_no_json(tmp_path):
+  byte_level(special=[]).save(str(tmp_path / "tokenizer.json"))
+  with pytest.raises(ValueError, match="no end token"):
+    tokenizers.load_tokenizer(tmp_path)
+  for content, message in (
+    ("{", "is no JSON"),
+    ("[]", "expected an object"),
+    ("{}", "has no 'model'"),
+  ):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+      tokenizers.load_tokenizer(tmp_path)
+
+
+def test_files_of_a_tokenizer(tmp_path, path, directory):
+  for name in ("weights.bin", "tokenizer.model"):
+    (directory / name).write_bytes(b"")
+  files = tokenizers.tokenizer_files(directory)
+  names = ("tokenizer.json", "tokenizer_config.json")
+  assert files == {name: str(directory / name) for name in names}
+  assert list(tokenizers.tokenizer_files(path.parent)) == ["tokenizer.model"]
+  for opened in (directory, directory / "tokenizer.json"):
+    made = tokenizers.load_tokenizer(opened)
+    assert isinstance(made, tokenizers.JsonTokenizer)
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  with pytest.raises(ValueError, match="tokenizer.model nor tokenizer.json"):
+    tokenizers.load_tokenizer(empty)

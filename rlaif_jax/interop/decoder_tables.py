@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama 2/3, SmolLM2, Qwen2/2.5 and Gemma 3 text: configurations and names.
+
+Hugging Face's config.json becomes a `DecoderConfig` and back, and one table of
+names serves both directions. What a configuration asks for and we do not
+compute is an error, never a silent difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping
+
+from rlaif_jax.interop import names
+from rlaif_jax.models import decoder
+from rlaif_jax.models import variant as variant_lib
+
+FAMILIES = ("llama", "qwen2", "gemma3_text")
+_CLASSES = {
+  "llama": "LlamaForCausalLM",
+  "qwen2": "Qwen2ForCausalLM",
+  "gemma3_text": "Gemma3ForCausalLM",
+}
+_GELU = ("gelu_pytorch_tanh", "gelu_new")
+
+
+def _require(values: Mapping[str, Any], key: str, *allowed: Any) -> None:
+  """A key, where present, has a value that we compute."""
+  if key in values and values[key] not in allowed:
+    raise ValueError(
+      f"config.json: {key} is {values[key]!r}; supported is "
+      f"{' or '.join(map(repr, allowed))}"
+    )
+
+
+def _get(values: Mapping[str, Any], key: str) -> Any:
+  if values.get(key) is None:
+    raise ValueError(f"config.json: {key} is missing")
+  return values[key]
+
+
+# ---- Hugging Face configurations.
+
+
+def config_from_hf(values: Mapping[str, Any]) -> decoder.DecoderConfig:
+  """The config of a Hugging Face model directory's config.json.
+
+  Raises:
+    ValueError: an unsupported family or option, or a missing key.
+  """
+  family = values.get("model_type")
+  if family not in FAMILIES:
+    raise ValueError(
+      f"config.json: model_type is {family!r}; supported are {FAMILIES} and t5"
+    )
+  heads = _get(values, "num_attention_heads")
+  width = _get(values, "hidden_size")
+  _require(values, "attention_bias", False, None)
+  _require(values, "mlp_bias", False, None)
+  common = dict(
+    vocab_size=_get(values, "vocab_size"),
+    width=width,
+    num_layers=_get(values, "num_hidden_layers"),
+    num_heads=heads,
+    num_kv_heads=values.get("num_key_value_heads") or heads,
+    head_dim=values.get("head_dim") or width // heads,
+    mlp_dim=_get(values, "intermediate_size"),
+    max_length=_get(values, "max_position_embeddings"),
+    norm_epsilon=values.get("rms_norm_eps", 1e-6),
+  )
+  if family == "gemma3_text":
+    return _gemma_from_hf(values, common)
+  _require(values, "hidden_act", "silu")
+  _require(values, "use_sliding_window", False)
+  rope = values.get("rope_parameters") or values
+  scaling = values.get("rope_scaling") or values.get("rope_parameters")
+  return decoder.DecoderConfig(
+    **common,
+    rope_theta=float(rope.get("rope_theta") or 10_000.0),
+    tie_embeddings=bool(values.get("tie_word_embeddings", False)),
+    variant=variant_lib.Variant(
+      qkv_bias=family == "qwen2", rope_scaling=_scaling_from_hf(scaling)
+    ),
+  )
+
+
+def _scaling_from_hf(
+  values: Mapping[str, Any] | None,
+) -> variant_lib.RopeScaling | None:
+  values = values or {}
+  kind = values.get("rope_type", values.get("type", "default"))
+  if kind == "default":
+    return None
+  if kind == "linear":
+    return variant_lib.RopeScaling(kind="linear", factor=values["factor"])
+  if kind == "llama3":
+    return variant_lib.RopeScaling(
+      kind="llama3",
+      factor=values["factor"],
+      low_frequency_factor=values["low_freq_factor"],
+      high_frequency_factor=values["high_freq_factor"],
+      original_length=values["original_max_position_embeddings"],
+    )
+  raise ValueError(
+    f"config.json: rope scaling of type {kind!r}; supported are default, "
+    "linear and llama3"
+  )
+
+
+def _gemma_from_hf(values, common) -> decoder.DecoderConfig:
+  _require(values, "hidden_activation", *_GELU)
+  _require(values, "use_bidirectional_attention", False, None)
+  # Gemma 2 had it; transformers leaves it out of Gemma 3 whatever is said.
+  _require(values, "attn_logit_softcapping", None)
+  layers = common["num_layers"]
+  types = values.get("layer_types")
+  every = values.get("sliding_window_pattern") or values.get(
+    "_sliding_window_pattern", 6
+  )
+  if types:
+    full = [n + 1 for n, kind in enumerate(types) if kind == "full_attention"]
+    every = full[0] if full else layers + 1
+    expected = [n for n in range(1, layers + 1) if n % every == 0]
+    if full != expected or len(types) != layers:
+      raise ValueError(
+        f"config.json: layer_types has full attention in layers {full} of "
+        f"{layers}; supported is every n-th layer"
+      )
+  rope = values.get("rope_parameters")
+  if rope:
+    whole = rope["full_attention"]
+    theta, scaling = whole["rope_theta"], _scaling_from_hf(whole)
+    local = rope["sliding_attention"]["rope_theta"]
+  else:
+    theta = values.get("rope_theta", 1e6)
+    scaling = _scaling_from_hf(values.get("rope_scaling"))
+    local = values.get("rope_local_base_freq", 10_000.0)
+  return decoder.DecoderConfig(
+    **common,
+    rope_theta=float(theta),
+    tie_embeddings=bool(values.get("tie_word_embeddings", True)),
+    variant=variant_lib.Variant(
+      qk_norm=True,
+      post_norms=True,
+      norm_offset=True,
+      activation="gelu_tanh",
+      embedding_scale=True,
+      query_scale=_get(values, "query_pre_attn_scalar") ** -0.5,
+      logit_softcap=values.get("final_logit_softcapping") or 0.0,
+      window=_get(values, "sliding_window"),
+      global_every=every,
+      local_rope_theta=float(local),
+      rope_scaling=scaling,
+    ),
+  )
+
+
+def family_of(config: decoder.DecoderConfig) -> str:
+  """The public family that computes what this config computes.
+
+  Raises:
+    ValueError: none does (previous-key heads, for one).
+  """
+  v = config.variant
+  bare = dataclasses.replace(v, rope_scaling=None, qkv_bias=False)
+  if bare == variant_lib.Variant():
+    return "qwen2" if v.qkv_bias else "llama"
+  gemma = (v.qk_norm, v.post_norms, v.norm_offset, v.embedding_scale)
+  if all(gemma) and v.window and v.global_every and not v.previous_key_heads:
+    return "gemma3_text"
+  raise ValueError(
+    f"no public family computes what this model does: {v}. Only llama, qwen2 "
+    "and gemma3 models can be written in public layouts"
+  )
+
+
+def config_to_hf(config: decoder.DecoderConfig) -> dict[str, Any]:
+  """config.json of a config; the inverse of `config_from_hf`."""
+  family, v = family_of(config), config.variant
+  values = {
+    "model_type": family,
+    "architectures": [_CLASSES[family]],
+    "vocab_size": config.vocab_size,
+    "hidden_size": config.width,
+    "num_hidden_layers": config.num_layers,
+    "num_attention_heads": config.num_heads,
+    "num_key_value_heads": config.num_kv_heads,
+    "head_dim": config.head_dim,
+    "intermediate_size": config.mlp_dim,
+    "max_position_embeddings": config.max_length,
+    "rms_norm_eps": config.norm_epsilon,
+    "rope_theta": config.rope_theta,
+    "rope_scaling": _scaling_to_hf(v.rope_scaling),
+    "tie_word_embeddings": config.tie_embeddings,
+  }
+  if family != "gemma3_text":
+    return {**values, "hidden_act": "silu"}
+  return values | {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": _whole(
+      (v.query_scale or config.head_dim**-0.5) ** -2
+    ),
+    "final_logit_softcapping": v.logit_softcap or None,
+    "sliding_window": v.window,
+    "sliding_window_pattern": v.global_every,
+    "layer_types": [
+      "sliding_attention" if v.is_local(n) else "full_attention"
+      for n in range(config.num_layers)
+    ],
+    "rope_local_base_freq": v.local_rope_theta or config.rope_theta,
+  }
+
+
+def _whole(value: float) -> float | int:
+  return round(value) if abs(value - round(value)) < 1e-6 * value else value
+
+
+def _scaling_to_hf(scaling) -> dict[str, Any] | None:
+  if scaling is None:
+    return None
+  values = {"rope_type": scaling.kind, "factor": scaling.factor}
+  if scaling.kind == "llama3":
+    values |= {
+      "low_freq_factor": scaling.low_frequency_factor,
+      "high_freq_factor": scaling.high_frequency_factor,
+      "original_max_position_embeddings": scaling.original_length,
+    }
+  return values
+
+
+# ---- Names.
+
+# Ours in a block, theirs in a layer, input axes of the kernel.
+_BLOCK_HF = (
+  ("attention/query/kernel", "self_attn.q_proj.weight", 1),
+  ("attention/key/kernel", "self_attn.k_proj.weight", 1),
+  ("attention/value/kernel", "self_attn.v_proj.weight", 1),
+  ("attention/query/bias", "self_attn.q_proj.bias", 0),
+  ("attention/key/bias", "self_attn.k_proj.bias", 0),
+  ("attention/value/bias", "self_attn.v_proj.bias", 0),
+  ("attention/out/kernel", "self_attn.o_proj.weight", 2),
+  ("attention/query_norm/scale", "self_attn.q_norm.weight", 0),
+  ("attention/key_norm/scale", "self_attn.k_norm.weight", 0),
+  ("attention_norm/scale", "input_layernorm.weight", 0),
+  ("mlp/gate/kernel", "mlp.gate_proj.weight", 1),
+  ("mlp/up/kernel", "mlp.up_proj.weight", 1),
+  ("mlp/down/kernel", "mlp.down_proj.weight", 1),
+)
+_NORMS_HF = (("mlp_norm/scale", "post_attention_layernorm.weight", 0),)
+_SANDWICH_HF = (
+  ("attention_post_norm/scale", "post_attention_layernorm.weight", 0),
+  ("mlp_norm/scale", "pre_feedforward_layernorm.weight", 0),
+  ("mlp_post_norm/scale", "post_feedforward_layernorm.weight", 0),
+)
+
+
+def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
+  """Hugging Face's names of every parameter."""
+  v = config.variant
+  block = _BLOCK_HF + (_SANDWICH_HF if v.post_norms else _NORMS_HF)
+  table = [names.Rule("embedding/table", "model.embed_tokens.weight")]
+  for layer in range(config.num_layers):
+    for ours, theirs, inputs in block:
+      if ours.endswith("bias") and not v.qkv_bias:
+        continue
+      if ours.startswith(("attention/query_norm", "attention/key_norm")):
+        if not v.qk_norm:
+          continue
+      theirs = f"model.layers.{layer}.{theirs}"
+      table.append(names.Rule(f"blocks_{layer}/{ours}", theirs, inputs))
+  table.append(names.Rule("final_norm/scale", "model.norm.weight"))
+  if not config.tie_embeddings:
+    table.append(names.Rule("output/kernel", "lm_head.weight", 1))
+  return table

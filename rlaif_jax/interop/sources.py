@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public checkpoints of every layout behind one record, and their writers.
+
+Finds out what a path holds, and puts configuration, table of names and tensors
+together; nothing is read before everything fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from rlaif_jax.core import protocols
+from rlaif_jax.interop import decoder_tables
+from rlaif_jax.interop import gguf_files
+from rlaif_jax.interop import gguf_tables
+from rlaif_jax.interop import names
+from rlaif_jax.interop import safetensors_files
+from rlaif_jax.interop import t5_tables
+from rlaif_jax.interop import t5x_files
+from rlaif_jax.models import architectures
+from rlaif_jax.models import decoder
+from rlaif_jax.models import t5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+  """A public checkpoint that is known and not yet read.
+
+  `metadata` is GGUF's, where the tokenizer is; None elsewhere. `shapes` are
+  of our parameters.
+  """
+
+  name: str
+  layout: str
+  directory: str
+  config: architectures.Config
+  rules: list[names.Rule]
+  source: protocols.TensorSource
+  metadata: Mapping[str, Any] | None = None
+  ignored: Callable[[str], bool] = lambda name: False
+  shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+  def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """See `names.check`; `read` needs it first."""
+    names.check(
+      self.rules,
+      wanted,
+      self.source.shapes(),
+      where=self.directory,
+      ignored=self.ignored,
+    )
+    self.shapes.update(wanted)
+
+  def read(self) -> Iterator[tuple[str, np.ndarray]]:
+    """Our parameters by name, one at a time."""
+    return names.fill(self.rules, self.shapes, self.source)
+
+
+def open_source(
+  path: str,
+  *,
+  model: architectures.Config | None = None,
+  compute_dtype: str = "float32",
+) -> Checkpoint:
+  """What a path holds.
+
+  Args:
+    path: a .gguf file, a Hugging Face directory, or a T5X checkpoint.
+    model: sizes, for layouts that do not say them.
+    compute_dtype: goes into the config.
+
+  Raises:
+    ValueError: nothing known is there, or it is not whole.
+  """
+  where = pathlib.Path(path)
+  if not where.exists():
+    raise ValueError(f"convert.source is {path}, which does not exist")
+  if where.is_file():
+    found = _open_gguf(where)
+  elif (where / "config.json").is_file():
+    found = _open_hf(where)
+  else:  # Says what it looked for, when it is no T5X checkpoint either.
+    found = _open_t5x(where, model)
+  config = dataclasses.replace(found.config, dtype=compute_dtype)
+  return dataclasses.replace(found, config=config)
+
+
+def _open_gguf(path: pathlib.Path) -> Checkpoint:
+  source = gguf_files.GGUFSource(path)
+  config = gguf_tables.config_from_gguf(source.metadata, source.shapes())
+  factors = "rope_freqs.weight"
+  if factors in source.shapes():
+    config = gguf_tables.with_rope_factors(config, source.read(factors))
+  return Checkpoint(
+    name=str(source.metadata.get("general.name", path.stem)),
+    layout="gguf",
+    directory=str(path),
+    config=config,
+    rules=gguf_tables.rules(config),
+    source=source,
+    metadata=source.metadata,
+    ignored=lambda name: name == factors,
+  )
+
+
+def _open_hf(path: pathlib.Path) -> Checkpoint:
+  values = safetensors_files.read_json(path / "config.json")
+  source = safetensors_files.SafetensorsSource(path)
+  if values.get("model_type") == "t5":
+    tables = t5_tables
+    has_head = "lm_head.weight" in source.shapes()
+    config = t5_tables.config_from_hf(values, has_head=has_head)
+  else:
+    tables = decoder_tables
+    config = decoder_tables.config_from_hf(values)
+
+  def ignored(name: str) -> bool:
+    # Copies of a tied table, and buffers that old files carry.
+    tied = config.tie_embeddings and name == "lm_head.weight"
+    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    return tied or name in copies or name.endswith("rotary_emb.inv_freq")
+
+  return Checkpoint(
+    name=path.name,
+    layout="hf",
+    directory=str(path),
+    config=config,
+    rules=tables.rules(config),
+    source=source,
+    ignored=ignored,
+  )
+
+
+def _open_t5x(
+  path: pathlib.Path, config: architectures.Config | None
+) -> Checkpoint:
+  source = t5x_files.open_checkpoint(path)
+  if not isinstance(config, t5.T5Config):
+    raise ValueError(
+      f"{path} is a T5X checkpoint, which does not say its sizes; add "
+      "--gin_file=gin_configs/models/t5_1_1_base.gin (or another size) and "
+      "--gin.convert.model=@T5Config()"
+    )
+  return Checkpoint(
+    name=path.name,
+    layout="t5x",
+    directory=str(path),
+    config=config,
+    rules=[names.Rule(name, name) for name in source.shapes()],
+    source=source,
+  )
+
+
+def _tables(config: architectures.Config) -> Any:
+  is_decoder = isinstance(config, decoder.DecoderConfig)
+  return decoder_tables if is_decoder else t5_tables
+
+
+def hf_rules(config: architectures.Config) -> list[names.Rule]:
+  """Hugging Face's names of every parameter of a model."""
+  return _tables(config).rules(config)
+
+
+def write(
+  directory: str,
+  layout: str,
+  config: architectures.Config,
+  params: Iterable[tuple[str, np.ndarray]],
+) -> None:
+  """Writes weights and configuration in layout "hf" or "t5x".
+
+  Raises:
+    ValueError: no public model computes this, or T5X has no such model.
+  """
+  if layout == "t5x":
+    if not isinstance(config, t5.T5Config):
+      raise ValueError("only T5 models can be written in T5X's layout")
+    t5x_files.write_legacy(directory, 0, params)
+    return
+  tables = _tables(config)
+  values = tables.config_to_hf(config)
+  by_name = {rule.ours: rule for rule in tables.rules(config)}
+  safetensors_files.write(
+    directory,
+    (
+      (by_name[name].theirs, names.to_theirs(array, by_name[name]))
+      for name, array in params
+    ),
+    shard_bytes=1 << 30,
+  )
+  text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+  (pathlib.Path(directory) / "config.json").write_text(text, "utf-8")

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T5 1.0, 1.1 and Flan-T5: Hugging Face's configuration and names.
+
+T5X's names are our own, so only its files need a reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from rlaif_jax.interop import names
+from rlaif_jax.models import t5
+from rlaif_jax.models import t5_layers
+
+# T5 has no bound of its own; this many tokens are enough for its tasks.
+MAX_LENGTH = 2048
+_FEED_FORWARD = {"gated-gelu": True, "relu": False}
+
+
+def config_from_hf(values: Mapping[str, Any], *, has_head: bool) -> t5.T5Config:
+  """The config of a Hugging Face config.json with model_type t5.
+
+  T5 1.0 multiplies by its embedding table, scaled; later ones have a head of
+  their own. Files say so in `tie_word_embeddings`; those of transformers 5
+  say it in `scale_decoder_outputs`, and tie whatever has no head.
+
+  Args:
+    values: of config.json.
+    has_head: whether the weights hold an `lm_head.weight`.
+
+  Raises:
+    ValueError: an unsupported feed-forward layer, or a missing key.
+  """
+  for key in (
+    "vocab_size",
+    "d_model",
+    "num_layers",
+    "num_heads",
+    "d_kv",
+    "d_ff",
+  ):
+    if values.get(key) is None:
+      raise ValueError(f"config.json: {key} is missing")
+  kind = values.get("feed_forward_proj", "relu")
+  if kind not in _FEED_FORWARD:
+    raise ValueError(
+      f"config.json: feed_forward_proj is {kind!r}; supported are "
+      f"{tuple(_FEED_FORWARD)}"
+    )
+  for key, ours in (
+    ("decoder_start_token_id", t5.START_ID),
+    ("eos_token_id", t5.END_ID),
+  ):
+    if values.get(key, ours) not in (ours, None):
+      raise ValueError(f"config.json: {key} is {values[key]}; T5's is {ours}")
+  if (
+    values.get("layer_norm_epsilon", t5_layers.NORM_EPSILON)
+    != t5_layers.NORM_EPSILON
+  ):
+    raise ValueError(
+      f"config.json: layer_norm_epsilon is {values['layer_norm_epsilon']}; "
+      f"T5's is {t5_layers.NORM_EPSILON}"
+    )
+  scaled = values.get("scale_decoder_outputs")
+  if scaled is None:
+    scaled = values.get("tie_word_embeddings", True)
+  return t5.T5Config(
+    vocab_size=values["vocab_size"],
+    width=values["d_model"],
+    num_layers=values["num_layers"],
+    num_decoder_layers=values.get("num_decoder_layers") or values["num_layers"],
+    num_heads=values["num_heads"],
+    head_dim=values["d_kv"],
+    mlp_dim=values["d_ff"],
+    max_length=MAX_LENGTH,
+    relpos_buckets=values.get("relative_attention_num_buckets", 32),
+    relpos_max_distance=values.get("relative_attention_max_distance", 128),
+    tie_embeddings=bool(scaled) or not has_head,
+    scale_logits=bool(scaled),
+    gated=_FEED_FORWARD[kind],
+  )
+
+
+def config_to_hf(config: t5.T5Config) -> dict[str, Any]:
+  """config.json of a config; the inverse of `config_from_hf`."""
+  kinds = {gated: kind for kind, gated in _FEED_FORWARD.items()}
+  return {
+    "model_type": "t5",
+    "architectures": ["T5ForConditionalGeneration"],
+    "is_encoder_decoder": True,
+    "vocab_size": config.vocab_size,
+    "d_model": config.width,
+    "num_layers": config.num_layers,
+    "num_decoder_layers": config.num_decoder_layers,
+    "num_heads": config.num_heads,
+    "d_kv": config.head_dim,
+    "d_ff": config.mlp_dim,
+    "relative_attention_num_buckets": config.relpos_buckets,
+    "relative_attention_max_distance": config.relpos_max_distance,
+    "layer_norm_epsilon": t5_layers.NORM_EPSILON,
+    "feed_forward_proj": kinds[config.gated],
+    "tie_word_embeddings": config.scale_logits,
+    "scale_decoder_outputs": config.scale_logits,
+    "decoder_start_token_id": t5.START_ID,
+    "pad_token_id": t5.START_ID,
+    "eos_token_id": t5.END_ID,
+  }
+
+
+_LETTERS = (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o"))
+
+
+def _attention(ours: str, theirs: str) -> list[names.Rule]:
+  return [
+    names.Rule(f"{ours}/{name}/kernel", f"{theirs}.{letter}.weight", 1)
+    for name, letter in _LETTERS
+  ]
+
+
+def _norm(ours: str, theirs: str) -> names.Rule:
+  return names.Rule(f"{ours}/scale", f"{theirs}.layer_norm.weight")
+
+
+def _mlp(ours: str, theirs: str, gated: bool) -> list[names.Rule]:
+  parts = ("wi_0", "wi_1", "wo") if gated else ("wi", "wo")
+  return [
+    names.Rule(
+      f"{ours}/{part}/kernel", f"{theirs}.DenseReluDense.{part}.weight", 1
+    )
+    for part in parts
+  ]
+
+
+def rules(config: t5.T5Config) -> list[names.Rule]:
+  """Hugging Face's names of every parameter."""
+  table = [names.Rule("token_embedder/embedding", "shared.weight")]
+  for stack in ("encoder", "decoder"):
+    table += [
+      names.Rule(
+        f"{stack}/relpos_bias/rel_embedding",
+        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        -1,
+      ),
+      names.Rule(
+        f"{stack}/{stack}_norm/scale", f"{stack}.final_layer_norm.weight"
+      ),
+    ]
+  for n in range(config.num_layers):
+    ours, theirs = f"encoder/layers_{n}", f"encoder.block.{n}.layer"
+    table += _attention(f"{ours}/attention", f"{theirs}.0.SelfAttention")
+    table.append(_norm(f"{ours}/pre_attention_layer_norm", f"{theirs}.0"))
+    table.append(_norm(f"{ours}/pre_mlp_layer_norm", f"{theirs}.1"))
+    table += _mlp(f"{ours}/mlp", f"{theirs}.1", config.gated)
+  for n in range(config.num_decoder_layers):
+    ours, theirs = f"decoder/layers_{n}", f"decoder.block.{n}.layer"
+    table += _attention(f"{ours}/self_attention", f"{theirs}.0.SelfAttention")
+    table += _attention(
+      f"{ours}/encoder_decoder_attention", f"{theirs}.1.EncDecAttention"
+    )
+    table.append(_norm(f"{ours}/pre_self_attention_layer_norm", f"{theirs}.0"))
+    table.append(_norm(f"{ours}/pre_cross_attention_layer_norm", f"{theirs}.1"))
+    table.append(_norm(f"{ours}/pre_mlp_layer_norm", f"{theirs}.2"))
+    table += _mlp(f"{ours}/mlp", f"{theirs}.2", config.gated)
+  if not config.tie_embeddings:
+    table.append(names.Rule("decoder/logits_dense/kernel", "lm_head.weight", 1))
+  return table

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T5X checkpoints: reads both of its layouts, writes the legacy one.
+
+What the layouts are (facts from google-research/t5x: checkpoints.py,
+checkpoint_utils.py, state_utils.py and its testdata):
+
+Legacy, version 3: `checkpoint_<step>/checkpoint` is a flax msgpack of
+{version, optimizer: {target, state: {step, param_states}}}. A leaf is an array,
+or the spec of a tensorstore array, which is a zarr (format 2) directory beside
+it: target/encoder/x -> `target.encoder.x`. The spec's driver may be file, gfile
+or gcs and its path may stand in `kvstore` (now) or above it (once); version 2
+keeps bfloat16 as uint16. Only partitioned leaves are zarr: a tiny model may be
+all msgpack.
+
+Orbax: `checkpoint_<step>/state/`, or the folder itself, with `_METADATA` that
+lists the leaves; or, once, a msgpack named `checkpoint` with strings
+PLACEHOLDER://<directory>. Arrays are zarr, each in its directory or all in one
+OCDBT store (`manifest.ocdbt`).
+
+Under {target} or {params} are the parameters. A file is never trusted: of a
+spec we take the relative path and the shape, and open files under the
+checkpoint only. An array whose chunk is missing is refused (tensorstore would
+read zeros); neither T5X nor Orbax leaves chunks of zeros out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import re
+import shutil
+import time
+from typing import Any, Iterable
+
+import flax.serialization
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax.interop import zarr_files
+
+_VERSION = 3
+_CHUNK_BYTES = 64 * 2**20
+_PLACEHOLDER = "PLACEHOLDER://"
+_TEMPORARY = re.compile(r"\.tmp-|\.orbax-checkpoint-tmp")
+_UNPACK_ERRORS = (
+  *(ValueError, TypeError, KeyError, AttributeError, AssertionError),
+  *(IndexError, OverflowError, RecursionError),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5XSource:
+  """A checkpoint's parameters, read one at a time.
+
+  `names` has (shape, dtype) of each parameter: the path under target, joined
+  by '/', such as encoder/layers_0/attention/query/kernel. `step` is the
+  stored one, else the folder's, else None.
+  """
+
+  directory: pathlib.Path
+  names: dict[str, tuple[tuple[int, ...], np.dtype]]
+  step: int | None
+  _leaves: dict[str, Any]
+
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter (`names.Source`)."""
+    return {name: shape for name, (shape, _) in self.names.items()}
+
+  def read(self, name: str) -> np.ndarray:
+    """One parameter, as it is stored.
+
+    Raises:
+      ValueError: no such parameter, or its files are damaged.
+    """
+    if name not in self._leaves:
+      near = difflib.get_close_matches(name, self.names, 3, 0.3)
+      raise ValueError(
+        f"{self.directory}: there is no parameter {name!r}; near names: {near}"
+      )
+    leaf = self._leaves[name]
+    return leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+
+
+def open_checkpoint(path: str | os.PathLike) -> T5XSource:
+  """Opens a T5X checkpoint and checks that all its files are there.
+
+  Args:
+    path: checkpoint_<step>, its parent (the newest finished step is taken;
+      folders named *.tmp-* never are), or a bare Orbax folder.
+
+  Raises:
+    ValueError: no checkpoint there, a layout or a path in it that is refused,
+      a truncated file, a missing array or chunk, a shape that differs; names
+      the file, the tensor, and what was expected and found.
+  """
+  directory = _find(pathlib.Path(path).absolute())
+  if (directory / "_METADATA").is_file():
+    leaves = _orbax_leaves(directory)
+  else:
+    leaves = _msgpack_leaves(directory)
+  roots = ("optimizer/target/", "target/", "params/")
+  root = next((r for r in roots if any(n.startswith(r) for n in leaves)), None)
+  if root is None:
+    raise ValueError(
+      f"{directory}: expected parameters under one of {list(roots)}, found "
+      f"{sorted({name.split('/')[0] for name in leaves})}"
+    )
+  step = _step_of(directory)
+  for name in ("optimizer/state/step", "state/step"):
+    if name in leaves:
+      step = _scalar(directory, name, leaves[name])
+  params = {}
+  for name, leaf in leaves.items():
+    if name.startswith(root):
+      params[name[len(root) :]] = _checked(directory, name, leaf)
+  names = {n: (tuple(x.shape), np.dtype(x.dtype)) for n, x in params.items()}
+  return T5XSource(directory, names, step, params)
+
+
+def write_legacy(
+  directory: str | os.PathLike,
+  step: int,
+  params: Iterable[tuple[str, Any]],
+  dtype: Any = "float32",
+) -> pathlib.Path:
+  """Writes checkpoint_<step> in T5X's legacy layout, version 3.
+
+  One array at a time; the folder gets its name when it is whole. All
+  parameters are zarr, as T5X has them, in chunks of at most 64 MiB that divide
+  the shape, with gzip. There is no optimizer state (`param_states` is empty):
+  T5X can infer from it, or begin a training with it, but not resume one.
+
+  Args:
+    directory: the parent folder, made if it is not there.
+    step: also stored in the state.
+    params: (path under target joined by '/', array) pairs.
+    dtype: what the arrays are stored as; T5X's default is float32.
+
+  Returns:
+    The path of the finished checkpoint.
+
+  Raises:
+    ValueError: the checkpoint exists, no parameters, or a name twice, unfit as
+      a path, or inside another one.
+  """
+  final = pathlib.Path(directory).absolute() / f"checkpoint_{int(step)}"
+  if not 0 <= step < 2**31:
+    raise ValueError(f"{final}: step is {step}; it must be in [0, 2^31)")
+  if final.exists():
+    raise ValueError(f"{final} exists; remove it or write another step")
+  temporary = final.with_name(f"{final.name}.tmp-{time.time_ns()}")
+  temporary.mkdir(parents=True)
+  try:
+    target = {}
+    for name, array in params:
+      spec = _write_array(temporary, name, np.asarray(array), dtype)
+      _insert(final, target, name, spec)
+    if not target:
+      raise ValueError(f"{final}: there are no parameters to write")
+    state = {"step": np.asarray(step, np.int32), "param_states": {}}
+    contents = {
+      "version": _VERSION,
+      "optimizer": {"target": target, "state": state},
+    }
+    packed = flax.serialization.msgpack_serialize(contents)
+    (temporary / "checkpoint").write_bytes(packed)
+    temporary.rename(final)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  return final
+
+
+def _write_array(folder: pathlib.Path, name: str, array, dtype) -> dict:
+  """Writes one zarr directory; returns its relative spec, as T5X stores it."""
+  import tensorstore as ts
+
+  path = ".".join(["target", *zarr_files.plain_path(folder, name)])
+  if (folder / path).exists():
+    raise ValueError(f"{folder}: parameter {name!r} is written twice ({path})")
+  chunks = zarr_files.chunk_shape(
+    array.shape, _CHUNK_BYTES // array.dtype.itemsize
+  )
+  spec = {
+    "driver": "zarr",
+    "dtype": jnp.dtype(dtype).name,
+    "kvstore": {"driver": "file", "path": f"{path}/"},
+    "metadata": {
+      "chunks": chunks,
+      "compressor": {"id": "gzip", "level": 1},
+      "shape": list(array.shape),
+    },
+  }
+  absolute = {"driver": "file", "path": f"{folder / path}/"}
+  opened = ts.open({**spec, "kvstore": absolute}, create=True, open=False)
+  opened.result().write(array.astype(jnp.dtype(dtype))).result()
+  return spec
+
+
+def _insert(final: pathlib.Path, tree: dict, name: str, leaf: dict) -> None:
+  *folders, last = name.split("/")
+  for part in folders:
+    tree = tree.setdefault(part, {})
+    if "kvstore" in tree:
+      raise ValueError(f"{final}: parameter {name!r} is inside another one")
+  if last in tree:
+    raise ValueError(f"{final}: parameter {name!r} has others inside")
+  tree[last] = leaf
+
+
+def _find(path: pathlib.Path) -> pathlib.Path:
+  """The folder that holds the msgpack or the Orbax metadata."""
+  if _TEMPORARY.search(path.name):
+    raise ValueError(f"{path} was never finished (its name has a tmp suffix)")
+  candidates = [path]
+  if path.is_dir():
+    steps = [
+      p for p in path.iterdir() if re.fullmatch(r"checkpoint_\d+", p.name)
+    ]
+    candidates += sorted(steps, key=_step_of, reverse=True)
+  for folder in candidates:
+    for inside in (folder / "state", folder):
+      if any((inside / name).is_file() for name in ("_METADATA", "checkpoint")):
+        return inside
+  raise ValueError(
+    f"{path}: expected a T5X checkpoint (a folder with `checkpoint`, "
+    "`_METADATA` or `state/_METADATA`) or the parent of folders "
+    "checkpoint_<step>; found none that is finished"
+  )
+
+
+def _step_of(directory: pathlib.Path) -> int | None:
+  if directory.name == "state":
+    directory = directory.parent
+  match = re.fullmatch(r"checkpoint_(\d+)", directory.name)
+  return int(match.group(1)) if match else None
+
+
+def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
+  file = directory / "checkpoint"
+  data = file.read_bytes()
+  if data.startswith(b"model_checkpoint_path"):
+    raise ValueError(
+      f"{file}: this is a TensorFlow (Mesh) T5 checkpoint; convert it with T5X"
+    )
+  try:
+    contents = flax.serialization.msgpack_restore(data)
+  except _UNPACK_ERRORS as error:
+    raise ValueError(
+      f"{file}: {len(data)} bytes that are not a whole flax msgpack: {error}"
+    ) from error
+  if not isinstance(contents, dict):
+    raise ValueError(f"{file}: expected a tree, found {type(contents)}")
+  version = contents.get("version", _VERSION)
+  if not isinstance(version, int) or version not in (2, _VERSION):
+    raise ValueError(f"{file}: version is {version!r}; expected 2 or 3")
+  store = zarr_files.open_store(directory)
+  leaves = {}
+  trees = [([], {k: v for k, v in contents.items() if k != "version"})]
+  while trees:
+    path, tree = trees.pop()
+    for key, value in tree.items():
+      here = [*path, zarr_files.plain_name(file, key)]
+      if isinstance(value, dict) and not {"driver", "kvstore"} <= set(value):
+        trees.append((here, value))
+      else:
+        leaves["/".join(here)] = _leaf(file, store, "/".join(here), value)
+  return leaves
+
+
+def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
+  """An inline array, or an Array for a spec; other things as they are."""
+  if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
+    return zarr_files.Array(
+      store, zarr_files.plain_name(file, leaf[len(_PLACEHOLDER) :])
+    )
+  if isinstance(leaf, (np.ndarray, np.generic, int, float)):
+    return np.asarray(leaf)
+  if not isinstance(leaf, dict):
+    return leaf
+  kvstore, metadata = leaf.get("kvstore"), leaf.get("metadata")
+  path = kvstore.get("path") if isinstance(kvstore, dict) else None
+  path = leaf.get("path") if path is None else path
+  shape = metadata.get("shape") if isinstance(metadata, dict) else None
+  if leaf.get("driver") != "zarr" or not zarr_files.are_sizes(shape):
+    raise ValueError(
+      f"{file}: tensor {name}: expected the spec of a zarr array with path and "
+      f"shape, found {str(leaf)[:300]}"
+    )
+  if isinstance(path, str) and path.endswith("/"):
+    path = path[:-1]
+  return zarr_files.Array(
+    store, "/".join(zarr_files.plain_path(file, path)), tuple(shape)
+  )
+
+
+def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
+  file = directory / "_METADATA"
+  try:
+    metadata = json.loads(file.read_text("utf-8"))
+    entries = [
+      ([str(key["key"]) for key in entry["key_metadata"]], entry)
+      for entry in metadata["tree_metadata"].values()
+    ]
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{file}: expected Orbax's tree_metadata; {error!r}"
+    ) from error
+  if metadata.get("use_zarr3"):
+    raise ValueError(f"{file}: expected zarr format 2 (T5X's), found 3")
+  store = zarr_files.open_store(directory)
+  leaves = {}
+  for keys, entry in entries:
+    if not entry.get("value_metadata", {}).get("skip_deserialize"):
+      path = ".".join(zarr_files.plain_name(file, key) for key in keys)
+      leaves["/".join(keys)] = zarr_files.Array(store, path)
+  return leaves
+
+
+def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
+  """Fills in an Array's header and looks for its chunks."""
+  if isinstance(leaf, np.ndarray) and (
+    leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)
+  ):
+    return leaf
+  if not isinstance(leaf, zarr_files.Array):
+    raise ValueError(
+      f"{directory}: tensor {name}: expected an array, found {str(leaf)[:80]}"
+    )
+  try:
+    return leaf.checked()
+  except ValueError as error:
+    raise ValueError(f"{directory}: tensor {name}: {error}") from error
+
+
+def _scalar(directory: pathlib.Path, name: str, leaf: Any) -> int:
+  leaf = _checked(directory, name, leaf)
+  if (
+    tuple(leaf.shape) not in ((), (1,)) or np.dtype(leaf.dtype).kind not in "iu"
+  ):
+    raise ValueError(
+      f"{directory}: {name}: expected one integer, found {leaf.shape} "
+      f"{leaf.dtype}"
+    )
+  value = leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+  return int(value.reshape(()))

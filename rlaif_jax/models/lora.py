@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-rank adapters on the kernels of any parameter tree (arXiv:2106.09685).
+
+A kernel W of shape [*inputs, *features], seen as a matrix [in, out], becomes
+W + (alpha / rank) a b with a [in, rank] and b [rank, out]; only a and b learn.
+Parameters here are unboxed nested dicts; a path joins their keys by '/'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from typing import Any, Mapping, TypeVar
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+Adapters = Mapping[str, Mapping[str, jax.Array]]
+Model = TypeVar("Model")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+  """Which kernels get an adapter, and of what size.
+
+  `targets` are regular expressions that a whole path must match; the paper
+  adapts queries and values. `dtype` is that of a and b.
+  """
+
+  rank: int = 8
+  alpha: float = 16.0
+  targets: tuple[str, ...] = (r".*/(query|value)/kernel",)
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise ValueError(f"LoraConfig.rank is {self.rank}; it must be >= 1")
+    if not self.alpha > 0:
+      raise ValueError(f"LoraConfig.alpha is {self.alpha}; it must be > 0")
+    if isinstance(self.targets, str) or not self.targets:
+      raise ValueError(
+        f"LoraConfig.targets is {self.targets!r}; give a tuple of one or more "
+        "regular expressions"
+      )
+    for target in self.targets:
+      try:
+        re.compile(target)
+      except re.error as error:
+        raise ValueError(
+          f"LoraConfig.targets: {target!r} is no regular expression: {error}"
+        ) from error
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+        f"LoraConfig.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
+      )
+
+  @property
+  def scale(self) -> float:
+    """What a b is multiplied by."""
+    return self.alpha / self.rank
+
+
+def inputs_of(path: str, shape: tuple[int, ...]) -> int:
+  """How many leading axes of a kernel are inputs.
+
+  Two for .../out/kernel with three axes, the attention's output projection
+  [heads, head_dim, width]; one for all others.
+  """
+  return (
+    2 if path.split("/")[-2:] == ["out", "kernel"] and len(shape) == 3 else 1
+  )
+
+
+def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
+  """(in, out) of a kernel.
+
+  Raises:
+    ValueError: not a kernel of two axes or more (embeddings, norms, biases).
+  """
+  if path.split("/")[-1] != "kernel" or len(shape) < 2:
+    raise ValueError(
+      f"parameter {path} {tuple(shape)} takes no adapter: it is no kernel with "
+      "inputs and outputs (embeddings, norms and biases are not); narrow "
+      "LoraConfig.targets"
+    )
+  inputs = inputs_of(path, shape)
+  return math.prod(shape[:inputs]), math.prod(shape[inputs:])
+
+
+def target_paths(params: Any, config: LoraConfig) -> list[str]:
+  """Sorted paths of the kernels that get an adapter.
+
+  Raises:
+    ValueError: a target that matches nothing (near names are listed), or
+      something that is no kernel.
+  """
+  flat = _flatten(params)
+  chosen = set()
+  for target in config.targets:
+    matched = [path for path in flat if re.fullmatch(target, path)]
+    if not matched:
+      kernels = [path for path in flat if path.endswith("kernel")]
+      near = difflib.get_close_matches(target, kernels, 4, 0.2) or kernels[:4]
+      raise ValueError(
+        f"LoraConfig.targets: {target!r} matches no whole path of the "
+        f"parameters; near names: {', '.join(near)}"
+      )
+    for path in matched:
+      matrix_shape(path, flat[path].shape)
+    chosen |= set(matched)
+  return sorted(chosen)
+
+
+def init(key: jax.Array, params: Any, config: LoraConfig) -> Adapters:
+  """New adapters, which change nothing yet.
+
+  b is zero; a is uniform in +-1/sqrt(in), which is PEFT's Kaiming start (the
+  paper says Gaussian).
+
+  Args:
+    key: of jax.random.
+    params: arrays, or ShapeDtypeStructs.
+    config: the config.
+
+  Returns:
+    {path: {"a": [in, rank], "b": [rank, out]}}.
+
+  Raises:
+    ValueError: see `target_paths`.
+  """
+  flat = _flatten(params)
+  adapters = {}
+  for number, path in enumerate(target_paths(params, config)):
+    fan_in, fan_out = matrix_shape(path, flat[path].shape)
+    bound = 1.0 / math.sqrt(fan_in)
+    a = jax.random.uniform(
+      jax.random.fold_in(key, number),
+      (fan_in, config.rank),
+      jnp.float32,
+      -bound,
+      bound,
+    )
+    b = jnp.zeros((config.rank, fan_out), config.dtype)
+    adapters[path] = {"a": a.astype(config.dtype), "b": b}
+  return adapters
+
+
+def apply(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
+  """Parameters with the adapters in effect, W + (alpha / rank) a b.
+
+  Pure, and differentiable in both; a loss of the result, differentiated by
+  the adapters, trains them alone. Under vmap over adapters with a leading axis
+  it gives an ensemble on one frozen model.
+
+  Raises:
+    ValueError: an adapter without its kernel, or of another shape.
+  """
+  flat = _flatten(params)
+  for path, adapter in adapters.items():
+    if path not in flat:
+      near = difflib.get_close_matches(path, flat, 3, 0.3)
+      raise ValueError(
+        f"adapter {path}: the model has no such parameter; near names: {near}"
+      )
+    kernel = flat[path]
+    fan_in, fan_out = matrix_shape(path, kernel.shape)
+    shapes = {name: tuple(value.shape) for name, value in adapter.items()}
+    expected = {"a": (fan_in, config.rank), "b": (config.rank, fan_out)}
+    if shapes != expected:
+      raise ValueError(
+        f"adapter {path}: expected shapes {expected}, found {shapes}"
+      )
+    a, b = (adapter[name].astype(jnp.float32) for name in ("a", "b"))
+    change = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    total = kernel.astype(jnp.float32)
+    total += config.scale * change.reshape(kernel.shape)
+    flat[path] = total.astype(kernel.dtype)
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def merge(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
+  """`apply`, finished: a model that needs no adapters any more."""
+  return jax.block_until_ready(apply(params, adapters, config))
+
+
+def count(adapters: Adapters) -> int:
+  """How many numbers learn."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(adapters))
+
+
+def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
+  """The model's functions, whose parameters are the adapters alone.
+
+  Args:
+    functions: a protocols.LanguageModel, ScalarModel, or another dataclass of
+      functions whose first argument is the parameters (`init` takes a key).
+    frozen: the model's unboxed parameters, closed over.
+    config: the config.
+
+  Returns:
+    The same dataclass; init(key) gives new adapters, unboxed.
+
+  Raises:
+    ValueError: see `target_paths`.
+  """
+  target_paths(frozen, config)
+
+  def adapted(function):
+    def call(adapters, *args, **kwargs):
+      return function(apply(frozen, adapters, config), *args, **kwargs)
+
+    return call
+
+  changes = {
+    field.name: adapted(getattr(functions, field.name))
+    for field in dataclasses.fields(functions)
+    if callable(getattr(functions, field.name)) and field.name != "init"
+  }
+  changes["init"] = lambda key: init(key, frozen, config)
+  return dataclasses.replace(functions, **changes)
+
+
+def _flatten(params: Any) -> dict[str, Any]:
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for path, leaf in flat.items():
+    if not hasattr(leaf, "shape"):
+      raise ValueError(
+        f"parameter {path} is {type(leaf).__name__}; unbox the parameters "
+        "(flax.linen.unbox) before adapters are made"
+      )
+  return flat

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sizes and the two stacks of T5, with T5X's names for everything.
+
+Owns what a layer computes; which text goes where is in `t5`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax.models import attention
+from rlaif_jax.models import layers
+
+NORM_EPSILON = 1e-6  # Of every public T5.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+  """Sizes of an encoder-decoder.
+
+  T5 1.1 and Flan: gated, untied. T5 1.0: not gated, tied, and `scale_logits`
+  (states times width ** -0.5 before the table). `max_length` bounds prompt +
+  response in tokens; the model itself has no bound.
+  """
+
+  vocab_size: int
+  width: int
+  num_layers: int
+  num_decoder_layers: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  max_length: int
+  relpos_buckets: int = 32
+  relpos_max_distance: int = 128
+  tie_embeddings: bool = False
+  scale_logits: bool = False
+  gated: bool = True
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self)[:8]:
+      if getattr(self, field.name) < 1:
+        raise ValueError(
+          f"T5Config.{field.name} is {getattr(self, field.name)}; it must be "
+          ">= 1"
+        )
+    if self.relpos_buckets < 4 or self.relpos_buckets % 4:
+      raise ValueError(
+        f"T5Config.relpos_buckets is {self.relpos_buckets}; it must be a "
+        "positive multiple of 4 (half for each direction, half of it exact)"
+      )
+    if self.relpos_max_distance <= self.relpos_buckets // 2:
+      raise ValueError(
+        f"T5Config.relpos_max_distance is {self.relpos_max_distance}; it must "
+        f"exceed half of relpos_buckets ({self.relpos_buckets})"
+      )
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+        f"T5Config.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
+      )
+
+
+def buckets(
+  distance: jax.Array, *, count: int, max_distance: int, both_ways: bool
+) -> jax.Array:
+  """Bucket of key position - query position (arXiv:1910.10683, section 2.1).
+
+  Small distances have buckets of their own, larger ones share logarithmic
+  ones up to `max_distance`, and all beyond share the last. Both ways, the
+  second half of the buckets is for keys that come later.
+  """
+  half = count // 2 if both_ways else count
+  exact = half // 2
+  far = np.maximum(np.arange(max_distance + 1), exact) / exact
+  # A hair up, so that exact powers do not fall into the bucket before.
+  steps = np.log(far) / math.log(max_distance / exact) * (half - exact) + 1e-6
+  table = np.minimum(exact + steps.astype(np.int32), half - 1)
+  table[:exact] = np.arange(exact)
+  away = jnp.abs(distance) if both_ways else jnp.maximum(-distance, 0)
+  result = jnp.asarray(table)[jnp.minimum(away, max_distance)]
+  return result + jnp.where(distance > 0, half, 0) if both_ways else result
+
+
+class RelativeBias(nn.Module):
+  """One bias per head and bucket, shared by all layers of a stack."""
+
+  config: T5Config
+  both_ways: bool
+
+  @nn.compact
+  def __call__(
+    self, positions: jax.Array, key_positions: jax.Array
+  ) -> jax.Array:
+    """[B, L], [B, S] -> float32 [B, H, L, S]."""
+    c = self.config
+    table = self.param(
+      "rel_embedding",
+      nn.with_logical_partitioning(
+        nn.initializers.normal(1.0 / math.sqrt(c.num_heads)),
+        ("heads", "relpos_buckets"),
+      ),
+      (c.num_heads, c.relpos_buckets),
+      jnp.float32,
+    ).astype(jnp.float32)
+    index = buckets(
+      key_positions[:, None, :] - positions[:, :, None],
+      count=c.relpos_buckets,
+      max_distance=c.relpos_max_distance,
+      both_ways=self.both_ways,
+    )
+    return jnp.moveaxis(jnp.take(table, index, axis=1), 0, 1)
+
+
+class Attention(nn.Module):
+  """Multi-head attention without scaling: T5 has it in its initialisation."""
+
+  config: T5Config
+
+  def setup(self):
+    c = self.config
+    inner = c.num_heads * c.head_dim
+
+    def inward(scale=1.0):
+      return layers.Projection(
+        (inner,), ("embed", "joined_kv"), dtype=c.dtype, scale=scale
+      )
+
+    self.query = inward(c.head_dim**-0.5)
+    self.key, self.value = inward(), inward()
+    self.out = layers.Projection(
+      (c.width,), ("joined_kv", "embed"), dtype=c.dtype
+    )
+
+  def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[B, S, D] -> two of [B, S, H, C]."""
+    return self._split(self.key(x)), self._split(self.value(x))
+
+  def read(self, x, key, value, mask, bias=None) -> jax.Array:
+    """[B, L, D] over [B, S, H, C] -> [B, L, D]."""
+    query = self._split(self.query(x))
+    out = attention.attend(query, key, value, mask, scale=1.0, bias=bias)
+    return self.out(out.reshape(*x.shape[:2], -1))
+
+  def _split(self, x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
+
+
+class MLP(nn.Module):
+  """wo(gelu(wi_0(x)) * wi_1(x)) of T5 1.1, or wo(relu(wi(x))) of 1.0."""
+
+  config: T5Config
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    c = self.config
+
+    def inward(name):
+      return layers.Projection(
+        (c.mlp_dim,), ("embed", "mlp"), dtype=c.dtype, name=name
+      )(x)
+
+    if c.gated:
+      inner = nn.gelu(inward("wi_0")) * inward("wi_1")
+    else:
+      inner = nn.relu(inward("wi"))
+    outward = layers.Projection(
+      (c.width,), ("mlp", "embed"), dtype=c.dtype, name="wo"
+    )
+    return outward(inner)
+
+
+def _norm(config: T5Config) -> layers.RMSNorm:
+  return layers.RMSNorm(NORM_EPSILON, config.dtype)
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention over the whole prompt, and the MLP."""
+
+  config: T5Config
+
+  def setup(self):
+    self.pre_attention_layer_norm = _norm(self.config)
+    self.attention = Attention(self.config)
+    self.pre_mlp_layer_norm = _norm(self.config)
+    self.mlp = MLP(self.config)
+
+  def __call__(self, x, mask, bias):
+    normed = self.pre_attention_layer_norm(x)
+    keys_values = self.attention.keys_values(normed)
+    x = x + self.attention.read(normed, *keys_values, mask, bias)
+    return x + self.mlp(self.pre_mlp_layer_norm(x))
+
+
+class DecoderLayer(nn.Module):
+  """Causal self-attention, attention to the prompt, and the MLP."""
+
+  config: T5Config
+
+  def setup(self):
+    self.pre_self_attention_layer_norm = _norm(self.config)
+    self.self_attention = Attention(self.config)
+    self.pre_cross_attention_layer_norm = _norm(self.config)
+    self.encoder_decoder_attention = Attention(self.config)
+    self.pre_mlp_layer_norm = _norm(self.config)
+    self.mlp = MLP(self.config)
+
+  def __call__(self, x, masks, bias, cross, cached=None):
+    """x [B, L, D]; masks of self and cross attention; cached (keys, values,
+    column) to write into. Returns x and (keys, values)."""
+    normed = self.pre_self_attention_layer_norm(x)
+    key, value = self.self_attention.keys_values(normed)
+    if cached is not None:
+      keys, values, column = cached
+      start = (0, column, 0, 0)
+      key = jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), start)
+      value = jax.lax.dynamic_update_slice(
+        values, value.astype(values.dtype), start
+      )
+    x = x + self.self_attention.read(normed, key, value, masks[0], bias)
+    normed = self.pre_cross_attention_layer_norm(x)
+    x = x + self.encoder_decoder_attention.read(normed, *cross, masks[1])
+    return x + self.mlp(self.pre_mlp_layer_norm(x)), (key, value)
+
+
+class Encoder(nn.Module):
+  """The stack that reads prompts."""
+
+  config: T5Config
+
+  def setup(self):
+    c = self.config
+    self.relpos_bias = RelativeBias(c, both_ways=True)
+    self.layers = [EncoderLayer(c) for _ in range(c.num_layers)]
+    self.encoder_norm = _norm(c)
+
+  def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
+    """[B, S, D] -> [B, S, D]; every real column sees every real one."""
+    positions = attention.positions_from_valid(valid)
+    bias = self.relpos_bias(positions, positions)
+    mask = jnp.broadcast_to(valid[:, None], bias.shape[:1] + bias.shape[2:])
+    for layer in self.layers:
+      x = layer(x, mask, bias)
+    return self.encoder_norm(x)
+
+
+class ResponseDecoder(nn.Module):
+  """The stack that reads and writes responses."""
+
+  config: T5Config
+
+  def setup(self):
+    c = self.config
+    self.relpos_bias = RelativeBias(c, both_ways=False)
+    self.layers = [DecoderLayer(c) for _ in range(c.num_decoder_layers)]
+    self.decoder_norm = _norm(c)
+    if not c.tie_embeddings:
+      self.logits_dense = layers.Projection(
+        (c.vocab_size,), ("embed", "vocab"), dtype=c.dtype
+      )
+
+  def cross(self, encoded: jax.Array):
+    """Keys and values of the prompt, a pair of [B, S, H, C] per layer."""
+    return [
+      layer.encoder_decoder_attention.keys_values(encoded)
+      for layer in self.layers
+    ]
+
+  def __call__(self, x, all_valid, column, cross, prompt_valid, cached=None):
+    """Reads columns [column, column + L) of a text with `all_valid` [B, S].
+
+    Returns final states [B, L, D] and (keys, values) per layer.
+    """
+    length, capacity = x.shape[1], all_valid.shape[1]
+    key_positions = attention.positions_from_valid(all_valid)
+    positions = jax.lax.dynamic_slice_in_dim(key_positions, column, length, 1)
+    bias = self.relpos_bias(positions, key_positions)
+    causal = (
+      jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
+    )
+    masks = (
+      causal[None] & all_valid[:, None],
+      jnp.broadcast_to(
+        prompt_valid[:, None], (x.shape[0], length, prompt_valid.shape[1])
+      ),
+    )
+    states = []
+    for i, layer in enumerate(self.layers):
+      state = None if cached is None else (*cached[i], column)
+      x, state = layer(x, masks, bias, cross[i], state)
+      states.append(state)
+    return self.decoder_norm(x), states
+
+
+class TokenEmbedder(nn.Module):
+  """The table of both stacks, under T5X's name."""
+
+  config: T5Config
+
+  def setup(self):
+    self.embedding = self.param(
+      "embedding",
+      nn.with_logical_partitioning(
+        nn.initializers.normal(1.0), ("vocab", "embed")
+      ),
+      (self.config.vocab_size, self.config.width),
+      jnp.float32,
+    )
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """[..., D] -> float32 [..., V]."""
+    return jnp.einsum(
+      "...d,vd->...v",
+      hidden,
+      self.embedding.astype(self.config.dtype),
+      preferred_element_type=jnp.float32,
+    )

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chat templates: the text around the messages that a model was trained on.
+
+A template is a jinja2 program that comes with a model. It runs in a sandbox
+with the names that model authors count on. Prompts of the library are a
+constant prefix, one user message and a constant suffix; `parts` finds them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+from typing import Any, Mapping, NoReturn, Sequence
+
+from rlaif_jax.text import tokenizers
+
+# Letters only at the ends, since templates trim blanks; different in length,
+# in lines and in what is inside.
+_SENTINELS = ("Zxqv7 first\nprobe Kw", "Jb2 {another}, longer <probe> 40 Yd")
+
+
+def load(directory: str | os.PathLike) -> str | None:
+  """The chat template of a model's directory; None if it has none.
+
+  Raises:
+    ValueError: several templates, none of them called "default", or a
+      tokenizer_config.json that cannot be read.
+  """
+  directory = pathlib.Path(directory)
+  if (directory / "chat_template.jinja").exists():
+    return (directory / "chat_template.jinja").read_bytes().decode("utf-8")
+  path = directory / "tokenizer_config.json"
+  if not path.exists():
+    return None
+  found = tokenizers.read_json(path).get("chat_template")
+  if found is None or isinstance(found, str):
+    return found
+  if not isinstance(found, list):
+    raise ValueError(f"{path}: chat_template: expected text, found {found!r}")
+  named = {entry["name"]: entry["template"] for entry in found}
+  if "default" not in named:
+    raise ValueError(
+      f"{path}: chat_template has {sorted(named)} and no 'default'; write the "
+      "one you want to chat_template.jinja beside it"
+    )
+  return named["default"]
+
+
+def render(
+  template: str,
+  messages: Sequence[Mapping[str, str]],
+  *,
+  bos: str = "",
+  eos: str = "",
+  add_generation_prompt: bool = True,
+) -> str:
+  """The text of a conversation.
+
+  Args:
+    template: the program, as from `load`.
+    messages: each has a "role" (system, user, assistant) and a "content".
+    bos: text of the begin token; templates call it bos_token.
+    eos: text of the end token, eos_token.
+    add_generation_prompt: whether the assistant's turn is begun.
+
+  Raises:
+    ValueError: a template that is no jinja2, or that refuses the messages.
+  """
+  import jinja2
+
+  try:
+    return _compile(template).render(
+      messages=[dict(message) for message in messages],
+      bos_token=bos,
+      eos_token=eos,
+      add_generation_prompt=add_generation_prompt,
+      tools=None,
+      documents=None,
+    )
+  except jinja2.TemplateSyntaxError as error:
+    raise ValueError(
+      f"the chat template is no jinja2, line {error.lineno}: {error.message}"
+    ) from error
+  except (jinja2.TemplateError, *_ERRORS) as error:
+    roles = [message.get("role") for message in messages]
+    raise ValueError(
+      f"the chat template refuses messages with the roles {roles}: "
+      f"{type(error).__name__}: {error}"
+    ) from error
+
+
+# What a template's own expressions can raise.
+_ERRORS = (
+  TypeError,
+  ValueError,
+  LookupError,
+  ArithmeticError,
+  AttributeError,
+  RecursionError,
+)
+
+
+def parts(
+  template: str,
+  *,
+  bos: str = "",
+  eos: str = "",
+  system: str = "",
+  drop_bos: bool = False,
+) -> tuple[str, str]:
+  """The constant texts before and after a single user message.
+
+  render([user message]) == prefix + message + suffix, for a message without
+  blanks at its ends (templates trim them).
+
+  Args:
+    template: the program, as from `load`.
+    bos: text of the begin token.
+    eos: text of the end token.
+    system: a system message before it; "" leaves it to the template.
+    drop_bos: cuts a begin token off the prefix; for tokenizers whose `bos_id`
+      is put there anyway. Where that is None, what a template calls bos_token
+      is part of the text and has to stay.
+
+  Raises:
+    ValueError: the template fails, or writes the message changed, twice or not
+      at all, or texts around it that depend on it.
+  """
+  first = [{"role": "system", "content": system}] if system else []
+  found = []
+  for sentinel in _SENTINELS:
+    messages = [*first, {"role": "user", "content": sentinel}]
+    text = render(template, messages, bos=bos, eos=eos)
+    count = text.count(sentinel)
+    if count != 1:
+      raise ValueError(
+        "the chat template should write the user's message once, as it is; it "
+        f"writes {sentinel!r} {count} times: {text!r:.200}"
+      )
+    found.append(tuple(text.split(sentinel)))
+  if found[0] != found[1]:
+    raise ValueError(
+      "the text around the user's message should not depend on it; the chat "
+      f"template writes {found[0]!r:.200} and {found[1]!r:.200}"
+    )
+  prefix, suffix = found[0]
+  if drop_bos and bos:
+    prefix = prefix.removeprefix(bos)
+  return prefix, suffix
+
+
+def _compile(template: str) -> Any:
+  import jinja2.ext
+  import jinja2.sandbox
+
+  # Blocks do not leave their own lines behind, as authors expect.
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+  )
+  environment.filters["tojson"] = _to_json
+  environment.globals["raise_exception"] = _raise
+  environment.globals["strftime_now"] = _now
+  return environment.from_string(template)
+
+
+def _to_json(
+  value: Any,
+  ensure_ascii: bool = False,
+  indent: int | None = None,
+  separators: tuple[str, str] | None = None,
+  sort_keys: bool = False,
+) -> str:
+  # The filter of jinja2 escapes what is markup in HTML; a prompt has none.
+  return json.dumps(
+    value,
+    ensure_ascii=ensure_ascii,
+    indent=indent,
+    separators=separators,
+    sort_keys=sort_keys,
+  )
+
+
+def _raise(message: str) -> NoReturn:
+  import jinja2
+
+  raise jinja2.TemplateError(message)
+
+
+def _now(pattern: str) -> str:
+  return datetime.datetime.now().strftime(pattern)

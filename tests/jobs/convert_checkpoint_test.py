@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public layouts become finished models that every job reads, and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.data import converters
+from rlaif_jax.engine import mesh
+from rlaif_jax.interop import names
+from rlaif_jax.interop import safetensors_files
+from rlaif_jax.interop import sources
+from rlaif_jax.jobs import convert_checkpoint
+from rlaif_jax.jobs import loading
+from rlaif_jax.models import architectures
+from rlaif_jax.models import t5
+from rlaif_jax.models import variant
+from tests import testing
+
+CHAT = (
+  "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>\n"
+  "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+LLAMA = testing.tiny_decoder(320, variant=variant.Variant())
+T5 = t5.T5Config(
+  vocab_size=328,
+  width=16,
+  num_layers=1,
+  num_decoder_layers=1,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=24,
+  max_length=2048,
+)
+SEQUENCE = converters.SequenceConfig(max_context=24, max_response=8)
+
+
+def devices():
+  return mesh.make_mesh("data:1", jax.devices()[:1])
+
+
+def arrays(config, dtype=jnp.float32):
+  params = testing.build(architectures.language(config))
+  return {
+    path: np.asarray(leaf.astype(dtype))
+    for path, leaf in names.flatten(params).items()
+  }
+
+
+def hf_model(world, directory, config=LLAMA, dtype=jnp.float32):
+  """A Hugging Face directory with the tiny world's vocabulary."""
+  params = arrays(config, dtype)
+  sources.write(str(directory), "hf", config, params.items())
+  shutil.copyfile(world / "tokenizer.model", directory / "tokenizer.model")
+  return params
+
+
+def convert(source, directory, **changes):
+  settings = dict(
+    output_dir=str(directory), source=str(source), sequence=SEQUENCE
+  )
+  return convert_checkpoint.run(**{**settings, **changes})
+
+
+def test_a_converted_model_is_the_model(world, tmp_path):
+  params = hf_model(world, tmp_path / "hf")
+  result = convert(tmp_path / "hf", tmp_path / "ours", name="tiny")
+  assert result["source_layout"] == "hf" and not result["chat"]
+  assert result["parameters"] == sum(a.size for a in params.values())
+  model = loading.load(str(tmp_path / "ours" / "model"), "language", devices())
+  assert model.name == "tiny" and model.config == LLAMA
+  for path, leaf in names.flatten(model.params).items():
+    np.testing.assert_array_equal(leaf, params[path])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_there_and_back_is_bit_equal(world, tmp_path, dtype):
+  hf_model(world, tmp_path / "hf", dtype=jnp.dtype(dtype))
+  convert(tmp_path / "hf", tmp_path / "ours")
+  convert(tmp_path / "ours" / "model", tmp_path / "back", format="hf")
+  one = safetensors_files.SafetensorsSource(tmp_path / "hf")
+  other = safetensors_files.SafetensorsSource(tmp_path / "back" / "model")
+  assert one.shapes() == other.shapes()
+  for name in one.shapes():
+    assert one.read(name).dtype == other.read(name).dtype == jnp.dtype(dtype)
+    np.testing.assert_array_equal(one.read(name), other.read(name))
+  assert (tmp_path / "back" / "model" / "tokenizer.model").exists()
+
+
+def test_t5x_there_and_back(world, tmp_path):
+  params = arrays(T5)
+  sources.write(str(tmp_path / "t5x"), "t5x", T5, params.items())
+  convert(
+    tmp_path / "t5x", tmp_path / "ours", model=T5, tokenizer_dir=str(world)
+  )
+  convert(tmp_path / "ours" / "model", tmp_path / "back", format="t5x")
+  again = sources.open_source(str(tmp_path / "back" / "model"), model=T5)
+  again.check({path: array.shape for path, array in params.items()})
+  for path, array in again.read():
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, params[path])
+
+
+def test_every_parameter_goes_to_its_shards(world, tmp_path):
+  hf_model(world, tmp_path / "hf")
+  checkpoint = sources.open_source(str(tmp_path / "hf"))
+  grid = mesh.make_mesh("fsdp:2,model:2", jax.devices()[:4])
+  params, _ = convert_checkpoint.place(checkpoint, grid, "auto")
+  table = params["embedding"]["table"]
+  assert table.sharding.shard_shape(table.shape) == (160, 8)
+  assert table.dtype == jnp.float32
+
+
+def test_a_chat_template_goes_around_the_prompt(world, tmp_path):
+  hf_model(world, tmp_path / "hf")
+  config = {"chat_template": CHAT}
+  path = tmp_path / "hf" / "tokenizer_config.json"
+  path.write_text(json.dumps(config))
+  (tmp_path / "hf" / "chat_template.jinja").write_text(CHAT)
+  sequence = converters.SequenceConfig(
+    max_context=24, max_response=8, prefix="Sum up: "
+  )
+  result = convert(
+    tmp_path / "hf", tmp_path / "ours", sequence=sequence, system="Be brief."
+  )
+  assert result["chat"]
+  model = loading.load(str(tmp_path / "ours" / "model"), "language", devices())
+  assert model.chat[0].endswith("<user>") and "Be brief." in model.chat[0]
+  assert model.sequence.prefix == model.chat[0] + "Sum up: "
+  assert model.sequence.suffix == model.chat[1] == "</s>\n<assistant>"
+  backend = model.backend()
+  text = model.tokenizer.decode(backend.encode("the cat"))
+  assert text.replace(" ", "").endswith("thecat\n<assistant>") or (
+    "the cat" in text
+  )
+
+
+def test_a_tokenizer_of_another_size_is_refused(world, tmp_path):
+  bigger = testing.tiny_decoder(2000, variant=variant.Variant())
+  hf_model(world, tmp_path / "hf", bigger)
+  with pytest.raises(ValueError, match="320 pieces and the model 2000"):
+    convert(tmp_path / "hf", tmp_path / "ours")
+  smaller = testing.tiny_decoder(319, variant=variant.Variant())
+  hf_model(world, tmp_path / "small", smaller)
+  with pytest.raises(ValueError, match="320 pieces and the model 319"):
+    convert(tmp_path / "small", tmp_path / "ours2")
+
+
+def test_a_model_without_tokenizer_is_refused(world, tmp_path):
+  hf_model(world, tmp_path / "hf")
+  (tmp_path / "hf" / "tokenizer.model").unlink()
+  with pytest.raises(ValueError, match="tokenizer.model"):
+    convert(tmp_path / "hf", tmp_path / "ours")
+  result = convert(tmp_path / "hf", tmp_path / "ours", tokenizer_dir=str(world))
+  assert result["vocabulary"] == 320
+
+
+def test_special_tokens_without_a_row_are_dropped(tmp_path):
+  tokens = [
+    {"id": 7, "content": "<image>", "special": True},
+    {"id": 3, "content": "<end>", "special": True},
+  ]
+  path = tmp_path / "tokenizer.json"
+  path.write_text(json.dumps({"added_tokens": tokens, "model": {}}))
+  convert_checkpoint.drop_tokens_without_rows(str(tmp_path), 7)
+  assert json.loads(path.read_text())["added_tokens"] == tokens[1:]
+
+
+@pytest.mark.parametrize("change", [{"format": "onnx"}, {"dtype": "int8"}])
+def test_unknown_choices_are_named(world, tmp_path, change):
+  with pytest.raises(ValueError, match=next(iter(change.values()))):
+    convert(tmp_path, tmp_path / "ours", **change)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every architecture keeps one contract: shapes, cache, padding, heads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import masked
+from rlaif_jax.engine import decode
+from rlaif_jax.engine import scoring
+from rlaif_jax.models import architectures
+from rlaif_jax.models import t5
+from rlaif_jax.models import variant
+from tests import testing
+
+VOCAB = 13
+GEMMA = variant.Variant(
+  qk_norm=True,
+  post_norms=True,
+  norm_offset=True,
+  activation="gelu_tanh",
+  embedding_scale=True,
+  window=3,
+  global_every=2,
+  local_rope_theta=100.0,
+)
+
+
+def t5_config(**changes):
+  sizes = dict(
+    vocab_size=VOCAB,
+    width=16,
+    num_layers=2,
+    num_decoder_layers=2,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=24,
+    max_length=64,
+  )
+  return t5.T5Config(**{**sizes, **changes})
+
+
+FAMILIES = {
+  "llama": testing.tiny_decoder(VOCAB, variant=variant.Variant()),
+  "small_world": testing.tiny_decoder(VOCAB),
+  "qwen2": testing.tiny_decoder(
+    VOCAB, variant=variant.Variant(qkv_bias=True), num_kv_heads=1
+  ),
+  "gemma3": testing.tiny_decoder(VOCAB, variant=GEMMA),
+  "t5_1_1": t5_config(),
+  "t5_1_0": t5_config(tie_embeddings=True, scale_logits=True, gated=False),
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+  cache = {}
+
+  def get(name):
+    if name not in cache:
+      functions = testing.jitted(architectures.language(FAMILIES[name]))
+      cache[name] = functions, testing.build(functions)
+    return cache[name]
+
+  return get
+
+
+def batch(prompt_pads=(0, 2), response=(4, 2)):
+  generator = np.random.default_rng(0)
+  tokens = generator.integers(3, VOCAB, (2, 10)).astype(np.int32)
+  valid = np.ones((2, 10), bool)
+  for row in range(2):
+    valid[row, : prompt_pads[row]] = False
+    valid[row, 6 + response[row] :] = False
+  return batches.TokenBatch(
+    tokens=jnp.asarray(tokens),
+    valid=jnp.asarray(valid),
+    weights=jnp.asarray(valid[:, 6:], jnp.float32),
+  )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cached_reading_equals_the_full_forward(models, name):
+  functions, params = models(name)
+  both = batch()
+  full = functions.hidden(params, both)
+  assert full.shape == (2, 4, 16)
+  last, cache = functions.prefill(
+    params, both.tokens[:, :6], both.valid[:, :6], 4
+  )
+  states = [last[:, None]]
+  for column in range(6, 9):
+    hidden, cache = functions.extend(
+      params,
+      both.tokens[:, column : column + 1],
+      both.valid[:, column : column + 1],
+      cache,
+    )
+    states.append(hidden)
+  cached = jnp.concatenate(states, axis=1)
+  # A state is read where its own column is real: that of column j - 1.
+  real = np.concatenate(
+    [np.ones((2, 1), bool), np.asarray(both.valid[:, 6:9])], axis=1
+  )
+  np.testing.assert_allclose(cached[real], full[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_changes_nothing(models, name):
+  functions, params = models(name)
+  both = batch()
+  garbage = both.replace(
+    tokens=jnp.where(both.valid, both.tokens, (both.tokens + 3) % VOCAB)
+  )
+  a = functions.hidden(params, both) * both.weights[..., None]
+  b = functions.hidden(params, garbage) * both.weights[..., None]
+  np.testing.assert_array_equal(a, b)
+  # The second row alone, with nothing to the left of it.
+  alone = jax.tree.map(lambda x: x[1:], both)
+  alone = alone.replace(tokens=alone.tokens[:, 2:], valid=alone.valid[:, 2:])
+  c = functions.hidden(params, alone) * alone.weights[..., None]
+  np.testing.assert_allclose(a[1:], c, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sampled_log_probs_are_those_of_the_full_forward(models, name):
+  functions, params = models(name)
+  both = batch()
+  drawn = jax.jit(
+    lambda p: decode.generate(
+      functions,
+      p,
+      both.tokens[:, :6],
+      both.valid[:, :6],
+      decode.row_keys(jax.random.key(0), jnp.arange(2)),
+      config=decode.SamplingConfig(max_tokens=5, temperature=0.9),
+      eos_ids=(1,),
+    )
+  )(params)
+  prompts = batches.PromptBatch(
+    prompt=both.tokens[:, :6],
+    prompt_valid=both.valid[:, :6],
+    context=both.tokens[:, :6],
+    context_valid=both.valid[:, :6],
+    row=jnp.arange(2),
+  )
+  again = scoring.response_log_probs(
+    functions,
+    params,
+    scoring.join(prompts, drawn.response, drawn.mask),
+    temperature=0.9,
+  )
+  np.testing.assert_allclose(
+    drawn.log_probs, again * drawn.mask, atol=2e-5, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scalars_are_read_at_the_last_real_token(name):
+  functions = testing.jitted(architectures.scalar(FAMILIES[name]))
+  params = testing.build(functions)
+  both = batch()
+  assert not np.any(functions.last(params, both))  # The head starts at zero.
+  params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])
+  states = functions.states(params, both)
+  assert states.shape == (2, 5)
+  np.testing.assert_allclose(
+    functions.last(params, both), [states[0, 4], states[1, 2]], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_learns(models, name):
+  functions, params = models(name)
+  both = batch()
+  tx = optax.adam(3e-2)
+
+  def loss(p):
+    log_probs = scoring.response_log_probs(functions, p, both)
+    return masked.weighted_sum(-log_probs, both.weights).mean()
+
+  @jax.jit
+  def step(p, state):
+    value, gradient = jax.value_and_grad(loss)(p)
+    updates, state = tx.update(gradient, state)
+    return optax.apply_updates(p, updates), state, value
+
+  state, values = tx.init(params), []
+  for _ in range(25):
+    params, state, value = step(params, state)
+    values.append(float(value))
+  assert values[-1] < 0.3 * values[0], values
+
+
+def test_names():
+  assert architectures.name_of(FAMILIES["llama"]) == "decoder"
+  assert architectures.name_of(FAMILIES["t5_1_1"]) == "t5"
+
+  @dataclasses.dataclass
+  class Other:
+    pass
+
+  with pytest.raises(ValueError, match="Other is no model config"):
+    architectures.name_of(Other())
