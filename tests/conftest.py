@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
+# Tests compile far more than they compute.
+_QUICK = "--xla_backend_optimization_level=0"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}"
+  os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES} {_QUICK}"
+  )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A config of the user's own must not change what a test sees.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)

@@ -143,8 +143,8 @@ def _open_t5x(
   if not isinstance(config, t5.T5Config):
     raise ValueError(
       f"{path} is a T5X checkpoint, which does not say its sizes; add "
-      "--gin_file=gin_configs/models/t5_1_1_base.gin (or another size) and "
-      "--gin.convert.model=@T5Config()"
+      "--gin_file=gin_configs/recipes/t5x_convert.gin "
+      "--gin_file=gin_configs/models/t5_1_1_base.gin (or another size)"
     )
   return Checkpoint(
     name=path.name,

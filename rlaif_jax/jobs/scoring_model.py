@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Mapping
 
 import flax.linen as nn
 import jax
@@ -189,7 +189,15 @@ def scalar_params(
     lambda key: nn.unbox(functions.init(key)), out_shardings=shardings
   )
   params = make(rng.key(seed, "init"))
-  return {**params, "decoder": loading.copy_params(start.params)}
+  trunk = loading.copy_params(_part(params["decoder"], start.params))
+  return {**params, "decoder": trunk}
+
+
+def _part(wanted: Any, tree: Any) -> Any:
+  """The entries of a tree that another has: no output layer in a trunk."""
+  if not isinstance(wanted, Mapping):
+    return tree
+  return {name: _part(wanted[name], tree[name]) for name in wanted}
 
 
 def check_same_text(

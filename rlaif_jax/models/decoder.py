@@ -121,7 +121,10 @@ class Decoder(nn.Module):
     )
     if not c.tie_embeddings:
       self.output = layers.Projection(
-        (c.vocab_size,), ("embed", "vocab"), dtype=c.dtype
+        (c.vocab_size,),
+        ("embed", "vocab"),
+        dtype=c.dtype,
+        out_dtype=jnp.float32,
       )
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
@@ -137,7 +140,7 @@ class Decoder(nn.Module):
     if self.config.tie_embeddings:
       logits = self.embedding.logits(hidden)
     else:
-      logits = self.output(hidden).astype(jnp.float32)
+      logits = self.output(hidden)
     return variant_lib.soft_cap(logits, self.config.variant.logit_softcap)
 
   def prefill(

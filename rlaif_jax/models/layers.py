@@ -22,7 +22,8 @@ class Projection(nn.Module):
 
   The kernel has shape [*inputs, *features] and the given logical axis names;
   a bias, where asked for, has [*features]. Initialised with a truncated
-  normal of deviation scale / sqrt(fan-in), and zeros.
+  normal of deviation scale / sqrt(fan-in), and zeros. `out_dtype` keeps sums
+  of `dtype` products as they were added up (logits).
   """
 
   features: tuple[int, ...]
@@ -31,6 +32,7 @@ class Projection(nn.Module):
   use_bias: bool = False
   dtype: Dtype = jnp.float32
   scale: float = 1.0
+  out_dtype: Dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -46,7 +48,8 @@ class Projection(nn.Module):
     # One plain matmul over flattened axes: the form that every backend runs
     # best, whatever the number of heads.
     flat = x.reshape(*x.shape[: -self.num_inputs], fan_in).astype(self.dtype)
-    out = flat @ kernel.astype(self.dtype).reshape(fan_in, fan_out)
+    matrix = kernel.astype(self.dtype).reshape(fan_in, fan_out)
+    out = jnp.matmul(flat, matrix, preferred_element_type=self.out_dtype)
     if self.use_bias:
       bias = self.param(
         "bias",

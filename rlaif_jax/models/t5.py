@@ -69,11 +69,12 @@ class T5(nn.Module):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> float32 logits [..., V]."""
-    if self.config.scale_logits:
-      hidden = hidden * self.config.width**-0.5
-    if not self.config.tie_embeddings:
-      return self.decoder.logits_dense(hidden).astype(jnp.float32)
-    return self.token_embedder.logits(hidden)
+    if self.config.tie_embeddings:
+      logits = self.token_embedder.logits(hidden)
+    else:
+      logits = self.decoder.logits_dense(hidden)
+    scale = self.config.width**-0.5 if self.config.scale_logits else 1.0
+    return logits * scale
 
   def prefill(self, prompt, valid, room: int) -> tuple[jax.Array, Cache]:
     """Encodes prompts [B, P] and reads the start token."""

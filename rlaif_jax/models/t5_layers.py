@@ -61,6 +61,11 @@ class T5Config:
         f"T5Config.relpos_max_distance is {self.relpos_max_distance}; it must "
         f"exceed half of relpos_buckets ({self.relpos_buckets})"
       )
+    if self.scale_logits and not self.tie_embeddings:
+      raise ValueError(
+        "T5Config.scale_logits is True and tie_embeddings is False; no file "
+        "can say that: use scale_logits=False or tie_embeddings=True"
+      )
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(
         f"T5Config.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
@@ -262,7 +267,10 @@ class ResponseDecoder(nn.Module):
     self.decoder_norm = _norm(c)
     if not c.tie_embeddings:
       self.logits_dense = layers.Projection(
-        (c.vocab_size,), ("embed", "vocab"), dtype=c.dtype
+        (c.vocab_size,),
+        ("embed", "vocab"),
+        dtype=c.dtype,
+        out_dtype=jnp.float32,
       )
 
   def cross(self, encoded: jax.Array):

@@ -16,6 +16,8 @@ from tests.house import source
 
 CONFIGS = source.ROOT / "gin_configs"
 RECIPES = sorted((CONFIGS / "recipes").glob("*.gin"))
+# Files of macros, one of which a user adds to a recipe.
+SIZES = sorted((CONFIGS / "models").glob("t5_1_1_*.gin"))
 HEADER = ("Reproduces", "Cost", "Expected", "Command")
 
 
@@ -87,6 +89,9 @@ def test_every_shared_line_serves_some_recipe():
   lines, served = set(), set()
   for path in RECIPES:
     bindings = read(path)
+    for word in command_of(path)["Command"]:  # A size beside the recipe.
+      if word.startswith("--gin_file=") and shown(path) not in word:
+        bindings += main.read_gin_file(word.removeprefix("--gin_file="))
     for b in bindings:
       if not b.is_shared:
         continue
@@ -102,6 +107,20 @@ def test_every_shared_line_serves_some_recipe():
   assert lines == served, f"no recipe reads {sorted(lines - served)}"
 
 
+def test_sizes_of_a_family_set_the_same_macros():
+  """A recipe that includes the family takes any of its sizes."""
+  families = collections.defaultdict(set)
+  for path in SIZES:
+    values = read(path)
+    assert all(not b.field for b in values), f"{shown(path)}: macros only"
+    family = path.stem.rpartition("_")[0]
+    families[family].add(frozenset(b.name for b in values))
+  for family, macros in families.items():
+    assert len(macros) == 1, f"{family}: sizes set different macros"
+    text = source.text(CONFIGS / "models" / f"{family}.gin")
+    assert set(re.findall(r"%(\w+)", text)) == set(*macros)
+
+
 def test_every_file_is_included_somewhere():
   included = {
     name
@@ -109,7 +128,9 @@ def test_every_file_is_included_somewhere():
     for name in re.findall(r'^include ["\'](.*)["\']', source.text(path), re.M)
   }
   others = {
-    shown(p) for p in CONFIGS.rglob("*.gin") if p.parent.name != "recipes"
+    shown(p)
+    for p in CONFIGS.rglob("*.gin")
+    if p.parent.name != "recipes" and p not in SIZES
   }
   assert others == included
   for name in included:

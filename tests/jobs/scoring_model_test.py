@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import scoring_model
+from rlaif_jax.models import architectures
+from rlaif_jax.models import heads
+from tests import testing
 
 TEXTS = ("the cat sat", "red hat on it", "ten dogs", "saw one mat near")
 
@@ -107,3 +112,15 @@ def test_a_reward_model_of_other_prompts_is_refused(policy):
     scoring_model.check_same_text(
       "dir", dataclasses.replace(policy, tokenizer=Other()), policy
     )
+
+
+def test_a_trunk_has_no_output_layer():
+  """An untied language model has a matrix that no scalar model reads."""
+  config = testing.tiny_decoder(320, tie_embeddings=False)
+  language, scalar = architectures.language(config), heads.functions(config)
+  start = types.SimpleNamespace(params=testing.build(language))
+  devices = mesh.make_mesh("data:1", jax.devices()[:1])
+  params = scoring_model.scalar_params(scalar, start, devices, 0)
+  assert "output" in start.params and "output" not in params["decoder"]
+  wanted = jax.tree.structure(testing.build(scalar))
+  assert jax.tree.structure(params) == wanted

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ import pytest
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import loop
+from rlaif_jax.engine import mesh
+from rlaif_jax.interop import names
+from rlaif_jax.interop import peft_files
+from rlaif_jax.interop import sources
+from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_sft
+from rlaif_jax.models import lora
 
 _SPEC = importlib.util.spec_from_file_location(
   "tiny_world", pathlib.Path(__file__).with_name("conftest.py")
@@ -47,8 +54,8 @@ def test_it_learns_and_reports_what_was_cut(world, tmp_path):
 
 
 def test_a_vocabulary_that_does_not_fit_is_an_error(world, tmp_path):
-  model = dataclasses.replace(tiny.MODEL, vocab_size=321)
-  with pytest.raises(ValueError, match="320 pieces and the model 321"):
+  model = dataclasses.replace(tiny.MODEL, vocab_size=319)
+  with pytest.raises(ValueError, match="320 pieces and the model 319"):
     tiny.train(world, output_dir=str(tmp_path), model=model)
   assert not (tmp_path / "checkpoints").exists()
 
@@ -71,3 +78,38 @@ def test_texts_that_are_cut_are_counted(world, tmp_path):
   sequence = dataclasses.replace(tiny.SEQUENCE, max_context=5, max_response=3)
   result = tiny.train(world, output_dir=str(tmp_path), sequence=sequence)
   assert result["cut_contexts"] == 20 and result["cut_responses"] == 20
+
+
+def test_adapters_learn_and_the_model_stays(world, tmp_path):
+  start = str(world / "sft" / "model")
+  result = tiny.train(
+    world,
+    output_dir=str(tmp_path),
+    model=None,
+    sequence=None,
+    init_from=start,
+    lora=lora.LoraConfig(rank=4, targets=(r".*/(query|value|up)/kernel",)),
+    train=loop.LoopConfig(num_steps=30, evaluate_every=15),
+  )
+  rows = jsonl.parse_rows(tmp_path / "evaluations.jsonl", dict)
+  nll = [row["validation_response_nll"] for row in rows]
+  assert nll[-1] < nll[0] - 0.1
+  assert result["validation_response_nll"] == pytest.approx(nll[-1], rel=1e-5)
+  devices = mesh.make_mesh("data:1", jax.devices()[:1])
+  before = loading.load(start, "language", devices)
+  after = loading.load(str(tmp_path / "model"), "language", devices)
+  adapters, config = peft_files.load(
+    tmp_path / "adapter", sources.hf_rules(before.config)
+  )
+  assert config.rank == 4 and len(adapters) == 3
+  # The finished model is the old one with the adapter, and nothing else.
+  merged = names.flatten(lora.apply(before.params, adapters, config))
+  for path, leaf in names.flatten(after.params).items():
+    np.testing.assert_allclose(leaf, merged[path], atol=1e-6)
+    same = np.array_equal(leaf, names.flatten(before.params)[path])
+    assert same != (path in adapters)
+
+
+def test_adapters_need_a_model(world, tmp_path):
+  with pytest.raises(ValueError, match="give init_from"):
+    tiny.train(world, output_dir=str(tmp_path), lora=lora.LoraConfig())

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,8 @@ def variant_config(**fields):
 
 VARIANTS = {
   "grouped": config(),
-  "multi_head": config(num_kv_heads=4),
   "untied": config(tie_embeddings=False),
   "previous_keys": variant_config(previous_key_heads=1),
-  "all_previous_keys": variant_config(previous_key_heads=2),
-  "biases": variant_config(qkv_bias=True),
-  "window": variant_config(window=3),
   "gemma": variant_config(
     qk_norm=True,
     post_norms=True,
@@ -55,6 +53,7 @@ VARIANTS = {
 }
 
 
+@functools.cache
 def build(cfg, seed=0):
   functions = testing.jitted(decoder.functions(cfg))
   return functions, testing.build(functions, seed)
@@ -92,7 +91,7 @@ def test_garbage_in_padding_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("width", [1, 2, 5])
+@pytest.mark.parametrize("width", [1, 3])
 def test_cached_reading_equals_the_full_forward(name, width):
   functions, params = build(VARIANTS[name])
   tokens, valid = random_rows()
@@ -150,13 +149,16 @@ def test_bad_sizes_are_named(changes, word):
     config(**changes)
 
 
-def test_bfloat16_stays_near_float32():
-  functions, params = build(config())
-  low = testing.jitted(decoder.functions(config(dtype="bfloat16")))
-  tokens, valid = random_rows()
-  a = functions.logits(
-    params, testing.all_hidden(functions, params, tokens, valid)
+@pytest.mark.parametrize("tied", [True, False])
+def test_bfloat16_stays_near_float32_and_logits_are_not_rounded(tied):
+  functions, params = build(config(tie_embeddings=tied))
+  low = testing.jitted(
+    decoder.functions(config(tie_embeddings=tied, dtype="bfloat16"))
   )
+  tokens, valid = random_rows()
+  hidden = testing.all_hidden(functions, params, tokens, valid)
+  a = functions.logits(params, hidden)
   b = low.logits(params, testing.all_hidden(low, params, tokens, valid))
   assert b.dtype == jnp.float32
   np.testing.assert_allclose(a[valid], b[valid], atol=0.1)
+  assert np.any(b != b.astype(jnp.bfloat16))

@@ -60,6 +60,7 @@ def test_a_decoder_never_looks_ahead():
     ({"relpos_buckets": 6}, "relpos_buckets"),
     ({"relpos_max_distance": 16}, "relpos_max_distance"),
     ({"dtype": "float16"}, "dtype"),
+    ({"scale_logits": True}, "scale_logits"),
   ],
 )
 def test_bad_sizes_are_named(change, word):
