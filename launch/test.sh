@@ -15,5 +15,5 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-rlaif_environment "$root" data,report,test
+rlaif_environment "$root" data,report,models,test
 exec python -m pytest -n "${RLAIF_TEST_WORKERS:-2}" "$@" </dev/null

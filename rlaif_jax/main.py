@@ -308,22 +308,22 @@ def next_command(
   command: Command,
   bindings: Sequence[configuration.Binding],
   jobs: Mapping[str, Callable[..., Any]],
+  advice: str = "",
 ) -> str:
   """The command of the job after this one; "" after the last.
 
-  A recipe may say it in a line `# Next: COMMAND` (with runs/ for the folder of
-  all outputs). Otherwise the next job of `JOBS` is taken with the same files
-  and bindings, and what is still to be given is named.
+  A recipe says it in a line `# Next: COMMAND` (with runs/ for the folder of all
+  outputs), or the job does (`advice`). Else it is the next of `JOBS` with the
+  same files and bindings, and what is still to be given is named.
   """
   folder = pathlib.Path(command.output_dir).parent
   for path in map(find_gin_file, command.gin_files):
     said = re.search(r"^# Next: *(.*)$", path.read_text("utf-8"), re.M)
     if said:
       return said[1].replace("runs/", f"{folder}/").strip()
-  names = list(jobs)
-  after = names[names.index(command.job) + 1 :]
-  if not after:
-    return ""
+  after = list(jobs)[list(jobs).index(command.job) + 1 :]
+  if advice or not after:
+    return advice
   parts = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]
   parts += [f"--gin_file={path}" for path in command.gin_files]
   parts += [f"--gin.{key}={value}" for key, value in command.bindings]
@@ -357,7 +357,8 @@ def run_job(command: Command) -> None:
     preemption.install()
     begin = time.monotonic()
     result = dict(run(output_dir=command.output_dir, **arguments))
-    result.setdefault("next", next_command(command, bindings, jobs))
+    advice = result.get("next", "")
+    result["next"] = next_command(command, bindings, jobs, advice)
     result |= {
       "job": command.job,
       "seconds": round(time.monotonic() - begin, 1),

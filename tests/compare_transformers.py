@@ -17,6 +17,7 @@ import sys
 import jax
 import numpy as np
 
+from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import scoring
 from rlaif_jax.jobs import loading
@@ -51,7 +52,7 @@ def main(model_dir: str, export_dir: str, data_dir: str, rows: int) -> None:
   ).eval()
   worst, same, count, losses = 0.0, 0, 0, [0.0, 0.0]
   for i in range(rows):
-    part = jax.tree.map(lambda x: x[i : i + 1], batch)
+    part = converters.take(batch, np.array([i]))
     real = np.asarray(part.weights[0]) > 0
     a = np.asarray(reader(model.params, part))[0][real]
     length = int(part.valid.sum())

@@ -124,6 +124,11 @@ def run(
     "end_tokens": list(tokenizer.eos_ids),
     "chat": bool(around[1]),
     "convert_seconds": round(time.monotonic() - begin, 1),
+    "next": (
+      "python -m rlaif_jax.main --job=sample "
+      "--gin_file=gin_configs/recipes/smollm2_sample.gin "
+      f"--policy_dir={target} --data_dir=DATA --output_dir=RESPONSES"
+    ),
   }
 
 

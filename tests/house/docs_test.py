@@ -130,7 +130,7 @@ def test_scripts_pass_shellcheck(path):
   assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["test.sh", "quickstart.sh"])
+@pytest.mark.parametrize("name", ["test.sh", "quickstart.sh", "smollm2.sh"])
 def test_scripts_have_help(name):
   done = subprocess.run(
     ["bash", str(source.ROOT / "launch" / name), "--help"],
