@@ -294,3 +294,32 @@ def test_help_is_fast_and_touches_no_jax():
   assert done.returncode == 0, done.stderr
   for job in main.JOBS:
     assert job in done.stdout
+
+
+def test_parameters_of_a_job_are_flags():
+  def run(*, output_dir, source, rows=3):
+    del output_dir, source, rows
+
+  command = main.parse_command(["--job=j", "--source=a b", "--rows=4"])
+  command = main.with_parameters(command, run)
+  assert command.bindings == [("j.source", "a b"), ("j.rows", "4")]
+  wrong = main.parse_command(["--job=j", "--sourse=a"])
+  with pytest.raises(main.UsageError, match="--sourse=a.*--source"):
+    main.with_parameters(wrong, run)
+
+
+def test_a_flag_for_nothing_is_an_error():
+  with pytest.raises(main.UsageError, match="unknown flag '-x'"):
+    main.parse_command(["-x"])
+
+
+def test_a_jobs_advice_is_the_next_command():
+  command = main.Command(job="train_sft", output_dir="runs/a")
+  table = {"train_sft": None, "sample": None}
+  assert main.next_command(command, [], table, "do this") == "do this"
+  recipe = "gin_configs/recipes/docstring_sft.gin"
+  command = main.Command(
+    job="train_sft", output_dir="runs/a", gin_files=[recipe]
+  )
+  said = main.next_command(command, [], table, "do this")
+  assert said.startswith("python -m rlaif_jax.main --job=sample")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from rlaif_jax.core import records
@@ -54,3 +56,19 @@ def test_content_ids_tell_where_texts_begin():
 def test_usage_adds_up():
   total = records.Usage(input_tokens=1) + records.Usage(requests=2)
   assert total == records.Usage(input_tokens=1, requests=2)
+
+
+def test_records_inside_records_come_back():
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Plain:
+    sizes: dict
+
+  row = {"outer": {"sizes": {"a": 1}}, "name": "x"}
+  outer = dataclasses.make_dataclass(
+    "Outer", [("outer", Plain), ("name", str)], frozen=True, kw_only=True
+  )
+  made = records.from_row(outer, row)
+  assert made.outer == Plain(sizes={"a": 1})
+  assert records.to_row(made) == row
+  with pytest.raises(ValueError, match="Plain: missing keys"):
+    records.from_row(outer, {"outer": {}, "name": "x"})

@@ -94,6 +94,28 @@ def test_epochs_and_minibatches_update_that_often():
   assert float(metrics["rows"].weight) == 27.0
 
 
+def test_what_is_frozen_is_read_and_stays():
+  """With w = learned + frozen the learned part goes where w would."""
+  mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
+  tx = optax.sgd(1e-2)
+  frozen = {"w": jnp.full((3, 2), 0.5)}
+  whole = {"w": jnp.full((3, 2), 0.5)}
+  learned = {"w": jnp.zeros((3, 2))}
+  add = lambda a, b: jax.tree.map(jnp.add, a, b)
+  one = step.state_from_params(whole, tx, mesh)
+  other = step.state_from_params(learned, tx, mesh)
+  plain = step.make_train_step(loss_fn, tx)
+  split = step.make_train_step(loss_fn, tx, microbatches=2, combine=add)
+  for number in range(3):
+    key = jax.random.key(number)
+    one, _ = plain(one, data(), key)
+    other, _ = split(other, data(), key, frozen)
+  np.testing.assert_allclose(
+    one.params["w"], other.params["w"] + 0.5, rtol=1e-5
+  )
+  np.testing.assert_array_equal(frozen["w"], np.full((3, 2), 0.5))
+
+
 def test_compiles_once():
   mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
   tx = optax.adam(0.1)

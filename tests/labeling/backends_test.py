@@ -69,3 +69,21 @@ def test_long_prompts_share_lengths():
     for n in range(257, 4000)
   )
   assert waste < 0.2
+
+
+def test_a_prompt_is_a_user_message_of_a_chat():
+  class Specials(testing.CharTokenizer):
+    """`<e>` is a token of its own, unless it stands in a plain text."""
+
+    def encode_plain(self, text):
+      return [self._ids[character] for character in text]
+
+  tokenizer = Specials(["<e>"], bos=True)
+  backend = backends.FlaxBackend(
+    FUNCTIONS, None, tokenizer, name="tiny", chat=("u:", "<e>a:")
+  )
+  ids = backend.encode("x<e>")
+  assert ids[0] == tokenizer.bos_id
+  assert tokenizer.decode(ids) == "u:x<e><e>a:"
+  end = tokenizer.encode("<e>")
+  assert len(end) == 1 and ids.count(end[0]) == 1

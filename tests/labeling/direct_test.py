@@ -20,8 +20,10 @@ from tests import testing
 TEXTS = (("ab cd", "ef"), ("a", "bcd e"), ("abcdef", "g"))
 
 
-@pytest.mark.parametrize("words", [(), ("10",)])
-def test_it_equals_the_rating_of_the_rendered_prompt(words):
+@pytest.mark.parametrize(
+  "words, chat", [((), ("", "")), (("10",), ("<user>\n", "</s>\n<bot>\n"))]
+)
+def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
   """ "10" as one token or as two; the end token is not part of the text."""
   tokenizer = testing.CharTokenizer(words, bos=True)
   tokenizer.fingerprint = "chars"
@@ -33,6 +35,7 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words):
     tokenizer,
     parts=template.pointwise_parts(),
     options=template.options,
+    chat=chat,
   )
   config = converters.SequenceConfig(max_context=8, max_response=7)
   batch, _ = converters.encode_prompts([c for c, _ in TEXTS], tokenizer, config)
@@ -41,7 +44,9 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words):
   )
   result = jax.jit(score)(params, batch, response, mask)
 
-  backend = backends.FlaxBackend(functions, params, tokenizer, name="tiny")
+  backend = backends.FlaxBackend(
+    functions, params, tokenizer, name="tiny", chat=chat
+  )
   examples = [
     records.Example(id=str(i), context=c, response=r)
     for i, (c, r) in enumerate(TEXTS)
