@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, Callable, Sequence
 
 from rlaif_jax.core import records
+from rlaif_jax.labeling import rating
 
 
 class CharTokenizer:
@@ -47,6 +48,7 @@ class ScriptedBackend:
   Args:
     log_prob: (prompt, option) -> log-prob of the option.
     completion: (prompt, seed) -> text, before `stop` is applied.
+    tokenizer: by which P("1") may hold the mass of "10"; None: it does not.
 
   `calls` has the prompts of each score_options call, `completions` the
   (prompts, keyword arguments) of each complete call. Usage counts characters.
@@ -58,12 +60,19 @@ class ScriptedBackend:
     completion: Callable[[str, int], str] = lambda prompt, seed: "",
     *,
     name: str = "scripted",
+    tokenizer: Any = None,
   ):
     self.name = name
+    self._tokenizer = tokenizer
     self._log_prob = log_prob
     self._completion = completion
     self.calls: list[list[str]] = []
     self.completions: list[tuple[list[str], dict]] = []
+
+  def prefix_options(self, options):
+    if self._tokenizer is None:
+      return (-1,) * len(options)
+    return rating.prefix_options(options, self._tokenizer)
 
   def score_options(self, prompts, options):
     self.calls.append(list(prompts))

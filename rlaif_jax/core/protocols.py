@@ -52,6 +52,12 @@ class Backend(Protocol):
     """Log-probability of each whole option string right after each prompt."""
     ...
 
+  def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
+    """Whose log-prob holds whose: for each option the longest other one that
+    its tokens begin with, or -1. All -1 where an answer is exactly an option.
+    """
+    ...
+
   def complete(
     self,
     prompts: Sequence[str],

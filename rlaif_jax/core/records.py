@@ -148,15 +148,25 @@ class Rating:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Usage:
-  """Tokens that a labeler read and wrote; adds up."""
+  """What a labeler read and wrote; adds up.
+
+  `cached_input_tokens` are those of the `input_tokens` that an endpoint served
+  from its cache. `requests` counts answered ones, `retries` those that were
+  sent again. `missing_options` counts options whose probability the labeler
+  did not report, so that a bound stands for it.
+  """
 
   input_tokens: int = 0
   output_tokens: int = 0
   requests: int = 0
+  cached_input_tokens: int = 0
+  retries: int = 0
+  missing_options: int = 0
 
   def __add__(self, other: "Usage") -> "Usage":
     return Usage(
-      input_tokens=self.input_tokens + other.input_tokens,
-      output_tokens=self.output_tokens + other.output_tokens,
-      requests=self.requests + other.requests,
+      **{
+        field.name: getattr(self, field.name) + getattr(other, field.name)
+        for field in dataclasses.fields(self)
+      }
     )

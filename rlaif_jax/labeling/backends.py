@@ -18,6 +18,7 @@ from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
+from rlaif_jax.labeling import rating
 
 
 class FlaxBackend:
@@ -90,6 +91,10 @@ class FlaxBackend:
       requests=len(ids),
     )
     return result, usage
+
+  def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
+    """See `protocols.Backend`."""
+    return rating.prefix_options(options, self._tokenizer)
 
   def complete(
     self,

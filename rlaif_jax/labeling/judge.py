@@ -164,7 +164,7 @@ def judge_pairs(
   """
   template = prompts.load(config.template)
   template.pairwise_parts(cot=config.chain_of_thought)  # kind and cot_ending
-  prefix_of = rating.prefix_options(template.options, tokenizer)
+  prefix_of = backend.prefix_options(template.options)
   # 1. Questions: each pair in each order, its context cut to fit.
   contexts, reasons = _fit(pairs, template, config, tokenizer)
   questions = [

@@ -28,7 +28,7 @@ _LOG_TOLERANCE = 1e-2
 
 
 def prefix_options(
-  options: Sequence[str], tokenizer: protocols.Tokenizer | None = None
+  options: Sequence[str], tokenizer: protocols.Tokenizer
 ) -> tuple[int, ...]:
   """For each option the longest other one that its tokens begin with.
 
@@ -39,19 +39,8 @@ def prefix_options(
     Index of that option, or -1, for each option.
 
   Raises:
-    ValueError: one option's text begins with another's and there is no
-      tokenizer to tell; or two options have the same tokens.
+    ValueError: two options have the same tokens.
   """
-  if tokenizer is None:
-    for short in options:
-      for long in options:
-        if short != long and long.startswith(short):
-          raise ValueError(
-            f"the option {long!r} begins with the option {short!r}, so the "
-            "backend's tokenizer is needed to tell them apart; pass "
-            "tokenizer=..."
-          )
-    return (-1,) * len(options)
   ids = [tuple(tokenizer.encode(option)) for option in options]
   if len(set(ids)) != len(ids) or not all(ids):
     raise ValueError(
@@ -218,8 +207,7 @@ def rate(
     examples: what to rate.
     backend: who rates.
     config: how.
-    tokenizer: the backend's, to cut contexts and to tell "1" from "10"; None
-      only if no option begins with another one.
+    tokenizer: the backend's, to cut contexts that are too long.
     quarantine: takes examples without an answer; None makes one an error.
 
   Returns:
@@ -231,7 +219,7 @@ def rate(
   """
   template = prompts.load(config.template)
   template.pointwise_parts()  # an error for a pairwise template
-  prefix_of = prefix_options(template.options, tokenizer)
+  prefix_of = backend.prefix_options(template.options)
   texts, asked, cut = [], [], 0
   for example in examples:
     context = example.context
