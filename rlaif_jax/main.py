@@ -12,7 +12,6 @@ their class names, so jobs and library need no gin.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import json
@@ -32,6 +31,7 @@ from rlaif_jax.core import gin_text
 from rlaif_jax.core import job_help
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
+from rlaif_jax.core import runs
 
 # In the order of the paper's pipeline: each job is followed by the next.
 JOBS = {
@@ -58,7 +58,7 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --X=V        a parameter of the job: --source=DIR is --gin.convert.source=DIR
   --gin_bindings="X = V"   the same, as gin writes it
   --output_dir where the job writes; the same command continues there
-  --dry_run    prints the configuration that would run, and stops
+  --dry_run    prints what would run (and what labels would cost), and stops
   --debug      shows the traceback of an error
   --job=JOB --help   what a job does and takes
 """
@@ -280,30 +280,6 @@ def bindings_of(command: Command) -> list[configuration.Binding]:
 # ---- The run.
 
 
-def claim(directory: pathlib.Path, config: str) -> None:
-  """Makes the directory this run's, or finds that it is already.
-
-  Raises:
-    UsageError: it belongs to a run with another configuration.
-  """
-  path = directory / "config.gin"
-  if not path.exists():
-    jsonl.write_text(path, config)
-    return
-  before = path.read_text("utf-8")
-  if before != config:
-    difference = [
-      line
-      for line in difflib.ndiff(before.splitlines(), config.splitlines())
-      if line[:2] in ("- ", "+ ") and line[2:].strip()
-    ]
-    raise UsageError(
-      f"{directory} holds a run with another configuration (-: there, +: "
-      "now):\n  " + "\n  ".join(difference) + "\nUse another --output_dir, or "
-      "delete that one."
-    )
-
-
 def next_command(
   command: Command,
   bindings: Sequence[configuration.Binding],
@@ -344,11 +320,17 @@ def run_job(command: Command) -> None:
   jobs = {job: load_job(job) for job in JOBS}
   arguments = configuration.resolve(command.job, bindings, jobs)
   config = gin_text.render(command.job, run, arguments)
+  module = sys.modules[run.__module__]
   if command.dry_run:
     print(config, end="")
+    if hasattr(module, "dry_run"):
+      print(module.dry_run(**arguments))
     return
   directory = pathlib.Path(command.output_dir)
-  claim(directory, config)
+  may_change = getattr(module, "MAY_CHANGE", ())
+  runs.claim(
+    directory, config, [f"{command.job}.{name}" for name in may_change]
+  )
   path = directory / "result.json"
   if path.exists():
     result = json.loads(path.read_text("utf-8"))

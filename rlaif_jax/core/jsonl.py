@@ -20,11 +20,17 @@ T = TypeVar("T")
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a file so that it is never seen half-written."""
+  _write_lines(path, [text])
+
+
+def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  with open(partial, "w", encoding="utf-8") as f:
-    f.write(text)
+  # Half a surrogate pair is no UTF-8; as "\\ud800" it is still JSON.
+  with open(partial, "w", encoding="utf-8", errors="backslashreplace") as f:
+    for line in lines:
+      f.write(line)
     f.flush()
     os.fsync(f.fileno())
   os.replace(partial, path)
@@ -37,18 +43,34 @@ def dump_row(row: Any) -> str:
 
 def write_records(path: str | os.PathLike, rows: Iterable[Any]) -> int:
   """Writes records, one a line, atomically; returns how many."""
-  lines = [dump_row(records.to_row(row)) for row in rows]
-  write_text(path, "".join(line + "\n" for line in lines))
-  return len(lines)
+  count = 0
+
+  def lines():
+    nonlocal count
+    for row in rows:
+      count += 1
+      yield dump_row(records.to_row(row)) + "\n"
+
+  _write_lines(path, lines())
+  return count
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-  """Yields (line number from 1, line) of a .jsonl or .jsonl.gz file."""
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
+  """Yields (line number from 1, line) of a .jsonl or .jsonl.gz file.
+
+  Lines are bytes, which `json.loads` reads, so that one line that is no UTF-8
+  is one bad line.
+  """
   opener = gzip.open if str(path).endswith(".gz") else open
-  with opener(path, "rt", encoding="utf-8") as f:
+  with opener(path, "rb") as f:
     for number, line in enumerate(f, start=1):
       if line.strip():
         yield number, line
+
+
+def as_text(line: bytes) -> str:
+  """A line for people to read, whatever it holds."""
+  return line.decode("utf-8", "backslashreplace").rstrip("\n")
 
 
 class Quarantine:
@@ -79,7 +101,16 @@ def parse_rows(
   parse: Callable[[Any], T],
   quarantine: Quarantine | None = None,
 ) -> list[T]:
-  """Parses every line of a JSONL file.
+  """Parses every line of a JSONL file; see `stream_rows`."""
+  return list(stream_rows(path, parse, quarantine))
+
+
+def stream_rows(
+  path: str | os.PathLike,
+  parse: Callable[[Any], T],
+  quarantine: Quarantine | None = None,
+) -> Iterator[T]:
+  """Yields what is parsed of each line of a JSONL file.
 
   Args:
     path: .jsonl or .jsonl.gz.
@@ -91,10 +122,9 @@ def parse_rows(
     FileNotFoundError: no such file.
     ValueError: a bad line, named by file and line number.
   """
-  result = []
   for number, line in read_lines(path):
     try:
-      result.append(parse(json.loads(line)))
+      row = parse(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
       where = f"{path}:{number}"
       if quarantine is None:
@@ -102,8 +132,9 @@ def parse_rows(
           f"{where}: {error}. Mend or delete this line, then run the same "
           "command again."
         ) from error
-      quarantine.add(where=where, reason=str(error), row=line.rstrip("\n"))
-  return result
+      quarantine.add(where=where, reason=str(error), row=as_text(line))
+      continue
+    yield row
 
 
 def read_records(
@@ -113,3 +144,12 @@ def read_records(
 ) -> list[T]:
   """Reads a file of records of one class; see `parse_rows`."""
   return parse_rows(path, lambda row: records.from_row(cls, row), quarantine)
+
+
+def stream_records(
+  cls: type[T],
+  path: str | os.PathLike,
+  quarantine: Quarantine | None = None,
+) -> Iterator[T]:
+  """Records of a file of any length, one at a time; see `stream_rows`."""
+  return stream_rows(path, lambda row: records.from_row(cls, row), quarantine)

@@ -75,6 +75,28 @@ class Backend(Protocol):
     ...
 
 
+class PaidBackend(Backend, Protocol):
+  """A backend whose answers cost money: it reports each as it arrives.
+
+  `on_answer`, where set, is called with (number of the prompt in the call, its
+  answer, what it cost); never for a prompt that got no answer.
+  """
+
+  on_answer: Callable[[int, Any, records.Usage], None] | None
+
+
+class LikelihoodBackend(Protocol):
+  """A backend that scores whole texts."""
+
+  name: str
+
+  def log_likelihoods(
+    self, prompts: Sequence[str], texts: Sequence[str]
+  ) -> tuple[list[tuple[float, int]], records.Usage]:
+    """(log-prob, tokens) of each text right after its prompt."""
+    ...
+
+
 class Scorer(Protocol):
   """A reward: a reward model, an ensemble or a 1..10 rating alike."""
 
@@ -90,11 +112,13 @@ class Scorer(Protocol):
 
 
 class TensorSource(Protocol):
-  """Named tensors of a file, read one at a time."""
+  """Named tensors of a file, read one at a time, by several threads."""
 
   def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
   def read(self, name: str) -> np.ndarray: ...
+
+  def close(self) -> None: ...
 
 
 class LossFn(Protocol):

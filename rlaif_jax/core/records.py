@@ -107,7 +107,8 @@ class Preference:
   1.0 for one human rater. `p_orders` keeps what the labeler said in each
   order, as P(first is better), before averaging: (first shown first, first
   shown second); empty for humans. `confidence` is the rater's 1..9 scale of
-  the OpenAI comparisons (0 when the data has none).
+  the OpenAI comparisons (0 when the data has none). `cut_tokens` of the
+  context did not fit the labeler's prompt.
   """
 
   id: str
@@ -119,6 +120,7 @@ class Preference:
   p_orders: tuple[float, ...] = ()
   rationales: tuple[str, ...] = ()
   confidence: int = 0
+  cut_tokens: int = 0
   source: str = ""
 
   def __post_init__(self):

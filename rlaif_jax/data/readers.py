@@ -81,7 +81,7 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
   """Rows of a file, in order; lines that are no JSON go to quarantine.
 
   Raises:
-    ValueError: the file is cut short or holds no UTF-8 text.
+    ValueError: the file is cut short.
   """
   if path.suffix == ".parquet":
     yield from _parquet(path)
@@ -94,11 +94,11 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
         row = json.loads(line)
       except ValueError as error:
         quarantine.add(
-          where=where, reason=f"no JSON: {error}", row=line.rstrip("\n")
+          where=where, reason=f"no JSON: {error}", row=jsonl.as_text(line)
         )
         continue
       yield where, row
-  except (UnicodeDecodeError, EOFError, OSError) as error:
+  except (EOFError, OSError) as error:
     raise ValueError(
       f"{path} cannot be read after line {number}: {error}; get it again"
     ) from error

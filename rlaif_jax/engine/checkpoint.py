@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -19,6 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlaif_jax.core import jsonl
+
+
+_CHUNK = 64 << 20  # bytes
 
 
 class RunCheckpoints:
@@ -79,13 +83,28 @@ def save_model(
   directory = pathlib.Path(directory).absolute()
   shutil.rmtree(directory, ignore_errors=True)
   directory.mkdir(parents=True)
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(directory / "params", params)
-    checkpointer.wait_until_finished()
+  # Chunks of a leaf are compressed one by one, each in a copy.
+  chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
+  with _checkpointer(params) as checkpointer:
+    checkpointer.save(
+      directory / "params", args=ocp.args.StandardSave(params, chunks)
+    )
   for name, source in (files or {}).items():
     shutil.copyfile(source, directory / name)
   text = json.dumps(description, indent=2, sort_keys=True) + "\n"
   jsonl.write_text(directory / "model.json", text)
+
+
+def _checkpointer(tree: Any) -> ocp.Checkpointer:
+  """Holds few copies of leaves at a time, so that memory is the tree's own."""
+  leaves = jax.tree.leaves(tree)
+  largest = max((math.prod(x.shape) * x.dtype.itemsize for x in leaves))
+  gigabytes = 1 + largest // 10**9
+  return ocp.Checkpointer(
+    ocp.StandardCheckpointHandler(
+      save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes
+    )
+  )
 
 
 def read_description(directory: str | os.PathLike) -> dict[str, Any]:
@@ -114,10 +133,10 @@ def load_params(directory: str | os.PathLike, like: Any) -> Any:
     ValueError: the shapes on disk are other ones; names the first leaf.
   """
   path = pathlib.Path(directory).absolute() / "params"
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _checkpointer(like) as checkpointer:
     stored = _metadata(checkpointer, path)
     _check_shapes(directory, _shapes(stored), _shapes(like))
-    return checkpointer.restore(path, like)
+    return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
 
 
 def stored_dtypes(directory: str | os.PathLike) -> Any:

@@ -7,6 +7,7 @@ claims is checked against the file before anything is read.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import pathlib
@@ -95,9 +96,16 @@ class GGUFSource:
     return self._shapes
 
   def read(self, name: str) -> np.ndarray:
-    """One tensor, dequantised to float32."""
+    """One tensor, dequantised to float32, in memory of its own."""
     import gguf
 
     tensor = self._tensors[name]
     values = gguf.dequantize(tensor.data, tensor.tensor_type)
+    if np.may_share_memory(values, tensor.data):  # It was float32.
+      values = values.copy()
     return values.reshape(self._shapes[name]).astype(np.float32, copy=False)
+
+  def close(self) -> None:
+    """Unmaps the file; the library's records of it refer to each other."""
+    self._tensors.clear()
+    gc.collect()

@@ -7,11 +7,19 @@ its axes lie. `fill` and `export` apply a table; nothing else renames anything.
 
 from __future__ import annotations
 
+import collections
+import math
+import os
+from concurrent import futures
 from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
 from rlaif_jax.core import protocols
+from rlaif_jax.interop import buffers
+
+# Bytes that are read before they are asked for.
+_AHEAD = 256 << 20
 
 
 class Rule(NamedTuple):
@@ -55,12 +63,13 @@ def their_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 def to_ours(
   array: np.ndarray, rule: Rule, shape: tuple[int, ...]
 ) -> np.ndarray:
-  """Their tensor as our parameter of this shape; a view where possible."""
+  """Their tensor as our parameter of this shape; contiguous."""
   if rule.rotary_heads:
     array = _pairs_to_halves(array, rule.rotary_heads)
   if rule.shift:
     array = array + np.asarray(rule.shift, array.dtype)
-  return (array.T if rule.inputs else array).reshape(shape)
+  array = buffers.transposed(array) if rule.inputs else array
+  return array.reshape(shape)
 
 
 def to_theirs(array: np.ndarray, rule: Rule) -> np.ndarray:
@@ -124,9 +133,29 @@ def fill(
   wanted: Mapping[str, tuple[int, ...]],
   source: protocols.TensorSource,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Our parameters by name, one at a time, read from a checked source."""
-  for rule in rules:
-    yield rule.ours, to_ours(source.read(rule.theirs), rule, wanted[rule.ours])
+  """Our parameters by name, the largest first, read from a checked source.
+
+  Threads read ahead, as far as some hundred megabytes reach: by the time the
+  others fill memory, the largest and its copies are gone.
+  """
+
+  def read(rule: Rule) -> np.ndarray:
+    return to_ours(source.read(rule.theirs), rule, wanted[rule.ours])
+
+  def size(rule: Rule) -> int:
+    return 4 * math.prod(wanted[rule.ours])
+
+  waiting = sorted(rules, key=size)
+  ahead: collections.deque[tuple[Rule, Any]] = collections.deque()
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    while waiting or ahead:
+      held = sum(size(rule) for rule, _ in ahead)
+      while waiting and (not ahead or held + size(waiting[-1]) < _AHEAD):
+        held += size(waiting[-1])
+        rule = waiting.pop()
+        ahead.append((rule, pool.submit(read, rule)))
+      rule, array = ahead.popleft()
+      yield rule.ours, array.result()
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,11 +11,19 @@ import os
 import pathlib
 from typing import Any, Iterable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
+
+from rlaif_jax.interop import buffers
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_DTYPES = ("F32", "F16", "BF16", "F64")
+_DTYPES = {
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": jnp.bfloat16,
+  "F64": np.float64,
+}
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -48,6 +56,7 @@ class SafetensorsSource:
   def __init__(self, directory: str | os.PathLike):
     self.directory = pathlib.Path(directory)
     self._files: dict[str, Any] = {}
+    self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
     self._where = self._locate()
     self._shapes = {}
     for name, file in self._where.items():
@@ -55,7 +64,7 @@ class SafetensorsSource:
       if part.get_dtype() not in _DTYPES:
         raise ValueError(
           f"{self.directory / file}: tensor {name} has the type "
-          f"{part.get_dtype()}; supported are {_DTYPES}"
+          f"{part.get_dtype()}; supported are {tuple(_DTYPES)}"
         )
       self._shapes[name] = tuple(part.get_shape())
 
@@ -99,8 +108,9 @@ class SafetensorsSource:
     if file not in self._files:
       try:
         self._files[file] = safetensors.safe_open(
-          self.directory / file, framework="flax"
+          self.directory / file, framework="numpy"
         )
+        self._headers[file] = _read_header(self.directory / file)
       except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
           f"{self.directory / file} is no whole safetensors file: {error}"
@@ -112,8 +122,38 @@ class SafetensorsSource:
     return self._shapes
 
   def read(self, name: str) -> np.ndarray:
-    """One tensor, in the type it is stored in."""
-    return np.asarray(self._open(self._where[name]).get_tensor(name))
+    """One tensor, in the type it is stored in, in memory of its own.
+
+    safetensors has checked the file; its own reader copies a tensor twice.
+    """
+    path = self.directory / self._where[name]
+    begin, header = self._headers[self._where[name]]
+    kind = np.dtype(_DTYPES[header[name]["dtype"]])
+    array = buffers.aligned_empty(self._shapes[name], kind)
+    with open(path, "rb", buffering=0) as f:
+      f.seek(begin + header[name]["data_offsets"][0])
+      rest = memoryview(array.reshape(-1).view(np.uint8))
+      while rest:
+        count = f.readinto(rest)
+        if not count:
+          raise ValueError(f"{path} ends inside the tensor {name}")
+        rest = rest[count:]
+    return array
+
+  def close(self) -> None:
+    """Lets go of the files."""
+    self._files.clear()
+
+
+def _read_header(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
+  """Where the tensors begin, and the header; of a file that was checked.
+
+  Eight bytes hold the header's length, then comes JSON (the format's
+  documentation in huggingface/safetensors).
+  """
+  with open(path, "rb") as f:
+    length = int.from_bytes(f.read(8), "little")
+    return 8 + length, json.loads(f.read(length))
 
 
 def write(

@@ -83,6 +83,10 @@ class T5XSource:
     leaf = self._leaves[name]
     return leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
 
+  def close(self) -> None:
+    """Lets go of the leaves."""
+    self._leaves.clear()
+
 
 def open_checkpoint(path: str | os.PathLike) -> T5XSource:
   """Opens a T5X checkpoint and checks that all its files are there.

@@ -106,6 +106,7 @@ def run(
   )
   # 3. Parameters, one at a time.
   params, count = place(checkpoint, devices, dtype)
+  checkpoint.source.close()  # A mapped file counts as memory.
   loading.save(
     target,
     params,
@@ -145,8 +146,9 @@ def place(
     kind = jnp.float32
     if dtype == "bfloat16" or (dtype == "auto" and array.dtype == jnp.bfloat16):
       kind = jnp.bfloat16
-    array = np.ascontiguousarray(array, dtype=kind)
-    flat[path] = jax.device_put(array, like[path].sharding)
+    # Nobody else holds the array, so that a CPU may take its memory over.
+    array = np.asarray(array, dtype=kind)
+    flat[path] = jax.device_put(array, like[path].sharding, may_alias=True)
     progress.update(len(flat))
   return names.unflatten(flat), sum(math.prod(x.shape) for x in flat.values())
 

@@ -11,8 +11,10 @@ import functools
 from typing import Any, Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
@@ -62,6 +64,9 @@ class FlaxBackend:
     self._option_log_probs = jax.jit(
       functools.partial(scoring.option_log_probs, model), static_argnums=3
     )
+    self._response_log_prob = jax.jit(
+      functools.partial(_response_log_prob, model)
+    )
     self._generate = jax.jit(
       functools.partial(decode.generate, model),
       static_argnames=("config", "eos_ids"),
@@ -91,6 +96,38 @@ class FlaxBackend:
       requests=len(ids),
     )
     return result, usage
+
+  def log_likelihoods(
+    self, prompts: Sequence[str], texts: Sequence[str]
+  ) -> tuple[list[tuple[float, int]], records.Usage]:
+    """(log-prob, tokens) of each text right after its prompt, no end token.
+
+    Raises:
+      ValueError: a text has no tokens, or does not fit.
+    """
+    ids = [self.encode(prompt) for prompt in prompts]
+    own = [self._tokenizer.encode_plain(text) for text in texts]
+    if not all(own):
+      raise ValueError("an empty text has no likelihood; leave it out")
+    result = [(0.0, 0)] * len(ids)
+    longest = max(map(len, own), default=0)
+    room = bucket_length(longest, self._bucket)
+    for rows, tokens, valid in self._batches(ids, room):
+      response = np.zeros((len(tokens), room), np.int32)
+      mask = np.zeros((len(tokens), room), np.float32)
+      for i, row in enumerate(rows):
+        response[i, : len(own[row])] = own[row]
+        mask[i, : len(own[row])] = 1.0
+      batch = batches.TokenBatch(
+        tokens=np.concatenate([tokens, response], axis=1),
+        valid=np.concatenate([valid, mask > 0], axis=1),
+        weights=mask,
+      )
+      sums = np.asarray(self._response_log_prob(self._params, batch))
+      for row, value in zip(rows, sums[: len(rows)], strict=True):
+        result[row] = (float(value), len(own[row]))
+    read = sum(map(len, ids)) + sum(map(len, own))
+    return result, records.Usage(input_tokens=read, requests=len(ids))
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
     """See `protocols.Backend`."""
@@ -178,6 +215,12 @@ class FlaxBackend:
         done += len(rows)
         if self._progress is not None:
           self._progress(done, len(ids))
+
+
+def _response_log_prob(model, params, batch: batches.TokenBatch) -> jax.Array:
+  """[B] log-probs of whole responses."""
+  log_probs = scoring.response_log_probs(model, params, batch)
+  return jnp.sum(jnp.where(batch.weights > 0, log_probs, 0.0), axis=1)
 
 
 def bucket_length(tokens: int, step: int) -> int:

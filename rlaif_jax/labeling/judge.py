@@ -11,19 +11,23 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from typing import NamedTuple, Sequence
+from typing import Any, Sequence
 
-from absl import logging
+import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.labeling import questions
 from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import verdicts
 from rlaif_jax.text import prompts
 
 # Probabilities lie on this grid (about 1e-12), where 1 - p and the mean of two
 # are exact: a swapped pair gets exactly 1 - p.
 _GRID = 2.0**40
+# The paper's mean length of a rationale (its appendix L).
+RATIONALE_TOKENS = 61
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class JudgeConfig:
 
   Fields:
     template: name or .toml path of a pairwise template.
+    num_exemplars: how many of the template's pool of exemplars are shown;
+      None: those that its file lists.
+    exemplar_seed: draws them from the pool; None: the first ones.
     orders: "both" averages the two presentation orders (section 2.1.1);
       "first" asks in the stored order only, at half the cost and biased.
     chain_of_thought: a rationale is written before the verdict is scored.
@@ -43,10 +50,15 @@ class JudgeConfig:
       all the same, since it is scored and not parsed.
     max_context_tokens: limit of the whole prompt, rationale included, where a
       tokenizer is given.
+    verdict: "log_probs" of the options, as in the paper; or "text", for a
+      labeler that gives none: its answer is read, and the label of an order is
+      0 or 1.
     seed: of the sampled rationales.
   """
 
   template: str = "summary_base"
+  num_exemplars: int | None = None
+  exemplar_seed: int | None = None
   orders: str = "both"
   chain_of_thought: bool = False
   num_samples: int = 1
@@ -54,12 +66,17 @@ class JudgeConfig:
   top_k: int = 40
   max_rationale_tokens: int = 512
   max_context_tokens: int = 4096
+  verdict: str = "log_probs"
   seed: int = 0
 
   def __post_init__(self):
     if self.orders not in ("both", "first"):
       raise ValueError(
         f"orders is {self.orders!r}; it should be 'both' or 'first'"
+      )
+    if self.verdict not in ("log_probs", "text"):
+      raise ValueError(
+        f"verdict is {self.verdict!r}; it should be 'log_probs' or 'text'"
       )
     least = {"num_samples": 1, "temperature": 0, "top_k": 0}
     least |= {"max_rationale_tokens": 1, "max_context_tokens": 1}
@@ -79,8 +96,23 @@ class JudgeConfig:
         "rationales are the same; set a temperature, or num_samples to 1"
       )
 
-  def fingerprint(self, backend_name: str) -> str:
-    """Names all that a label depends on besides the pair itself.
+  def load_template(self) -> prompts.Template:
+    """The template with the exemplars that are shown.
+
+    Raises:
+      ValueError: it is not pairwise, has no such exemplars, or cannot ask for
+        a rationale.
+    """
+    template = prompts.load(
+      self.template,
+      num_exemplars=self.num_exemplars,
+      exemplar_seed=self.exemplar_seed,
+    )
+    template.pairwise_parts(cot=self.chain_of_thought)
+    return template
+
+  def provenance(self, backend_name: str) -> dict[str, Any]:
+    """All that a label depends on besides the pair itself.
 
     Settings that these labels do not use (the seed of a greedy judge) do not
     count, so that changing them does not pay for the same labels again.
@@ -90,37 +122,22 @@ class JudgeConfig:
       used += ["max_rationale_tokens", "temperature"]
     if self.temperature > 0:
       used += ["num_samples", "top_k", "seed"]
+    if self.verdict != "log_probs":
+      used += ["verdict"]
     settings = {field: getattr(self, field) for field in used}
+    return {
+      "template": self.load_template().fingerprint(),
+      "backend": backend_name,
+      "settings": settings,
+    }
+
+  def fingerprint(self, backend_name: str) -> str:
+    """Names all that `provenance` says."""
+    made = self.provenance(backend_name)
     return records.content_id(
-      prompts.load(self.template).fingerprint(),
-      backend_name,
-      json.dumps(settings, sort_keys=True),
-    )
-
-
-class _Question(NamedTuple):
-  """One pair in one presentation order."""
-
-  row: int  # of the pair
-  pair: records.Pair
-  context: str  # cut to fit
-  swap: bool  # the second candidate is shown first
-
-  def prompt(
-    self,
-    template: prompts.Template,
-    *,
-    cot: bool = False,
-    rationale: str | None = None,
-  ) -> str:
-    return prompts.render_pairwise(
-      template,
-      self.context,
-      self.pair.first,
-      self.pair.second,
-      swap=self.swap,
-      cot=cot,
-      rationale=rationale,
+      made["template"],
+      made["backend"],
+      json.dumps(made["settings"], sort_keys=True),
     )
 
 
@@ -151,8 +168,10 @@ def judge_pairs(
     backend: who labels.
     config: how.
     tokenizer: the backend's, to cut contexts that are too long.
-    quarantine: takes pairs without an answer (non-finite log-probs, an empty
-      rationale, a prompt that does not fit); None makes one an error.
+    quarantine: takes pairs without an answer (non-finite log-probs, a verdict
+      that cannot be read, an empty rationale, a prompt that does not fit, a
+      text that is no Unicode or poses as a part of the prompt); None makes
+      one an error.
 
   Returns:
     Preferences in the order of `pairs`, without the quarantined ones, and
@@ -162,40 +181,44 @@ def judge_pairs(
   Raises:
     ValueError: the template is not pairwise, or see `quarantine`.
   """
-  template = prompts.load(config.template)
-  template.pairwise_parts(cot=config.chain_of_thought)  # kind and cot_ending
-  prefix_of = backend.prefix_options(template.options)
+  template = config.load_template()
   # 1. Questions: each pair in each order, its context cut to fit.
-  contexts, reasons = _fit(pairs, template, config, tokenizer)
-  questions = [
-    _Question(row, pairs[row], context, swap)
-    for row, context in contexts.items()
-    for swap in ((False, True) if config.orders == "both" else (False,))
-  ]
+  limit = config.max_context_tokens
+  if tokenizer is not None and config.chain_of_thought:
+    limit -= config.max_rationale_tokens
+    limit -= len(tokenizer.encode("\n" + template.ending))
+  asked, reasons = questions.make_questions(
+    pairs,
+    template,
+    both_orders=config.orders == "both",
+    tokenizer=tokenizer,
+    max_tokens=limit,
+    cot=config.chain_of_thought,
+  )
   # 2. Rationales, for each order its own; [None] asks without.
-  rationales, spent = _explain(questions, backend, template, config)
+  rationales, spent = _explain(asked, backend, template, config)
   # 3. Verdicts: all rationales of all questions in one call.
   texts = [
     question.prompt(template, rationale=rationale)
-    for question, own in zip(questions, rationales, strict=True)
+    for question, own in zip(asked, rationales, strict=True)
     for rationale in own
   ]
-  answers, usage = rating.ask_options(backend, texts, template.options)
+  by_text = config.verdict == "text"
+  read = verdicts.by_text if by_text else verdicts.by_log_probs
+  answers, usage = read(backend, texts, template.options)
   # 4. Labels: P(first is better) of each order, then of the pair.
   p_orders = collections.defaultdict(list)
   written = collections.defaultdict(list)
+  cut = {question.row: question.cut_tokens for question in asked}
   answer = iter(answers)
-  for question, own in zip(questions, rationales, strict=True):
-    verdicts = [next(answer) for _ in own]
-    reason = _flaw(verdicts, own, prefix_of)
-    if reason:
-      reasons[question.row] = reason
+  for question, own in zip(asked, rationales, strict=True):
+    said = [next(answer) for _ in own]
+    flaws = ["empty rationale"] * ("" in own) + [v.flaw for v in said if v.flaw]
+    if flaws:
+      reasons[question.row] = flaws[0]
       continue
-    p_orders[question.row].append(
-      _p_first(
-        verdicts, prefix_of, polarity=template.polarity, swap=question.swap
-      )
-    )
+    turned = question.swap != (template.polarity == "flip")
+    p_orders[question.row].append(_p_first(said, turned=turned))
     written[question.row] += [text for text in own if text is not None]
   # 5. Preferences in the order of the pairs; no label without an answer.
   result = []
@@ -211,65 +234,58 @@ def judge_pairs(
         p_orders=tuple(own),
         rationales=tuple(written[row]),
         labeler=backend.name,
+        cut_tokens=cut.get(row, 0),
       )
     )
   return result, spent + usage
 
 
-def _fit(
-  pairs: Sequence[records.Pair],
-  template: prompts.Template,
+def expected_usage(
+  pair: records.Pair,
   config: JudgeConfig,
-  tokenizer: protocols.Tokenizer | None,
-) -> tuple[dict[int, str], dict[int, str]]:
-  """Contexts of the pairs to ask, and why others cannot be, by row."""
-  contexts, reasons, cut = {}, {}, []
-  limit = config.max_context_tokens
-  if tokenizer is not None and config.chain_of_thought:
-    limit -= config.max_rationale_tokens
-    limit -= len(tokenizer.encode("\n" + template.ending))
-  for row, pair in enumerate(pairs):
-    if pair.first == pair.second:
-      continue
-    contexts[row] = pair.context
-    if tokenizer is None:
-      continue
-    try:
-      fitted = prompts.fit(
-        template,
-        pair.context,
-        (pair.first, pair.second),
-        tokenizer=tokenizer,
-        max_tokens=limit,
-        cot=config.chain_of_thought,
+  tokenizer: protocols.Tokenizer,
+) -> tuple[records.Usage, records.Usage]:
+  """What a pair would cost: with rationales of mean length, and at most.
+
+  With chain of thought the prompt is read twice for each rationale: once to
+  write it, once, with it, to give the verdict.
+  """
+  if pair.first == pair.second:
+    return records.Usage(), records.Usage()
+  cot = config.chain_of_thought
+  pieces = prompts.segments(
+    config.load_template(), pair.context, (pair.first, pair.second), cot=cot
+  )
+  prompt = sum(len(tokenizer.encode(piece.text)) for piece in pieces)
+  prompt = min(prompt, config.max_context_tokens)
+  count = (2 if config.orders == "both" else 1) * config.num_samples
+
+  def usage(rationale: int) -> records.Usage:
+    if not cot:
+      return records.Usage(
+        input_tokens=count * prompt, output_tokens=count, requests=count
       )
-    except ValueError as error:
-      reasons[row] = str(error)
-      del contexts[row]
-      continue
-    contexts[row] = fitted.context
-    cut += [fitted.cut_tokens] * (fitted.cut_tokens > 0)
-  if cut:
-    logging.info(
-      "%d of %d contexts were cut to fit, by %d tokens in all.",
-      len(cut),
-      len(pairs),
-      sum(cut),
+    return records.Usage(
+      input_tokens=count * (2 * prompt + rationale),
+      output_tokens=count * (rationale + 1),
+      requests=2 * count,
     )
-  return contexts, reasons
+
+  longest = config.max_rationale_tokens
+  return usage(min(RATIONALE_TOKENS, longest)), usage(longest)
 
 
 def _explain(
-  questions: Sequence[_Question],
+  asked: Sequence[questions.Question],
   backend: protocols.Backend,
   template: prompts.Template,
   config: JudgeConfig,
 ) -> tuple[list[list[str | None]], records.Usage]:
   """The rationales of each question; [None] for each without CoT."""
-  if not config.chain_of_thought or not questions:
-    return [[None] for _ in questions], records.Usage()
-  texts = [question.prompt(template, cot=True) for question in questions]
-  rationales = [[] for _ in questions]
+  if not config.chain_of_thought or not asked:
+    return [[None] for _ in asked], records.Usage()
+  texts = [question.prompt(template, cot=True) for question in asked]
+  rationales = [[] for _ in asked]
   spent = records.Usage()
   for sample in range(config.num_samples):
     digest = records.content_id("rationale", str(config.seed), str(sample))
@@ -292,27 +308,11 @@ def _explain(
   return rationales, spent
 
 
-def _flaw(
-  verdicts: Sequence[Sequence[float]],
-  rationales: Sequence[str | None],
-  prefix_of: Sequence[int],
-) -> str:
-  """Why a question has no answer, or ""."""
-  if "" in rationales:
-    return "empty rationale"
-  flaws = [rating.flaw(verdict, prefix_of) for verdict in verdicts]
-  return next((flaw for flaw in flaws if flaw), "")
+def _p_first(said: Sequence[verdicts.Verdict], *, turned: bool) -> float:
+  """P(first is better) of one order, its verdicts averaged.
 
-
-def _p_first(
-  verdicts: Sequence[Sequence[float]],
-  prefix_of: Sequence[int],
-  *,
-  polarity: str,
-  swap: bool,
-) -> float:
-  """P(first is better) of one order, its verdicts averaged."""
-  named = rating.probabilities_from_log_probs(verdicts, prefix_of)[:, 0]
-  shown_first = round(float(named.mean()) * _GRID) / _GRID
-  turned = swap != (polarity == "flip")
+  `turned`: the option that is read names the second, or the worse.
+  """
+  named = np.mean([verdict.probabilities[0] for verdict in said])
+  shown_first = round(float(named) * _GRID) / _GRID
   return 1.0 - shown_first if turned else shown_first

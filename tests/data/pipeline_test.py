@@ -342,7 +342,7 @@ def test_reading_needs_neither_tensorflow_nor_jax(hh, tmp_path):
 @pytest.mark.skipif(not SAMPLE, reason="RLAIF_HH_SAMPLE names no file")
 def test_real_harmless_rows(tmp_path):
   """Every second row as train, the others as test: all of them real."""
-  lines = [line.strip() for _, line in jsonl.read_lines(SAMPLE)]
+  lines = [line.decode().strip() for _, line in jsonl.read_lines(SAMPLE)]
   root = tmp_path / "hh" / "harmless-base"
   write(root / "train.jsonl.gz", lines[::2])
   write(root / "test.jsonl.gz", lines[1::2])

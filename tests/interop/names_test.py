@@ -63,13 +63,16 @@ def test_kernels_are_the_transposed_matrices():
 
 def test_there_and_back():
   source = Memory()
-  for rule, (path, array) in zip(
-    RULES, names.fill(RULES, WANTED, source), strict=True
-  ):
-    assert path == rule.ours and array.shape == WANTED[path]
+  by_name = {rule.ours: rule for rule in RULES}
+  sizes = []
+  for path, array in names.fill(RULES, WANTED, source):
+    rule = by_name.pop(path)
+    assert array.shape == WANTED[path]
+    sizes.append(array.size)
     np.testing.assert_allclose(
       names.to_theirs(array, rule), source.arrays[rule.theirs], rtol=1e-12
     )
+  assert not by_name and sizes == sorted(sizes, reverse=True)
 
 
 def test_rotary_pairs_become_halves():

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels by simulated humans and by a model; instructions for a labeler."""
+"""Labels by simulated humans and by a model: shards, budgets, estimates."""
 
 from __future__ import annotations
 
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import preemption
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import label_pairs
+from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import likelihood
 
 GOOD = "the cat sat on a red hat with ten dogs near it all day"
 
@@ -31,35 +34,18 @@ def pairs_file(tmp_path):
   return str(tmp_path / "pairs.jsonl")
 
 
-def test_humans_follow_gold_and_write_instructions(world, tmp_path, pairs_file):
-  result = label_pairs.run(
+def test_humans_follow_gold(tmp_path, pairs_file):
+  label_pairs.run(
     output_dir=str(tmp_path / "out"),
     pairs_file=pairs_file,
     humans=gold.HumanConfig(temperature=0.01),
-    instructions=label_pairs.InstructionConfig(
-      pairwise_template="docstring_pairwise",
-      rating_template="docstring_rating",
-      data_dir=str(world),
-      max_prompt_tokens=150,
-    ),
+    parquet=True,
   )
   labels = jsonl.read_records(
     records.Preference, tmp_path / "out" / "labels.jsonl"
   )
   assert [row.p_first for row in labels] == [0.0, 1.0] * 6
-  assert result["instructions"] == 24
-  rows = jsonl.read_records(
-    records.Example, tmp_path / "out" / "instructions.jsonl"
-  )
-  for row in rows:
-    name, kind = row.id.split("/")
-    if kind == "pair":
-      # The verdict names the place where the better text stands.
-      better_first = row.context.index(GOOD, 60) < row.context.rindex("\nx\n")
-      assert row.response == ("1" if better_first else "2"), name
-    else:
-      assert row.response == ("1" if "\nx\n" in row.context else "10")
-  assert len({row.response for row in rows}) == 3
+  assert (tmp_path / "out" / "labels.parquet").stat().st_size > 100
 
 
 def test_a_model_labels_and_its_alignment_is_measured(
@@ -84,8 +70,97 @@ def test_a_model_labels_and_its_alignment_is_measured(
   assert result["alignment"]["accuracy"]["n"] == 12
   assert result["position_bias"]["same_position"]["n"] == 12
   assert result["usage"]["requests"] == 24
+  assert result["cost_usd"] == 0.0
+
+
+JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+
+
+def label(world, output_dir, pairs_file, **settings):
+  return label_pairs.run(
+    output_dir=str(output_dir),
+    pairs_file=pairs_file,
+    labeler_dir=str(world / "sft" / "model"),
+    **{"judge": JUDGE} | settings,
+  )
+
+
+def test_shards_share_a_store_and_merging_is_free(world, tmp_path, pairs_file):
+  store = str(tmp_path / "store")
+  parts = [
+    label(world, tmp_path / f"{k}", pairs_file, shard=f"{k}/2", store_dir=store)
+    for k in range(2)
+  ]
+  assert sum(part["answered"] for part in parts) == 12
+  assert all(part["answered"] for part in parts)
+  merged = label(world, tmp_path / "all", pairs_file, store_dir=store)
+  assert merged["answered"] == 12
+  assert merged["usage"]["requests"] == 24  # what the two paid, and no more
+  whole = label(world, tmp_path / "whole", pairs_file)
+  assert whole["usage"]["requests"] == 24
+  read = [
+    jsonl.read_records(records.Preference, tmp_path / name / "labels.jsonl")
+    for name in ("all", "whole")
+  ]
+  for one, other in zip(*read, strict=True):
+    assert one.id == other.id
+    assert one.p_first == pytest.approx(other.p_first, abs=1e-5)
+  for bad in ("2/2", "x", "-1/2", "0"):
+    with pytest.raises(ValueError, match="shard is"):
+      label(world, tmp_path / "bad", pairs_file, shard=bad)
+
+
+def test_a_budget_stops_and_a_higher_one_goes_on(world, tmp_path, pairs_file):
+  settings = {"prices": costs.Prices(output_usd_per_1k=1.0), "chunk_size": 4}
+  out = tmp_path / "out"
+  with pytest.raises(preemption.Preempted, match="raise budget_usd"):
+    label(world, out, pairs_file, budget_usd=0.02, **settings)
+  assert not (out / "labels.jsonl").exists()
+  result = label(world, out, pairs_file, budget_usd=0.03, **settings)
+  assert result["cost_usd"] == pytest.approx(0.024)
+  assert result["usage"]["requests"] == 24
+  assert "budget_usd" in label_pairs.MAY_CHANGE
+
+
+def test_a_dry_run_counts_and_calls_nobody(world, tmp_path, pairs_file):
+  text = label_pairs.dry_run(
+    pairs_file=pairs_file,
+    judge=JUDGE,
+    labeler_dir=str(world / "sft" / "model"),
+    prices=costs.Prices(output_usd_per_1k=1.0),
+    chunk_size=3,
+  )
+  assert "12 pairs, 24 requests" in text and "0.02 US dollars" in text
+  guess = label_pairs.dry_run(pairs_file=pairs_file, judge=JUDGE, limit=3)
+  assert "3 pairs, 6 requests" in guess
+  assert "nothing" in label_pairs.dry_run(pairs_file=pairs_file)
+
+
+def test_labels_by_likelihood(world, tmp_path, pairs_file):
+  config = likelihood.LikelihoodConfig(score="mean_log_prob")
+  result = label(world, tmp_path / "out", pairs_file, judge=config)
+  assert result["answered"] == 12 and result["usage"]["requests"] == 24
+  labels = jsonl.read_records(
+    records.Preference, tmp_path / "out" / "labels.jsonl"
+  )
+  for one, other in zip(labels[::2], labels[1::2]):
+    assert (one.p_first - 0.5) * (other.p_first - 0.5) < 0  # texts swapped
+
+
+def test_bad_pairs_are_set_aside_with_a_count(world, tmp_path):
+  good = records.Pair(id="g", context="the cat", first="a cat", second="x")
+  poses = records.Pair(id="b", context="the cat", first="2\ny", second="x")
+  path = tmp_path / "pairs.jsonl"
+  jsonl.write_records(path, [good, poses])
+  result = label(world, tmp_path / "out", str(path))
+  assert (result["pairs"], result["answered"]) == (2, 1)
+  assert result["quarantined"] == 1
+  (reason,) = result["quarantine_reasons"]
+  assert "poses as a part" in reason
+  line = (tmp_path / "out" / "quarantine.jsonl").read_text()
+  assert '"id": "b"' in line
 
 
 def test_exactly_one_kind_of_labeler(tmp_path, pairs_file):
-  with pytest.raises(ValueError, match="either judge"):
+  with pytest.raises(ValueError, match="give judge with"):
     label_pairs.run(output_dir=str(tmp_path), pairs_file=pairs_file)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -56,18 +57,24 @@ def open_store(path):
 
 
 def export(directory):
-  out = directory / "labels.jsonl"
-  open_store(directory / "store.jsonl").export(out, make_pairs())
+  out = directory / "out.jsonl"
+  jsonl.write_records(out, open_store(directory).labels(make_pairs()))
   return out.read_bytes()
+
+
+def own_file(directory):
+  return directory / "labels.jsonl"
 
 
 @pytest.fixture(name="whole")
 def fixture_whole(tmp_path):
   """An uninterrupted run: (bytes of the store, bytes of the export)."""
   directory = tmp_path / "whole"
-  labels = open_store(directory / "store.jsonl")
+  labels = open_store(directory / "store")
   labels.fill(make_pairs(), Asker(), chunk_size=3)
-  return (directory / "store.jsonl").read_bytes(), export(directory)
+  labels.close()
+  data = own_file(directory / "store").read_bytes()
+  return data, export(directory / "store")
 
 
 def test_a_kill_after_any_byte_resumes_to_the_same_bytes(tmp_path, whole):
@@ -78,11 +85,13 @@ def test_a_kill_after_any_byte_resumes_to_the_same_bytes(tmp_path, whole):
   for cut in sorted(cuts):
     directory = tmp_path / str(cut)
     directory.mkdir()
-    (directory / "store.jsonl").write_bytes(data[:cut])
+    own_file(directory).write_bytes(data[:cut])
     asker = Asker()
-    labels = open_store(directory / "store.jsonl")
+    labels = open_store(directory)
     labels.fill(make_pairs(), asker, chunk_size=3)
-    assert (directory / "store.jsonl").read_bytes() == data
+    labels.close()
+    assert own_file(directory).read_bytes() == data
+    own_file(directory).rename(directory / "renamed.jsonl")
     assert export(directory) == exported
     # Only chunks that were not written to their end are asked.
     assert len(asker.asked) == sum(end > cut for end in ends)
@@ -98,25 +107,25 @@ def test_sigkill_in_the_middle_of_a_run(tmp_path, whole):
     "  return asker(pairs)\n"
     "t.open_store(sys.argv[1]).fill(t.make_pairs(), ask, chunk_size=3)\n"
   )
-  path = tmp_path / "killed" / "store.jsonl"
+  path = tmp_path / "killed"
   root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
   run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root)
   assert run.returncode == -signal.SIGKILL
   labels = open_store(path)
   assert len(labels.missing(make_pairs())) == 1
   labels.fill(make_pairs(), Asker(), chunk_size=3)
-  assert export(path.parent) == whole[1]
+  assert export(path) == whole[1]
 
 
 def test_nothing_is_paid_twice(tmp_path):
   pairs = make_pairs()  # the texts of 7, 8, 9 repeat those of 0, 1, 2
   asker, seen = Asker(), []
-  labels = open_store(tmp_path / "s.jsonl")
+  labels = open_store(tmp_path / "s")
   assert [p.id for p in labels.missing(pairs)] == [f"p{i}" for i in range(7)]
-  labels.fill(pairs, asker, chunk_size=4, progress=lambda *at: seen.append(at))
+  labels.fill(pairs, asker, chunk_size=4, progress=seen.append)
   assert asker.asked == [["p0", "p1", "p2", "p3"], ["p4", "p5", "p6"]]
-  assert seen == [(4, 10), (8, 10), (10, 10)]
-  again = open_store(tmp_path / "s.jsonl")
+  assert seen == [4, 8, 10]
+  again = open_store(tmp_path / "s")
   again.fill(pairs, asker, chunk_size=4)
   assert len(asker.asked) == 2
   assert again.usage == labels.usage
@@ -124,21 +133,20 @@ def test_nothing_is_paid_twice(tmp_path):
 
 
 def test_labels_come_in_the_order_of_the_pairs_with_their_ids(tmp_path):
-  labels = open_store(tmp_path / "s.jsonl")
+  labels = open_store(tmp_path / "s")
   labels.fill(make_pairs(), Asker(), chunk_size=4)
   backwards = make_pairs()[::-1]
-  result = labels.labels(backwards)
+  result = list(labels.labels(backwards))
   assert [row.id for row in result] == [pair.id for pair in backwards]
   assert result[0].p_first == result[7].p_first  # p9 and p2: the same texts
   assert result[0].p_orders == result[7].p_orders and result[0].p_orders
-  labels.export(tmp_path / "out.jsonl", backwards)
-  read = jsonl.read_records(records.Preference, tmp_path / "out.jsonl")
-  assert read == result
 
 
 def test_another_judge_asks_anew_in_the_same_file(tmp_path):
-  path = tmp_path / "s.jsonl"
-  open_store(path).fill(make_pairs(), Asker(), chunk_size=4)
+  path = tmp_path / "s"
+  first = open_store(path)
+  first.fill(make_pairs(), Asker(), chunk_size=4)
+  first.close()
   other = store.LabelStore(path, fingerprint="other")
   assert len(other.missing(make_pairs())) == 7
   assert other.usage == records.Usage()
@@ -159,36 +167,109 @@ def test_a_pair_without_an_answer_is_asked_again(tmp_path):
   def ask_all_but_p1(wanted):
     return asker([pair for pair in wanted if pair.id != "p1"])
 
-  labels = open_store(tmp_path / "s.jsonl")
+  labels = open_store(tmp_path / "s")
   labels.fill(pairs, ask_all_but_p1, chunk_size=4)
-  assert labels.export(tmp_path / "out.jsonl", pairs) == 3
+  assert [row.id for row in labels.labels(pairs)] == ["p0", "p2", "p3"]
   labels.fill(pairs, asker, chunk_size=4)
   assert asker.asked[-1] == ["p1"]
-  assert labels.export(tmp_path / "out.jsonl", pairs) == 4
+  assert len(list(labels.labels(pairs))) == 4
 
 
 def test_a_bad_line_is_named(tmp_path):
-  path = tmp_path / "s.jsonl"
+  path = tmp_path / "s"
   labels = open_store(path)
   labels.fill(make_pairs(), Asker(), chunk_size=4)
-  good = path.read_text(encoding="utf-8")
+  good = own_file(path).read_text(encoding="utf-8")
   for bad in ('{"labels": []}', "nonsense", "[]"):
-    path.write_text(good + bad + "\n" + good, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"s\.jsonl:3: not a chunk"):
+    own_file(path).write_text(good + bad + "\n" + good, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"labels\.jsonl:3: not a chunk"):
       open_store(path)
   assert json.loads(good.splitlines()[0])["usage"]["requests"] == 8
 
 
-def test_costs_follow_the_prices():
-  usage = records.Usage(input_tokens=3000, output_tokens=500, requests=7)
-  prices = store.Prices(input_usd_per_1k=0.5, output_usd_per_1k=2.0)
-  assert prices.cost_usd(usage) == pytest.approx(3 * 0.5 + 0.5 * 2.0)
-  assert store.Prices().cost_usd(usage) == 0.0
-  with pytest.raises(ValueError, match="output_usd_per_1k is -1"):
-    store.Prices(output_usd_per_1k=-1)
+def test_each_process_writes_its_own_file_and_reads_all(tmp_path):
+  """Two stores on one directory at once, as two processes have them."""
+  pairs = make_pairs(7)
+  one, two = open_store(tmp_path), open_store(tmp_path)
+  one_asker, two_asker = Asker(), Asker()
+  one.fill(pairs[:2], one_asker, chunk_size=2)
+  two.fill(pairs[:4], two_asker, chunk_size=2)
+  one.fill(pairs, one_asker, chunk_size=7)
+  assert one_asker.asked == [["p0", "p1"], ["p4", "p5", "p6"]]
+  assert two_asker.asked == [["p2", "p3"]]
+  names = {path.name for path in tmp_path.glob("*.jsonl")}
+  assert names == {"labels.jsonl", "labels-1.jsonl"}
+  two.refresh()
+  assert list(two.labels(pairs)) == list(one.labels(pairs))
+  assert one.usage.requests == two.usage.requests == 14
+  one.close()
+  two.close()
+
+
+def test_merging_is_copying(tmp_path, whole):
+  for shard, name in enumerate(("a", "b")):
+    mine = [p for i, p in enumerate(make_pairs(7)) if i % 2 == shard]
+    labels = store.LabelStore(
+      tmp_path / name, fingerprint=CONFIG.fingerprint("scripted"), writer=name
+    )
+    labels.fill(mine, Asker(), chunk_size=1)
+    labels.close()
+  (tmp_path / "b" / "b.jsonl").rename(tmp_path / "a" / "b.jsonl")
+  merged = open_store(tmp_path / "a")
+  assert not merged.missing(make_pairs())
+  assert merged.usage.requests == 14
+
+
+def test_what_another_process_has_half_written_is_left_alone(tmp_path, whole):
+  data, _ = whole
+  (tmp_path / "other.jsonl").write_bytes(data[:-5])
+  labels = open_store(tmp_path)
+  known = 7 - len(labels.missing(make_pairs()))
+  assert 0 < known < 7
+  (tmp_path / "other.jsonl").write_bytes(data)
+  labels.refresh()
+  assert not labels.missing(make_pairs())
+  assert (tmp_path / "other.jsonl").read_bytes() == data
+
+
+def test_each_line_says_how_its_labels_were_made(tmp_path):
+  labels = store.LabelStore(
+    tmp_path, fingerprint="f", provenance={"template": "t", "settings": {}}
+  )
+  labels.fill(make_pairs(2), Asker(), chunk_size=2)
+  (line,) = own_file(tmp_path).read_text().splitlines()
+  judge_row = {"fingerprint": "f", "template": "t", "settings": {}}
+  assert json.loads(line)["judge"] == judge_row
+
+
+def test_labels_are_not_held_in_memory(tmp_path):
+  """8,000 labels of 2 kB each: Python holds less than a third."""
+  texts = [f"{i}" for i in range(8_000)]
+  labels = store.LabelStore(tmp_path, fingerprint="f")
+  rationale = "x" * 2000
+
+  def pairs():
+    return (records.Pair(id=t, context=t, first="a", second="b") for t in texts)
+
+  def ask(some):
+    found = [
+      records.Preference(
+        **records.to_row(p), p_first=0.5, labeler="l", rationales=(rationale,)
+      )
+      for p in some
+    ]
+    return found, records.Usage(requests=len(some))
+
+  tracemalloc.start()
+  labels.fill(pairs(), ask, chunk_size=500)
+  count = jsonl.write_records(tmp_path / "out", labels.labels(pairs()))
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert count == 8_000 and (tmp_path / "out").stat().st_size > 16e6
+  assert peak < 5e6
 
 
 def test_chunk_size_is_checked(tmp_path):
-  fill = functools.partial(open_store(tmp_path / "s.jsonl").fill, [], Asker())
+  fill = functools.partial(open_store(tmp_path / "s").fill, [], Asker())
   with pytest.raises(ValueError, match="chunk_size is 0"):
     fill(chunk_size=0)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
 
@@ -61,113 +63,51 @@ def test_chain_of_thought_endings_and_exemplars(tmp_path):
   )
 
 
+RENDER = {
+  "pairwise": prompts.render_pairwise,
+  "pointwise": prompts.render_pointwise,
+  "yesno": prompts.render_yesno,
+}
+
+
+def parts_of(template, **settings):
+  return getattr(template, f"{template.kind}_parts")(**settings)
+
+
+def each_prompt(name):
+  """(template, whether it asks for a rationale) in all its forms."""
+  numbers = (None, 0, 1, 8) if prompts.load(name).exemplars_file else (None,)
+  for number in numbers:
+    template = prompts.load(name, num_exemplars=number)
+    for cot in (False, True) if template.cot_ending else (False,):
+      yield template, cot
+
+
 @pytest.mark.parametrize("name", prompts.names())
 def test_parts_and_segments_join_to_the_prompt(name):
-  template = prompts.load(name)
-  assert template.name == name
-  pairwise = template.kind == "pairwise"
-  for cot in (False, True) if template.cot_ending else (False,):
-    for text in TEXTS:
-      texts = ("ctx", text, "other") if pairwise else ("ctx", text)
-      pieces = prompts.segments(template, texts[0], texts[1:], cot=cot)
-      whole = "".join(piece.text for piece in pieces)
-      if pairwise:
-        parts = template.pairwise_parts(cot=cot)
-        assert prompts.render_pairwise(template, *texts, cot=cot) == whole
-      else:
-        parts = template.pointwise_parts()
-        assert prompts.render_pointwise(template, *texts) == whole
-      joined = parts[0]
-      for value, part in zip(texts, parts[1:], strict=True):
-        joined += value + part
-      assert joined == whole
-      assert all(part.endswith("\n") for part in parts[:-1])
-      assert all(part.startswith("\n") for part in parts[1:])
-      variable = [
-        piece.text for piece in pieces if piece.role in ("context", "candidate")
-      ]
-      assert variable == list(texts)
-      # A text meets its neighbours at newlines, and so does each segment.
-      for left, right in zip(pieces, pieces[1:], strict=False):
-        assert left.text.endswith("\n") or right.text.startswith("\n")
-
-
-def test_every_task_has_its_templates():
-  for task in ("summary", "helpful", "harmless"):
-    for style in ("base", "detailed"):
-      template = prompts.load(f"{task}_{style}")
-      assert template.kind == "pairwise" and template.cot_ending
-      assert template.options == ("1", "2")
-  for name in ("summary_rating", "helpful_rating", "docstring_rating"):
-    assert prompts.load(name).kind == "pointwise"
-  flipped = [n for n in prompts.names() if prompts.load(n).polarity == "flip"]
-  assert flipped == ["harmless_base", "harmless_base_2shot"]
-
-
-def test_short_templates_are_short():
-  for name in ("docstring_pairwise", "docstring_rating"):
-    template = prompts.load(name)
-    assert len(template.preamble.split()) <= 8
-    constants = template.preamble + template.sample + template.ending
-    assert len(constants.split()) <= 14
-
-
-def test_fingerprint_is_of_the_content(tmp_path):
-  one = prompts.load(write(tmp_path, PAIRWISE))
-  renamed = PAIRWISE.replace('"mine"', '"other"')
-  assert prompts.load(write(tmp_path, renamed)).fingerprint() == (
-    one.fingerprint()
-  )
-  flipped = PAIRWISE + 'polarity = "flip"\n'
-  assert prompts.load(write(tmp_path, flipped)).fingerprint() != (
-    one.fingerprint()
-  )
-
-
-@pytest.mark.parametrize(
-  "old, new, message",
-  [
-    ("ending", "endnig", "unknown keys.*endnig"),
-    ('name = "mine"\n', "", "missing keys.*name"),
-    ("{second}", "{third}", "placeholders"),
-    ("A\\n{first}", "A {first}", "line of its own"),
-    ("Pick one.\\n", "Pick one.", "preamble should end with a newline"),
-    ('["1", "2"]', '["1"]', "has two"),
-    ('["1", "2"]', '["1", "1"]', "differ"),
-    ('"pairwise"', '"pairwize"', "kind is 'pairwize'"),
-    ('ending = "Best=\\n"', 'ending = "\\n"', "ending is empty"),
-    ('kind = "', 'polarity = "up"\nkind = "', "polarity is 'up'"),
-    ('options = ["1", "2"]', "options = [", "Invalid value"),
-  ],
-)
-def test_a_wrong_template_names_its_file(tmp_path, old, new, message):
-  assert old in PAIRWISE
-  path = write(tmp_path, PAIRWISE.replace(old, new))
-  with pytest.raises(ValueError, match=message) as error:
-    prompts.load(path)
-  assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize(
-  "exemplar, message",
-  [
-    ('candidates = ["x"]\nlabel = "1"', "1 has 1 candidates"),
-    ('candidates = ["x", "y"]\nlabel = "3"', "label '3'"),
-    ('candidates = ["x", "y"]\nlabel = "1"', "no rationale"),
-    ('candidates = ["x", "y"]\nlable = "1"', "unknown keys.*lable"),
-  ],
-)
-def test_a_wrong_exemplar_names_its_file(tmp_path, exemplar, message):
-  text = PAIRWISE + 'cot_ending = "Why?\\n"\n[[exemplars]]\ncontext = "c"\n'
-  path = write(tmp_path, text + exemplar + "\n")
-  with pytest.raises(ValueError, match=message) as error:
-    prompts.load(path)
-  assert str(path) in str(error.value)
-
-
-def test_an_unknown_name_suggests_the_nearest():
-  with pytest.raises(ValueError, match="Did you mean 'summary_base'"):
-    prompts.load("sumary_base")
+  for (template, cot), text in itertools.product(each_prompt(name), TEXTS):
+    assert template.name == name
+    texts = ("ctx", text, "other")[: template.num_candidates + 1]
+    pieces = prompts.segments(template, texts[0], texts[1:], cot=cot)
+    whole = "".join(piece.text for piece in pieces)
+    if template.kind == "pairwise":
+      assert prompts.render_pairwise(template, *texts, cot=cot) == whole
+    else:
+      assert RENDER[template.kind](template, *texts) == whole
+    parts = parts_of(template, cot=cot)
+    joined = parts[0]
+    for value, part in zip(texts, parts[1:], strict=True):
+      joined += value + part
+    assert joined == whole
+    assert all(part.endswith("\n") for part in parts[:-1])
+    assert all(part.startswith("\n") for part in parts[1:])
+    variable = [
+      piece.text for piece in pieces if piece.role in ("context", "candidate")
+    ]
+    assert variable == list(texts)
+    # A text meets its neighbours at newlines, and so does each segment.
+    for left, right in itertools.pairwise(pieces):
+      assert left.text.endswith("\n") or right.text.startswith("\n")
 
 
 def test_kinds_are_not_mixed_up():
@@ -175,6 +115,12 @@ def test_kinds_are_not_mixed_up():
     prompts.load("summary_base").pointwise_parts()
   with pytest.raises(ValueError, match="is pointwise, but a pairwise"):
     prompts.render_pairwise(prompts.load("summary_rating"), "c", "a", "b")
+  with pytest.raises(ValueError, match="is yesno, but a pointwise"):
+    prompts.render_pointwise(prompts.load("harmless_yes_no"), "c", "a")
+  with pytest.raises(ValueError, match="is yesno, but a pointwise"):
+    prompts.load("harmless_yes_no").pointwise_parts()
+  with pytest.raises(ValueError, match="is pointwise, but a yesno"):
+    prompts.render_yesno(prompts.load("summary_rating"), "c", "a")
   with pytest.raises(ValueError, match="shows 2 candidates, not 1"):
     prompts.segments(prompts.load("summary_base"), "c", ("a",))
   with pytest.raises(ValueError, match="no cot_ending"):
@@ -197,6 +143,102 @@ def test_fit_cuts_the_end_of_the_context_and_nothing_else():
     assert fitted == (kept, fixed + tokens, 5 - tokens)
     prompt = prompts.render_pairwise(template, fitted.context, "f", "s")
     assert len(tokenizer.encode(prompt)) == fixed + tokens
+
+
+class Pieces:
+  """Up to four letters are a token, and so is each other character.
+
+  Counts what it has to read.
+  """
+
+  bos_id = None
+
+  def __init__(self):
+    self.calls = self.read = 0
+
+  def encode(self, text):
+    self.calls += 1
+    self.read += len(text)
+    return re.findall(r"[a-z]{1,4}|[^a-z]", text)
+
+
+# Tokens evenly spread; dense first; dense last; one kind only.
+CONTEXTS = (
+  "some words of several lengths\n" * 7,
+  "12 3! 45 ?" * 9 + "abcd" * 60,
+  "abcd" * 60 + "12 3! 45 ?" * 9,
+  "a" * 90,
+)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_fit_keeps_as_much_as_trying_every_length(context):
+  template = prompts.load("docstring_rating")
+  tokenizer = Pieces()
+  whole = len(tokenizer.encode(context))
+  fixed = len(tokenizer.encode(prompts.render_pointwise(template, "", "r")))
+  for room in range(whole + 2):
+    longest = max(
+      size
+      for size in range(len(context) + 1)
+      if len(tokenizer.encode(context[:size])) <= room
+    )
+    kept = len(tokenizer.encode(context[:longest]))
+    fitted = prompts.fit(
+      template, context, ("r",), tokenizer=tokenizer, max_tokens=fixed + room
+    )
+    assert fitted == (context[:longest], fixed + kept, whole - kept)
+
+
+@pytest.mark.parametrize(
+  "context",
+  [
+    "some words of several lengths\n" * 30_000,
+    "abcd" * 125_000 + "?1" * 250_000,
+    "?1" * 250_000 + "abcd" * 125_000,
+    "?" * 2_000 + "abcd" * 250_000,
+    "abcd" * 10_000 + "?" * 960_000,
+  ],
+)
+@pytest.mark.parametrize("max_tokens", [1_000, 4_096])
+def test_fit_reads_a_long_context_once(context, max_tokens):
+  tokenizer = Pieces()
+  template = prompts.load("summary_detailed")
+  fitted = prompts.fit(
+    template, context, ("a", "b"), tokenizer=tokenizer, max_tokens=max_tokens
+  )
+  assert fitted.tokens == max_tokens
+  # Besides the whole, no more than some prefixes about as long as the result.
+  assert tokenizer.calls <= 20
+  assert tokenizer.read <= len(context) + 10 * len(fitted.context)
+  # Without room for anything, one prefix is enough.
+  fixed = fitted.tokens - len(tokenizer.encode(fitted.context))
+  tokenizer = Pieces()
+  fitted = prompts.fit(
+    template, context, ("a", "b"), tokenizer=tokenizer, max_tokens=fixed
+  )
+  assert fitted.context == "" and tokenizer.calls <= 12
+
+
+def test_fit_ends_where_proportion_is_no_guide():
+  """Guesses alone would take longer: tokens are at the end, and many."""
+  context = "a" * 500_000 + "?" * 500_000
+
+  class Late(Pieces):
+    def encode(self, text):
+      self.calls += 1
+      return range(text.count("?") ** 2)
+
+  tokenizer = Late()
+  fitted = prompts.fit(
+    prompts.load("docstring_rating"),
+    context,
+    ("r",),
+    tokenizer=tokenizer,
+    max_tokens=100,
+  )
+  assert fitted.context == context[:500_010]
+  assert tokenizer.calls <= 50
 
 
 def test_fit_says_by_how_much_the_limit_is_too_low():

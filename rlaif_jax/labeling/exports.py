@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels as a Parquet table, each row with how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, Iterable, Mapping
+
+from rlaif_jax.core import records
+from rlaif_jax.labeling import store
+
+_ROWS = 10_000  # of a row group: what is held in memory
+
+
+def write_parquet(
+  path: str | os.PathLike,
+  labels: Iterable[records.Preference],
+  provenance: Mapping[str, Any],
+) -> int:
+  """Writes labels, one a row, atomically; returns how many.
+
+  Columns are the fields of `records.Preference`, and `provenance`, the same
+  JSON object in every row (a dictionary column, so it costs a few bytes).
+
+  Raises:
+    ImportError: pyarrow is not installed; the extra [data] brings it.
+  """
+  import pyarrow
+  from pyarrow import parquet
+
+  types = {
+    "str": pyarrow.string(),
+    "float": pyarrow.float64(),
+    "int": pyarrow.int64(),
+    "tuple[float, ...]": pyarrow.list_(pyarrow.float64()),
+    "tuple[str, ...]": pyarrow.list_(pyarrow.string()),
+  }
+  columns = [
+    (field.name, types[field.type])
+    for field in dataclasses.fields(records.Preference)
+  ]
+  schema = pyarrow.schema([*columns, ("provenance", pyarrow.string())])
+  made = json.dumps(dict(provenance), sort_keys=True)
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  count = 0
+  with parquet.ParquetWriter(partial, schema) as writer:
+    for some in store.batched(labels, _ROWS):
+      rows = [{**records.to_row(label), "provenance": made} for label in some]
+      writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+      count += len(rows)
+  os.replace(partial, path)
+  return count

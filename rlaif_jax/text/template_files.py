@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Template files: what one holds, which exemplars it shows, what is wrong.
+
+Owns the fields of a template and of a pool of exemplars, reads both from
+.toml files and chooses exemplars by number. `text.prompts` puts the texts of a
+row in between. `docs/prompts.md` is the manual.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import re
+import tomllib
+from typing import Any
+
+from rlaif_jax.core import records
+
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
+_POOL = "_exemplars"  # ends the names of pools, which are no templates
+_PLACEHOLDERS = {
+  "pairwise": ("context", "first", "second"),
+  "pointwise": ("context", "response"),
+  "yesno": ("context", "response"),
+}
+_PLACEHOLDER = re.compile(r"\{(?:context|first|second|response)\}")
+_SCORES = tuple(str(score) for score in range(1, 11))
+_EXAMPLE = "=== Example ===\n"
+_YOUR_TURN = "=== Now answer for this one ===\n"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exemplar:
+  """A solved sample; `label` is the option that the labeler should say."""
+
+  context: str
+  candidates: tuple[str, ...]
+  label: str
+  rationale: str = ""
+
+  def __post_init__(self):
+    if not isinstance(self.candidates, (list, tuple)):
+      raise ValueError(
+        f"candidates is {self.candidates!r}; it should be a list"
+      )
+    object.__setattr__(self, "candidates", tuple(self.candidates))
+    for text in (self.context, *self.candidates, self.label, self.rationale):
+      if not isinstance(text, str):
+        raise ValueError(f"{text!r} should be a string; put it in quotes")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+  """Exemplars to choose from.
+
+  `polarity` is that of the templates for which the labels are right as they
+  stand; a template of the other polarity gets the other option of the two.
+  """
+
+  polarity: str
+  exemplars: tuple[Exemplar, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, "exemplars", tuple(self.exemplars))
+    _check_polarity(self.polarity)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Template:
+  """One way to ask the labeler; every text field is used verbatim.
+
+  `sample` holds {context}, {first}, {second} (kind "pairwise") or {context},
+  {response} ("pointwise" and "yesno"), once each, in this order, each on a
+  line of its own. `options` are the answers that are scored right after
+  `ending`; a tokenizer that wants a leading space gets it here. `polarity`
+  "flip" says that the prompt asks for the worse candidate, so that P(better)
+  is 1 - P(named), or whether the response is bad, so that P(good) is that of
+  the second option, "no". `cot_ending` asks for a rationale in place of
+  `ending`; "" is none. `exemplars` are shown; `exemplars_file` names the pool
+  from which `load` takes others.
+  """
+
+  name: str
+  kind: str
+  preamble: str
+  sample: str
+  ending: str
+  options: tuple[str, ...]
+  exemplars: tuple[Exemplar, ...] = ()
+  exemplars_file: str = ""
+  cot_ending: str = ""
+  polarity: str = "prefer"
+
+  def __post_init__(self):
+    object.__setattr__(self, "options", tuple(self.options))
+    object.__setattr__(self, "exemplars", tuple(self.exemplars))
+    if self.kind not in _PLACEHOLDERS:
+      raise ValueError(
+        f"kind is {self.kind!r}; it should be one of {sorted(_PLACEHOLDERS)}"
+      )
+    _check_polarity(self.polarity)
+    if self.kind == "pointwise" and self.polarity == "flip":
+      raise ValueError(
+        "polarity is 'flip', but scores have none; leave it out and let 10 "
+        "be the best score"
+      )
+    _check_options(self)
+    _check_texts(self)
+    for number, exemplar in enumerate(self.exemplars, start=1):
+      _check_exemplar(exemplar, self, number)
+
+  @property
+  def num_candidates(self) -> int:
+    """How many candidates are shown: two, or one of the other kinds."""
+    return len(_PLACEHOLDERS[self.kind]) - 1
+
+  @property
+  def glue(self) -> list[str]:
+    """What of `sample` stands before, between and after the variable texts."""
+    return _PLACEHOLDER.split(self.sample)
+
+  def fingerprint(self) -> str:
+    """Content id of all that reaches the labeler, the exemplars included.
+
+    Names do not count: neither the template's nor that of its pool.
+    """
+    fields = dataclasses.asdict(self)
+    del fields["name"], fields["exemplars_file"]
+    return records.content_id(json.dumps(fields, sort_keys=True))
+
+  def asking(self, *, cot: bool) -> str:
+    """`ending`, or with `cot` the request for a rationale.
+
+    Raises:
+      ValueError: a rationale is asked for and there is no `cot_ending`.
+    """
+    if cot and not self.cot_ending:
+      raise ValueError(
+        f"template {self.name!r} has no cot_ending, so it cannot ask for a "
+        "rationale; turn chain of thought off or choose another template"
+      )
+    return self.cot_ending if cot else self.ending
+
+  def exemplars_text(self, *, cot: bool) -> str:
+    """All exemplars with their answers; "" without any."""
+    parts = []
+    for exemplar in self.exemplars:
+      before, *glue = self.glue
+      parts += [_EXAMPLE, before]
+      for text, after in zip((exemplar.context, *exemplar.candidates), glue):
+        parts += [text, after]
+      if cot:
+        parts += [self.asking(cot=True), exemplar.rationale.strip(), "\n"]
+      parts += [self.ending, exemplar.label, "\n\n"]
+    return "".join(parts + [_YOUR_TURN]) if parts else ""
+
+  def pairwise_parts(self, *, cot: bool = False) -> tuple[str, str, str, str]:
+    """(before_context, before_first, before_second, after).
+
+    With the texts between them they are the prompt, and each constant begins
+    and ends with a newline wherever it touches one of the texts. A template
+    of another kind is a ValueError.
+    """
+    return self._parts("pairwise", cot)
+
+  def pointwise_parts(self, *, cot: bool = False) -> tuple[str, str, str]:
+    """(before_context, between, after); see `pairwise_parts`."""
+    return self._parts("pointwise", cot)
+
+  def yesno_parts(self, *, cot: bool = False) -> tuple[str, str, str]:
+    """(before_context, between, after); see `pairwise_parts`."""
+    return self._parts("yesno", cot)
+
+  def check_kind(self, kind: str) -> None:
+    """A ValueError if the template is of another kind."""
+    if self.kind != kind:
+      raise ValueError(
+        f"template {self.name!r} is {self.kind}, but a {kind} one is needed "
+        f"here; choose one whose file says kind = '{kind}'"
+      )
+
+  def _parts(self, kind: str, cot: bool) -> tuple[str, ...]:
+    self.check_kind(kind)
+    before, *between, after = self.glue
+    before = self.preamble + self.exemplars_text(cot=cot) + before
+    return (before, *between, after + self.asking(cot=cot))
+
+
+def _check_polarity(polarity: str) -> None:
+  if polarity not in ("prefer", "flip"):
+    raise ValueError(
+      f"polarity is {polarity!r}; it should be 'prefer' (the answer names the "
+      "better candidate) or 'flip' (it names the worse one)"
+    )
+
+
+def _check_options(template: Template) -> None:
+  options = template.options
+  if len(set(options)) != len(options) or not all(options):
+    raise ValueError(f"options are {options}; they should differ, none empty")
+  if template.kind == "pairwise" and len(options) != 2:
+    raise ValueError(
+      f"options are {options}; a pairwise template has two, in shown order"
+    )
+  if template.kind == "yesno" and len(options) != 2:
+    raise ValueError(
+      f"options are {options}; a yesno template has two, first the one that "
+      "says yes"
+    )
+  scores = tuple(option.strip() for option in options)
+  if template.kind == "pointwise" and scores != _SCORES:
+    raise ValueError(f"options are {options}; a pointwise template has 1 to 10")
+
+
+def _check_texts(template: Template) -> None:
+  for field in ("preamble", "sample", "cot_ending"):
+    text = getattr(template, field)
+    if not text.endswith("\n") and (text or field != "cot_ending"):
+      raise ValueError(f"{field} should end with a newline")
+  if not template.ending.strip():
+    raise ValueError("ending is empty; it should ask for one of the options")
+  names = _PLACEHOLDERS[template.kind]
+  found = tuple(_PLACEHOLDER.findall(template.sample))
+  if found != tuple("{" + name + "}" for name in names):
+    raise ValueError(
+      f"sample has the placeholders {found}; a {template.kind} template has "
+      f"{names}, once each and in this order"
+    )
+  before, *glue = template.glue
+  inner = all(text[:1] == "\n" == text[-1:] for text in glue)
+  if not inner or (before and not before.endswith("\n")):
+    raise ValueError(
+      "each placeholder of sample should stand on a line of its own, so that "
+      "segments can be tokenized one by one"
+    )
+
+
+def _check_exemplar(exemplar: Exemplar, template: Template, number: int):
+  if len(exemplar.candidates) != template.num_candidates:
+    raise ValueError(
+      f"exemplar {number} has {len(exemplar.candidates)} candidates; a "
+      f"{template.kind} template has {template.num_candidates}"
+    )
+  if exemplar.label not in template.options:
+    raise ValueError(
+      f"exemplar {number} has the label {exemplar.label!r}; it should be "
+      f"one of {template.options}"
+    )
+  if template.cot_ending and not exemplar.rationale.strip():
+    raise ValueError(
+      f"exemplar {number} has no rationale, but the template has a "
+      "cot_ending; write one, or leave cot_ending out"
+    )
+
+
+def names() -> list[str]:
+  """The templates that come with the library, pools of exemplars left out."""
+  stems = (path.stem for path in TEMPLATES.glob("*.toml"))
+  return sorted(stem for stem in stems if not stem.endswith(_POOL))
+
+
+def load(
+  name: str | os.PathLike,
+  *,
+  num_exemplars: int | None = None,
+  exemplar_seed: int | None = None,
+) -> Template:
+  """Loads a template by name, or from a .toml file with the same fields.
+
+  Exemplars are chosen from the pool that the file names as `exemplars_file`,
+  or from its own where it names none. The paper picks them by hand (section
+  2.1 of arXiv 2309.00267) and, for ten trials with one exemplar, at random.
+
+  Args:
+    name: one of `names()`, or a path that ends in .toml.
+    num_exemplars: how many are shown; None shows those in the file itself.
+    exemplar_seed: draws them without replacement, in an order that depends on
+      nothing but the seed and the texts, and of which fewer exemplars are the
+      beginning; None takes the first of the pool.
+
+  Raises:
+    ValueError: no such template; a field is unknown, missing or wrong; or the
+      pool has too few exemplars or a wrong one (the message names the file).
+  """
+  path = _locate(name)
+  try:
+    template = records.from_row(Template, _read(path))
+    if num_exemplars is None:
+      if exemplar_seed is not None:
+        raise ValueError(
+          f"exemplar_seed is {exemplar_seed}, but num_exemplars is None; say "
+          "how many exemplars to draw, or leave the seed out"
+        )
+      return template
+    if num_exemplars < 0:
+      raise ValueError(f"num_exemplars is {num_exemplars}; it is 0 or more")
+    chosen = ()
+    if num_exemplars > 0:
+      pool, where = _exemplars(template, path)
+      if num_exemplars > len(pool):
+        raise ValueError(
+          f"num_exemplars is {num_exemplars}, but {where} has {len(pool)} "
+          "exemplars; ask for fewer or write more"
+        )
+      if exemplar_seed is not None:
+        pool = sorted(pool, key=lambda e: _draw(e, exemplar_seed))
+      chosen = tuple(pool[:num_exemplars])
+    return dataclasses.replace(template, exemplars=chosen)
+  except (ValueError, TypeError, AttributeError) as error:
+    raise ValueError(f"template {path}: {error}") from error
+
+
+def _locate(name: str | os.PathLike) -> pathlib.Path:
+  path = pathlib.Path(name)
+  known = names()
+  if path.suffix != ".toml" and str(name) in known:
+    return TEMPLATES / f"{name}.toml"
+  if path.suffix == ".toml" and path.is_file():
+    return path
+  near = difflib.get_close_matches(str(name), known, n=1)
+  hint = f" Did you mean {near[0]!r}?" if near else ""
+  raise ValueError(
+    f"no template {str(name)!r}.{hint} There are {known}; a file of your "
+    "own is named by a path that ends in .toml"
+  )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """The keys of a file, its exemplars as such."""
+  row = tomllib.loads(path.read_text(encoding="utf-8"))
+  exemplars = []
+  for number, item in enumerate(row.get("exemplars", ()), start=1):
+    try:
+      exemplars.append(records.from_row(Exemplar, item))
+    except (ValueError, TypeError) as error:
+      raise ValueError(f"exemplar {number}: {error}") from error
+  return {**row, "exemplars": exemplars}
+
+
+def _draw(exemplar: Exemplar, seed: int) -> str:
+  return records.content_id(str(seed), exemplar.context, *exemplar.candidates)
+
+
+def _exemplars(
+  template: Template, path: pathlib.Path
+) -> tuple[tuple[Exemplar, ...], str]:
+  """What there is to choose from, and where it stands."""
+  if not template.exemplars_file:
+    return template.exemplars, "the template (it names no exemplars_file)"
+  name = pathlib.Path(template.exemplars_file)
+  places = [path.parent / name]
+  if name.suffix != ".toml":
+    places = [folder / f"{name}.toml" for folder in (path.parent, TEMPLATES)]
+  place = next((place for place in places if place.is_file()), None)
+  if place is None:
+    raise ValueError(
+      f"exemplars_file is {str(name)!r}, but there is no file at "
+      f"{' or '.join(map(str, places))}"
+    )
+  try:
+    pool = records.from_row(Pool, _read(place))
+    for number, exemplar in enumerate(pool.exemplars, start=1):
+      _check_exemplar(exemplar, template, number)
+    if pool.polarity == template.polarity:
+      return pool.exemplars, str(place)
+    return _turned(pool.exemplars, template), str(place)
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"exemplars {place}: {error}") from error
+
+
+def _turned(
+  exemplars: tuple[Exemplar, ...], template: Template
+) -> tuple[Exemplar, ...]:
+  """The exemplars with the other label, for the opposite question."""
+  if len(template.options) != 2:
+    raise ValueError("polarity is 'flip', but scores have none; say 'prefer'")
+  other = dict(zip(template.options, reversed(template.options)))
+  return tuple(
+    dataclasses.replace(exemplar, label=other[exemplar.label])
+    for exemplar in exemplars
+  )
