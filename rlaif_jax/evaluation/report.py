@@ -7,86 +7,14 @@ sections here); nothing is computed anew. A section without results says so.
 
 from __future__ import annotations
 
-import html
 import os
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.evaluation import figures
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; padding: 1.2rem;
-  max-width: 64rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; }
-h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-p.note { opacity: .8; max-width: 46rem; }
-div.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line);
-  text-align: right; vertical-align: top; white-space: nowrap; }
-th:first-child, td:first-child, td.text { text-align: left; }
-td.text { white-space: normal; min-width: 11rem; }
-td small, th small { opacity: .7; }
-tr:hover td { background: var(--soft); }
-b.yes { color: #1a8f5a; } b.no { color: #c2541b; }
-figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto;
-  background: #fff; border-radius: 6px; }
-figcaption { opacity: .8; font-size: .92rem; max-width: 46rem; }
-"""
+from rlaif_jax.evaluation import pages
 
 Results = Mapping[str, Any]
-
-
-def _escape(text: Any) -> str:
-  return html.escape(str(text))
-
-
-def percent(estimate: Mapping[str, Any]) -> str:
-  """A share as 71.2 % and, below it, [68.0, 74.2] n=..."""
-  if not estimate["n"]:
-    return "-"
-  return (
-    f"{100 * estimate['value']:.1f} %<br><small>"
-    f"[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}] "
-    f"n={estimate['n']}</small>"
-  )
-
-
-def number(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
-  """A mean as 0.412 and, below it, [0.40, 0.42] n=..."""
-  if estimate is None or not estimate["n"]:
-    return "-"
-  low, high = estimate["low"], estimate["high"]
-  return (
-    f"{estimate['value']:.{digits}f}<br><small>"
-    f"[{low:.{digits}f}, {high:.{digits}f}] n={estimate['n']}</small>"
-  )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """An HTML table of cells that are HTML already."""
-  top = "".join(f"<th>{cell}</th>" for cell in head)
-  body = "".join(
-    "<tr>"
-    + "".join(
-      cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row
-    )
-    + "</tr>"
-    for row in rows
-  )
-  return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _section(title: str, *parts: str) -> str:
-  content = "".join(part for part in parts if part)
-  if not content:
-    content = '<p class="note">This run measured nothing here.</p>'
-  return f"<h2>{_escape(title)}</h2>{content}"
-
-
-def _note(text: str) -> str:
-  return f'<p class="note">{text}</p>'
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
@@ -141,10 +69,10 @@ def swap(comparison: Mapping[str, Any]) -> dict[str, Any]:
 def _win_rates(results: Results) -> str:
   rows = [
     [
-      f"{_escape(c['a'])} against {_escape(c['b'])}",
-      percent(c["win_rate"]),
-      percent(c["length_controlled"]),
-      percent(c["log_length_controlled"]),
+      f"{pages.escape(c['a'])} against {pages.escape(c['b'])}",
+      pages.percent(c["win_rate"]),
+      pages.percent(c["length_controlled"]),
+      pages.percent(c["log_length_controlled"]),
       f"{c['length_ratio']:.2f}",
       f'<td class="text">{verdict(c)}</td>',
     ]
@@ -158,7 +86,7 @@ def _win_rates(results: Results) -> str:
     "Length ratio",
     "Reading",
   )
-  return table(head, rows) + _note(
+  return pages.table(head, rows) + pages.note(
     "Share of test contexts on which the first policy's response has the "
     "higher gold reward, ties half, with 95 % Wilson intervals. At equal "
     "length: logistic regression on the ratio of lengths in characters, read "
@@ -201,10 +129,10 @@ def _policies(results: Results) -> str:
   )
   rows = [
     [
-      _escape(name),
-      *(number(row.get(part)) for part in parts),
-      number(row.get("characters"), 1),
-      number(row.get("kl"), 2),
+      pages.escape(name),
+      *(pages.number(row.get(part)) for part in parts),
+      pages.number(row.get("characters"), 1),
+      pages.number(row.get("kl"), 2),
     ]
     for name, row in results["policies"].items()
   ]
@@ -219,7 +147,7 @@ def _policies(results: Results) -> str:
     "Characters",
     "KL to SFT<br><small>nats a response</small>",
   )
-  return table(head, rows) + _note(
+  return pages.table(head, rows) + pages.note(
     "Means over test contexts, 95 % normal intervals. Human: the summary "
     "that the document's author wrote."
   )
@@ -231,14 +159,14 @@ def _labelers(results: Results) -> str:
     alignment, bias = row["alignment"], row["position_bias"]
     rows.append(
       [
-        _escape(name),
-        percent(alignment["accuracy"]),
-        percent(alignment["longer_wins"]),
-        percent(alignment["copied_wins"]),
+        pages.escape(name),
+        pages.percent(alignment["accuracy"]),
+        pages.percent(alignment["longer_wins"]),
+        pages.percent(alignment["copied_wins"]),
         f"{alignment['entropy']:.3f}",
         f"{alignment['calibration_error']:.3f}",
-        percent(bias["same_position"]),
-        percent(bias["first_side"]),
+        pages.percent(bias["same_position"]),
+        pages.percent(bias["first_side"]),
         f"{bias['p_value']:.2g}",
         f"{alignment['unanswered']}",
       ]
@@ -257,7 +185,7 @@ def _labelers(results: Results) -> str:
     "p",
     "Unanswered",
   )
-  return table(head, rows) + _note(
+  return pages.table(head, rows) + pages.note(
     "Agreement of the label (both orders averaged) with a human's, beside two "
     "baselines that read no meaning. p: exact two-sided binomial test that "
     "neither side is preferred."
@@ -266,13 +194,13 @@ def _labelers(results: Results) -> str:
 
 def _rewards(results: Results) -> str:
   rows = [
-    [_escape(name), str(row["labels"]), percent(row["accuracy"])]
+    [pages.escape(name), str(row["labels"]), pages.percent(row["accuracy"])]
     for name, curve in results["rewards"].items()
     for row in curve
   ]
   if not rows:
     return ""
-  return table(("Reward model", "Labels", "Agrees with humans"), rows)
+  return pages.table(("Reward model", "Labels", "Agrees with humans"), rows)
 
 
 def _examples(results: Results) -> str:
@@ -281,14 +209,17 @@ def _examples(results: Results) -> str:
   for example in results["examples"]:
     context = example["context"]
     short = context if len(context) < 400 else context[:400] + " ..."
-    cells = [f'<td class="text">{_escape(short)}</td>']
+    cells = [f'<td class="text">{pages.escape(short)}</td>']
     for name in names:
+      text = pages.escape(example["texts"][name]) or "<i>empty</i>"
       cells.append(
-        f'<td class="text">{_escape(example["texts"][name]) or "<i>empty</i>"}'
+        f'<td class="text">{text}'
         f"<br><small>gold {example['gold'][name]:.2f}</small></td>"
       )
     rows.append(cells)
-  return table(("Document", *map(_escape, names)), rows) + _note(
+  return pages.table(
+    ("Document", *map(pages.escape, names)), rows
+  ) + pages.note(
     "The first test contexts in the order of their ids: not chosen."
   )
 
@@ -300,10 +231,10 @@ def _selection(results: Results) -> str:
       mark = " (taken)" if candidate["step"] == curve["selected_step"] else ""
       rows.append(
         [
-          _escape(name),
+          pages.escape(name),
           f"{candidate['step']}{mark}",
           f"{candidate['score']:.3f}",
-          percent(candidate["preference"]),
+          pages.percent(candidate["preference"]),
         ]
       )
   if not rows:
@@ -314,75 +245,70 @@ def _selection(results: Results) -> str:
     "Validation reward",
     "Preferred to SFT by the labeler",
   )
-  return table(head, rows)
+  return pages.table(head, rows)
 
 
 def _runs(results: Results) -> str:
   rows = [
-    [_escape(row["run"]), _escape(row["job"]), f"{row['seconds']:.0f} s"]
+    [
+      pages.escape(row["run"]),
+      pages.escape(row["job"]),
+      f"{row['seconds']:.0f} s",
+    ]
     for row in results["runs"]
   ]
   facts = ", ".join(f"{k} {v}" for k, v in results["facts"].items())
-  return table(("Run", "Job", "Took"), rows) + _note(_escape(facts))
-
-
-def _figure(svg: str, caption: str) -> str:
-  if not svg:
-    return ""
-  return f"<figure>{svg}<figcaption>{_escape(caption)}</figcaption></figure>"
+  return pages.table(("Run", "Job", "Took"), rows) + pages.note(
+    pages.escape(facts)
+  )
 
 
 def render(results: Results) -> str:
   """The whole page as text."""
   body = [
-    f"<h1>{_escape(results['title'])}</h1>",
-    _note(
+    f"<h1>{pages.escape(results['title'])}</h1>",
+    pages.note(
       "Who wins is judged by a known gold reward, which no labeler and no "
       "reward model sees. See docs/data.md and rlaif_jax/evaluation/gold.py."
     ),
-    f"<p><b>{_escape(headline(results))}</b></p>",
-    _section("Win rates", _win_rates(results)),
-    _section("What the policies write, in numbers", _policies(results)),
-    _section(
+    f"<p><b>{pages.escape(headline(results))}</b></p>",
+    pages.section("Win rates", _win_rates(results)),
+    pages.section("What the policies write, in numbers", _policies(results)),
+    pages.section(
       "Reward against distance from SFT",
-      _figure(
+      pages.figure(
         figures.reward_against_kl(results["curves"]),
         "Each line is one run of reinforcement learning, from the SFT policy "
         "at the left. Left: gold. Right: the reward that was optimised. Where "
         "the right goes up and the left does not, the reward is being gamed.",
       ),
-      _figure(
+      pages.figure(
         figures.training(results["curves"]),
         "Reward, KL and length of the rollouts during training.",
       ),
       _selection(results),
     ),
-    _section("AI labels", _labelers(results)),
-    _section(
+    pages.section("AI labels", _labelers(results)),
+    pages.section(
       "Reward models",
       _rewards(results),
-      _figure(
+      pages.figure(
         figures.accuracy_against_labels(results["rewards"]),
         "Accuracy on held-out human labels against the number of labels "
         "trained on; bars are 95 % intervals.",
       ),
     ),
-    _section(
+    pages.section(
       "Lengths",
-      _figure(
+      pages.figure(
         figures.lengths(results["lengths"]),
         "Distribution of response lengths in characters.",
       ),
     ),
-    _section("Texts side by side", _examples(results)),
-    _section("How it was made", _runs(results)),
+    pages.section("Texts side by side", _examples(results)),
+    pages.section("How it was made", _runs(results)),
   ]
-  return (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>{_escape(results['title'])}</title><style>{_STYLE}</style></head>"
-    f"<body>{''.join(body)}</body></html>\n"
-  )
+  return pages.page(results["title"], body)
 
 
 def write_report(results: Results, path: str | os.PathLike) -> None:

@@ -95,13 +95,13 @@ class GGUFSource:
     """Tensor -> shape, outermost axis first."""
     return self._shapes
 
-  def read(self, name: str) -> np.ndarray:
-    """One tensor, dequantised to float32, in memory of its own."""
+  def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
+    """One tensor, dequantised to float32; see `protocols.TensorSource`."""
     import gguf
 
     tensor = self._tensors[name]
     values = gguf.dequantize(tensor.data, tensor.tensor_type)
-    if np.may_share_memory(values, tensor.data):  # It was float32.
+    if not borrow and np.may_share_memory(values, tensor.data):
       values = values.copy()
     return values.reshape(self._shapes[name]).astype(np.float32, copy=False)
 

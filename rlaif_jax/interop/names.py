@@ -140,7 +140,9 @@ def fill(
   """
 
   def read(rule: Rule) -> np.ndarray:
-    return to_ours(source.read(rule.theirs), rule, wanted[rule.ours])
+    # A transpose copies, so what it reads need not last.
+    array = source.read(rule.theirs, borrow=bool(rule.inputs))
+    return to_ours(array, rule, wanted[rule.ours])
 
   def size(rule: Rule) -> int:
     return 4 * math.prod(wanted[rule.ours])

@@ -121,15 +121,16 @@ class SafetensorsSource:
     """Tensor -> shape."""
     return self._shapes
 
-  def read(self, name: str) -> np.ndarray:
-    """One tensor, in the type it is stored in, in memory of its own.
+  def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
+    """One tensor, in the type it is stored in; see `protocols.TensorSource`.
 
     safetensors has checked the file; its own reader copies a tensor twice.
     """
     path = self.directory / self._where[name]
     begin, header = self._headers[self._where[name]]
     kind = np.dtype(_DTYPES[header[name]["dtype"]])
-    array = buffers.aligned_empty(self._shapes[name], kind)
+    make = buffers.scratch if borrow else buffers.aligned_empty
+    array = make(self._shapes[name], kind)
     with open(path, "rb", buffering=0) as f:
       f.seek(begin + header[name]["data_offsets"][0])
       rest = memoryview(array.reshape(-1).view(np.uint8))

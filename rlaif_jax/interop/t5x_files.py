@@ -69,12 +69,13 @@ class T5XSource:
     """The shape of each parameter (`names.Source`)."""
     return {name: shape for name, (shape, _) in self.names.items()}
 
-  def read(self, name: str) -> np.ndarray:
-    """One parameter, as it is stored.
+  def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
+    """One parameter, as it is stored, in memory of its own.
 
     Raises:
       ValueError: no such parameter, or its files are damaged.
     """
+    del borrow
     if name not in self._leaves:
       near = difflib.get_close_matches(name, self.names, 3, 0.3)
       raise ValueError(

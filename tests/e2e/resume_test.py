@@ -244,7 +244,7 @@ def text_stages(root):
         "label__labeler_dir": root / "sft" / "model",
         "label__human_labels_file": root / "humans" / "labels.jsonl",
       },
-      "store.jsonl",
+      "store/labels.jsonl",
       (2,),
     ),
   }

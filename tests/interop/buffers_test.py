@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,3 +28,14 @@ def test_transposed_is_the_transpose(shape):
   result = buffers.transposed(matrix)
   np.testing.assert_array_equal(result, matrix.T)
   assert result.flags.c_contiguous and result.ctypes.data % 64 == 0
+
+
+def test_scratch_is_handed_out_again_by_its_thread():
+  first = buffers.scratch((3, 4), np.float32)
+  first[...] = 7
+  second = buffers.scratch((2, 3), np.float16)
+  assert np.shares_memory(first, second)
+  assert second.shape == (2, 3) and second.dtype == np.float16
+  with futures.ThreadPoolExecutor(1) as pool:
+    other = pool.submit(buffers.scratch, (3, 4), np.float32).result()
+  assert not np.shares_memory(first, other)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlaif_jax.interop import buffers
 from rlaif_jax.interop import names
 
 RULES = [
@@ -39,8 +40,12 @@ class Memory:
   def shapes(self):
     return {name: array.shape for name, array in self.arrays.items()}
 
-  def read(self, name):
-    return self.arrays[name]
+  def read(self, name, *, borrow=False):
+    if not borrow:
+      return self.arrays[name]
+    scratch = buffers.scratch(self.arrays[name].shape, np.float64)
+    scratch[...] = self.arrays[name]
+    return scratch
 
 
 def test_kernels_are_the_transposed_matrices():

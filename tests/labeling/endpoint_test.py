@@ -8,9 +8,9 @@ import email.utils
 import logging
 import math
 import sys
-import threading
 import time
 import traceback
+from concurrent import futures
 
 import pytest
 
@@ -25,6 +25,8 @@ OPTIONS = ("1", "2")
 PROMPTS = ["a", "b", "c"]
 SAMPLED = dict(max_tokens=9, temperature=0.7, top_k=0, seed=0, stop="")
 GREEDY = {**SAMPLED, "temperature": 0.0}
+# For slow answers; long enough for a busy machine.
+QUICK = dict(timeout_seconds=0.5, slow_seconds=0.8, max_retries=1)
 
 
 def expected(prompt):
@@ -37,7 +39,7 @@ def expected(prompt):
 @pytest.mark.parametrize("api", ["chat", "completions"])
 @pytest.mark.parametrize("fault", fs.FAULTS)
 def test_each_fault_alone_passes(fault, api):
-  quick = dict(timeout_seconds=0.4, slow_seconds=0.6) if fault == "slow" else {}
+  quick = QUICK if fault == "slow" else {}
   with fs.serving(fs.once(fault, "b"), api=api, **quick) as (server, backend):
     rows, usage = backend.score_options(PROMPTS, OPTIONS)
   assert rows == [expected(prompt) for prompt in PROMPTS]
@@ -48,31 +50,19 @@ def test_each_fault_alone_passes(fault, api):
   assert server.faults == {fault: 1}
 
 
-@pytest.mark.parametrize(
-  "fault, reason",
-  [
-    ("429", "Error code: 429"),
-    ("429 wait", "Error code: 429"),
-    ("500", "Error code: 500"),
-    ("503", "Error code: 503"),
-    ("slow", "no reply in 0.2 seconds"),
-    ("cut", "the connection was lost"),
-    ("garbled", "the reply is not JSON"),
-    ("bare", "without log-probs"),
-    ("empty", "without choices"),
-  ],
-)
-def test_a_prompt_that_fails_to_the_end_is_set_aside(fault, reason, caplog):
-  heard = []
-  quick = dict(timeout_seconds=0.2, slow_seconds=0.4) if fault == "slow" else {}
+@pytest.mark.parametrize("fault", sorted(set(fs.FAULTS) - set(fs.HARMLESS)))
+def test_a_prompt_that_fails_to_the_end_is_set_aside(fault, caplog):
+  heard, reason = [], fs.FAULTS[fault]
+  quick = QUICK if fault == "slow" else {}
+  retries = quick.get("max_retries", 2)
   with fs.serving(fs.always(fault, "b"), **quick) as (server, backend):
     backend.score_options(["a"], OPTIONS)  # It does give log-probs.
     backend.on_answer = lambda *answer: heard.append(answer)
     rows, usage = backend.score_options(PROMPTS, OPTIONS)
     assert rows[::2] == [expected("a"), expected("c")]
     assert all(math.isnan(value) for value in rows[1])
-    assert usage.requests == 2 and usage.retries == 2
-    assert server.received["b"] == 3
+    assert usage.requests == 2 and usage.retries == retries
+    assert server.received["b"] == 1 + retries
     assert sorted(heard[0][:1] + heard[1][:1]) == [0, 2] and len(heard) == 2
     (line,) = [line for line in caplog.messages if "no answer to" in line]
     assert "1 of 3" in line and reason in line and "endpoint:127" in line
@@ -96,14 +86,11 @@ def test_ten_percent_faults_leave_the_labels_as_they_were():
   assert [label.id for label in again] == names
   assert len({label.p_first for label in again}) == count
   assert set(faulty.faults) == set(fs.FAULTS)
-  assert usage.retries == 0 and more.retries > 0.05 * count
-  assert faulty.received.total() == count + more.retries
-  # Nothing sound was asked for again, except what came too late.
-  late = more.retries - sum(
-    n for f, n in faulty.faults.items() if f not in fs.HARMLESS
-  )
-  assert faulty.served.total() == count + late
   assert more.requests == usage.requests == count
+  assert count * 1.05 < faulty.received.total() <= count + more.retries
+  # Nothing sound was asked for again, except what a busy machine sent late.
+  harmful = [n for f, n in faulty.faults.items() if f not in fs.HARMLESS]
+  assert faulty.served.total() <= count + more.retries - sum(harmful)
 
 
 @pytest.mark.parametrize(
@@ -113,27 +100,20 @@ def test_ten_percent_faults_leave_the_labels_as_they_were():
     ({"retry-after": "0.15"}, 0.15, 2.0),
     ({"retry-after": "3600"}, 0.4, 2.0),  # capped
     ({"retry-after": email.utils.formatdate(4e9, usegmt=True)}, 0.4, 2.0),
-    ({}, 0.0, 0.1),
+    ({"x": "y"}, 0.0, 0.35),
   ],
 )
 def test_retry_after_is_honoured_up_to_a_bound(headers, least, most):
-  wait = {"wait_headers": headers or {"other": "1"}}
-  with fs.serving(
-    fs.once("429 wait", "a"), max_backoff_seconds=0.4, **wait
-  ) as (
-    server,
-    backend,
-  ):
+  wait = dict(wait_headers=headers, max_backoff_seconds=0.4)
+  with fs.serving(fs.once("429 wait", "a"), **wait) as (server, backend):
     backend.score_options(["a"], OPTIONS)
   first, second = server.times["a"]
   assert least <= second - first < most
 
 
 def test_waits_grow_at_random_up_to_a_bound():
-  with fs.serving(first_backoff_seconds=1.0, max_backoff_seconds=10.0) as (
-    _,
-    backend,
-  ):
+  bounds = dict(first_backoff_seconds=1.0, max_backoff_seconds=10.0)
+  with fs.serving(**bounds) as (_, backend):
     prompts = [str(i) for i in range(300)]
     for attempt, bound in [(0, 1.0), (1, 2.0), (3, 8.0), (9, 10.0)]:
       waits = [backend._pause(prompt, attempt, None) for prompt in prompts]
@@ -249,10 +229,8 @@ def test_ratings_of_ten_in_one_token_in_two_and_unlisted():
     for i, text in enumerate(["one token", "two tokens", "unlisted"])
   ]
   for api in ("chat", "completions"):
-    with fs.serving(answer=answer, api=api, top_logprobs=3) as (
-      server,
-      backend,
-    ):
+    settings = dict(answer=answer, api=api, top_logprobs=3)
+    with fs.serving(**settings) as (server, backend):
       ratings, usage = rating.rate(examples, backend, rating.RatingConfig())
       assert backend.prefix_options(["1", "10"]) == (-1, -1)
     one, two, unlisted = (r.probabilities for r in ratings)
@@ -269,26 +247,19 @@ def test_ratings_of_ten_in_one_token_in_two_and_unlisted():
 def test_what_is_sent_to_be_scored():
   with fs.serving(top_logprobs=7) as (server, backend):
     backend.score_options(["a"], OPTIONS)
-  assert server.asked == [
-    {
-      "model": "m",
-      "messages": [{"role": "user", "content": "a"}],
-      "max_tokens": 1,
-      "temperature": 0.0,
-      "logprobs": True,
-      "top_logprobs": 7,
-    }
-  ]
+  sent = {"messages": [{"role": "user", "content": "a"}], "model": "m"}
+  sent |= {"max_tokens": 1, "temperature": 0.0}
+  assert server.asked == [{**sent, "logprobs": True, "top_logprobs": 7}]
+  with pytest.raises(ValueError, match="should differ"):
+    backend.score_options(["a"], ["1", " 1"])
 
 
 @pytest.mark.parametrize("fault", ["401", "503", "garbled", "cut"])
 def test_the_key_is_shown_nowhere(fault, caplog, monkeypatch):
   monkeypatch.setenv("MY_KEY", f"  {KEY}\n")
   caplog.set_level(logging.DEBUG)
-  with fs.serving(fs.always(fault, "b"), api_key_variable="MY_KEY") as (
-    _,
-    backend,
-  ):
+  plan = fs.always(fault, "b")
+  with fs.serving(plan, api_key_variable="MY_KEY") as (_, backend):
     with pytest.raises((ValueError, ConnectionError)) as error:
       backend.score_options(["b"], OPTIONS)
     if fault != "401":
@@ -329,9 +300,9 @@ def test_texts_seeds_and_what_is_sent(caplog):
     seeds.setdefault(row["messages"][0]["content"], []).append(row["seed"])
   assert len(set(seeds["a"])) == 3 and len(seeds["a"]) == 4
   assert len(set(seeds["b"])) == 1 and not set(seeds["a"]) & set(seeds["b"])
-  sent = {k: v for k, v in server.asked[0].items() if k != "seed"}
-  sent.pop("messages")
-  assert sent == dict(model="m", max_tokens=9, temperature=0.7, stop=["END"])
+  sent = dict(model="m", max_tokens=9, temperature=0.7, stop=["END"])
+  assert {**server.asked[0], **sent} == server.asked[0]
+  assert set(server.asked[0]) == {*sent, "messages", "seed"}
   assert "seed" not in server.asked[-1]
   with fs.serving(send_top_k=True, api="completions") as (server, backend):
     backend.complete(["a"], **{**asked, "stop": ""})
@@ -343,13 +314,8 @@ def test_usage_counts_what_was_billed(caplog):
   with fs.serving(fs.once("empty", "bb")) as (server, backend):
     _, usage = backend.score_options(["bb", "cccc"], OPTIONS)
   # "bb" was billed twice.
-  assert usage == records.Usage(
-    input_tokens=8,
-    output_tokens=3,
-    cached_input_tokens=4,
-    requests=2,
-    retries=1,
-  )
+  billed = dict(input_tokens=8, output_tokens=3, cached_input_tokens=4)
+  assert usage == records.Usage(**billed, requests=2, retries=1)
   assert "do not say" not in caplog.text
   with fs.serving(usage=False) as (server, backend):
     _, usage = backend.score_options(PROMPTS, OPTIONS)
@@ -361,11 +327,8 @@ def test_calls_in_a_row_in_threads_and_in_a_running_loop_share_a_bound():
   with fs.serving(max_concurrency=2, seconds=0.002) as (server, backend):
     rows = []
     ask = lambda: rows.extend(backend.score_options(PROMPTS, OPTIONS)[0])
-    threads = [threading.Thread(target=ask) for _ in range(5)]
-    for thread in threads:
-      thread.start()
-    for thread in threads:
-      thread.join()
+    with futures.ThreadPoolExecutor(5) as pool:
+      list(pool.map(lambda _: ask(), range(5)))
     for _ in range(5):
       ask()
 

@@ -26,22 +26,23 @@ from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint
 from rlaif_jax.labeling import judge
 
-# What may go wrong with one request; a number is an HTTP status.
-FAULTS = (
-  "429",
-  "429 wait",  # with the headers of `wait_headers`
-  "500",
-  "503",
-  "slow",  # answers after `slow_seconds`
-  "cut",  # closes the connection in the middle of the body
-  "garbled",  # the body is no JSON
-  "bare",  # no log-probs
-  "empty",  # no choices
-  "double",  # a second choice that says something else
-  "twice",  # the body is there twice
-)
+# What may go wrong with one request, and what the client says if it always
+# does; a number is an HTTP status.
+FAULTS = {
+  "429": "Error code: 429",
+  "429 wait": "Error code: 429",  # with the headers of `wait_headers`
+  "500": "Error code: 500",
+  "503": "Error code: 503",
+  "slow": "no reply in",  # answers after `slow_seconds`
+  "cut": "the connection was lost",  # in the middle of the body
+  "garbled": "the reply is not JSON",
+  "bare": "without log-probs",
+  "empty": "without choices",
+  "double": "",  # a second choice that says something else
+  "twice": "",  # the body is there twice
+}
 # Faults of which the client has the answer all the same.
-HARMLESS = ("double", "twice")
+HARMLESS = tuple(fault for fault, said in FAULTS.items() if not said)
 
 Plan = Callable[[str, int], str]
 
@@ -74,8 +75,9 @@ def hashed_answer(prompt: str) -> Answer:
   )
 
 
-def random_plan(rate: float, faults: Sequence[str] = FAULTS) -> Plan:
+def random_plan(rate: float) -> Plan:
   """Faults in that share of the requests."""
+  faults = list(FAULTS)
 
   def plan(prompt: str, attempt: int) -> str:
     if number("fault", prompt, attempt) >= rate:
