@@ -44,6 +44,8 @@ JOBS = {
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
+  "contrast": "rlaif_jax.jobs.contrast_pairs",
+  "audit": "rlaif_jax.jobs.audit_labelers",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 # Okabe and Ito's palette, told apart by all common kinds of colour vision.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
-def _draw(width: float, columns: int, paint: Callable[[Any], None]) -> str:
+def _draw(
+  width: float,
+  columns: int,
+  paint: Callable[[Any], None],
+  *,
+  height: float = 3.2,
+) -> str:
   import matplotlib
 
   matplotlib.use("svg")
@@ -27,7 +33,7 @@ def _draw(width: float, columns: int, paint: Callable[[Any], None]) -> str:
   }
   with pyplot.rc_context(settings):
     figure, axes = pyplot.subplots(
-      1, columns, figsize=(width, 3.2), squeeze=False, layout="constrained"
+      1, columns, figsize=(width, height), squeeze=False, layout="constrained"
     )
     paint(axes[0])
     text = io.StringIO()
@@ -145,3 +151,79 @@ def lengths(by_policy: Mapping[str, list[float]]) -> str:
     axes[0].set_xlabel("characters")
 
   return _draw(7.0, 1, paint)
+
+
+def _whiskers(estimates: list[Mapping[str, float]]) -> list[list[float]]:
+  """Lengths of the intervals below and above their values."""
+  return [
+    [e["value"] - e["low"] for e in estimates],
+    [e["high"] - e["value"] for e in estimates],
+  ]
+
+
+def alignment_by_labeler(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Agreement with people of each labeler, one line per task."""
+  if not rows:
+    return ""
+  labelers = list(dict.fromkeys(row["labeler"] for row in rows))
+
+  def paint(axes):
+    for task in dict.fromkeys(row["task"] for row in rows):
+      mine = [row for row in rows if row["task"] == task]
+      found = [row["alignment"]["accuracy"] for row in mine]
+      axes[0].errorbar(
+        [labelers.index(row["labeler"]) for row in mine],
+        [e["value"] for e in found],
+        yerr=_whiskers(found),
+        marker="o",
+        ms=4,
+        lw=1.3,
+        capsize=2,
+        label=task,
+      )
+    axes[0].set_xticks(range(len(labelers)), labelers)
+    axes[0].set_xlim(-0.5, len(labelers) - 0.5)
+    axes[0].set_ylabel("agrees with people")
+    axes[0].axhline(0.5, color="#888", lw=0.8, ls=":")
+    axes[0].legend(frameon=False)
+
+  return _draw(6.0, 1, paint)
+
+
+def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Agreement with people of every cell, one column per task."""
+  rows = [row for row in rows if row["alignment"] is not None]
+  if not rows:
+    return ""
+  tasks = list(dict.fromkeys(row["task"] for row in rows))
+  labelers = list(dict.fromkeys(row["labeler"] for row in rows))
+
+  def paint(axes):
+    for ax, task in zip(axes, tasks, strict=True):
+      cells = list(dict.fromkeys(r["cell"] for r in rows if r["task"] == task))
+      for number, labeler in enumerate(labelers):
+        mine = [
+          r for r in rows if r["task"] == task and r["labeler"] == labeler
+        ]
+        found = [r["alignment"]["accuracy"] for r in mine]
+        shift = 0.12 * (number - (len(labelers) - 1) / 2)
+        ax.errorbar(
+          [e["value"] for e in found],
+          [cells.index(r["cell"]) + shift for r in mine],
+          xerr=_whiskers(found),
+          fmt="o",
+          ms=3,
+          elinewidth=0.8,
+          label=labeler,
+        )
+      ax.set_yticks(range(len(cells)), cells)
+      ax.invert_yaxis()
+      ax.axvline(0.5, color="#888", lw=0.8, ls=":")
+      ax.set_title(task)
+      ax.set_xlabel("agrees with people")
+    axes[0].legend(frameon=False)
+
+  longest = max(len({r["cell"] for r in rows if r["task"] == t}) for t in tasks)
+  return _draw(
+    5.0 * len(tasks), len(tasks), paint, height=max(3.2, 0.4 * longest)
+  )

@@ -77,6 +77,7 @@ class LabelStore:
     self._file: BinaryIO | None = None
     self._read_to: dict[pathlib.Path, tuple[int, int]] = {}  # bytes, lines
     self.usage = records.Usage()  # of this judge, earlier runs included
+    self.asked = 0  # pairs that this object asked for
     # An empty name is a table in a temporary file that vanishes with us.
     self._table = sqlite3.connect("", isolation_level=None)
     self._table.execute("PRAGMA cache_size = -65536")  # 64 MiB at most
@@ -230,6 +231,7 @@ class LabelStore:
       wanted = self.missing(chunk)
       if wanted:
         self.add(*ask(wanted))
+        self.asked += len(wanted)
       done += len(chunk)
       if progress is not None:
         progress(done)
