@@ -33,7 +33,8 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.core import runs
 
-# In the order of the paper's pipeline: each job is followed by the next.
+# In the order of the paper's pipeline, up to `evaluate`: each job is followed
+# by the next. The others stand by themselves.
 JOBS = {
   "convert": "rlaif_jax.jobs.convert_checkpoint",
   "prepare": "rlaif_jax.jobs.prepare_data",
@@ -43,9 +44,10 @@ JOBS = {
   "train_reward": "rlaif_jax.jobs.train_reward",
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
-  "perplexity": "rlaif_jax.jobs.measure_perplexity",
+  "score": "rlaif_jax.jobs.score_responses",
   "contrast": "rlaif_jax.jobs.contrast_pairs",
   "audit": "rlaif_jax.jobs.audit_labelers",
+  "perplexity": "rlaif_jax.jobs.measure_perplexity",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -299,7 +301,9 @@ def next_command(
     said = re.search(r"^# Next: *(.*)$", path.read_text("utf-8"), re.M)
     if said:
       return said[1].replace("runs/", f"{folder}/").strip()
-  after = list(jobs)[list(jobs).index(command.job) + 1 :]
+  names = list(jobs)
+  end = names.index("evaluate") + 1 if "evaluate" in names else len(names)
+  after = names[names.index(command.job) + 1 : end]
   if advice or not after:
     return advice
   parts = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]

@@ -135,13 +135,18 @@ class Preference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rating:
-  """A 1..10 score of one response: the expected score and its distribution."""
+  """A labeler's score of one response, with the distribution it comes from.
+
+  Of a pointwise question: the expected score in [1, 10], and the probabilities
+  of 1 to 10. Of a yes-or-no question: the probability of the good answer, and
+  those of yes and no.
+  """
 
   id: str
   context: str
   response: str
-  score: float  # expected score, 1..10
-  probabilities: tuple[float, ...]  # of the scores 1..10
+  score: float
+  probabilities: tuple[float, ...]
   labeler: str
 
   def __post_init__(self):

@@ -8,8 +8,12 @@ same texts. Nothing is registered before `register` is called.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 from typing import Any, Callable, Mapping
 
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.data import pipeline
 
 # Mixtures of tasks of one record, in equal parts.
@@ -66,6 +70,59 @@ def register(
   for name, members in MIXTURES.items():
     seqio.MixtureRegistry.add(name, list(members), default_rate=1.0)
   return (*pipeline.TASKS, *MIXTURES)
+
+
+def register_labels(name: str, *, labels_file: str) -> None:
+  """Adds labels of the `label` job as a seqio task with one split, "train".
+
+  Features are those of a Preference task. Rows are streamed from the file, so
+  a million of them need no memory.
+
+  Args:
+    name: of the task; a task of this name is replaced.
+    labels_file: labels.jsonl.
+
+  Raises:
+    ValueError: there is no such file.
+  """
+  import seqio
+
+  if not os.path.isfile(labels_file):
+    raise ValueError(f"{labels_file} does not exist; run the label job first")
+  if name in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.FunctionDataSource(
+      functools.partial(_stream_labels, labels_file), splits=("train",)
+    ),
+    preprocessors=[],
+    output_features=_features(records.Preference),
+  )
+
+
+def _stream_labels(
+  labels_file: str,
+  split: str,
+  shuffle_files: bool = False,
+  seed: int | None = None,
+):
+  del split, shuffle_files, seed
+  import tensorflow as tf
+
+  columns = _columns(records.Preference)
+
+  def rows():
+    for label in jsonl.stream_records(records.Preference, labels_file):
+      yield {name: getattr(label, name) for name in columns}
+
+  return tf.data.Dataset.from_generator(
+    rows,
+    output_signature={
+      name: tf.TensorSpec((), tf.as_dtype(kind))
+      for name, kind in columns.items()
+    },
+  )
 
 
 def _columns(record: type) -> dict[str, str]:

@@ -21,6 +21,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.labeling import direct
 from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import responses
 from rlaif_jax.reward import scorers
 from rlaif_jax.text import prompts
 
@@ -139,7 +140,7 @@ def text_scorer(
   is read on the device by `labeling.direct`.
   """
   backend = labeler.backend()
-  rate = rating.RatingConfig(
+  rate = responses.RatingConfig(
     template=config.rating_template,
     # Room for the longest score that is written after the prompt.
     max_context_tokens=labeler.config.max_length - 8,
@@ -166,7 +167,7 @@ def text_scorer(
           response=policy.tokenizer.decode(ids),
         )
       )
-    ratings, _ = rating.rate(
+    ratings, _ = responses.rate(
       examples, backend, rate, tokenizer=labeler.tokenizer
     )
     rewards = [rating.to_reward(r.score) for r in ratings]

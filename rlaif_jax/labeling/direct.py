@@ -31,7 +31,7 @@ def direct_scorer(
   The prompt is bos + parts[0] + context + parts[1] + response + parts[2],
   where the parts meet the texts at newlines, so that the segments' tokens are
   the whole text's. It holds for a labeler with the policy's vocabulary; a
-  labeler with another one reads text, through `rating.rate`.
+  labeler with another one reads text, through `responses.rate`.
 
   Args:
     model: functions of the labeler. The Scorer's params are its parameters.

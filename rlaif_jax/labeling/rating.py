@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Option log-probs to probabilities, and the 1..10 rating of one response.
+"""Option log-probs to probabilities, scores and rewards.
 
-Owns what an answer of the labeler means and when it is no answer; pairs are
-in `labeling.judge`. The arithmetic runs on numpy and, with `xp=jax.numpy`, in
-a jitted labeler.
+Owns what an answer of the labeler means and when it is no answer; who is asked
+is in `labeling.judge` (pairs) and `labeling.responses`. The arithmetic runs on
+numpy and, with `xp=jax.numpy`, in a jitted labeler.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from types import ModuleType
 from typing import Any, Sequence
 
 import numpy as np
-from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
-from rlaif_jax.text import prompts
 
 # An option that is a prefix of others keeps at least this share of its mass.
 _MIN_OWN_SHARE = 1e-6
@@ -170,91 +167,3 @@ def reject(
   quarantine.add(
     where=f"labeling {row.id}", reason=reason, row=records.to_row(row)
   )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RatingConfig:
-  """How responses are rated.
-
-  Fields:
-    template: name or .toml path of a pointwise template.
-    max_context_tokens: limit of the prompt, where a tokenizer is given; the
-      paper's labeler reads 4096.
-  """
-
-  template: str = "summary_rating"
-  max_context_tokens: int = 4096
-
-  def __post_init__(self):
-    if self.max_context_tokens < 1:
-      raise ValueError(
-        f"max_context_tokens is {self.max_context_tokens}; it should be "
-        "at least 1"
-      )
-
-
-def rate(
-  examples: Sequence[records.Example],
-  backend: protocols.Backend,
-  config: RatingConfig,
-  *,
-  tokenizer: protocols.Tokenizer | None = None,
-  quarantine: jsonl.Quarantine | None = None,
-) -> tuple[list[records.Rating], records.Usage]:
-  """Rates `response` given `context` of each example, in one backend call.
-
-  Args:
-    examples: what to rate.
-    backend: who rates.
-    config: how.
-    tokenizer: the backend's, to cut contexts that are too long.
-    quarantine: takes examples without an answer; None makes one an error.
-
-  Returns:
-    Ratings in the order of the examples, without the quarantined ones, and
-    what they cost.
-
-  Raises:
-    ValueError: no pointwise template, no answer, a prompt that does not fit.
-  """
-  template = prompts.load(config.template)
-  template.pointwise_parts()  # an error for a pairwise template
-  prefix_of = backend.prefix_options(template.options)
-  texts, asked, cut = [], [], 0
-  for example in examples:
-    context = example.context
-    if tokenizer is not None:
-      try:
-        fitted = prompts.fit(
-          template,
-          context,
-          (example.response,),
-          tokenizer=tokenizer,
-          max_tokens=config.max_context_tokens,
-        )
-      except ValueError as error:
-        reject(quarantine, row=example, reason=str(error))
-        continue
-      context, cut = fitted.context, cut + (fitted.cut_tokens > 0)
-    texts.append(prompts.render_pointwise(template, context, example.response))
-    asked.append(example)
-  if cut:
-    logging.info("%d of %d contexts were cut to fit.", cut, len(examples))
-  rows, usage = ask_options(backend, texts, template.options)
-  ratings = []
-  for example, row in zip(asked, rows, strict=True):
-    reason = flaw(row, prefix_of)
-    if reason:
-      reject(quarantine, row=example, reason=reason)
-      continue
-    probabilities = probabilities_from_log_probs(row, prefix_of)
-    rating = records.Rating(
-      id=example.id,
-      context=example.context,
-      response=example.response,
-      score=float(expected_score(probabilities)),
-      probabilities=tuple(float(p) for p in probabilities),
-      labeler=backend.name,
-    )
-    ratings.append(rating)
-  return ratings, usage

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import pipeline
 from rlaif_jax.data import tasks
@@ -97,3 +98,27 @@ def test_examples_have_four_features(made):
 def test_unknown_sources_are_an_error(tmp_path):
   with pytest.raises(ValueError, match="sources names"):
     tasks.register(cache_dir=str(tmp_path), sources={"helpfull": "x"})
+
+
+def test_labels_are_a_task_of_soft_preferences(tmp_path):
+  labels = [
+    records.Preference(
+      id=f"p{i}",
+      context="é",
+      first="a",
+      second="b",
+      p_first=i / 4,
+      labeler="l",
+      p_orders=(0.1, 0.2),
+    )
+    for i in range(5)
+  ]
+  path = tmp_path / "labels.jsonl"
+  jsonl.write_records(path, labels)
+  for _ in range(2):  # registering again replaces
+    tasks.register_labels("my_labels", labels_file=str(path))
+  rows = rows_of("my_labels", "train")
+  assert [row["p_first"] for row in rows] == [0.0, 0.25, 0.5, 0.75, 1.0]
+  assert rows[0]["context"].decode() == "é" and "p_orders" not in rows[0]
+  with pytest.raises(ValueError, match="run the label job first"):
+    tasks.register_labels("x", labels_file=str(tmp_path / "none"))

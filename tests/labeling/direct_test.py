@@ -13,6 +13,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.labeling import backends
 from rlaif_jax.labeling import direct
 from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import responses
 from rlaif_jax.models import decoder
 from rlaif_jax.text import prompts
 from tests import testing
@@ -51,10 +52,10 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
     records.Example(id=str(i), context=c, response=r)
     for i, (c, r) in enumerate(TEXTS)
   ]
-  ratings, _ = rating.rate(
+  ratings, _ = responses.rate(
     examples,
     backend,
-    rating.RatingConfig(template="docstring_rating", max_context_tokens=200),
+    responses.RatingConfig(template="docstring_rating", max_context_tokens=200),
     tokenizer=tokenizer,
   )
   expected = [rating.to_reward(r.score) for r in ratings]

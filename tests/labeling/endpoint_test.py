@@ -17,7 +17,7 @@ import pytest
 from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint
 from rlaif_jax.labeling import journal
-from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import responses
 from tests.labeling import faulty_server as fs
 
 KEY = "sk-canary-0123456789"
@@ -231,7 +231,9 @@ def test_ratings_of_ten_in_one_token_in_two_and_unlisted():
   for api in ("chat", "completions"):
     settings = dict(answer=answer, api=api, top_logprobs=3)
     with fs.serving(**settings) as (server, backend):
-      ratings, usage = rating.rate(examples, backend, rating.RatingConfig())
+      ratings, usage = responses.rate(
+        examples, backend, responses.RatingConfig()
+      )
       assert backend.prefix_options(["1", "10"]) == (-1, -1)
     one, two, unlisted = (r.probabilities for r in ratings)
     assert (one[0], one[9]) == pytest.approx((0.25, 0.75), abs=1e-9)

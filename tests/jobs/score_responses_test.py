@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of single responses, by a tiny model."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import preemption
+from rlaif_jax.core import records
+from rlaif_jax.jobs import score_responses
+from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import responses
+
+RATING = responses.RatingConfig(
+  template="docstring_rating", max_context_tokens=150
+)
+JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+
+
+@pytest.fixture(name="files")
+def fixture_files(tmp_path):
+  rows = [
+    records.Response(
+      id=f"e{i // 2}",
+      index=i % 2,
+      context=f"the cat sat on {i // 2} mats",
+      text="a cat" if i % 2 else f"{i} mats",
+      tokens=2,
+      finished=True,
+    )
+    for i in range(10)
+  ]
+  jsonl.write_records(tmp_path / "responses.jsonl", rows)
+  humans = [
+    records.Example(id=f"e{i}", context="c", response="a cat") for i in range(5)
+  ]
+  jsonl.write_records(tmp_path / "humans.jsonl", humans)
+  return tmp_path
+
+
+def score(world, files, out="out", **settings):
+  result = score_responses.run(
+    output_dir=str(files / out),
+    responses_file=str(files / "responses.jsonl"),
+    labeler_dir=str(world / "sft" / "model"),
+    chunk_size=4,
+    **settings,
+  )
+  return result, jsonl.read_records(records.Rating, result["ratings"])
+
+
+def test_expected_scores(world, files):
+  result, rows = score(world, files, rating=RATING)
+  assert [row.id for row in rows] == [f"e{i // 2}/{i % 2}" for i in range(10)]
+  assert all(
+    1 <= row.score <= 10 and len(row.probabilities) == 10 for row in rows
+  )
+  assert result["score"]["n"] == result["answered"] == 10
+  assert result["usage"]["requests"] == 10
+  assert "share_above_half" not in result
+
+
+def test_against_a_reference(world, files):
+  result, rows = score(
+    world, files, judge=JUDGE, reference_file=str(files / "humans.jsonl")
+  )
+  same = [row.score for row in rows if row.response == "a cat"]
+  assert same == [0.5] * 5  # the reference itself, which is not asked
+  assert result["usage"]["requests"] == 10
+  assert result["share_above_half"]["n"] == 10
+  (files / "none.jsonl").write_text("")
+  with pytest.raises(ValueError, match="has no example 'e0'"):
+    score(
+      world,
+      files,
+      out="other",
+      judge=JUDGE,
+      reference_file=str(files / "none.jsonl"),
+    )
+
+
+def test_a_stopped_run_goes_on_with_the_same_bytes(world, files, monkeypatch):
+  score(world, files, out="whole", rating=RATING)
+  monkeypatch.setattr(preemption, "requested", lambda: True)
+  for _ in range(2):
+    with pytest.raises(preemption.Preempted):
+      score(world, files, rating=RATING)
+  partial = files / "out" / "ratings.partial.jsonl"
+  partial.write_bytes(partial.read_bytes() + b'{"torn')
+  monkeypatch.undo()
+  score(world, files, rating=RATING)
+  for name in ("ratings.jsonl", "ratings.partial.jsonl"):
+    one, two = ((files / run / name).read_bytes() for run in ("whole", "out"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [{}, {"rating": RATING, "judge": JUDGE}, {"judge": JUDGE}],
+)
+def test_one_way_of_scoring(world, files, settings):
+  with pytest.raises(ValueError, match="score: give either rating"):
+    score(world, files, **settings)
