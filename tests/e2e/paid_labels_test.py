@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The label job at an endpoint, killed 20 times: nothing lost, nothing double.
+
+Real processes and a real server that misbehaves; each answer costs money.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from tests.labeling import faulty_server as fs
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAIRS = 300
+KILLS = 20
+AT_ONCE = 4
+KEY = "sk-canary-0123456789"
+
+
+def command(tmp_path, server, out):
+  settings = {
+    "model": "m",
+    "base_url": server.url,
+    "max_concurrency": AT_ONCE,
+    "timeout_seconds": 5.0,
+    "first_backoff_seconds": 0.01,
+    "max_backoff_seconds": 0.1,
+    "max_retries": 10,
+  }
+  return [
+    sys.executable,
+    "-m",
+    "rlaif_jax.main",
+    "--job=label",
+    "--gin.label.judge=@JudgeConfig()",
+    "--gin.label.endpoint=@EndpointConfig()",
+    *(f"--gin.EndpointConfig.{k}={v}" for k, v in settings.items()),
+    f"--pairs_file={tmp_path / 'pairs.jsonl'}",
+    "--chunk_size=50",
+    f"--output_dir={tmp_path / out}",
+  ]
+
+
+def start(arguments):
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OPENAI_API_KEY": KEY}
+  return subprocess.Popen(
+    arguments,
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(arguments):
+  process = start(arguments)
+  output = process.communicate(timeout=240)[0]
+  assert process.returncode == 0, output
+  assert KEY not in output
+
+
+def kill_after(arguments, server, requests):
+  """SIGKILL once the server has received so many more requests."""
+  until = server.received.total() + requests
+  process = start(arguments)
+  begin = time.monotonic()
+  while process.poll() is None and time.monotonic() - begin < 120:
+    if server.received.total() >= until:
+      process.send_signal(signal.SIGKILL)
+      break
+    time.sleep(0.001)
+  output = process.communicate()[0]
+  assert process.returncode == -signal.SIGKILL, output
+
+
+def test_twenty_kills_lose_nothing_and_pay_for_nothing_twice(tmp_path):
+  jsonl.write_records(tmp_path / "pairs.jsonl", fs.make_pairs(PAIRS))
+  generator = random.Random(0)
+  plan = fs.random_plan(0.1)
+  with fs.FaultyServer(plan=plan, seconds=0.01, slow_seconds=6.0) as server:
+    arguments = command(tmp_path, server, "killed")
+    for _ in range(KILLS):
+      kill_after(arguments, server, generator.randint(2, 24))
+    finish(arguments)
+    worked = server.worked.total()
+    faults = sum(
+      n for fault, n in server.faults.items() if fault not in fs.HARMLESS
+    )
+  labels = jsonl.read_records(
+    records.Preference, tmp_path / "killed" / "labels.jsonl"
+  )
+  assert [row.id for row in labels] == [f"p{i}" for i in range(PAIRS)]
+  # What was under way at a kill, or lost by a fault, may be billed again.
+  assert worked <= 2 * PAIRS + KILLS * AT_ONCE + faults
+  assert not (tmp_path / "killed" / "quarantine.jsonl").exists()
+  with fs.FaultyServer() as server:
+    finish(command(tmp_path, server, "whole"))
+    assert server.worked.total() == 2 * PAIRS
+  whole = jsonl.read_records(
+    records.Preference, tmp_path / "whole" / "labels.jsonl"
+  )
+  for one, other in zip(labels, whole, strict=True):
+    assert one.p_first == other.p_first and one.p_orders == other.p_orders
+  for path in (tmp_path / "killed").rglob("*"):
+    assert path.is_dir() or KEY.encode() not in path.read_bytes()
