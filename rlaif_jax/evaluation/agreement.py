@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -137,22 +137,22 @@ def calibration_error(
   return total / max(len(p_first), 1)
 
 
-def position_bias(labels: Sequence[records.Preference]) -> PositionBias:
+def position_bias(labels: Iterable[records.Preference]) -> PositionBias:
   """How often the position decides, over labels with both orders kept.
 
   `p_orders` holds P(first text) when it was shown first and when it was shown
   second; the position wins when they are on different sides of 0.5.
   """
-  both = [label.p_orders for label in labels if len(label.p_orders) == 2]
-  shown_first = np.asarray([a for a, _ in both])
-  shown_second = np.asarray([b for _, b in both])
+  both = (label.p_orders for label in labels if len(label.p_orders) == 2)
+  flat = np.fromiter((p for orders in both for p in orders), float)
+  shown_first, shown_second = flat[0::2], flat[1::2]
   # The first position is picked in order 1 when P(first) > 0.5, and in order
   # 2 when P(first), which then stands second, is < 0.5.
   first_picks = (shown_first > 0.5) & (shown_second < 0.5)
   second_picks = (shown_first < 0.5) & (shown_second > 0.5)
   first, second = int(first_picks.sum()), int(second_picks.sum())
   return PositionBias(
-    same_position=statistics.wilson(first + second, len(both)),
+    same_position=statistics.wilson(first + second, len(shown_first)),
     first_side=statistics.wilson(first, first + second),
     p_value=statistics.binomial_test(first, first + second),
   )

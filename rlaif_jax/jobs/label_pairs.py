@@ -76,13 +76,16 @@ def run(
     mesh: devices of the labeler.
   """
   _check(judge, labeler_dir, endpoint, humans)
-  pairs = functools.partial(
-    labelers.read_pairs, pairs_file, limit=limit, shard=shard
-  )
-  if next(pairs(), None) is None:
-    raise ValueError(f"{pairs_file} has no pairs; run the sample job first")
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
+  read = functools.partial(
+    labelers.read_pairs, pairs_file, limit=limit, shard=shard
+  )
+  # Bad lines are noted in the first of several readings.
+  count = sum(1 for _ in read(quarantine=quarantine))
+  if not count:
+    raise ValueError(f"{pairs_file} has no pairs; run the sample job first")
+  pairs = functools.partial(read, quarantine=jsonl.Quarantine())
   if judge is None:
     labels, summary = gold.rate_pairs(list(pairs()), humans)
     if instructions is not None:
@@ -110,7 +113,7 @@ def run(
       quarantine=quarantine,
     )
     summary = {
-      "pairs": sum(1 for _ in pairs()),
+      "pairs": count,
       "answered": jsonl.write_records(
         directory / "labels.jsonl", stored.labels(pairs())
       ),
@@ -125,8 +128,11 @@ def run(
   if parquet:
     rows = jsonl.stream_records(records.Preference, labels_file)
     exports.write_parquet(directory / "labels.parquet", rows, made)
+  if judge is not None:
+    rows = jsonl.stream_records(records.Preference, labels_file)
+    summary["position_bias"] = agreement.to_row(agreement.position_bias(rows))
   if human_labels_file:
-    summary |= _measure(labels_file, human_labels_file)
+    summary["alignment"] = _alignment(labels_file, human_labels_file)
   return {"labels": f"{output_dir}/labels.jsonl", **summary}
 
 
@@ -173,11 +179,10 @@ def _check(judge, labeler_dir, endpoint, humans) -> None:
     )
 
 
-def _measure(labels_file: pathlib.Path, human_labels_file: str):
-  """Alignment with human labels and position bias of a file of labels."""
+def _alignment(labels_file: pathlib.Path, human_labels_file: str):
+  """Alignment of a file of labels with human ones; only theirs are held."""
   truth = jsonl.read_records(records.Preference, human_labels_file)
-  labels = jsonl.read_records(records.Preference, labels_file)
-  return {
-    "alignment": agreement.to_row(agreement.alignment(labels, truth)),
-    "position_bias": agreement.to_row(agreement.position_bias(labels)),
-  }
+  names = {row.id for row in truth}
+  rows = jsonl.stream_records(records.Preference, labels_file)
+  labels = [row for row in rows if row.id in names]
+  return agreement.to_row(agreement.alignment(labels, truth))

@@ -152,13 +152,15 @@ def test_bad_pairs_are_set_aside_with_a_count(world, tmp_path):
   poses = records.Pair(id="b", context="the cat", first="2\ny", second="x")
   path = tmp_path / "pairs.jsonl"
   jsonl.write_records(path, [good, poses])
+  path.write_bytes(path.read_bytes() + b'{"id": "\xff"}\n{"id": 1}\n')
   result = label(world, tmp_path / "out", str(path))
   assert (result["pairs"], result["answered"]) == (2, 1)
-  assert result["quarantined"] == 1
-  (reason,) = result["quarantine_reasons"]
-  assert "poses as a part" in reason
-  line = (tmp_path / "out" / "quarantine.jsonl").read_text()
-  assert '"id": "b"' in line
+  assert result["quarantined"] == 3
+  reasons = list(result["quarantine_reasons"])
+  assert "can't decode" in reasons[0] and "missing keys" in reasons[1]
+  assert "poses as a part" in reasons[2]
+  lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+  assert "pairs.jsonl:3" in lines[0] and '"id": "b"' in lines[2]
 
 
 def test_exactly_one_kind_of_labeler(tmp_path, pairs_file):
