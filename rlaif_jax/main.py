@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = shlex.join(["python", "-m", "rlaif_jax.main", *arguments])
     print(f"{stop}; saved. Continue with:\n  {again}", file=sys.stderr)
     return preemption.EXIT_CODE
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError, ImportError) as error:
     if "--debug" in arguments:
       raise
     print(f"error: {error}", file=sys.stderr)

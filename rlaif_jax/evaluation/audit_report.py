@@ -48,6 +48,7 @@ def _cells(rows: Sequence[Row]) -> str:
     "More copied wins",
     "Entropy <small>nats</small>",
     "Calibration error",
+    "Longer preferred, judge less people",
     "Same position in both orders",
     "of these: first",
     "p",
@@ -63,7 +64,7 @@ def _cell(row: Row) -> list[str]:
   cells = [text[0], *(f'<td class="text">{t}</td>' for t in text[1:])]
   alignment, bias = row["alignment"], row["position_bias"]
   if alignment is None:
-    return [*cells, "no answer", *["-"] * 11]
+    return [*cells, "no answer", *["-"] * 12]
   chosen = row["selection"]
   seconds = row["seconds_per_label"]
   return [
@@ -73,7 +74,8 @@ def _cell(row: Row) -> list[str]:
     pages.percent(alignment["longer_wins"]),
     pages.percent(alignment["copied_wins"]),
     f"{alignment['entropy']:.3f}",
-    f"{alignment['calibration_error']:.3f}",
+    pages.number(row["calibration"]["error"]),
+    pages.percent(row["length"]["difference"]),
     pages.percent(bias["same_position"]),
     pages.percent(bias["first_side"]),
     f"{bias['p_value']:.2g}" if bias["same_position"]["n"] else "-",
@@ -153,6 +155,11 @@ def render(rows: Sequence[Row]) -> str:
         "are 95 % intervals, the dotted line is a coin.",
       ),
       _kinds(chosen),
+      pages.figure(
+        figures.reliability(chosen),
+        "Share of labels that people share, against the label's confidence, "
+        "in ten bins; on the diagonal a label means what it says.",
+      ),
     ),
     pages.section(
       "Every way of asking",
@@ -164,7 +171,8 @@ def render(rows: Sequence[Row]) -> str:
       pages.note(
         "Same position: share of pairs where one position is picked in both "
         "orders. p: exact two-sided binomial test that neither side is "
-        "preferred. Calibration error: expected, in ten equal bins."
+        "preferred. Calibration error: expected, in ten bins of equal width "
+        "(Naeini et al. 2015)."
       ),
     ),
   ]

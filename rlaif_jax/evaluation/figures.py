@@ -227,3 +227,31 @@ def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
   return _draw(
     5.0 * len(tasks), len(tasks), paint, height=max(3.2, 0.4 * longest)
   )
+
+
+def reliability(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Share of correct labels against their confidence, a line per row."""
+  rows = [row for row in rows if row["calibration"]["bins"]]
+  if not rows:
+    return ""
+
+  def paint(axes):
+    axes[0].plot([0.5, 1.0], [0.5, 1.0], color="#888", lw=0.8, ls=":")
+    for row in rows:
+      bins = row["calibration"]["bins"]
+      correct = [b["correct"] for b in bins]
+      axes[0].errorbar(
+        [b["confidence"] for b in bins],
+        [e["value"] for e in correct],
+        yerr=_whiskers(correct),
+        marker="o",
+        ms=3,
+        lw=1.2,
+        elinewidth=0.6,
+        label=f"{row['labeler']}, {row['task']}",
+      )
+    axes[0].set_xlabel("confidence of the label")
+    axes[0].set_ylabel("shared by people")
+    axes[0].legend(frameon=False)
+
+  return _draw(5.0, 1, paint)

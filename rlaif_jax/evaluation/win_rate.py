@@ -1,14 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Head-to-head win rates with intervals, and with length taken out."""
+"""Head-to-head win rates with intervals, and with length taken out.
+
+Outcomes are 1 where A wins, 0 where B does, 0.5 for a tie; a soft outcome is
+the judge's P(A is better). Where they come from (scores, a pairwise judge,
+ranks) makes no difference to what is computed of them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from rlaif_jax.core import records
+from rlaif_jax.ops import hypothesis
+from rlaif_jax.ops import regression
 from rlaif_jax.ops import statistics
+
+Pair = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LengthControl:
+  """Win rate of A at equal length, by logistic regression on two features.
+
+  Fields:
+    ratio: of the length of A to that of B, read at 1 (paper, appendix J).
+      Swapping A and B does not give exactly 1 minus it, since 1 / ratio is no
+      linear function of ratio; state which policy is A.
+    log_ratio: of its logarithm, read at 0 (Stiennon et al. 2020). Swapping
+      gives exactly the mirror image.
+  """
+
+  ratio: statistics.Estimate
+  log_ratio: statistics.Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,9 +42,8 @@ class Comparison:
   """A against B on the same contexts.
 
   win_rate: share of contexts on which A scores higher, ties half.
-  length_controlled: the same at equal length, by the paper's regression on
-  the ratio of lengths (its appendix J). log_length_controlled: on the log of
-  the ratio, which is symmetric in A and B (Stiennon et al. 2020).
+  length_controlled and log_length_controlled: the same at equal length, as
+  `LengthControl.ratio` and `LengthControl.log_ratio`.
   """
 
   a: str
@@ -30,13 +55,120 @@ class Comparison:
   length_ratio: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgedComparison:
+  """A against B by a pairwise judge that saw each pair in both orders.
+
+  Fields:
+    a: a policy.
+    b: another.
+    win_rate: share of contexts that A wins, ties half, with Wilson interval. A
+      win must hold in both orders, otherwise it is a tie (PE-RLHF, arXiv
+      2403.10704).
+    bootstrap: the same share with the bootstrap's interval, which knows that
+      ties vary less.
+    wins: contexts that A wins.
+    ties: that neither wins.
+    losses: that B wins.
+    unanswered: contexts without an answer in both orders; in nothing else.
+    decided: exact binomial test of wins among wins and losses.
+    soft_win_rate: mean P(A is better) over orders and contexts.
+    length: at equal length, from wins, ties and losses.
+    soft_length: at equal length, from P(A is better).
+    length_ratio: mean length of A over that of B.
+  """
+
+  a: str
+  b: str
+  win_rate: statistics.Estimate
+  bootstrap: statistics.Estimate
+  wins: int
+  ties: int
+  losses: int
+  unanswered: int
+  decided: hypothesis.TestResult
+  soft_win_rate: statistics.Estimate
+  length: LengthControl
+  soft_length: LengthControl
+  length_ratio: statistics.Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HarmlessRate:
+  """How often a policy's responses are harmless, each judged on its own.
+
+  Fields:
+    policy: whose.
+    rate: share that is harmless.
+    length_controlled: that share at `reference` characters, by logistic
+      regression on the log of the length.
+    reference: geometric mean length over policies; the same for all.
+    unanswered: responses without a verdict; in nothing else.
+  """
+
+  policy: str
+  rate: statistics.Estimate
+  length_controlled: statistics.Estimate
+  reference: float
+  unanswered: int
+
+
 def wins(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """1 where a is higher, 0.5 where equal, 0 where lower."""
   return np.where(a == b, 0.5, (a > b).astype(float))
 
 
+def in_both_orders(p_orders: np.ndarray) -> np.ndarray:
+  """[n, 2] P(A is better) in each order -> [n]: 1 or 0 where both agree.
+
+  Where the orders disagree, or one is exactly 0.5, it is a tie, 0.5.
+  """
+  over, under = (p_orders > 0.5).all(axis=1), (p_orders < 0.5).all(axis=1)
+  return np.where(over, 1.0, np.where(under, 0.0, 0.5))
+
+
+def length_controlled(
+  outcomes: np.ndarray,
+  lengths: tuple[np.ndarray, np.ndarray],
+  *,
+  clusters: Sequence[Any] | None = None,
+) -> LengthControl:
+  """Win rate of A at equal length, from any outcomes.
+
+  Where the ratio of lengths is the same everywhere, the value is the plain
+  mean; if that ratio is not 1, the interval says that equal length was never
+  seen. No rows give NaN.
+
+  Args:
+    outcomes: [n], 0, 0.5, 1 or soft.
+    lengths: of the responses of A and of B, [n] each. An empty response counts
+      as one character, so that a ratio exists.
+    clusters: [n] names of the context of each row: where contexts have several
+      rows, or outcomes are soft (`regression.fit_logistic`).
+
+  Raises:
+    ValueError: outcomes outside of [0, 1], or arrays of different lengths.
+  """
+  n = len(outcomes)
+  if not n:
+    nothing = statistics.nothing("logistic")
+    return LengthControl(ratio=nothing, log_ratio=nothing)
+  length_a, length_b = (np.maximum(np.asarray(x), 1.0) for x in lengths)
+  ratio = length_a / length_b
+
+  def controlled(feature: np.ndarray, at: float) -> statistics.Estimate:
+    fit = regression.fit_logistic(feature[:, None], outcomes, clusters=clusters)
+    return fit.at([at], n)
+
+  return LengthControl(
+    ratio=controlled(ratio, 1.0),
+    # Not the log of the quotient, so that swapping A and B is exact.
+    log_ratio=controlled(np.log(length_a) - np.log(length_b), 0.0),
+  )
+
+
 def compare(
-  names: tuple[str, str],
+  names: Pair,
   scores: tuple[np.ndarray, np.ndarray],
   lengths: tuple[np.ndarray, np.ndarray],
 ) -> Comparison:
@@ -48,32 +180,37 @@ def compare(
     lengths: of the responses in characters, [n] each.
 
   Raises:
-    ValueError: the arrays differ in length or are empty.
+    ValueError: the arrays differ in length or are empty, or a score is NaN.
   """
-  sizes = {len(x) for x in (*scores, *lengths)}
-  if len(sizes) != 1 or 0 in sizes:
+  _check_sizes(names, {len(x) for x in (*scores, *lengths)})
+  missing = sum(int(np.isnan(np.asarray(x, float)).sum()) for x in scores)
+  if missing:
+    raise ValueError(
+      f"{names[0]} and {names[1]} have {missing} scores that are NaN; leave "
+      "out the contexts that were not scored, and count them"
+    )
+  won = wins(np.asarray(scores[0]), np.asarray(scores[1]))
+  length_a, length_b = (np.maximum(np.asarray(x), 1.0) for x in lengths)
+  control = length_controlled(won, lengths)
+  return Comparison(
+    a=names[0],
+    b=names[1],
+    win_rate=statistics.wilson(float(won.sum()), len(won)),
+    ties=int((won == 0.5).sum()),
+    length_controlled=control.ratio,
+    log_length_controlled=control.log_ratio,
+    length_ratio=float(length_a.mean() / length_b.mean()),
+  )
+
+
+def _check_sizes(
+  names: Pair, sizes: set[int], *, may_be_empty: bool = False
+) -> None:
+  if len(sizes) != 1 or (0 in sizes and not may_be_empty):
     raise ValueError(
       f"{names[0]} and {names[1]} have {sorted(sizes)} responses; both must "
       "answer the same contexts, at least one"
     )
-  won = wins(np.asarray(scores[0]), np.asarray(scores[1]))
-  # An empty response counts as one character, so that a ratio exists.
-  length_a, length_b = (np.maximum(np.asarray(x), 1.0) for x in lengths)
-  ratio = length_a / length_b
-  n = len(won)
-
-  def controlled(feature: np.ndarray, at: float) -> statistics.Estimate:
-    return statistics.fit_logistic(feature[:, None], won).at([at], n)
-
-  return Comparison(
-    a=names[0],
-    b=names[1],
-    win_rate=statistics.wilson(float(won.sum()), n),
-    ties=int((won == 0.5).sum()),
-    length_controlled=controlled(ratio, 1.0),
-    log_length_controlled=controlled(np.log(ratio), 0.0),
-    length_ratio=float(length_a.mean() / length_b.mean()),
-  )
 
 
 def matrix(
@@ -88,7 +225,158 @@ def matrix(
   ]
 
 
+def compare_judged(
+  names: Pair,
+  p_orders: np.ndarray,
+  lengths: tuple[np.ndarray, np.ndarray],
+) -> JudgedComparison:
+  """Compares two policies by a pairwise judge.
+
+  A judge that answered nothing gives NaN with n = 0, and the count.
+
+  Args:
+    names: of A and B.
+    p_orders: [n, 2] P(A is better), when A was shown first and when it was
+      shown second; NaN where the judge gave no answer.
+    lengths: of the responses in characters, [n] each.
+
+  Raises:
+    ValueError: wrong shapes, or a value outside of [0, 1].
+  """
+  p_orders = np.asarray(p_orders, np.float64)
+  if p_orders.ndim != 2 or p_orders.shape[1] != 2:
+    raise ValueError(
+      f"{names[0]} and {names[1]}: p_orders is {p_orders.shape}; it must be "
+      "[contexts, 2], one column an order: label with both orders"
+    )
+  sizes = {len(x) for x in (p_orders, *lengths)}
+  _check_sizes(names, sizes, may_be_empty=True)
+  if ((p_orders < 0) | (p_orders > 1)).any():
+    raise ValueError(
+      f"{names[0]} and {names[1]}: p_orders goes from "
+      f"{np.nanmin(p_orders)} to {np.nanmax(p_orders)}; it holds "
+      "probabilities, in [0, 1]"
+    )
+  answered = ~np.isnan(p_orders).any(axis=1)
+  lengths = tuple(np.asarray(x, np.float64)[answered] for x in lengths)
+  kept = p_orders[answered]
+  outcomes, soft = in_both_orders(kept), kept.mean(axis=1)
+  won, lost = int((outcomes == 1).sum()), int((outcomes == 0).sum())
+  n = len(kept)
+  return JudgedComparison(
+    a=names[0],
+    b=names[1],
+    win_rate=statistics.wilson(float(outcomes.sum()), n),
+    bootstrap=statistics.bootstrap_mean(outcomes),
+    wins=won,
+    ties=n - won - lost,
+    losses=lost,
+    unanswered=len(p_orders) - n,
+    decided=hypothesis.binomial(won, won + lost),
+    soft_win_rate=statistics.bootstrap_mean(soft),
+    length=length_controlled(outcomes, lengths),
+    soft_length=length_controlled(soft, lengths, clusters=np.arange(n)),
+    length_ratio=statistics.ratio(*(np.maximum(x, 1.0) for x in lengths)),
+  )
+
+
+def judged_matrix(
+  labels: Mapping[Pair, Sequence[records.Preference]],
+  asked: Mapping[Pair, int] | None = None,
+) -> list[JudgedComparison]:
+  """All pairs of policies that a judge labelled, in the order of `labels`.
+
+  Args:
+    labels: (A, B) -> labels of pairs whose first response is A's and whose
+      second is B's, with `p_orders` of both orders.
+    asked: (A, B) -> how many pairs the judge was asked about; those that are
+      not in `labels` count as unanswered. None says that all were answered.
+
+  Raises:
+    ValueError: a label without both orders, or fewer asked than answered.
+  """
+  result = []
+  for names, rows in labels.items():
+    single = [row.id for row in rows if len(row.p_orders) != 2]
+    if single:
+      raise ValueError(
+        f"{names[0]} and {names[1]}: {len(single)} labels were not made in "
+        f"both orders, {single[0]!r} first; label with both orders"
+      )
+    missing = 0 if asked is None else asked[names] - len(rows)
+    if missing < 0:
+      raise ValueError(
+        f"{names[0]} and {names[1]}: asked is {asked[names]}, and there are "
+        f"{len(rows)} labels; it cannot be fewer"
+      )
+    found = compare_judged(
+      names,
+      np.asarray([row.p_orders for row in rows]).reshape(-1, 2),
+      (
+        np.asarray([len(row.first) for row in rows]),
+        np.asarray([len(row.second) for row in rows]),
+      ),
+    )
+    result.append(
+      dataclasses.replace(found, unanswered=found.unanswered + missing)
+    )
+  return result
+
+
 def harmless_rate(is_harmless: Sequence[bool]) -> statistics.Estimate:
   """Share of responses judged harmless, each on its own (paper 2.3)."""
   values = np.asarray(is_harmless, float)
   return statistics.wilson(float(values.sum()), len(values))
+
+
+def harmless_rates(
+  harmless: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]
+) -> list[HarmlessRate]:
+  """Harmless rates of policies, plain and at one length for all.
+
+  The paper (appendix J) regresses on the ratio of the length to SFT's mean and
+  reads at 1; here it is the log of the length, read at the mean of the
+  policies' mean logs, so that no policy is the reference.
+
+  Args:
+    harmless: policy -> [n] 1 for harmless, 0 for not, NaN for no verdict, or
+      the judge's P(harmless).
+    lengths: policy -> [n] characters; an empty response counts as one.
+
+  Raises:
+    ValueError: a value outside of [0, 1], or arrays of different lengths.
+  """
+  kept, logs = {}, {}
+  for name, values in harmless.items():
+    values = np.asarray(values, np.float64)
+    if len(values) != len(lengths[name]) or ((values < 0) | (values > 1)).any():
+      raise ValueError(
+        f"{name}: {len(values)} verdicts on {len(lengths[name])} responses, "
+        "which must be as many, each in [0, 1]"
+      )
+    answered = ~np.isnan(values)
+    kept[name] = values[answered]
+    characters = np.maximum(np.asarray(lengths[name], np.float64), 1.0)
+    logs[name] = np.log(characters[answered])
+  means = [float(v.mean()) for v in logs.values() if len(v)]
+  reference = float(np.mean(means)) if means else float("nan")
+  result = []
+  for name, values in kept.items():
+    n = len(values)
+    controlled = statistics.nothing("logistic")
+    if n:
+      soft = ((values != 0) & (values != 1)).any()
+      fit = regression.fit_logistic(
+        logs[name][:, None], values, clusters=np.arange(n) if soft else None
+      )
+      controlled = fit.at([reference], n)
+    result.append(
+      HarmlessRate(
+        policy=name,
+        rate=harmless_rate(values),
+        length_controlled=controlled,
+        reference=float(np.exp(reference)),
+        unanswered=len(harmless[name]) - n,
+      )
+    )
+  return result

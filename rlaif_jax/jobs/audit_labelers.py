@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from typing import Any, Iterator, Mapping
+
+import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import audit_report
+from rlaif_jax.evaluation import calibration
+from rlaif_jax.evaluation import position
 from rlaif_jax.jobs import labelers as labelers_lib
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint as endpoint_lib
@@ -223,7 +228,26 @@ def measure(
       kind: align([h for h in rest if h.source == kind]) for kind in kinds
     },
     "position_bias": agreement.to_row(agreement.position_bias(labels)),
+    **_leanings(labels, humans),
   }
+
+
+def _leanings(
+  labels: list[records.Preference], humans: list[records.Preference]
+) -> dict[str, Any]:
+  """Calibration and liking for length, on all pairs."""
+  given = {label.id: label.p_first for label in labels}
+  p = np.asarray([given.get(human.id, math.nan) for human in humans])
+  truth = np.asarray([human.p_first for human in humans])
+  lengths = (
+    np.asarray([len(human.first) for human in humans]),
+    np.asarray([len(human.second) for human in humans]),
+  )
+  found = {
+    "calibration": calibration.calibration(p, truth),
+    "length": position.length_preference(p, truth, lengths),
+  }
+  return {name: dataclasses.asdict(value) for name, value in found.items()}
 
 
 def note_seconds(

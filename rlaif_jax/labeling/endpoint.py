@@ -46,8 +46,7 @@ class EndpointConfig:
     max_backoff_seconds: bound of any wait, a server's Retry-After included.
     top_logprobs: tokens that a reply lists at each position.
     answer_tokens: tokens written where options are scored; 0: as many as the
-      longest option has characters. More, for a model that begins its answers
-      with a blank token.
+      longest option has characters. A blank token at the start needs one more.
     send_top_k: the server takes top_k, which is not of the OpenAI API.
     api_key_variable: environment variable that holds the key.
   """
@@ -77,9 +76,7 @@ class EndpointConfig:
         f"{self.api_key_variable}"
       )
     if self.api not in ("chat", "completions"):
-      raise ValueError(
-        f"api is {self.api!r}; it should be 'chat' or 'completions'"
-      )
+      raise ValueError(f"api is {self.api!r}; take 'chat' or 'completions'")
     bounds = {
       "max_concurrency": (1, 1000),  # The client opens no more connections.
       "timeout_seconds": (1e-3, math.inf),
@@ -92,9 +89,7 @@ class EndpointConfig:
     for field, (least, most) in bounds.items():
       value = getattr(self, field)
       if not least <= value <= most:
-        raise ValueError(
-          f"{field} is {value}; it should be from {least} to {most}"
-        )
+        raise ValueError(f"{field} is {value}; take {least} to {most}")
 
 
 class _Call:
@@ -151,8 +146,8 @@ class EndpointBackend:
     self._progress = progress
     self.on_answer: Callable[[int, Any, records.Usage], None] | None = None
     self._key = _read_key(config)
-    host = urllib.parse.urlsplit(config.base_url).hostname or ""
-    local = host in ("localhost", "::1") or host.startswith("127.")
+    where = urllib.parse.urlsplit(config.base_url).hostname or ""
+    local = where.startswith("127.") or where in ("localhost", "::1")
     self._client = openai.AsyncOpenAI(
       api_key=self._key or "none",
       base_url=config.base_url or None,
@@ -163,8 +158,9 @@ class EndpointBackend:
     )
     for name in ("httpx", "httpx2"):  # They log a line for each request.
       std_logging.getLogger(name).setLevel(std_logging.WARNING)
-    host = urllib.parse.urlsplit(str(self._client.base_url)).netloc
-    self.name = f"endpoint:{host.rpartition('@')[2]}/{config.model}"
+    url = urllib.parse.urlsplit(str(self._client.base_url))
+    host = url.netloc.rpartition("@")[2]
+    self.name = f"endpoint:{host}/{config.model}{_settings(config)}"
     self._slots = asyncio.Semaphore(config.max_concurrency)
     self._has_log_probs = False  # in any reply so far
     self._warned: set[str] = set()
@@ -378,8 +374,18 @@ class EndpointBackend:
 
   def _warn_once(self, what: str) -> None:
     if what not in self._warned:
-      self._warned.add(what)
       logging.warning("%s: %s", self.name, what)
+    self._warned.add(what)
+
+
+def _settings(config: EndpointConfig) -> str:
+  """What labels depend on besides the model, where it is not the default."""
+  changed = [
+    f"{name}={getattr(config, name)}"
+    for name in ("api", "top_logprobs", "answer_tokens", "send_top_k")
+    if getattr(config, name) != getattr(EndpointConfig, name)
+  ]
+  return f" ({', '.join(changed)})" if changed else ""
 
 
 def _read_key(config: EndpointConfig) -> str:

@@ -128,8 +128,10 @@ class JournaledBackend:
         spent += usage
     if new:
       self._backend.on_answer = note
-      answers, usage = ask([prompts[row] for row in new])
-      self._backend.on_answer = None
+      try:
+        answers, usage = ask([prompts[row] for row in new])
+      finally:
+        self._backend.on_answer = None
       spent += usage
       for row, answer in zip(new, answers, strict=True):
         result[row] = answer

@@ -3,7 +3,7 @@
 
 Every figure that is printed travels as an `Estimate`, with n and interval.
 Tests are in `ops.hypothesis`, logistic regression is in `ops.regression`.
-Nothing at all gives NaN with n = 0; a NaN among the values gives NaN.
+No values give NaN with n = 0, and a NaN among the values gives NaN.
 """
 
 from __future__ import annotations

@@ -5,8 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from rlaif_jax.evaluation import audit_report
+from rlaif_jax.evaluation import calibration
+from rlaif_jax.evaluation import position
 from rlaif_jax.ops import statistics
+
+
+P_FIRST = np.linspace(0.0, 1.0, 40)
+LONG = np.arange(40)
 
 
 def share(successes, n=40):
@@ -37,6 +45,12 @@ def row(labeler, cell, selection, reported, task="summary"):
       "first_side": share(9, 10),
       "p_value": 0.02,
     },
+    "calibration": dataclasses.asdict(
+      calibration.calibration(P_FIRST, P_FIRST > 0.4)
+    ),
+    "length": dataclasses.asdict(
+      position.length_preference(P_FIRST, P_FIRST > 0.4, (LONG, LONG[::-1]))
+    ),
     "seconds_per_label": 0.25,
     "cost_usd": 1.5,
   }
@@ -66,7 +80,7 @@ def test_the_page_shows_every_cell_and_escapes_names():
   silent = {**row("mute", "base", 1, 1), "alignment": None, "selection": None}
   page = audit_report.render([*ROWS, evil, silent])
   assert "<b>x</b>" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
-  assert page.count("<svg") == 2 and "http://arxiv" not in page
+  assert page.count("<svg") == 3 and "http://arxiv" not in page
   assert "97.5 %" in page and "no answer" in page
   assert "0.25" in page and "1.50" in page
   assert page == audit_report.render([*ROWS, evil, silent])

@@ -48,6 +48,7 @@ FENCES = {
     "rlaif_jax.interop.t5x_files",
     "rlaif_jax.interop.zarr_files",
   ),
+  "openai": ("rlaif_jax.labeling.endpoint",),
   "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
   "jinja2": ("rlaif_jax.text.chat",),
   "torch": (),
@@ -66,6 +67,7 @@ LAZY = {
   "tensorstore",
   "tokenizers",
   "jinja2",
+  "openai",
 }
 
 # Floors on which nothing may reach JAX.

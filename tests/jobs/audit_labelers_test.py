@@ -92,13 +92,14 @@ def test_every_cell_is_measured_and_the_best_is_chosen_elsewhere(
     kinds = [row["kinds"][k]["accuracy"]["n"] for k in ("long", "short")]
     assert sum(kinds) == parts[1]
     assert row["seconds_per_label"] > 0
+    assert row["calibration"]["error"]["n"] == row["length"]["judge"]["n"] == 16
   assert rows[0]["position_bias"]["same_position"]["n"] == 16
   assert rows[1]["position_bias"]["same_position"]["n"] == 0  # no orders
   (best,) = result["best"]
   highest = max(row["selection"]["accuracy"]["value"] for row in rows)
   assert best["selection"]["accuracy"]["value"] == highest
   page = (out / "audit.html").read_text()
-  assert "docstring_pairwise 0-shot" in page and page.count("<svg") == 2
+  assert "docstring_pairwise 0-shot" in page and page.count("<svg") == 3
 
 
 def test_a_second_start_asks_nothing_and_ends_the_same(world, tmp_path, humans):

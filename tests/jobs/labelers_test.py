@@ -11,6 +11,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.core import records
 from rlaif_jax.jobs import labelers
+from rlaif_jax.labeling import endpoint
 from rlaif_jax.labeling import judge
 from rlaif_jax.text import estimates
 from tests import testing
@@ -112,3 +113,21 @@ def test_shards_part_the_pairs_by_their_texts(tmp_path):
 def test_a_served_model_counts_by_estimate():
   found = labelers.open_tokenizer("", "")
   assert isinstance(found, estimates.EstimatedTokenizer)
+
+
+def test_labels_of_other_settings_of_an_endpoint_are_other_labels(tmp_path):
+  pytest.importorskip("openai")
+
+  def name(**settings):
+    config = endpoint.EndpointConfig(
+      model="m", base_url="http://127.0.0.1:9/v1", **settings
+    )
+    opened = labelers.open_labeler(
+      endpoint=config, journal_file=f"{tmp_path}/answers.jsonl", mesh=""
+    )
+    return opened.backend.name
+
+  plain = name(max_retries=1)
+  assert plain == name() == "endpoint:127.0.0.1:9/m"
+  other = name(api="completions", top_logprobs=5)
+  assert other == f"{plain} (api=completions, top_logprobs=5)"

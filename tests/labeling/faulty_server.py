@@ -33,7 +33,7 @@ FAULTS = {
   "429 wait": "Error code: 429",  # with the headers of `wait_headers`
   "500": "Error code: 500",
   "503": "Error code: 503",
-  "slow": "no reply in",  # answers after `slow_seconds`
+  "slow": "no reply in",  # sends a bit at a time for `slow_seconds`
   "cut": "the connection was lost",  # in the middle of the body
   "garbled": "the reply is not JSON",
   "bare": "without log-probs",
@@ -207,8 +207,6 @@ class FaultyServer:
       await writer.drain()
       return True
     self.worked[prompt] += 1
-    if fault == "slow":
-      await asyncio.sleep(self._slow_seconds)
     body = _dump(self._body(prompt, request, fault, chat=chat))
     if fault == "garbled":
       body = body[: len(body) // 2]
@@ -217,6 +215,12 @@ class FaultyServer:
       message = message[: len(message) - len(body) // 2]
     if fault in ("", *HARMLESS):
       self.served[prompt] += 1
+    if fault == "slow":
+      for i in range(8):
+        writer.write(message[i : i + 1])
+        await writer.drain()
+        await asyncio.sleep(self._slow_seconds / 8)
+      message = message[8:]
     writer.write(message)
     await writer.drain()
     return fault != "cut"

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a judge's soft labels mean what they say, against human labels.
+
+A label p is P(first is better). The judge's side is the first where p > 0.5;
+its confidence is max(p, 1 - p), and it is correct where people prefer that
+side: 1, 0, or the share of people who do, 0.5 where they or the judge tie.
+Nothing here changes when first and second are swapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from rlaif_jax.ops import statistics
+
+BINNINGS = ("width", "mass")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bin:
+  """Pairs whose confidence is in [low, high]; empty bins are not kept.
+
+  Fields:
+    low: lower end; belongs to this bin.
+    high: upper end; belongs to the next bin, and to the last one.
+    confidence: mean of it.
+    correct: share of correct ones, with Wilson interval.
+  """
+
+  low: float
+  high: float
+  confidence: float
+  correct: statistics.Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+  """A judge's reliability on n pairs.
+
+  Fields:
+    binning: "width", bins of equal width on [0.5, 1], or "mass", bins that
+      hold about as many pairs each; equal confidences stay together.
+    bins: the reliability diagram.
+    error: expected calibration error (Naeini et al. 2015): the sum over bins
+      of share of pairs times |share correct - mean confidence|.
+    error_if_calibrated: what `error` would be on as many pairs if the labels
+      were right: mean and 95 % range over drawn human labels. It is not 0, as
+      chance alone makes a gap in every bin.
+    brier: mean of (p - human label)^2 (Brier 1950), 0.25 for p = 0.5.
+    entropy: mean of -p log p - (1 - p) log(1 - p), in nats, log 2 for p = 0.5.
+    left_out: pairs without a label of the judge or of people.
+  """
+
+  binning: str
+  bins: tuple[Bin, ...]
+  error: statistics.Estimate
+  error_if_calibrated: statistics.Estimate
+  brier: statistics.Estimate
+  entropy: statistics.Estimate
+  left_out: int
+
+
+def calibration(
+  p_first: np.ndarray,
+  truth: np.ndarray,
+  *,
+  bins: int = 10,
+  binning: str = "width",
+  seed: int = 0,
+) -> Calibration:
+  """Reliability of soft labels against human labels of the same pairs.
+
+  The interval of `error` is the basic bootstrap, [2 e - q(0.975), 2 e -
+  q(0.025)], not below 0 (Davison and Hinkley 1997, section 5.2). Each drawn
+  sample adds noise to the gaps of its own, so that the draws lie above the
+  truth and the percentile interval misses it (of right labels, always). Where
+  right labels would show as large an error in more than 2.5 % of cases, the
+  interval begins at 0. In simulations it held the truth in 90 to 100 % of 60
+  runs a case (300 and 1,500 pairs, right labels and logits 1.4 and 2.5 times
+  too large).
+
+  Args:
+    p_first: [n] P(first is better) by the judge; NaN for no answer.
+    truth: [n] the same by people, 0, 1 or a share; NaN for none.
+    bins: how many.
+    binning: "width" or "mass".
+    seed: of the bootstrap and of the drawn labels.
+
+  Raises:
+    ValueError: values outside of [0, 1], arrays of different lengths, fewer
+      than one bin or unknown binning.
+  """
+  p, truth = statistics.paired(p_first, truth)
+  _check(p, truth, bins, binning)
+  answered = ~np.isnan(p) & ~np.isnan(truth)
+  left_out = int((~answered).sum())
+  p, truth = p[answered], truth[answered]
+  confidence = np.maximum(p, 1 - p)
+  correct = np.where(p > 0.5, truth, 1 - truth)
+  correct = np.where(p == 0.5, 0.5, correct)
+  edges = _edges(confidence, bins, binning)
+  place = np.searchsorted(edges[1:-1], confidence, side="right")
+  inside = (place[:, None] == np.arange(len(edges) - 1)).astype(float)
+  if_right = _if_calibrated(confidence, inside, seed)
+  return Calibration(
+    binning=binning,
+    bins=_bins(edges, inside, confidence, correct),
+    error=_error(confidence, correct, inside, if_right.high, seed),
+    error_if_calibrated=if_right,
+    brier=statistics.bootstrap_mean((p - truth) ** 2, seed=seed),
+    entropy=statistics.bootstrap_mean(entropy(p), seed=seed),
+    left_out=left_out,
+  )
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+  """Of (p, 1 - p), in nats; 0 at both ends."""
+  p = np.asarray(p, np.float64)
+  both = np.stack([p, 1 - p])
+  logs = np.log(np.where(both > 0, both, 1.0))
+  return -(both * logs).sum(axis=0)
+
+
+def _check(p: np.ndarray, truth: np.ndarray, bins: int, binning: str) -> None:
+  for name, values in (("p_first", p), ("truth", truth)):
+    outside = int(((values < 0) | (values > 1)).sum())
+    if outside:
+      raise ValueError(
+        f"{name}: {outside} values are not in [0, 1]; it holds P(first is "
+        "better)"
+      )
+  if bins < 1 or binning not in BINNINGS:
+    raise ValueError(
+      f"bins is {bins} and binning is {binning!r}; bins must be at least 1 "
+      f"and binning one of {BINNINGS}"
+    )
+
+
+def _edges(confidence: np.ndarray, bins: int, binning: str) -> np.ndarray:
+  """Ends of the bins, ascending, from 0.5 to 1."""
+  inner = np.linspace(0.5, 1.0, bins + 1)[1:-1]
+  if binning == "mass" and len(confidence):
+    inner = np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])
+  # Rounded, so that 0.7 is not below an edge at 0.7000000000000001. Equal
+  # edges have an empty bin between them.
+  return np.concatenate([[0.5], inner.round(12), [1.0]])
+
+
+def _bins(
+  edges: np.ndarray,
+  inside: np.ndarray,
+  confidence: np.ndarray,
+  correct: np.ndarray,
+) -> tuple[Bin, ...]:
+  sizes = inside.sum(axis=0).astype(int)
+  return tuple(
+    Bin(
+      low=float(edges[k]),
+      high=float(edges[k + 1]),
+      confidence=float(inside[:, k] @ confidence / n),
+      correct=statistics.wilson(float(inside[:, k] @ correct), int(n)),
+    )
+    for k, n in enumerate(sizes)
+    if n
+  )
+
+
+def _error(
+  confidence: np.ndarray,
+  correct: np.ndarray,
+  inside: np.ndarray,
+  if_calibrated: float,
+  seed: int,
+) -> statistics.Estimate:
+  n = len(confidence)
+  if not n:
+    return statistics.nothing("basic bootstrap")
+  gaps = inside * (correct - confidence)[:, None]
+  value = float(np.abs(gaps.sum(axis=0)).sum()) / n
+  low, high = float("nan"), float("nan")
+  if n > 1:
+    drawn = np.abs(statistics.resampled_sums(gaps, seed=seed)).sum(axis=1) / n
+    upper, lower = np.quantile(drawn, [0.975, 0.025])
+    low, high = max(0.0, 2 * value - upper), max(0.0, 2 * value - lower)
+    low = 0.0 if value <= if_calibrated else low
+  return statistics.Estimate(
+    value=value, low=float(low), high=float(high), n=n, method="basic bootstrap"
+  )
+
+
+def _if_calibrated(
+  confidence: np.ndarray, inside: np.ndarray, seed: int, draws: int = 2000
+) -> statistics.Estimate:
+  """The error of right labels, over human labels drawn from the labels."""
+  n = len(confidence)
+  if not n:
+    return statistics.nothing("drawn labels")
+  generator = np.random.default_rng(seed)
+  ties = confidence == 0.5
+  errors = np.empty(draws)
+  for i in range(draws):
+    correct = np.where(ties, 0.5, generator.random(n) < confidence)
+    errors[i] = np.abs((correct - confidence) @ inside).sum() / n
+  low, high = np.quantile(errors, [0.025, 0.975])
+  return statistics.Estimate(
+    value=float(errors.mean()),
+    low=float(low),
+    high=float(high),
+    n=n,
+    method="drawn labels",
+  )
