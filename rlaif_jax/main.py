@@ -48,6 +48,7 @@ JOBS = {
   "score": "rlaif_jax.jobs.score_responses",
   "contrast": "rlaif_jax.jobs.contrast_pairs",
   "audit": "rlaif_jax.jobs.audit_labelers",
+  "report": "rlaif_jax.jobs.report_runs",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
 }
 

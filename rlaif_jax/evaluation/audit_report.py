@@ -17,7 +17,7 @@ from rlaif_jax.evaluation import pages
 
 Row = Mapping[str, Any]
 
-_TITLE = "How labelers agree with people"
+TITLE = "How labelers agree with people"
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -130,13 +130,12 @@ def _best(rows: Sequence[Row]) -> str:
   return pages.table(head, body)
 
 
-def render(rows: Sequence[Row]) -> str:
-  """The whole page as text."""
+def sections(rows: Sequence[Row]) -> list[str]:
+  """The grid as parts of a page."""
   if not rows:
-    return pages.page(_TITLE, [pages.section(_TITLE)])
+    return [pages.section(TITLE)]
   chosen = best(rows)
-  body = [
-    f"<h1>{_TITLE}</h1>",
+  return [
     pages.note(
       "Agreement of the label (both orders averaged) with a person's, ties "
       "half, with 95 % Wilson intervals, beside two baselines that read no "
@@ -176,7 +175,11 @@ def render(rows: Sequence[Row]) -> str:
       ),
     ),
   ]
-  return pages.page(_TITLE, body)
+
+
+def render(rows: Sequence[Row]) -> str:
+  """The whole page as text."""
+  return pages.page(TITLE, [f"<h1>{TITLE}</h1>", *sections(rows)])
 
 
 def write_report(rows: Sequence[Row], path: str | os.PathLike) -> None:

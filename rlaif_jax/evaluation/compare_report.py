@@ -131,16 +131,20 @@ def _ranked(ranked: Mapping[str, Any]) -> str:
   )
 
 
-def render(results: Mapping[str, Any]) -> str:
-  """The whole page as text."""
+def sections(results: Mapping[str, Any]) -> list[str]:
+  """Win rates as parts of a page."""
   judged, ranked = results["judged"], results["ranked"]
-  body = [
-    f"<h1>{pages.escape(results['title'])}</h1>",
+  return [
     pages.note("Win rates with 95 % intervals and n."),
     pages.section("By a judge", _judged(judged) if judged else ""),
     pages.section("By people", _ranked(ranked) if ranked else ""),
   ]
-  return pages.page(results["title"], body)
+
+
+def render(results: Mapping[str, Any]) -> str:
+  """The whole page as text."""
+  head = f"<h1>{pages.escape(results['title'])}</h1>"
+  return pages.page(results["title"], [head, *sections(results)])
 
 
 def write_report(results: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -129,7 +129,12 @@ def accuracy_against_labels(rewards: Mapping[str, Any]) -> str:
         lw=1.3,
         label=name,
       )
+    counts = sorted(
+      {row["labels"] for rows in rewards.values() for row in rows}
+    )
     axes[0].set_xscale("log")
+    axes[0].set_xticks(counts, [f"{count:,}" for count in counts])
+    axes[0].minorticks_off()
     axes[0].set_xlabel("labels")
     axes[0].set_ylabel("accuracy on human labels")
     axes[0].axhline(0.5, color="#888", lw=0.8, ls=":")

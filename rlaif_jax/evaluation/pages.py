@@ -18,6 +18,7 @@ table { border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line);
   text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child, td.text { text-align: left; }
+th { white-space: normal; vertical-align: bottom; }
 td.text { white-space: normal; min-width: 11rem; }
 td small, th small { opacity: .7; }
 tr:hover td { background: var(--soft); }

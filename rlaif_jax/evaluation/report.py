@@ -153,7 +153,8 @@ def _policies(results: Results) -> str:
   )
 
 
-def _labelers(results: Results) -> str:
+def labelers_table(results: Results) -> str:
+  """Alignment and position bias of each `label` run."""
   rows = []
   for name, row in results["labelers"].items():
     alignment, bias = row["alignment"], row["position_bias"]
@@ -192,7 +193,8 @@ def _labelers(results: Results) -> str:
   )
 
 
-def _rewards(results: Results) -> str:
+def rewards_table(results: Results) -> str:
+  """Accuracy of each reward model and number of labels."""
   rows = [
     [pages.escape(name), str(row["labels"]), pages.percent(row["accuracy"])]
     for name, curve in results["rewards"].items()
@@ -224,7 +226,8 @@ def _examples(results: Results) -> str:
   )
 
 
-def _selection(results: Results) -> str:
+def selection_table(results: Results) -> str:
+  """Candidates of each policy, and which was taken."""
   rows = []
   for name, curve in results["curves"].items():
     for candidate in curve["candidates"]:
@@ -248,7 +251,8 @@ def _selection(results: Results) -> str:
   return pages.table(head, rows)
 
 
-def _runs(results: Results) -> str:
+def runs_table(results: Results) -> str:
+  """What ran, for how long, with which versions."""
   rows = [
     [
       pages.escape(row["run"]),
@@ -286,12 +290,12 @@ def render(results: Results) -> str:
         figures.training(results["curves"]),
         "Reward, KL and length of the rollouts during training.",
       ),
-      _selection(results),
+      selection_table(results),
     ),
-    pages.section("AI labels", _labelers(results)),
+    pages.section("AI labels", labelers_table(results)),
     pages.section(
       "Reward models",
-      _rewards(results),
+      rewards_table(results),
       pages.figure(
         figures.accuracy_against_labels(results["rewards"]),
         "Accuracy on held-out human labels against the number of labels "
@@ -306,7 +310,7 @@ def render(results: Results) -> str:
       ),
     ),
     pages.section("Texts side by side", _examples(results)),
-    pages.section("How it was made", _runs(results)),
+    pages.section("How it was made", runs_table(results)),
   ]
   return pages.page(results["title"], body)
 

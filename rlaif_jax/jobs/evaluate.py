@@ -218,10 +218,14 @@ def read_curves(directory: pathlib.Path) -> dict[str, Any]:
         ),
       }
     )
+  return {"validation": validation, **read_training(directory)}
+
+
+def read_training(directory: pathlib.Path) -> dict[str, Any]:
+  """Training curve and candidates of a policy run."""
   training = jsonl.parse_rows(directory / "metrics.jsonl", dict)
   summary = json.loads((directory / "result.json").read_text("utf-8"))
   return {
-    "validation": validation,
     "training": [
       {key: row[key] for key in ("step", "score", "kl", "tokens")}
       for row in training

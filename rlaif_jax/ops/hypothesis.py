@@ -67,6 +67,7 @@ def binomial(
       f"binomial: {successes} successes of {n} at p = {p}; successes must be "
       "a whole number from 0 to n and p inside (0, 1); leave ties out"
     )
+  successes = int(successes)
   if alternative == "two-sided":
     p_value = statistics.binomial_test(successes, n, p)
   else:

@@ -36,6 +36,7 @@ def test_binomial_is_scipys(alternative):
 
 
 def test_binomial_of_nothing_and_of_what_cannot_be():
+  assert hypothesis.binomial(np.float64(3), 4) == hypothesis.binomial(3, 4)
   nothing = hypothesis.binomial(0, 0)
   assert nothing.p_value == 1.0 and math.isnan(nothing.effect.value)
   for successes, n, p in [

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One page of a folder of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from rlaif_jax.core import records
+from rlaif_jax.evaluation import agreement
+from rlaif_jax.jobs import report_runs
+from rlaif_jax.ops import statistics
+from tests.evaluation import audit_report_test
+from tests.evaluation import compare_report_test
+
+
+def put(root, name, job, summary, **files):
+  folder = root / name
+  folder.mkdir()
+  result = {"job": job, "seconds": 1.0, **summary}
+  (folder / "result.json").write_text(json.dumps(result))
+  for file, rows in files.items():
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / f"{file}.jsonl").write_text(text)
+  return folder
+
+
+@pytest.fixture(name="runs")
+def fixture_runs(tmp_path):
+  labels = [
+    records.Preference(
+      id=f"p{i}",
+      context="c",
+      first="a",
+      second="b",
+      p_first=0.75,
+      p_orders=(0.9, 0.6),
+      labeler="l",
+    )
+    for i in range(8)
+  ]
+  humans = [dataclasses.replace(row, p_first=1.0) for row in labels]
+  put(
+    tmp_path,
+    "labels",
+    "label",
+    {
+      "alignment": agreement.to_row(agreement.alignment(labels, humans)),
+      "position_bias": agreement.to_row(agreement.position_bias(labels)),
+    },
+  )
+  put(tmp_path, "more_labels", "label", {"pairs": 3})  # measured nothing
+  put(tmp_path, "grid", "audit", {}, cells=audit_report_test.ROWS)
+  row = {"labels": 1234, "correct": 30, "n": 40}
+  put(tmp_path, "reward", "train_reward", {}, reward_accuracy=[row])
+  candidate = {"step": 4, "score": 0.5, "preference": 0.75, "n": 8}
+  metrics = [
+    {"step": i, "score": 0.1 * i, "kl": 0.2, "tokens": 9.0} for i in range(5)
+  ]
+  put(
+    tmp_path,
+    "policy",
+    "train_policy",
+    {"selected_step": 4, "candidates": [candidate]},
+    metrics=metrics,
+  )
+  compared = put(tmp_path, "against", "compare", {})
+  (compared / "results.json").write_text(
+    json.dumps(compare_report_test.results())
+  )
+  mean = dataclasses.asdict(statistics.mean(np.asarray([6.0, 7.0])))
+  put(
+    tmp_path,
+    "<scored>",
+    "score",
+    {
+      "labeler": "l",
+      "score": mean,
+      "characters": mean,
+      "share_above_half": dataclasses.asdict(statistics.wilson(3, 4)),
+      "quarantined": 0,
+    },
+  )
+  return tmp_path
+
+
+def test_every_kind_of_run_has_its_part(runs):
+  result = report_runs.run(
+    output_dir=str(runs / "page"), runs_dir=str(runs), title="Mine & yours"
+  )
+  assert result["runs"]["label"] == ["labels", "more_labels"]
+  page = (runs / "page" / "report.html").read_text()
+  assert "Mine &amp; yours" in page and "&lt;scored&gt;" in page
+  assert "<scored>" not in page
+  for text in (
+    "AI labels",
+    "How labelers agree with people",
+    "Reward models",
+    "1234",
+    "4 (taken)",
+    "By a judge",
+    "Scores of responses",
+    "6.50",
+  ):
+    assert text in page, text
+  assert page.count("<svg") == 3 + 1 + 1
+
+
+def test_only_what_was_run_is_shown(tmp_path):
+  put(tmp_path, "data", "prepare", {})
+  report_runs.run(output_dir=str(tmp_path / "out"), runs_dir=str(tmp_path))
+  page = (tmp_path / "out" / "report.html").read_text()
+  assert "How it was made" in page and "Reward models" not in page
+  with pytest.raises(ValueError, match="holds a result.json"):
+    report_runs.run(output_dir="x", runs_dir=str(tmp_path / "data"))
