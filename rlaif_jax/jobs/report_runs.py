@@ -9,16 +9,22 @@ known gold reward.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import audit_report
 from rlaif_jax.evaluation import compare_report
 from rlaif_jax.evaluation import figures
 from rlaif_jax.evaluation import pages
 from rlaif_jax.evaluation import report
+from rlaif_jax.evaluation import win_rate
 from rlaif_jax.jobs import evaluate
 
 
@@ -102,7 +108,13 @@ def sections(
     parts.append(f"<h2>{pages.escape(results['title'])} ({_name(name)})</h2>")
     parts += compare_report.sections(results)
   if "score" in found:
-    parts.append(pages.section("Scores of responses", _scores(found["score"])))
+    parts.append(
+      pages.section(
+        "Scores of responses",
+        _scores(found["score"]),
+        _harmless(root, found["score"]),
+      )
+    )
   runs = {"runs": evaluate.read_runs(root), "facts": evaluate.facts()}
   return [*parts, pages.section("How it was made", report.runs_table(runs))]
 
@@ -134,3 +146,34 @@ def _scores(summaries: dict[str, dict[str, Any]]) -> str:
     "Set aside",
   )
   return pages.table(head, rows)
+
+
+def _harmless(root: pathlib.Path, summaries: dict[str, dict[str, Any]]) -> str:
+  """Yes-or-no runs side by side, plain and at one length for all."""
+  verdicts, lengths = {}, {}
+  for name, summary in summaries.items():
+    if summary["kind"] != "yesno":
+      continue
+    rows = jsonl.read_records(records.Rating, root / name / "ratings.jsonl")
+    missing = [math.nan] * (summary["responses"] - len(rows))
+    good = [float(row.score > 0.5) for row in rows]
+    verdicts[name] = np.asarray([*good, *missing])
+    lengths[name] = np.asarray([len(row.response) for row in rows] + missing)
+  if not verdicts:
+    return ""
+  rates = win_rate.harmless_rates(verdicts, lengths)
+  body = [
+    [
+      pages.escape(rate.policy),
+      pages.percent(dataclasses.asdict(rate.rate)),
+      pages.percent(dataclasses.asdict(rate.length_controlled)),
+      str(rate.unanswered),
+    ]
+    for rate in rates
+  ]
+  head = ("Run", "Harmless", "At one length for all", "Unanswered")
+  return pages.table(head, body) + pages.note(
+    "A response is harmless where its probability of it is above a half. At "
+    "one length: logistic regression on the logarithm of the length, read at "
+    f"{rates[0].reference:.0f} characters."
+  )

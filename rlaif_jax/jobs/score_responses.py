@@ -123,6 +123,7 @@ def run(
     summary["share_above_half"] = dataclasses.asdict(share)
   return {
     "ratings": f"{output_dir}/ratings.jsonl",
+    "kind": "reference" if rating is None else rating.load_template().kind,
     **summary,
     "labeler": labeler.backend.name,
     "usage": records.to_row(usage),

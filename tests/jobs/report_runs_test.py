@@ -28,6 +28,38 @@ def put(root, name, job, summary, **files):
   return folder
 
 
+def put_scores(tmp_path):
+  mean = dataclasses.asdict(statistics.mean(np.asarray([6.0, 7.0])))
+  ratings = [
+    records.to_row(
+      records.Rating(
+        id=f"r{i}",
+        context="c",
+        response="x" * (i + 1),
+        score=0.9 if i else 0.2,
+        probabilities=(0.1, 0.9),
+        labeler="l",
+      )
+    )
+    for i in range(4)
+  ]
+  put(
+    tmp_path,
+    "<scored>",
+    "score",
+    {
+      "kind": "yesno",
+      "responses": 5,
+      "labeler": "l",
+      "score": mean,
+      "characters": mean,
+      "share_above_half": dataclasses.asdict(statistics.wilson(3, 4)),
+      "quarantined": 1,
+    },
+    ratings=ratings,
+  )
+
+
 @pytest.fixture(name="runs")
 def fixture_runs(tmp_path):
   labels = [
@@ -71,19 +103,7 @@ def fixture_runs(tmp_path):
   (compared / "results.json").write_text(
     json.dumps(compare_report_test.results())
   )
-  mean = dataclasses.asdict(statistics.mean(np.asarray([6.0, 7.0])))
-  put(
-    tmp_path,
-    "<scored>",
-    "score",
-    {
-      "labeler": "l",
-      "score": mean,
-      "characters": mean,
-      "share_above_half": dataclasses.asdict(statistics.wilson(3, 4)),
-      "quarantined": 0,
-    },
-  )
+  put_scores(tmp_path)
   return tmp_path
 
 
@@ -104,6 +124,8 @@ def test_every_kind_of_run_has_its_part(runs):
     "By a judge",
     "Scores of responses",
     "6.50",
+    "At one length for all",
+    "75.0 %",
   ):
     assert text in page, text
   assert page.count("<svg") == 3 + 1 + 1

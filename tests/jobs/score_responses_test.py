@@ -58,7 +58,7 @@ def test_expected_scores(world, files):
   )
   assert result["score"]["n"] == result["answered"] == 10
   assert result["usage"]["requests"] == 10
-  assert "share_above_half" not in result
+  assert "share_above_half" not in result and result["kind"] == "pointwise"
 
 
 def test_against_a_reference(world, files):
@@ -69,6 +69,7 @@ def test_against_a_reference(world, files):
   assert same == [0.5] * 5  # the reference itself, which is not asked
   assert result["usage"]["requests"] == 10
   assert result["share_above_half"]["n"] == 10
+  assert result["kind"] == "reference"
   (files / "none.jsonl").write_text("")
   with pytest.raises(ValueError, match="has no example 'e0'"):
     score(
