@@ -5,7 +5,8 @@ One convention for padding everywhere: a token array comes with a boolean
 `valid` of the same shape, padding may stand anywhere (prompts are padded on
 the left, responses on the right, segments may have holes), positions are
 `cumsum(valid) - 1`, and no code ever looks for a pad id. Axes: B batch,
-P prompt tokens, R response tokens, L = P + R, N candidates.
+P prompt tokens, R response tokens, L = P + R, N candidates (`SharedBatch`
+names its own).
 """
 
 from __future__ import annotations
@@ -61,6 +62,22 @@ class PromptBatch:
   context: Array  # [B, C] int32, left-padded
   context_valid: Array  # [B, C] bool
   row: Array  # [B] int32
+
+
+@flax.struct.dataclass
+class SharedBatch:
+  """Rows that begin alike, each beginning once, for a causal model.
+
+  Row b is common + prefixes[owner[b]] + suffixes[b], all of them left-padded.
+  """
+
+  common: Array  # [1, C] int32
+  common_valid: Array  # [1, C] bool
+  prefixes: Array  # [P, L] int32
+  prefix_valid: Array  # [P, L] bool
+  owner: Array  # [B] int32
+  suffixes: Array  # [B, S] int32
+  suffix_valid: Array  # [B, S] bool; false in rows that only fill the batch
 
 
 @flax.struct.dataclass

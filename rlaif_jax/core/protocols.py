@@ -154,7 +154,9 @@ class LanguageModel:
         for that many tokens more
       extend(params, tokens [B, L], valid [B, L], cache) -> ([B, L, D], cache)
 
-  `max_length` bounds prompt + response in tokens.
+  `max_length` bounds prompt + response in tokens. `is_causal`: a prompt may be
+  read in pieces, the first by prefill and the others by extend, and the arrays
+  of a cache have the rows in front, so that rows may share a beginning.
   """
 
   init: Callable[..., Any]
@@ -164,6 +166,7 @@ class LanguageModel:
   extend: Callable[..., Any]
   vocab_size: int
   max_length: int
+  is_causal: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,18 +68,88 @@ def option_log_probs(
   Returns:
     [B, len(options)] float32; option "1" includes the mass of "10".
   """
+  hidden, cache = model.prefill(params, tokens, valid, _room(options))
+  return _options_after(model, params, hidden, cache, options)
+
+
+def shared_option_log_probs(
+  model: protocols.LanguageModel,
+  params: Any,
+  batch: batches.SharedBatch,
+  options: tuple[tuple[int, ...], ...],
+) -> jax.Array:
+  """`option_log_probs` of a causal model, each beginning read once."""
+  hidden, cache = read_shared(model, params, batch, _room(options))
+  return _options_after(model, params, hidden[:, -1], cache, options)
+
+
+def shared_log_likelihoods(
+  model: protocols.LanguageModel,
+  params: Any,
+  batch: batches.SharedBatch,
+  weights: jax.Array,
+) -> jax.Array:
+  """Sums [B] of float32 log-probs of the tokens with weight, [B, S].
+
+  Of the suffixes, that is, whose first token is never scored. Logits exist
+  for eight rows at a time.
+  """
+  hidden, _ = read_shared(model, params, batch, 0)
+
+  def row_sum(row):
+    states, targets, weight = row
+    log_probs = logprobs.token_log_probs(model.logits(params, states), targets)
+    return jnp.sum(jnp.where(weight > 0, log_probs * weight, 0.0))
+
+  rows = (hidden[:, :-1], batch.suffixes[:, 1:], weights[:, 1:])
+  return jax.lax.map(row_sum, rows, batch_size=8)
+
+
+def read_shared(
+  model: protocols.LanguageModel,
+  params: Any,
+  batch: batches.SharedBatch,
+  room: int,
+) -> tuple[jax.Array, Any]:
+  """States [B, S, D] of the suffixes, and a cache of the whole rows.
+
+  The cache has room for `room` tokens more. Its keys and values are copied
+  for each row; only the reading is shared.
+  """
+  columns = batch.prefixes.shape[1] + batch.suffixes.shape[1] + room
+  _, cache = model.prefill(params, batch.common, batch.common_valid, columns)
+  every = jnp.zeros((batch.prefixes.shape[0],), jnp.int32)
+  cache = _take_rows(cache, every)
+  _, cache = model.extend(params, batch.prefixes, batch.prefix_valid, cache)
+  cache = _take_rows(cache, batch.owner)
+  return model.extend(params, batch.suffixes, batch.suffix_valid, cache)
+
+
+def _take_rows(cache: Any, rows: jax.Array) -> Any:
+  return jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
+
+
+def _room(options: tuple[tuple[int, ...], ...]) -> int:
+  """Tokens that are read after the prompt.
+
+  Raises:
+    ValueError: an option without a token.
+  """
   if not all(options):
     raise ValueError(f"options are {options}; every option needs a token")
-  longest = max(len(option) for option in options)
-  hidden, cache = model.prefill(params, tokens, valid, longest - 1)
+  return max(map(len, options)) - 1
+
+
+def _options_after(model, params, hidden, cache, options) -> jax.Array:
+  """[B, len(options)] log-probs after the state [B, D] and its cache."""
   after = {(): jax.nn.log_softmax(model.logits(params, hidden), axis=-1)}
   prefixes = {option[:j] for option in options for j in range(1, len(option))}
   for prefix in sorted(prefixes):
-    shape = (tokens.shape[0], len(prefix))
+    shape = (hidden.shape[0], len(prefix))
     ids = jnp.broadcast_to(jnp.asarray(prefix, jnp.int32)[None], shape)
-    hidden, _ = model.extend(params, ids, jnp.ones(shape, bool), cache)
+    states, _ = model.extend(params, ids, jnp.ones(shape, bool), cache)
     after[prefix] = jax.nn.log_softmax(
-      model.logits(params, hidden[:, -1]), axis=-1
+      model.logits(params, states[:, -1]), axis=-1
     )
   sums = [
     sum(after[option[:j]][:, option[j]] for j in range(len(option)))

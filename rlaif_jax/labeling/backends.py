@@ -2,7 +2,8 @@
 """Where a language model answers: a Flax model in this process.
 
 Prompts are sorted into length buckets, so each bucket compiles once whatever
-the texts; answers come back in the order of the questions.
+the texts, and a causal model reads what prompts share once; answers come back
+in the order of the questions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
+from rlaif_jax.labeling import prefixes
 from rlaif_jax.labeling import rating
 
 
@@ -33,7 +35,7 @@ class FlaxBackend:
     name: goes into label stores; say which checkpoint it is.
     batch_size: rows of one device call.
     bucket: prompts are padded to multiples of this many tokens; see
-      `bucket_length`.
+      `prefixes.bucket_length`.
     chat: text before and after a user message, of an instruct model; each
       prompt is one user message.
     progress: called with (prompts done, prompts in all) after each batch.
@@ -67,6 +69,13 @@ class FlaxBackend:
     self._response_log_prob = jax.jit(
       functools.partial(_response_log_prob, model)
     )
+    self._shared_options = jax.jit(
+      functools.partial(scoring.shared_option_log_probs, model),
+      static_argnums=2,
+    )
+    self._shared_likelihoods = jax.jit(
+      functools.partial(scoring.shared_log_likelihoods, model)
+    )
     self._generate = jax.jit(
       functools.partial(decode.generate, model),
       static_argnames=("config", "eos_ids"),
@@ -84,11 +93,18 @@ class FlaxBackend:
     ids = [self.encode(prompt) for prompt in prompts]
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
-    for rows, tokens, valid in self._batches(ids, longest - 1):
-      log_probs = np.asarray(
-        self._option_log_probs(self._params, tokens, valid, option_ids)
+    if self._model.is_causal and all(ids):
+      answers = (
+        (rows, self._shared_options(self._params, batch, option_ids))
+        for rows, batch in self._shared(ids, [1] * len(ids), longest - 1)
       )
-      for row, values in zip(rows, log_probs[: len(rows)], strict=True):
+    else:
+      answers = (
+        (rows, self._option_log_probs(self._params, tokens, valid, option_ids))
+        for rows, tokens, valid in self._batches(ids, longest - 1)
+      )
+    for rows, log_probs in answers:
+      for row, values in zip(rows, np.asarray(log_probs), strict=False):
         result[row] = [float(value) for value in values]
     usage = records.Usage(
       input_tokens=sum(map(len, ids)),
@@ -109,9 +125,23 @@ class FlaxBackend:
     own = [self._tokenizer.encode_plain(text) for text in texts]
     if not all(own):
       raise ValueError("an empty text has no likelihood; leave it out")
+    usage = records.Usage(
+      input_tokens=sum(map(len, ids)) + sum(map(len, own)), requests=len(ids)
+    )
     result = [(0.0, 0)] * len(ids)
+    if self._model.is_causal and all(ids):
+      whole = [prompt + text for prompt, text in zip(ids, own, strict=True)]
+      # The first token of a text is predicted after the prompt's last.
+      for rows, batch in self._shared(whole, [len(t) + 1 for t in own], 0):
+        weights = np.zeros(batch.suffixes.shape, np.float32)
+        for i, row in enumerate(rows):
+          weights[i, -len(own[row]) :] = 1.0
+        sums = self._shared_likelihoods(self._params, batch, weights)
+        for row, value in zip(rows, np.asarray(sums), strict=False):
+          result[row] = (float(value), len(own[row]))
+      return result, usage
     longest = max(map(len, own), default=0)
-    room = bucket_length(longest, self._bucket)
+    room = prefixes.bucket_length(longest, self._bucket)
     for rows, tokens, valid in self._batches(ids, room):
       response = np.zeros((len(tokens), room), np.int32)
       mask = np.zeros((len(tokens), room), np.float32)
@@ -126,8 +156,7 @@ class FlaxBackend:
       sums = np.asarray(self._response_log_prob(self._params, batch))
       for row, value in zip(rows, sums[: len(rows)], strict=True):
         result[row] = (float(value), len(own[row]))
-    read = sum(map(len, ids)) + sum(map(len, own))
-    return result, records.Usage(input_tokens=read, requests=len(ids))
+    return result, usage
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
     """See `protocols.Backend`."""
@@ -183,8 +212,25 @@ class FlaxBackend:
     )
     return texts, usage
 
-  def _batches(self, ids: list[list[int]], room: int):
-    """Yields (rows, tokens [B, L], valid [B, L]) with few distinct L."""
+  def _shared(self, ids: list[list[int]], own: list[int], room: int):
+    """Yields (rows, SharedBatch); see `prefixes.share`."""
+    self._limit(ids, room)
+    parts = prefixes.share(
+      ids, own, batch_size=self._batch_size, bucket=self._bucket
+    )
+    done = 0
+    for part in parts:
+      yield part.rows, part.batch
+      done += len(part.rows)
+      if self._progress is not None:
+        self._progress(done, len(ids))
+
+  def _limit(self, ids: list[list[int]], room: int) -> int:
+    """The most tokens of a prompt.
+
+    Raises:
+      ValueError: a prompt has more.
+    """
     limit = self._model.max_length - room
     for row, tokens in enumerate(ids):
       if len(tokens) > limit:
@@ -194,9 +240,14 @@ class FlaxBackend:
           "judge's max_context_tokens, or take a model with a longer "
           "max_length"
         )
+    return limit
+
+  def _batches(self, ids: list[list[int]], room: int):
+    """Yields (rows, tokens [B, L], valid [B, L]) with few distinct L."""
+    limit = self._limit(ids, room)
     buckets: dict[int, list[int]] = {}
     for row, tokens in enumerate(ids):
-      length = bucket_length(len(tokens), self._bucket)
+      length = prefixes.bucket_length(len(tokens), self._bucket)
       buckets.setdefault(min(length, limit), []).append(row)
     done = 0
     for length in sorted(buckets):
@@ -221,14 +272,3 @@ def _response_log_prob(model, params, batch: batches.TokenBatch) -> jax.Array:
   """[B] log-probs of whole responses."""
   log_probs = scoring.response_log_probs(model, params, batch)
   return jnp.sum(jnp.where(batch.weights > 0, log_probs, 0.0), axis=1)
-
-
-def bucket_length(tokens: int, step: int) -> int:
-  """The padded length of a prompt: few of them, and at most a fifth of waste.
-
-  Multiples of `step` up to eight of them, of twice that up to sixteen, and so
-  on, so that long prompts do not compile a program for each length.
-  """
-  while tokens > 8 * step:
-    step *= 2
-  return -(-max(tokens, 1) // step) * step

@@ -255,4 +255,5 @@ def functions(config: DecoderConfig) -> protocols.LanguageModel:
     extend=method("extend"),
     vocab_size=config.vocab_size,
     max_length=config.max_length,
+    is_causal=True,
   )

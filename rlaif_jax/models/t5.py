@@ -186,6 +186,7 @@ def functions(config: T5Config) -> protocols.LanguageModel:
     extend=method("extend"),
     vocab_size=config.vocab_size,
     max_length=config.max_length,
+    is_causal=False,
   )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
@@ -66,3 +67,30 @@ def test_response_log_probs_with_padding_on_both_sides(params):
   second = log_prob_by_hand(params, [5, 6, 7], [2, 3, 1])
   assert abs(float(result[0, :2].sum()) - first) < 1e-4
   assert abs(float(result[1].sum()) - second) < 1e-4
+
+
+def test_rows_that_begin_alike_are_read_once(params):
+  """Common beginning [3, 4], prefixes [5] and [6, 7], three suffixes."""
+  batch = batches.SharedBatch(
+    common=jnp.array([[0, 3, 4]]),
+    common_valid=jnp.array([[False, True, True]]),
+    prefixes=jnp.array([[0, 5], [6, 7]]),
+    prefix_valid=jnp.array([[False, True], [True, True]]),
+    owner=jnp.array([1, 0, 1, 0]),
+    suffixes=jnp.array([[0, 2], [8, 3], [2, 5], [0, 0]]),
+    suffix_valid=jnp.array([[0, 1], [1, 1], [1, 1], [0, 0]], bool),
+  )
+  whole = ([3, 4, 6, 7, 2], [3, 4, 5, 8, 3], [3, 4, 6, 7, 2, 5])
+  options = ((1,), (1, 8))
+  found = scoring.shared_option_log_probs(FUNCTIONS, params, batch, options)
+  for row, prompt in enumerate(whole):
+    for column, option in enumerate(options):
+      expected = log_prob_by_hand(params, prompt, option)
+      assert abs(float(found[row, column]) - expected) < 1e-4
+  weights = jnp.array([[0.0, 0], [0, 1], [0, 1], [0, 0]])
+  sums = scoring.shared_log_likelihoods(FUNCTIONS, params, batch, weights)
+  expected = [
+    0.0,
+    *(log_prob_by_hand(params, w[:-1], w[-1:]) for w in whole[1:]),
+  ]
+  np.testing.assert_allclose(sums[:3], expected, atol=1e-4)

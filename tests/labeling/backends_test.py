@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -60,15 +62,29 @@ def test_a_prompt_longer_than_the_model_is_an_error(backend):
     backend.score_options(["x" * 80], ("1", "2"))
 
 
-def test_long_prompts_share_lengths():
-  lengths = [backends.bucket_length(n, 32) for n in (0, 1, 32, 33, 256, 257)]
-  assert lengths == [32, 32, 32, 64, 256, 320]
-  assert backends.bucket_length(513, 32) == 640
-  waste = max(
-    (backends.bucket_length(n, 32) - n) / backends.bucket_length(n, 32)
-    for n in range(257, 4000)
+def test_reading_prompts_together_changes_no_answer(backend):
+  """The paths with and without shared beginnings, and whole likelihoods."""
+  apart = backends.FlaxBackend(
+    dataclasses.replace(FUNCTIONS, is_causal=False),
+    testing.build(FUNCTIONS),
+    TOKENIZER,
+    name="tiny",
+    bucket=16,
   )
-  assert waste < 0.2
+  same = "a preamble, the same for all: "
+  prompts = [same + p for p in ("x one", "x two", "y", "", "x one", "y z")]
+  for options in (("1", "2"), ("1", "2", "10")):
+    np.testing.assert_allclose(
+      backend.score_options(prompts, options)[0],
+      apart.score_options(prompts, options)[0],
+      atol=1e-5,
+    )
+  texts = ["aa", "b", "ab ab", "c", "b", "d"]
+  together, usage = backend.log_likelihoods(prompts, texts)
+  alone, same_usage = apart.log_likelihoods(prompts, texts)
+  np.testing.assert_allclose(together, alone, atol=1e-4)
+  assert usage == same_usage
+  assert len({round(total, 3) for total, _ in together}) == 6
 
 
 def test_a_prompt_is_a_user_message_of_a_chat():

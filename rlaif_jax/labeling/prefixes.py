@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts that begin alike are read once: which tokens to share, and how.
+
+The prompts of a judge share the preamble and the exemplars; the two orders of
+a pair share the context as well, and the texts that a likelihood judge
+compares the whole prompt. A causal model's state after a prefix does not
+depend on what follows, so sharing changes no answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Iterator, Sequence
+
+import numpy as np
+
+from rlaif_jax.core import batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One device call: the prompts that it answers, and what it reads."""
+
+  rows: list[int]
+  batch: batches.SharedBatch
+
+
+@dataclasses.dataclass
+class _Group:
+  """Prompts with the same first `shared` tokens."""
+
+  rows: list[int]
+  shared: int
+
+
+def bucket_length(tokens: int, step: int) -> int:
+  """The padded length of a prompt: few of them, and at most a fifth of waste.
+
+  Multiples of `step` up to eight of them, of twice that up to sixteen, and so
+  on, so that long prompts do not compile a program for each length.
+  """
+  while tokens > 8 * step:
+    step *= 2
+  return -(-max(tokens, 1) // step) * step
+
+
+def share(
+  ids: Sequence[Sequence[int]],
+  own: Sequence[int],
+  *,
+  batch_size: int,
+  bucket: int,
+) -> Iterator[Part]:
+  """Batches of prompts, in an order that depends on their tokens alone.
+
+  Args:
+    ids: tokens of each prompt, with the text after it if that is scored.
+    own: how many of a prompt's last tokens are not shared, at least 1.
+    batch_size: prompts of a batch, at most.
+    bucket: lengths are padded to multiples of about this many tokens, so that
+      few programs are compiled; fewer tokens than half of it are not worth
+      sharing.
+
+  Raises:
+    ValueError: `own` leaves a prompt nothing to read, or is below 1.
+  """
+  for row, (tokens, count) in enumerate(zip(ids, own, strict=True)):
+    if not 1 <= count <= len(tokens):
+      raise ValueError(
+        f"prompt {row} has {len(tokens)} tokens, of which {count} are its own; "
+        "at least 1 and at most all of them can be"
+      )
+  heads = [tuple(t[: len(t) - n]) for t, n in zip(ids, own, strict=True)]
+  if not heads:
+    return
+  common = _alike(min(heads), max(heads)) // bucket * bucket
+  groups = _groups(heads, common, bucket // 2, batch_size)
+
+  def sizes(group: _Group) -> tuple[int, int]:
+    longest = max(len(ids[row]) for row in group.rows)
+    return (
+      bucket_length(group.shared - common, 2 * bucket),
+      bucket_length(longest - group.shared, max(bucket // 2, 1)),
+    )
+
+  groups.sort(key=sizes)
+  batch: list[_Group] = []
+  for group in groups:
+    is_full = sum(len(g.rows) for g in batch) + len(group.rows) > batch_size
+    if batch and (is_full or sizes(group)[0] != sizes(batch[0])[0]):
+      yield _part(ids, batch, common, sizes(batch[-1]), batch_size)
+      batch = []
+    batch.append(group)
+  yield _part(ids, batch, common, sizes(batch[-1]), batch_size)
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+  """How many first tokens are the same."""
+  for count, (x, y) in enumerate(zip(a, b, strict=False)):
+    if x != y:
+      return count
+  return min(len(a), len(b))
+
+
+def _groups(
+  heads: Sequence[tuple[int, ...]], common: int, worth: int, batch_size: int
+) -> list[_Group]:
+  """Groups prompts so that the fewest tokens are read, going by their order.
+
+  A prompt that joins a group saves what they share beyond `common`; the group
+  then shares no more than that, which costs its other members the rest.
+  """
+  groups: list[_Group] = []
+  for row in sorted(range(len(heads)), key=heads.__getitem__):
+    if groups and len(groups[-1].rows) < batch_size:
+      last = groups[-1]
+      alike = _alike(heads[last.rows[-1]][: last.shared], heads[row])
+      lost = (len(last.rows) - 1) * (last.shared - alike)
+      if alike - common - lost >= max(worth, 1):
+        last.rows.append(row)
+        last.shared = alike
+        continue
+    groups.append(_Group([row], len(heads[row])))
+  return groups
+
+
+def _part(
+  ids: Sequence[Sequence[int]],
+  groups: Sequence[_Group],
+  common: int,
+  lengths: tuple[int, int],
+  batch_size: int,
+) -> Part:
+  """Pads groups to a batch of few possible shapes, everything on the left."""
+  rows = [row for group in groups for row in group.rows]
+  first = ids[rows[0]]
+  prefixes = [ids[g.rows[0]][common : g.shared] for g in groups]
+  suffixes = [ids[row][g.shared :] for g in groups for row in g.rows]
+  owner = [i for i, group in enumerate(groups) for _ in group.rows]
+  height = _power(len(rows), batch_size)
+  read, is_read = _pad([first[:common]], max(common, 1), 1)
+  prefix, prefix_valid = _pad(
+    prefixes, lengths[0], _power(len(groups), batch_size)
+  )
+  suffix, suffix_valid = _pad(suffixes, lengths[1], height)
+  batch = batches.SharedBatch(
+    common=read,
+    common_valid=is_read,
+    prefixes=prefix,
+    prefix_valid=prefix_valid,
+    owner=np.asarray(owner + [0] * (height - len(rows)), np.int32),
+    suffixes=suffix,
+    suffix_valid=suffix_valid,
+  )
+  return Part(rows, batch)
+
+
+def _power(count: int, limit: int) -> int:
+  """A rest is padded to a power of two: few shapes, little waste."""
+  return min(1 << (count - 1).bit_length(), limit)
+
+
+def _pad(
+  rows: Sequence[Sequence[int]], length: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
+  tokens = np.zeros((height, length), np.int32)
+  valid = np.zeros((height, length), bool)
+  for i, row in enumerate(rows):
+    if row:
+      tokens[i, length - len(row) :] = row
+      valid[i, length - len(row) :] = True
+  return tokens, valid
