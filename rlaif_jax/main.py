@@ -317,7 +317,10 @@ def next_command(
 
 
 def run_job(command: Command) -> None:
-  """Configures and runs a job; a finished one is not run again."""
+  """Configures and runs a job; a finished one is not run again.
+
+  Unless its module says MADE_ANEW: what it writes shows what others wrote.
+  """
   if not command.job:
     raise UsageError("--job is missing; the jobs are " + ", ".join(JOBS))
   if not command.output_dir and not command.dry_run:
@@ -340,7 +343,7 @@ def run_job(command: Command) -> None:
     directory, config, [f"{command.job}.{name}" for name in may_change]
   )
   path = directory / "result.json"
-  if path.exists():
+  if path.exists() and not getattr(module, "MADE_ANEW", False):
     result = json.loads(path.read_text("utf-8"))
     print(f"{command.job}: already done, see {path}")
   else:

@@ -140,6 +140,13 @@ def test_finished_job_is_not_run_again(jobs, capsys):
   assert "already done" in out and "--job=show" in out
 
 
+def test_what_shows_other_runs_is_made_anew(jobs, monkeypatch):
+  monkeypatch.setattr(jobs, "MADE_ANEW", True, raising=False)
+  for _ in range(2):
+    assert start("--gin.DATA_DIR=d") == 0
+  assert len(jobs.CALLS) == 2
+
+
 def test_refuses_another_configuration_in_the_same_directory(jobs, capsys):
   start("--gin.DATA_DIR=d", "--gin.train.fail=value")
   assert start("--gin.DATA_DIR=d", "--gin.STEPS=6") == 2

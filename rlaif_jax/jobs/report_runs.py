@@ -27,6 +27,9 @@ from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import win_rate
 from rlaif_jax.jobs import evaluate
 
+# Every start shows the runs as they are then.
+MADE_ANEW = True
+
 
 def run(
   *,

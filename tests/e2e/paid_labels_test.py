@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The label job at an endpoint, killed 20 times: nothing lost, nothing double.
+"""The label job at an endpoint, killed or shared: nothing lost or double.
 
 Real processes and a real server that misbehaves; each answer costs money.
 """
@@ -25,7 +25,7 @@ AT_ONCE = 4
 KEY = "sk-canary-0123456789"
 
 
-def command(tmp_path, server, out):
+def command(tmp_path, server, out, *more):
   settings = {
     "model": "m",
     "base_url": server.url,
@@ -46,6 +46,7 @@ def command(tmp_path, server, out):
     f"--pairs_file={tmp_path / 'pairs.jsonl'}",
     "--chunk_size=50",
     f"--output_dir={tmp_path / out}",
+    *more,
   ]
 
 
@@ -112,3 +113,37 @@ def test_twenty_kills_lose_nothing_and_pay_for_nothing_twice(tmp_path):
     assert one.p_first == other.p_first and one.p_orders == other.p_orders
   for path in (tmp_path / "killed").rglob("*"):
     assert path.is_dir() or KEY.encode() not in path.read_bytes()
+
+
+def test_three_processes_share_a_store_and_merging_asks_nothing(tmp_path):
+  """One of them is killed on the way; who comes last only reads."""
+  jsonl.write_records(tmp_path / "pairs.jsonl", fs.make_pairs(PAIRS))
+  store = f"--store_dir={tmp_path / 'store'}"
+  with fs.FaultyServer(seconds=0.01) as server:
+    shards = [
+      command(tmp_path, server, f"part{k}", f"--shard={k}/3", store)
+      for k in range(3)
+    ]
+    others = [start(arguments) for arguments in shards[1:]]
+    kill_after(shards[0], server, 60)
+    for process in others:
+      output = process.communicate(timeout=240)[0]
+      assert process.returncode == 0, output
+    finish(shards[0])
+    asked = server.worked.total()
+    assert 2 * PAIRS <= asked <= 2 * PAIRS + AT_ONCE
+    finish(command(tmp_path, server, "merged", store))
+    finish(command(tmp_path, server, "alone", "--chunk_size=300"))
+    # Only the run with a store of its own has asked since.
+    assert server.worked.total() == asked + 2 * PAIRS
+  merged, alone = (
+    jsonl.read_records(records.Preference, tmp_path / out / "labels.jsonl")
+    for out in ("merged", "alone")
+  )
+  assert merged == alone
+  assert [row.id for row in merged] == [f"p{i}" for i in range(PAIRS)]
+  parts = [
+    jsonl.read_records(records.Preference, tmp_path / f"part{k}/labels.jsonl")
+    for k in range(3)
+  ]
+  assert sum(map(len, parts)) == PAIRS and all(parts)
