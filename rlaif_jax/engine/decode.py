@@ -14,7 +14,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import scoring
 from rlaif_jax.ops import logprobs
 from rlaif_jax.ops import sampling
 
@@ -94,8 +96,27 @@ def generate(
   Returns:
     Sampled with R = config.max_tokens columns.
   """
-  batch = prompt.shape[0]
   hidden, cache = model.prefill(params, prompt, prompt_valid, config.max_tokens)
+  return _write_on(model, params, hidden, cache, keys, config, eos_ids)
+
+
+def generate_shared(
+  model: protocols.LanguageModel,
+  params: Any,
+  batch: batches.SharedBatch,
+  keys: jax.Array,
+  *,
+  config: SamplingConfig,
+  eos_ids: tuple[int, ...],
+) -> Sampled:
+  """`generate` of a causal model after prompts whose beginnings it shares."""
+  hidden, cache = scoring.read_shared(model, params, batch, config.max_tokens)
+  return _write_on(model, params, hidden[:, -1], cache, keys, config, eos_ids)
+
+
+def _write_on(model, params, hidden, cache, keys, config, eos_ids) -> Sampled:
+  """Draws from states [B, D] of the prompts' last tokens and their cache."""
+  batch = hidden.shape[0]
   shape = (batch, config.max_tokens)
   start = _Loop(
     step=jnp.zeros((), jnp.int32),

@@ -63,22 +63,23 @@ class FlaxBackend:
     self._begin = bos + tokenizer.encode(chat[0])
     self._end = tokenizer.encode(chat[1])
     self._progress = progress
+    # A causal model reads what prompts share once.
+    options, generate = (
+      (scoring.shared_option_log_probs, decode.generate_shared)
+      if model.is_causal
+      else (scoring.option_log_probs, decode.generate)
+    )
     self._option_log_probs = jax.jit(
-      functools.partial(scoring.option_log_probs, model), static_argnums=3
+      functools.partial(options, model), static_argnames="options"
     )
-    self._response_log_prob = jax.jit(
-      functools.partial(_response_log_prob, model)
-    )
-    self._shared_options = jax.jit(
-      functools.partial(scoring.shared_option_log_probs, model),
-      static_argnums=2,
+    self._generate = jax.jit(
+      functools.partial(generate, model), static_argnames=("config", "eos_ids")
     )
     self._shared_likelihoods = jax.jit(
       functools.partial(scoring.shared_log_likelihoods, model)
     )
-    self._generate = jax.jit(
-      functools.partial(decode.generate, model),
-      static_argnames=("config", "eos_ids"),
+    self._response_log_prob = jax.jit(
+      functools.partial(_response_log_prob, model)
     )
 
   def encode(self, prompt: str) -> list[int]:
@@ -93,18 +94,11 @@ class FlaxBackend:
     ids = [self.encode(prompt) for prompt in prompts]
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
-    if self._model.is_causal and all(ids):
-      answers = (
-        (rows, self._shared_options(self._params, batch, option_ids))
-        for rows, batch in self._shared(ids, [1] * len(ids), longest - 1)
+    for rows, inputs in self._inputs(ids, longest - 1):
+      log_probs = np.asarray(
+        self._option_log_probs(self._params, *inputs, options=option_ids)
       )
-    else:
-      answers = (
-        (rows, self._option_log_probs(self._params, tokens, valid, option_ids))
-        for rows, tokens, valid in self._batches(ids, longest - 1)
-      )
-    for rows, log_probs in answers:
-      for row, values in zip(rows, np.asarray(log_probs), strict=False):
+      for row, values in zip(rows, log_probs, strict=False):
         result[row] = [float(value) for value in values]
     usage = records.Usage(
       input_tokens=sum(map(len, ids)),
@@ -128,21 +122,29 @@ class FlaxBackend:
     usage = records.Usage(
       input_tokens=sum(map(len, ids)) + sum(map(len, own)), requests=len(ids)
     )
-    result = [(0.0, 0)] * len(ids)
-    if self._model.is_causal and all(ids):
-      whole = [prompt + text for prompt, text in zip(ids, own, strict=True)]
-      # The first token of a text is predicted after the prompt's last.
-      for rows, batch in self._shared(whole, [len(t) + 1 for t in own], 0):
-        weights = np.zeros(batch.suffixes.shape, np.float32)
-        for i, row in enumerate(rows):
-          weights[i, -len(own[row]) :] = 1.0
-        sums = self._shared_likelihoods(self._params, batch, weights)
-        for row, value in zip(rows, np.asarray(sums), strict=False):
-          result[row] = (float(value), len(own[row]))
-      return result, usage
+    read = self._read_shared if self._model.is_causal else self._read_whole
+    sums = [0.0] * len(ids)
+    for rows, values in read(ids, own):
+      for row, value in zip(rows, np.asarray(values), strict=False):
+        sums[row] = float(value)
+    return list(zip(sums, map(len, own), strict=True)), usage
+
+  def _read_shared(self, ids: list[list[int]], own: list[list[int]]):
+    """Yields (rows, log-probs of their texts) of a causal model."""
+    self._limit(ids, max(map(len, own), default=0))
+    whole = [prompt + text for prompt, text in zip(ids, own, strict=True)]
+    # The first token of a text is predicted after the prompt's last.
+    for rows, batch in self._shared(whole, [len(text) + 1 for text in own]):
+      weights = np.zeros(batch.suffixes.shape, np.float32)
+      for i, row in enumerate(rows):
+        weights[i, -len(own[row]) :] = 1.0
+      yield rows, self._shared_likelihoods(self._params, batch, weights)
+
+  def _read_whole(self, ids: list[list[int]], own: list[list[int]]):
+    """Yields (rows, log-probs of their texts) of any model."""
     longest = max(map(len, own), default=0)
     room = prefixes.bucket_length(longest, self._bucket)
-    for rows, tokens, valid in self._batches(ids, room):
+    for rows, tokens, valid in self._batches(ids, self._limit(ids, room)):
       response = np.zeros((len(tokens), room), np.int32)
       mask = np.zeros((len(tokens), room), np.float32)
       for i, row in enumerate(rows):
@@ -153,10 +155,7 @@ class FlaxBackend:
         valid=np.concatenate([valid, mask > 0], axis=1),
         weights=mask,
       )
-      sums = np.asarray(self._response_log_prob(self._params, batch))
-      for row, value in zip(rows, sums[: len(rows)], strict=True):
-        result[row] = (float(value), len(own[row]))
-    return result, usage
+      yield rows, self._response_log_prob(self._params, batch)
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
     """See `protocols.Backend`."""
@@ -191,12 +190,12 @@ class FlaxBackend:
     eos_ids = self._tokenizer.eos_ids
     texts = [""] * len(ids)
     written = 0
-    for rows, tokens, valid in self._batches(ids, max_tokens):
-      numbers = [seeds[row] for row in rows]
-      numbers += [0] * (len(tokens) - len(rows))
-      keys = decode.row_keys(key, np.asarray(numbers, np.int32))
+    for rows, inputs in self._inputs(ids, max_tokens):
+      numbers = np.zeros(jax.tree.leaves(inputs)[-1].shape[0], np.int32)
+      numbers[: len(rows)] = [seeds[row] for row in rows]
+      keys = decode.row_keys(key, numbers)
       drawn = self._generate(
-        self._params, tokens, valid, keys, config=config, eos_ids=eos_ids
+        self._params, *inputs, keys, config=config, eos_ids=eos_ids
       )
       response = np.asarray(drawn.response)
       lengths = np.asarray(drawn.mask).sum(axis=1).astype(int)
@@ -212,24 +211,21 @@ class FlaxBackend:
     )
     return texts, usage
 
-  def _shared(self, ids: list[list[int]], own: list[int], room: int):
-    """Yields (rows, SharedBatch); see `prefixes.share`."""
-    self._limit(ids, room)
-    parts = prefixes.share(
-      ids, own, batch_size=self._batch_size, bucket=self._bucket
-    )
-    done = 0
-    for part in parts:
-      yield part.rows, part.batch
-      done += len(part.rows)
-      if self._progress is not None:
-        self._progress(done, len(ids))
+  def _inputs(self, ids: list[list[int]], room: int):
+    """Yields (rows, arrays): a SharedBatch, or [B, L] tokens and valid."""
+    limit = self._limit(ids, room)
+    if self._model.is_causal:
+      for rows, batch in self._shared(ids, [1] * len(ids)):
+        yield rows, (batch,)
+    else:
+      for rows, tokens, valid in self._batches(ids, limit):
+        yield rows, (tokens, valid)
 
   def _limit(self, ids: list[list[int]], room: int) -> int:
     """The most tokens of a prompt.
 
     Raises:
-      ValueError: a prompt has more.
+      ValueError: a prompt has more, or none.
     """
     limit = self._model.max_length - room
     for row, tokens in enumerate(ids):
@@ -240,11 +236,26 @@ class FlaxBackend:
           "judge's max_context_tokens, or take a model with a longer "
           "max_length"
         )
+      if not tokens:
+        raise ValueError(
+          f"prompt {row} is empty, and the labeler {self.name} has no token "
+          "that begins a sequence; ask it something"
+        )
     return limit
 
-  def _batches(self, ids: list[list[int]], room: int):
+  def _shared(self, ids: list[list[int]], own: list[int]):
+    """Yields (rows, SharedBatch); see `prefixes.share`."""
+    done = 0
+    for part in prefixes.share(
+      ids, own, batch_size=self._batch_size, bucket=self._bucket
+    ):
+      yield part.rows, part.batch
+      done += len(part.rows)
+      if self._progress is not None:
+        self._progress(done, len(ids))
+
+  def _batches(self, ids: list[list[int]], limit: int):
     """Yields (rows, tokens [B, L], valid [B, L]) with few distinct L."""
-    limit = self._limit(ids, room)
     buckets: dict[int, list[int]] = {}
     for row, tokens in enumerate(ids):
       length = prefixes.bucket_length(len(tokens), self._bucket)
@@ -259,9 +270,8 @@ class FlaxBackend:
         tokens = np.zeros((padded, length), np.int32)
         valid = np.zeros((padded, length), bool)
         for i, row in enumerate(rows):
-          if ids[row]:
-            tokens[i, length - len(ids[row]) :] = ids[row]
-            valid[i, length - len(ids[row]) :] = True
+          tokens[i, length - len(ids[row]) :] = ids[row]
+          valid[i, length - len(ids[row]) :] = True
         yield rows, tokens, valid
         done += len(rows)
         if self._progress is not None:

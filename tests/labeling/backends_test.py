@@ -85,6 +85,15 @@ def test_reading_prompts_together_changes_no_answer(backend):
   np.testing.assert_allclose(together, alone, atol=1e-4)
   assert usage == same_usage
   assert len({round(total, 3) for total, _ in together}) == 6
+  ask = dict(max_tokens=5, temperature=1.0, top_k=5, seed=3, stop="")
+  assert backend.complete(prompts, **ask) == apart.complete(prompts, **ask)
+
+
+def test_an_empty_prompt_is_an_error():
+  tokenizer = testing.CharTokenizer()
+  backend = backends.FlaxBackend(FUNCTIONS, None, tokenizer, name="tiny")
+  with pytest.raises(ValueError, match="prompt 1 is empty"):
+    backend.score_options(["a", ""], ("1", "2"))
 
 
 def test_a_prompt_is_a_user_message_of_a_chat():
