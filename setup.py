@@ -19,7 +19,10 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["rlaif_jax", "rlaif_jax.*"]),
-  package_data={"rlaif_jax.text": ["templates/*.toml"]},
+  package_data={
+    "rlaif_jax.text": ["templates/*.toml"],
+    "rlaif_jax.labeling": ["pages/*.html"],
+  },
   install_requires=[
     "jax",
     "flax",
