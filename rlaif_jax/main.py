@@ -44,6 +44,7 @@ JOBS = {
   "train_reward": "rlaif_jax.jobs.train_reward",
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
+  "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
   "compare": "rlaif_jax.jobs.compare_policies",
   "score": "rlaif_jax.jobs.score_responses",

@@ -19,7 +19,8 @@ def content_id(*parts: str) -> str:
   """Returns a 16-hex-digit name of the texts, the same on every machine."""
   digest = hashlib.sha256()
   for part in parts:
-    data = part.encode("utf-8")
+    # Half a surrogate pair is no UTF-8, but has a name as well.
+    data = part.encode("utf-8", "surrogatepass")
     digest.update(len(data).to_bytes(8, "little"))
     digest.update(data)
   return digest.hexdigest()[:16]
@@ -97,6 +98,11 @@ class Pair:
   first: str
   second: str
   source: str = ""
+
+  def __post_init__(self):
+    for name, value in vars(self).items():
+      if not isinstance(value, str):
+        raise ValueError(f"Pair: {name} is {value!r:.40}; it should be a text")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from rlaif_jax.jobs import labelers
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint as endpoint_lib
 from rlaif_jax.labeling import exports
-from rlaif_jax.labeling import likelihood
 
 # What a later start of the same run may change.
 MAY_CHANGE = ("budget_usd",)
@@ -165,17 +164,13 @@ def dry_run(
 
 def _check(judge, labeler_dir, endpoint, humans) -> None:
   """One kind of labeler, whole."""
-  served = [bool(labeler_dir), endpoint is not None].count(True)
-  if (judge is None) == (humans is None) or served != (judge is not None):
+  if humans is None:
+    labelers.check(judge, labeler_dir, endpoint)
+  elif judge is not None or labeler_dir or endpoint is not None:
     raise ValueError(
       "label: give judge with either labeler_dir or endpoint, or else humans; "
       f"got judge={judge}, labeler_dir={labeler_dir!r}, endpoint={endpoint}, "
       f"humans={humans}"
-    )
-  if endpoint is not None and isinstance(judge, likelihood.LikelihoodConfig):
-    raise ValueError(
-      "label: endpoints do not tell the likelihood of a given text; take a "
-      "JudgeConfig, or a model of your own as labeler_dir"
     )
 
 

@@ -51,6 +51,28 @@ def open_tokenizer(labeler_dir: str, tokenizer_dir: str) -> protocols.Tokenizer:
   return estimates.EstimatedTokenizer()
 
 
+def check(
+  judge: Judge | None,
+  labeler_dir: str,
+  endpoint: endpoint_lib.EndpointConfig | None,
+) -> None:
+  """One labeler, and a judge that can ask it.
+
+  Raises:
+    ValueError: not so.
+  """
+  if judge is None or bool(labeler_dir) == (endpoint is not None):
+    raise ValueError(
+      "give judge with either labeler_dir or endpoint; got "
+      f"judge={judge}, labeler_dir={labeler_dir!r}, endpoint={endpoint}"
+    )
+  if endpoint is not None and isinstance(judge, likelihood.LikelihoodConfig):
+    raise ValueError(
+      "endpoints do not tell the likelihood of a given text; take a "
+      "JudgeConfig, or a model of your own as labeler_dir"
+    )
+
+
 def open_labeler(
   *,
   labeler_dir: str = "",
@@ -59,12 +81,17 @@ def open_labeler(
   journal_file: str,
   mesh: str,
 ) -> Labeler:
-  """A model of this process, or a served one with a journal of answers."""
+  """A model of this process, or a served one with a journal of answers.
+
+  Without a journal ("") several threads may ask the served one.
+  """
   tokenizer = open_tokenizer(labeler_dir, tokenizer_dir)
   if endpoint is None:
     loaded = loading.load(labeler_dir, "language", mesh_lib.make_mesh(mesh))
     return Labeler(backend=loaded.backend(), tokenizer=loaded.tokenizer)
   served = endpoint_lib.EndpointBackend(endpoint)
+  if not journal_file:
+    return Labeler(backend=served, tokenizer=tokenizer)
   backend = journal.JournaledBackend(served, journal_file)
   return Labeler(
     backend=backend,

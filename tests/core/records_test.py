@@ -72,3 +72,12 @@ def test_records_inside_records_come_back():
   assert records.to_row(made) == row
   with pytest.raises(ValueError, match="Plain: missing keys"):
     records.from_row(outer, {"outer": {}, "name": "x"})
+
+
+def test_a_pair_is_of_texts_and_any_text_has_a_name():
+  fields = {"id": "p", "context": "c", "first": "a", "second": "b"}
+  for name in fields:
+    with pytest.raises(ValueError, match=f"{name} is 7; it should be a text"):
+      records.Pair(**{**fields, name: 7})
+  names = {records.content_id(text) for text in ("\ud800", "\ud801", "?")}
+  assert len(names) == 3

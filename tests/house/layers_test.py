@@ -49,6 +49,7 @@ FENCES = {
     "rlaif_jax.interop.zarr_files",
   ),
   "openai": ("rlaif_jax.labeling.endpoint",),
+  "apache_beam": ("rlaif_jax.labeling.beam_labels",),
   "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
   "jinja2": ("rlaif_jax.text.chat",),
   "torch": (),
@@ -68,6 +69,7 @@ LAZY = {
   "tokenizers",
   "jinja2",
   "openai",
+  "apache_beam",
 }
 
 # Floors on which nothing may reach JAX.
