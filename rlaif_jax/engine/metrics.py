@@ -66,7 +66,8 @@ class Progress:
 
   On a terminal the line is drawn over; elsewhere a line is printed every
   `every_seconds`. The rate leaves out what was done before this process
-  began and the first unit, which compiles.
+  began and, once there is a second more to go by, the first unit, which
+  compiles.
   """
 
   def __init__(
@@ -84,21 +85,21 @@ class Progress:
     self._shown = -math.inf
     self._start = time.monotonic()
     self._terminal = sys.stderr.isatty()
-    self._done = done
+    self._before = done
 
   def update(self, done: int, note: str = "") -> None:
     """Reports `done` of the total; `note` is a short text after the time."""
     now = time.monotonic()
     if self._begin is None:
       self._begin = (now, done)
-    self._done = done
     wait = 0.2 if self._terminal else self.every_seconds
     if now - self._shown < wait and done < self.total:
       return
     self._shown = now
     since, first = self._begin
-    elapsed = now - since
-    rate = (done - first) / elapsed if done > first and elapsed > 0 else 0.0
+    if now - since < 1.0:
+      since, first = self._start, self._before
+    rate = (done - first) / (now - since) if now > since else 0.0
     left = duration((self.total - done) / rate) if rate else "?"
     share = done / max(self.total, 1)
     bar = "#" * int(20 * share) + "." * (20 - int(20 * share))

@@ -34,5 +34,16 @@ def test_progress_shows_rate_and_time_left(capsys, monkeypatch):
   progress.update(31, "loss 1")
   progress.update(50)
   lines = capsys.readouterr().err.splitlines()
+  # One step in ten seconds, the only one so far; then twenty in ten.
+  assert "11/50 steps, 0.1 steps/s, 6m30s left" in lines[0]
   assert "31/50 steps, 2 steps/s, 9s left  loss 1" in lines[1]
   assert "50/50" in lines[2] and "0s left" in lines[2]
+
+
+def test_the_last_of_two_late_reports_is_no_rate(capsys, monkeypatch):
+  now = iter([0.0, 40.0, 40.1])
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: next(now))
+  progress = metrics.Progress("job", 2)
+  progress.update(1)
+  progress.update(2)
+  assert "2/2 steps, 0.0499 steps/s" in capsys.readouterr().err
