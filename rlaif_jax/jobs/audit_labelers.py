@@ -26,7 +26,7 @@ from rlaif_jax.evaluation import calibration
 from rlaif_jax.evaluation import position
 from rlaif_jax.jobs import labelers as labelers_lib
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import endpoint as endpoint_lib
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge as judge_lib
 from rlaif_jax.labeling import likelihood
 
@@ -108,7 +108,7 @@ def run(
   tasks: Mapping[str, str],
   labelers: Mapping[str, str],
   grid: GridConfig,
-  endpoint: endpoint_lib.EndpointConfig | None = None,
+  endpoint: endpoint_config.EndpointConfig | None = None,
   tokenizer_dir: str = "",
   limit: int = 0,
   chunk_size: int = 32,

@@ -26,7 +26,7 @@ from rlaif_jax.evaluation import win_rate
 from rlaif_jax.jobs import evaluate
 from rlaif_jax.jobs import labelers
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import endpoint as endpoint_lib
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge as judge_lib
 from rlaif_jax.labeling import store
 
@@ -40,7 +40,7 @@ def run(
   responses: Mapping[str, str] | None = None,
   judge: judge_lib.JudgeConfig | None = None,
   labeler_dir: str = "",
-  endpoint: endpoint_lib.EndpointConfig | None = None,
+  endpoint: endpoint_config.EndpointConfig | None = None,
   tokenizer_dir: str = "",
   rankings_files: tuple[str, ...] = (),
   limit: int = 0,

@@ -15,7 +15,7 @@ from rlaif_jax.core import records
 from rlaif_jax.jobs import labelers
 from rlaif_jax.labeling import beam_labels
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import endpoint as endpoint_lib
+from rlaif_jax.labeling import endpoint_config
 
 
 def run(
@@ -24,7 +24,7 @@ def run(
   pairs_pattern: str,
   judge: labelers.Judge,
   labeler_dir: str = "",
-  endpoint: endpoint_lib.EndpointConfig | None = None,
+  endpoint: endpoint_config.EndpointConfig | None = None,
   tokenizer_dir: str = "",
   output: str = "",
   pipeline_options: tuple[str, ...] = (),
@@ -108,7 +108,7 @@ def open_answering(
   *,
   judge_type: type,
   labeler_dir: str,
-  endpoint: endpoint_lib.EndpointConfig | None,
+  endpoint: endpoint_config.EndpointConfig | None,
   tokenizer_dir: str,
   mesh: str,
 ) -> beam_labels.Answering:

@@ -20,7 +20,7 @@ from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import instructions as instructions_lib
 from rlaif_jax.jobs import labelers
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import endpoint as endpoint_lib
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import exports
 
 # What a later start of the same run may change.
@@ -33,7 +33,7 @@ def run(
   pairs_file: str,
   judge: labelers.Judge | None = None,
   labeler_dir: str = "",
-  endpoint: endpoint_lib.EndpointConfig | None = None,
+  endpoint: endpoint_config.EndpointConfig | None = None,
   tokenizer_dir: str = "",
   humans: gold.HumanConfig | None = None,
   instructions: instructions_lib.InstructionConfig | None = None,

@@ -19,6 +19,7 @@ from rlaif_jax.engine import metrics
 from rlaif_jax.jobs import loading
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint as endpoint_lib
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import journal
 from rlaif_jax.labeling import judge as judge_lib
 from rlaif_jax.labeling import likelihood
@@ -54,7 +55,7 @@ def open_tokenizer(labeler_dir: str, tokenizer_dir: str) -> protocols.Tokenizer:
 def check(
   judge: Judge | None,
   labeler_dir: str,
-  endpoint: endpoint_lib.EndpointConfig | None,
+  endpoint: endpoint_config.EndpointConfig | None,
 ) -> None:
   """One labeler, and a judge that can ask it.
 
@@ -76,7 +77,7 @@ def check(
 def open_labeler(
   *,
   labeler_dir: str = "",
-  endpoint: endpoint_lib.EndpointConfig | None = None,
+  endpoint: endpoint_config.EndpointConfig | None = None,
   tokenizer_dir: str = "",
   journal_file: str,
   mesh: str,

@@ -20,7 +20,7 @@ from rlaif_jax.core import records
 from rlaif_jax.engine import metrics
 from rlaif_jax.jobs import labelers
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import endpoint as endpoint_lib
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge as judge_lib
 from rlaif_jax.labeling import responses
 from rlaif_jax.labeling import store
@@ -37,7 +37,7 @@ def run(
   judge: judge_lib.JudgeConfig | None = None,
   reference_file: str = "",
   labeler_dir: str = "",
-  endpoint: endpoint_lib.EndpointConfig | None = None,
+  endpoint: endpoint_config.EndpointConfig | None = None,
   tokenizer_dir: str = "",
   limit: int = 0,
   chunk_size: int = 256,

@@ -12,10 +12,8 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import dataclasses
 import logging as std_logging
 import math
-import os
 import random
 import threading
 import time
@@ -25,71 +23,11 @@ from typing import Any, Callable, Coroutine, Sequence
 from absl import logging
 
 from rlaif_jax.core import records
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import replies
 
 # How often in a row a prompt's replies may lack log-probs by some fault.
 _BARE_REPLIES = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
-  """Which endpoint labels, and how patiently it is asked.
-
-  Fields:
-    model: its name at the endpoint.
-    base_url: such as "http://127.0.0.1:8000/v1"; "" is the client's default.
-    api: "chat" makes a prompt one user message; "completions" continues it.
-    max_concurrency: requests that are under way at once.
-    timeout_seconds: of one request, all in all.
-    max_retries: how often a prompt is asked again after faults.
-    first_backoff_seconds: bound of the first wait; each next is twice that.
-    max_backoff_seconds: bound of any wait, a server's Retry-After included.
-    top_logprobs: tokens that a reply lists at each position.
-    answer_tokens: tokens written where options are scored; 0: as many as the
-      longest option has characters. A blank token at the start needs one more.
-    send_top_k: the server takes top_k, which is not of the OpenAI API.
-    api_key_variable: environment variable that holds the key.
-  """
-
-  model: str
-  base_url: str = ""
-  api: str = "chat"
-  max_concurrency: int = 16
-  timeout_seconds: float = 120.0
-  max_retries: int = 6
-  first_backoff_seconds: float = 1.0
-  max_backoff_seconds: float = 60.0
-  top_logprobs: int = 20
-  answer_tokens: int = 0
-  send_top_k: bool = False
-  api_key_variable: str = "OPENAI_API_KEY"
-
-  def __post_init__(self):
-    if not self.model:
-      raise ValueError("model is empty; name a model of the endpoint")
-    url = urllib.parse.urlsplit(self.base_url)
-    is_plain = url.scheme in ("http", "https") and bool(url.hostname)
-    if "@" in url.netloc or url.query or not is_plain and self.base_url:
-      raise ValueError(  # that does not show it: it may hold a secret
-        "base_url is not scheme, host and path alone; it should be like "
-        "'http://127.0.0.1:8000/v1', with the key in the environment variable "
-        f"{self.api_key_variable}"
-      )
-    if self.api not in ("chat", "completions"):
-      raise ValueError(f"api is {self.api!r}; take 'chat' or 'completions'")
-    bounds = {
-      "max_concurrency": (1, 1000),  # The client opens no more connections.
-      "timeout_seconds": (1e-3, math.inf),
-      "max_retries": (0, 100),
-      "first_backoff_seconds": (0, self.max_backoff_seconds),
-      "max_backoff_seconds": (0, 86400),
-      "top_logprobs": (1, math.inf),
-      "answer_tokens": (0, math.inf),
-    }
-    for field, (least, most) in bounds.items():
-      value = getattr(self, field)
-      if not least <= value <= most:
-        raise ValueError(f"{field} is {value}; take {least} to {most}")
 
 
 class _Call:
@@ -131,7 +69,7 @@ class EndpointBackend:
 
   def __init__(
     self,
-    config: EndpointConfig,
+    config: endpoint_config.EndpointConfig,
     *,
     progress: Callable[[int, int], None] | None = None,
   ):
@@ -145,7 +83,7 @@ class EndpointBackend:
     self._config = config
     self._progress = progress
     self.on_answer: Callable[[int, Any, records.Usage], None] | None = None
-    self._key = _read_key(config)
+    self._key = endpoint_config.read_key(config)
     where = urllib.parse.urlsplit(config.base_url).hostname or ""
     local = where.startswith("127.") or where in ("localhost", "::1")
     self._client = openai.AsyncOpenAI(
@@ -160,7 +98,9 @@ class EndpointBackend:
       std_logging.getLogger(name).setLevel(std_logging.WARNING)
     url = urllib.parse.urlsplit(str(self._client.base_url))
     host = url.netloc.rpartition("@")[2]
-    self.name = f"endpoint:{host}/{config.model}{_settings(config)}"
+    self.name = (
+      f"endpoint:{host}/{config.model}{endpoint_config.settings(config)}"
+    )
     self._slots = asyncio.Semaphore(config.max_concurrency)
     self._has_log_probs = False  # in any reply so far
     self._warned: set[str] = set()
@@ -359,6 +299,9 @@ class EndpointBackend:
     # Not `create`, which takes longer to look at the request and the reply
     # than all the rest of the client.
     body = {"model": self._config.model, "prompt": prompt, **settings}
+    body[self._config.token_limit] = body.pop("max_tokens")
+    for name in self._config.leave_out:
+      body.pop(name, None)
     if self._config.api == "chat":
       body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
       return await self._client.post(
@@ -376,25 +319,3 @@ class EndpointBackend:
     if what not in self._warned:
       logging.warning("%s: %s", self.name, what)
     self._warned.add(what)
-
-
-def _settings(config: EndpointConfig) -> str:
-  """What labels depend on besides the model, where it is not the default."""
-  changed = [
-    f"{name}={getattr(config, name)}"
-    for name in ("api", "top_logprobs", "answer_tokens", "send_top_k")
-    if getattr(config, name) != getattr(EndpointConfig, name)
-  ]
-  return f" ({', '.join(changed)})" if changed else ""
-
-
-def _read_key(config: EndpointConfig) -> str:
-  """The key of the environment; servers of one's own need none."""
-  key = os.environ.get(config.api_key_variable, "").strip()
-  is_ascii = key.isascii() and key.isprintable()
-  if not is_ascii or not (key or config.base_url):
-    raise ValueError(
-      f"the environment variable {config.api_key_variable} holds no key; put "
-      "the endpoint's key there, or give base_url of a server that needs none"
-    )
-  return key

@@ -13,7 +13,7 @@ from rlaif_jax.core import records
 from rlaif_jax.jobs import label_beam
 from rlaif_jax.jobs import label_pairs
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import endpoint
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge
 from rlaif_jax.labeling import likelihood
 from tests.labeling import faulty_server as fs
@@ -41,7 +41,7 @@ def pairs(tmp_path, monkeypatch):
 
 
 def served(server):
-  return endpoint.EndpointConfig(
+  return endpoint_config.EndpointConfig(
     model="m",
     base_url=server.url,
     timeout_seconds=5.0,

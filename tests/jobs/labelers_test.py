@@ -11,7 +11,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.core import records
 from rlaif_jax.jobs import labelers
-from rlaif_jax.labeling import endpoint
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge
 from rlaif_jax.text import estimates
 from tests import testing
@@ -119,7 +119,7 @@ def test_labels_of_other_settings_of_an_endpoint_are_other_labels(tmp_path):
   pytest.importorskip("openai")
 
   def name(**settings):
-    config = endpoint.EndpointConfig(
+    config = endpoint_config.EndpointConfig(
       model="m", base_url="http://127.0.0.1:9/v1", **settings
     )
     opened = labelers.open_labeler(

@@ -24,6 +24,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge
 
 # What may go wrong with one request, and what the client says if it always
@@ -247,7 +248,8 @@ class FaultyServer:
 
 def _choice(answer: Answer, request, *, chat: bool) -> dict[str, Any]:
   """One choice, in the layout of the API that is asked."""
-  tokens = list(answer.tokens)[: request["max_tokens"]]
+  limit = request.get("max_completion_tokens") or request["max_tokens"]
+  tokens = list(answer.tokens)[:limit]
   text = "".join(tokens)
   for stop in request.get("stop") or ():
     text = text.split(stop)[0]
@@ -308,7 +310,7 @@ def serving(plan: Plan = no_faults, *, progress: Any = None, **settings: Any):
       max_backoff_seconds=0.5,
       max_retries=2,
     )
-    config = endpoint.EndpointConfig(**{**defaults, **settings})
+    config = endpoint_config.EndpointConfig(**{**defaults, **settings})
     backend = endpoint.EndpointBackend(config, progress=progress)
     try:
       yield server, backend
@@ -329,7 +331,7 @@ def label(
   server: FaultyServer, count: int, *, orders: str = "both"
 ) -> tuple[list[records.Preference], records.Usage, jsonl.Quarantine]:
   """Labels `make_pairs` at a server, with short waits."""
-  config = endpoint.EndpointConfig(
+  config = endpoint_config.EndpointConfig(
     model="m",
     base_url=server.url,
     max_concurrency=32,
