@@ -239,17 +239,21 @@ class FaultyServer:
     if fault == "empty":
       result["choices"] = []
     if self._usage:
-      written = min(len(answer.tokens), request["max_tokens"])
+      written = min(len(answer.tokens), _limit(request))
       details = {"cached_tokens": len(prompt) // 2}
       counts = {"prompt_tokens": len(prompt), "completion_tokens": written}
       result["usage"] = {**counts, "prompt_tokens_details": details}
     return result
 
 
+def _limit(request: dict[str, Any]) -> int:
+  """Tokens of an answer, by either of the names that servers know."""
+  return request.get("max_completion_tokens") or request["max_tokens"]
+
+
 def _choice(answer: Answer, request, *, chat: bool) -> dict[str, Any]:
   """One choice, in the layout of the API that is asked."""
-  limit = request.get("max_completion_tokens") or request["max_tokens"]
-  tokens = list(answer.tokens)[:limit]
+  tokens = list(answer.tokens)[: _limit(request)]
   text = "".join(tokens)
   for stop in request.get("stop") or ():
     text = text.split(stop)[0]
