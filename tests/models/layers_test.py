@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rlaif_jax.models import layers
 from rlaif_jax.models import variant
@@ -59,3 +60,35 @@ def test_gated_mlp_by_hand():
   gate = x @ p["gate"]
   expected = (gate * jax.nn.sigmoid(gate) * (x @ p["up"])) @ p["down"]
   np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("platform, kind", [("cpu", "f32"), ("cuda", "bf16")])
+def test_a_bfloat16_product_has_the_type_that_its_platform_is_fast_in(
+  platform, kind
+):
+  a = jnp.ones((4, 8), jnp.bfloat16)
+  step = jax.jit(lambda a, b: layers.matmul(a, b, None))
+  lowered = step.trace(a, a.T).lower(lowering_platforms=(platform,))
+  (line,) = [x for x in lowered.as_text().splitlines() if "dot_general" in x]
+  assert line.rstrip().endswith(f"tensor<4x4x{kind}>")
+
+
+def test_a_rounded_product_and_its_gradient():
+  a = jax.random.normal(jax.random.key(0), (3, 5, 8)).astype(jnp.bfloat16)
+  b = jax.random.normal(jax.random.key(1), (8, 4)).astype(jnp.bfloat16)
+  exact = np.asarray(a, np.float64) @ np.asarray(b, np.float64)
+  out = layers.matmul(a, b, None)
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2**-8)
+  assert layers.matmul(a, b, jnp.float32).dtype == jnp.float32
+
+  def total(a, b):
+    return layers.matmul(a, b, None).astype(jnp.float32).sum()
+
+  grads = jax.jit(jax.grad(jax.checkpoint(total), argnums=(0, 1)))(a, b)
+  wanted = jax.grad(lambda a, b: (a @ b).sum(), argnums=(0, 1))(
+    a.astype(jnp.float32), b.astype(jnp.float32)
+  )
+  for found, exact in zip(grads, wanted, strict=True):
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-6)
