@@ -95,6 +95,7 @@ def run(
   selection: SelectionConfig,
   batch_size: int = 128,
   microbatches: int = 1,
+  remat: str = "none",
   mesh: str = "data:-1",
   seed: int = 0,
   name: str = "policy",
@@ -114,6 +115,7 @@ def run(
     selection: which candidate becomes the model.
     batch_size: prompts per step (paper: 128 episodes).
     microbatches: parts of a batch whose gradients are added.
+    remat: what the backward pass keeps of each layer; see `train_sft`.
     mesh: devices.
     seed: of order and samples.
     name: of the finished model.
@@ -136,7 +138,7 @@ def run(
   configs = {"policy": optimizer}
   value = None
   if row.needs_value:
-    value = architectures.scalar(sft.config)
+    value = architectures.scalar(sft.config, remat)
     params["value"] = scoring_model.scalar_params(value, sft, devices, seed)
     configs["value"] = value_optimizer
   # 2. Rollout and update.
@@ -152,7 +154,10 @@ def run(
   state = step_lib.state_from_params(params, tx, devices)
   update = step_lib.make_train_step(
     algorithms.make_loss(
-      sft.functions, value, config=rl, temperature=sampling.temperature
+      architectures.language(sft.config, remat),
+      value,
+      config=rl,
+      temperature=sampling.temperature,
     ),
     tx,
     microbatches=microbatches,

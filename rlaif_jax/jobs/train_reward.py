@@ -39,6 +39,8 @@ def run(
   label_counts: tuple[int, ...] = (),
   hard_labels: bool = False,
   label_smoothing: float = 0.0,
+  microbatches: int = 1,
+  remat: str = "none",
   mesh: str = "data:-1",
   seed: int = 0,
   name: str = "reward",
@@ -59,6 +61,8 @@ def run(
       start and for the same number of epochs, and measure.
     hard_labels: round soft labels to 0 or 1 (0.5 stays).
     label_smoothing: see `ops.preference.pair_logistic`; 0 in the paper.
+    microbatches: parts of a batch whose gradients are added.
+    remat: what the backward pass keeps of each layer; see `train_sft`.
     mesh: devices.
     seed: of the order.
     name: of the finished model.
@@ -79,10 +83,12 @@ def run(
     test_labels, start.tokenizer, start.sequence
   )
   # 2. One update step for all sizes: the compiled program is shared.
-  functions = architectures.scalar(start.config)
+  functions = architectures.scalar(start.config, remat)
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(
-    reward_model.make_loss(functions, label_smoothing=label_smoothing), tx
+    reward_model.make_loss(functions, label_smoothing=label_smoothing),
+    tx,
+    microbatches=microbatches,
   )
   score_pairs = jax.jit(
     lambda params, part: reward_model.pair_rewards(functions, params, part)

@@ -134,6 +134,7 @@ def run(
   batch_size: int = 128,
   microbatches: int = 1,
   context_weight: float = 0.0,
+  remat: str = "none",
   mesh: str = "data:-1",
   seed: int = 0,
   name: str = "sft",
@@ -154,6 +155,9 @@ def run(
     batch_size: rows per update (paper: 128).
     microbatches: parts of a batch whose gradients are added.
     context_weight: weight of the context's tokens in the loss.
+    remat: what the backward pass keeps of each layer: "none" computes
+      nothing again, "full" keeps the layers' inputs alone, "dots" the
+      products with parameters.
     mesh: devices, such as "data:-1".
     seed: of initialisation and order.
     name: of the finished model, shown in logs and reports.
@@ -184,7 +188,7 @@ def run(
   arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
   held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
-  functions = architectures.language(config)
+  functions = architectures.language(config, remat)
   tx = optimizer_lib.make_optimizer(optimizer)
   state, frozen, combine = first_state(
     functions, tx, start, lora, seed, devices

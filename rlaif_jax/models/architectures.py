@@ -21,8 +21,8 @@ class Architecture(NamedTuple):
   """A config class with the model functions that read it."""
 
   config: type
-  language: Callable[[Any], protocols.LanguageModel]
-  scalar: Callable[[Any], protocols.ScalarModel]
+  language: Callable[[Any, str], protocols.LanguageModel]
+  scalar: Callable[[Any, str], protocols.ScalarModel]
 
 
 ARCHITECTURES = {
@@ -48,11 +48,16 @@ def name_of(config: Config) -> str:
   )
 
 
-def language(config: Config) -> protocols.LanguageModel:
-  """The functions of a language model of these sizes."""
-  return ARCHITECTURES[name_of(config)].language(config)
+def language(config: Config, remat: str = "none") -> protocols.LanguageModel:
+  """The functions of a language model of these sizes.
+
+  Args:
+    config: sizes.
+    remat: what the backward pass keeps of each layer, of `layers.REMAT`.
+  """
+  return ARCHITECTURES[name_of(config)].language(config, remat)
 
 
-def scalar(config: Config) -> protocols.ScalarModel:
-  """The functions of a reward model or value network of these sizes."""
-  return ARCHITECTURES[name_of(config)].scalar(config)
+def scalar(config: Config, remat: str = "none") -> protocols.ScalarModel:
+  """The functions of a reward model or value network; see `language`."""
+  return ARCHITECTURES[name_of(config)].scalar(config, remat)

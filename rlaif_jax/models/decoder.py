@@ -109,12 +109,14 @@ class Decoder(nn.Module):
   """Tokens to hidden states, with or without a cache; hidden to logits."""
 
   config: DecoderConfig
+  remat: str = "none"
 
   def setup(self):
     c = self.config
+    block = layers.rematerialized(Block, self.remat)
     self.embedding = layers.Embedding(c.vocab_size, c.width, c.dtype)
     self.blocks = [
-      Block(c, c.variant.is_local(layer)) for layer in range(c.num_layers)
+      block(c, c.variant.is_local(layer)) for layer in range(c.num_layers)
     ]
     self.final_norm = layers.RMSNorm(
       c.norm_epsilon, c.dtype, offset=c.variant.norm_offset
@@ -223,9 +225,11 @@ def match_keys_to_queries(attention_params, config: DecoderConfig) -> None:
   attention_params["key"]["kernel"] = key.replace(value=value[:, ::group])
 
 
-def functions(config: DecoderConfig) -> protocols.LanguageModel:
-  """The plain functions of a decoder, params first."""
-  module = Decoder(config)
+def functions(
+  config: DecoderConfig, remat: str = "none"
+) -> protocols.LanguageModel:
+  """The plain functions of a decoder, params first; see `layers.REMAT`."""
+  module = Decoder(config, remat)
 
   def method(name):
     def call(params, *args):

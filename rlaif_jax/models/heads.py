@@ -25,9 +25,10 @@ class ScalarDecoder(nn.Module):
   """
 
   config: decoder.DecoderConfig
+  remat: str = "none"
 
   def setup(self):
-    self.decoder = decoder.Decoder(self.config)
+    self.decoder = decoder.Decoder(self.config, self.remat)
     self.head = layers.scalar_head()
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
@@ -36,9 +37,11 @@ class ScalarDecoder(nn.Module):
     return self.head(hidden.astype(jnp.float32))[..., 0]
 
 
-def functions(config: decoder.DecoderConfig) -> protocols.ScalarModel:
+def functions(
+  config: decoder.DecoderConfig, remat: str = "none"
+) -> protocols.ScalarModel:
   """The plain functions of a scalar decoder, params first."""
-  module = ScalarDecoder(config)
+  module = ScalarDecoder(config, remat)
 
   def init(key):
     tokens = jnp.zeros((1, 2), jnp.int32)

@@ -17,6 +17,26 @@ import jax.numpy as jnp
 Dtype = jnp.dtype | str
 
 
+# What the backward pass finds of a block instead of computing it again: all,
+# its input alone, or the results of its matrix products with parameters.
+REMAT = {
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
+  """The block's class, keeping for the backward pass what REMAT says.
+
+  Raises:
+    ValueError: no such choice.
+  """
+  if remat not in REMAT:
+    raise ValueError(f"remat is {remat!r}; use one of {sorted(REMAT)}")
+  return block if remat == "none" else nn.remat(block, policy=REMAT[remat])
+
+
 def matmul(a: jax.Array, b: jax.Array, out_dtype: Dtype | None) -> jax.Array:
   """a @ b, in `out_dtype` where one is given, else in that of a.
 

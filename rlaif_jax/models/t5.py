@@ -47,12 +47,13 @@ class T5(nn.Module):
   """Prompt and response tokens to the response's states; states to logits."""
 
   config: T5Config
+  remat: str = "none"
 
   def setup(self):
     c = self.config
     self.token_embedder = t5_layers.TokenEmbedder(c)
-    self.encoder = t5_layers.Encoder(c)
-    self.decoder = t5_layers.ResponseDecoder(c)
+    self.encoder = t5_layers.Encoder(c, self.remat)
+    self.decoder = t5_layers.ResponseDecoder(c, self.remat)
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
     """Logits [B, 1 + R, V]; makes all parameters."""
@@ -131,9 +132,10 @@ class ScalarT5(nn.Module):
   """
 
   config: T5Config
+  remat: str = "none"
 
   def setup(self):
-    self.decoder = T5(self.config)
+    self.decoder = T5(self.config, self.remat)
     self.head = layers.scalar_head()
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
@@ -161,9 +163,9 @@ def _init(module: nn.Module):
   return init
 
 
-def functions(config: T5Config) -> protocols.LanguageModel:
-  """The plain functions of an encoder-decoder, params first."""
-  module = T5(config)
+def functions(config: T5Config, remat: str = "none") -> protocols.LanguageModel:
+  """The plain functions of an encoder-decoder; see `layers.REMAT`."""
+  module = T5(config, remat)
 
   def method(name):
     def call(params, *args):
@@ -190,9 +192,11 @@ def functions(config: T5Config) -> protocols.LanguageModel:
   )
 
 
-def scalar_functions(config: T5Config) -> protocols.ScalarModel:
+def scalar_functions(
+  config: T5Config, remat: str = "none"
+) -> protocols.ScalarModel:
   """The plain functions of a reward model or value network."""
-  module = ScalarT5(config)
+  module = ScalarT5(config, remat)
 
   def states(params, batch):
     return module.apply({"params": params}, *_parts(batch))

@@ -238,11 +238,13 @@ class Encoder(nn.Module):
   """The stack that reads prompts."""
 
   config: T5Config
+  remat: str = "none"
 
   def setup(self):
     c = self.config
     self.relpos_bias = RelativeBias(c, both_ways=True)
-    self.layers = [EncoderLayer(c) for _ in range(c.num_layers)]
+    layer = layers.rematerialized(EncoderLayer, self.remat)
+    self.layers = [layer(c) for _ in range(c.num_layers)]
     self.encoder_norm = _norm(c)
 
   def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
@@ -259,11 +261,13 @@ class ResponseDecoder(nn.Module):
   """The stack that reads and writes responses."""
 
   config: T5Config
+  remat: str = "none"
 
   def setup(self):
     c = self.config
     self.relpos_bias = RelativeBias(c, both_ways=False)
-    self.layers = [DecoderLayer(c) for _ in range(c.num_decoder_layers)]
+    layer = layers.rematerialized(DecoderLayer, self.remat)
+    self.layers = [layer(c) for _ in range(c.num_decoder_layers)]
     self.decoder_norm = _norm(c)
     if not c.tie_embeddings:
       self.logits_dense = layers.Projection(
