@@ -1,39 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelling as a step of an Apache Beam pipeline.
+"""Labels by Apache Beam, for pairs that live on Dataflow, Flink or Spark.
 
-For pairs that live where Dataflow, Flink or Spark run. The judges are those of
-the `label` job and give the same labels. Equal pairs are asked once (they meet
-by the hash of their texts). Beam may run a bundle again after a fault and then
-asks again for what it held; a label store on a disk that all workers see
-prevents that. Only this module knows Beam, and imports it when it is used.
+Owns how pairs are spread and what of them is kept. Pairs are grouped into
+shards by the hash of their texts, the same ones as those of `label --shard`;
+each shard is filled like any label store, so a label costs and says what it
+would in the `label` job. Beam is imported when a pipeline is made, so that
+this module can be read without it. https://beam.apache.org/documentation/
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
-import functools
 import json
-import pickle
-import threading
-from typing import Any, Callable, Iterable, Iterator, Sequence
+import pathlib
+import shutil
+import tempfile
+import uuid
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.labeling import store
 
-# Of the counters: labelled, quarantined, and the fields of `records.Usage`.
+if TYPE_CHECKING:
+  import apache_beam as beam_types
+
+# Where Beam shows the counters.
 NAMESPACE = "rlaif_jax"
 
 QUARANTINE = "quarantine"
 
-# Pairs with the same texts, under the hash of these.
-Group = tuple[str, Iterable[dict[str, Any]]]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Worker:
+  """A labeler that a worker process has opened.
+
+  Fields:
+    backend: who labels.
+    tokenizer: its tokenizer, or one that stands for it.
+    turn: is held while the backend is asked: a lock where two threads of the
+      process should not ask at once.
+  """
+
+  backend: protocols.Backend
+  tokenizer: protocols.Tokenizer
+  turn: contextlib.AbstractContextManager = contextlib.nullcontext()
 
 
-def import_beam() -> Any:
-  """The package.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelingConfig:
+  """How a pipeline labels; all of it travels to the workers.
+
+  Fields:
+    open_labeler: opens the labeler, once per worker process.
+    judge_pairs: of `labeling.judge` or of `labeling.likelihood`.
+    judge: the config of it.
+    shards: parts by hash of the texts; a worker holds one part at a time.
+    batch_size: pairs that are asked for, and kept, at a time.
+    kept_dir: folder that all workers reach (local, gs://, hdfs://, ...), for
+      what is paid; "": nothing outlives the worker.
+  """
+
+  open_labeler: Callable[[], Worker]
+  judge_pairs: Callable[..., tuple[list[records.Preference], records.Usage]]
+  judge: Any
+  shards: int = 64
+  batch_size: int = 64
+  kept_dir: str = ""
+
+  def __post_init__(self):
+    for field in ("shards", "batch_size"):
+      if getattr(self, field) < 1:
+        raise ValueError(
+          f"{field} is {getattr(self, field)}; it should be at least 1"
+        )
+
+
+def import_beam() -> ModuleType:
+  """Apache Beam.
 
   Raises:
     ImportError: it is not installed.
@@ -42,194 +90,222 @@ def import_beam() -> Any:
     import apache_beam
   except ImportError as error:
     raise ImportError(
-      "Apache Beam is not installed; type: pip install 'rlaif_jax[beam]'"
+      "pipelines need Apache Beam; type: pip install 'rlaif_jax[beam]'"
     ) from error
   return apache_beam
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Answering:
-  """Who answers, opened once in each worker process.
+def as_pair(row: Any) -> records.Pair:
+  """A pair that has a name, of a decoded line.
 
-  Fields:
-    backend: a `protocols.Backend` that several threads may ask.
-    tokenizer: that counts and cuts contexts.
-    judge_pairs: of the module of the judge's config.
+  Raises:
+    ValueError, TypeError: it is none; the message is the reason.
   """
+  pair = records.from_row(records.Pair, row)
+  try:
+    "".join(vars(pair).values()).encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      "a text holds half a surrogate pair; it is no Unicode"
+    ) from error
+  return pair
 
-  backend: Any
-  tokenizer: Any
-  judge_pairs: Callable[..., Any]
+
+def shard_of(pair: records.Pair, shards: int) -> int:
+  """The shard that `label --shard=k/n` puts a pair into, from 0."""
+  name = records.content_id(pair.context, pair.first, pair.second)
+  return int(name, 16) % shards
 
 
-def label_pairs(
-  *,
-  open_answering: Callable[[], Answering],
-  judge: Any,
-  batch_size: int = 256,
-  store_dir: str = "",
-) -> Any:
-  """A PTransform: lines or rows of `records.Pair` to rows of `Preference`.
+# ---- On a worker.
 
-      labels, bad = lines | label_pairs(...)
 
-  Its outputs are `labels`, dicts as in labels.jsonl, in no order, and `bad`,
-  dicts of `row` and `reason`. Counters (`NAMESPACE`) say what it cost.
+@dataclasses.dataclass(frozen=True)
+class _Labeled:
+  """A shard with its labels, the pairs without one, and what it cost."""
+
+  labels: list[dict[str, Any]]
+  quarantine: list[dict[str, Any]]
+  counts: dict[str, int]
+
+
+def label_shard(
+  shard: int,
+  rows: Iterable[dict[str, Any]],
+  worker: Worker,
+  config: LabelingConfig,
+) -> _Labeled:
+  """Labels the pairs of a shard through a label store of its own.
+
+  The store's file is brought from `kept_dir` and sent back after each batch,
+  so that a shard that is given out again pays for the batch under way alone.
+  Batches are slices of the pairs in the order of their hashes: the same ones
+  on every runner.
 
   Args:
-    open_answering: opens the labeler in a worker; pickled, so it must hold
-      names and settings only. Secrets are read from the worker's environment.
-    judge: JudgeConfig or LikelihoodConfig.
-    batch_size: pairs of one call of the judge, at most.
-    store_dir: label store on a disk that all workers see; "": none.
+    shard: its number.
+    rows: of pairs, in any order.
+    worker: who labels.
+    config: how.
+
+  Raises:
+    preemption.Preempted: this process is asked to stop.
+  """
+  pairs = sorted(map(as_pair, rows), key=_order)
+  name = worker.backend.name
+  provenance = config.judge.provenance(name)
+  quarantine = jsonl.Quarantine()
+  kept = ""
+  if config.kept_dir:
+    kept = f"shard-{shard:05d}-of-{config.shards:05d}.jsonl"
+    kept = f"{config.kept_dir.rstrip('/')}/{kept}"
+
+  def ask(some):
+    with worker.turn:
+      return config.judge_pairs(
+        some,
+        worker.backend,
+        config.judge,
+        tokenizer=worker.tokenizer,
+        quarantine=quarantine,
+      )
+
+  with tempfile.TemporaryDirectory() as scratch:
+    file = pathlib.Path(scratch) / "labels.jsonl"
+    if kept:
+      _fetch(kept, file)
+    stored = store.LabelStore(
+      scratch,
+      fingerprint=config.judge.fingerprint(name),
+      provenance=provenance,
+    )
+    sent = 0
+
+    def update(done):
+      nonlocal sent
+      if kept and stored.asked > sent:
+        _send(file, kept)
+        sent = stored.asked
+      if preemption.requested():
+        raise preemption.Preempted(f"shard {shard}: stopped after {done} pairs")
+
+    with contextlib.closing(stored):
+      stored.fill(pairs, ask, chunk_size=config.batch_size, progress=update)
+      labels = [records.to_row(label) for label in stored.labels(pairs)]
+  made = json.dumps(provenance, sort_keys=True)
+  counts = {"labelled": len(labels), "quarantined": len(quarantine.rows)}
+  counts |= {"asked": stored.asked, **records.to_row(stored.usage)}
+  return _Labeled(
+    [{**label, "provenance": made} for label in labels], quarantine.rows, counts
+  )
+
+
+def _order(pair: records.Pair) -> tuple[str, ...]:
+  name = records.content_id(pair.context, pair.first, pair.second)
+  return name, pair.id, pair.source
+
+
+def _fetch(kept: str, file: pathlib.Path) -> None:
+  from apache_beam.io import filesystems
+
+  if filesystems.FileSystems.exists(kept):
+    with filesystems.FileSystems.open(kept) as source:
+      with open(file, "wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+def _send(file: pathlib.Path, kept: str) -> None:
+  """Puts the file in its place whole, whoever else does the same."""
+  from apache_beam.io import filesystems
+
+  partial = f"{kept}.{uuid.uuid4().hex}.partial"
+  with filesystems.FileSystems.create(partial) as target:
+    with open(file, "rb") as source:
+      shutil.copyfileobj(source, target)
+  filesystems.FileSystems.rename([partial], [kept])
+
+
+# ---- The transform.
+
+
+def label_pairs(config: LabelingConfig) -> "beam_types.PTransform":
+  """A transform from rows of `records.Pair` to rows of `records.Preference`.
+
+  Its input is a PCollection of dicts in one window. Its output is a dict of
+  two PCollections: "labels", whose rows are those of `records.Preference` and
+  a text `provenance` (JSON, as in the Parquet files), and "quarantine", whose
+  rows are {"where", "reason", "row"}. Counters in `NAMESPACE`: pairs, labelled,
+  quarantined, asked (pairs that were not found in `kept_dir`), and the fields
+  of `records.Usage`, which include what is kept.
 
   Raises:
     ImportError: Beam is not installed.
   """
   beam = import_beam()
-  work = _Batch(
-    opener=pickle.dumps(open_answering), judge=judge, store_dir=store_dir
-  )
+  from apache_beam.utils import shared
 
-  @beam.ptransform_fn
-  def LabelPairs(rows):
-    parsed = rows | "Parse" >> beam.FlatMap(parse).with_outputs(
-      QUARANTINE, main="pairs"
-    )
-    labelled = (
-      parsed.pairs
-      | "MeetByContent" >> beam.GroupByKey()
-      | "Batch" >> beam.BatchElements(batch_size, batch_size)
-      | "Label" >> beam.FlatMap(work).with_outputs(QUARANTINE, main="labels")
-    )
-    # What comes next may fail and run again; the labels are not paid again.
-    labels = labelled.labels | "KeepLabels" >> beam.Reshuffle()
-    bad = (parsed[QUARANTINE], labelled[QUARANTINE]) | beam.Flatten()
-    return labels, bad
+  handle = shared.Shared()
+
+  class Check(beam.DoFn):
+    def process(self, row):
+      try:
+        pair = as_pair(row)
+      except (ValueError, TypeError) as error:
+        bad = bad_row("labeling", error, jsonl.dump_row(row))
+        count({"quarantined": 1})
+        yield beam.pvalue.TaggedOutput(QUARANTINE, bad)
+        return
+      count({"pairs": 1})
+      yield shard_of(pair, config.shards), records.to_row(pair)
+
+  class LabelShard(beam.DoFn):
+    def setup(self):
+      self._worker = handle.acquire(config.open_labeler)
+
+    def process(self, element):
+      done = label_shard(*element, self._worker, config)
+      count(done.counts)
+      yield from done.labels
+      for row in done.quarantine:
+        yield beam.pvalue.TaggedOutput(QUARANTINE, row)
+
+  class LabelPairs(beam.PTransform):
+    def expand(self, input_or_inputs):
+      checked = input_or_inputs | "Check" >> beam.ParDo(Check()).with_outputs(
+        QUARANTINE, main="pairs"
+      )
+      labelled = (
+        checked.pairs
+        | "ByContent" >> beam.GroupByKey()
+        | "Label"
+        >> beam.ParDo(LabelShard()).with_outputs(QUARANTINE, main="labels")
+      )
+      # What fails behind it does not make the labels be asked again.
+      labels = labelled.labels | "Hold" >> beam.Reshuffle()
+      bad = (checked[QUARANTINE], labelled[QUARANTINE])
+      return {"labels": labels, QUARANTINE: bad | beam.Flatten()}
 
   return LabelPairs()
 
 
-def parse(row: Any) -> Iterator[Any]:
-  """A line (bytes or text) or a dict to (hash of the texts, row)."""
-  try:
-    pair = json.loads(row) if isinstance(row, bytes | str) else row
-    if not isinstance(pair, dict):
-      raise ValueError(f"a pair is an object, not {type(pair).__name__}")
-    pair = records.from_row(records.Pair, pair)
-    # Beam's own coder would stop at half a surrogate pair.
-    jsonl.dump_row(records.to_row(pair)).encode("utf-8")
-    key = records.content_id(pair.context, pair.first, pair.second)
-  except UnicodeEncodeError:
-    yield _bad(ascii(row), "half a surrogate pair is no Unicode")
-  except (ValueError, TypeError) as error:
-    said = jsonl.as_text(row) if isinstance(row, bytes) else str(row)
-    yield _bad(said, str(error))
-  else:
-    yield key, records.to_row(pair)
+def bad_row(where: str, error: Exception, row: str) -> dict[str, str]:
+  """A row of the quarantine; its text travels whatever it holds."""
+  text = row.encode("utf-8", "backslashreplace").decode("utf-8")
+  return {"where": where, "reason": str(error), "row": text}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Batch:
-  """Labels a batch of groups; what Beam pickles and sends to the workers."""
-
-  opener: bytes = dataclasses.field(repr=False)
-  judge: Any
-  store_dir: str
-
-  def __call__(self, groups: Sequence[Group]) -> Iterator[Any]:
-    if preemption.requested():
-      raise preemption.Preempted("label_beam: stopped")
-    same = [
-      [records.from_row(records.Pair, row) for row in rows]
-      for _, rows in groups
-    ]
-    firsts = [pairs[0] for pairs in same]
-    answering = _open(self.opener)
-    quarantine = jsonl.Quarantine()
-    found, usage = self._ask(firsts, answering, quarantine)
-    labels = {label.id: label for label in found}
-    reasons = {bad["row"]["id"]: bad["reason"] for bad in quarantine.rows}
-    for pairs in same:
-      label = labels.get(pairs[0].id)
-      for pair in pairs:
-        if label is None:
-          yield _bad(records.to_row(pair), reasons[pairs[0].id])
-        else:
-          own = {"id": pair.id, "source": pair.source}
-          yield records.to_row(label) | own
-    counted = sum(len(p) for p in same if p[0].id in labels)
-    count("labelled", counted)
-    for name, number in records.to_row(usage).items():
-      count(name, number)
-
-  def _ask(
-    self,
-    pairs: list[records.Pair],
-    answering: Answering,
-    quarantine: jsonl.Quarantine,
-  ) -> tuple[list[records.Preference], records.Usage]:
-    """Labels and what was paid now, through the store where there is one."""
-    spent = records.Usage()
-
-    def ask(some):
-      nonlocal spent
-      found, usage = answering.judge_pairs(
-        some,
-        answering.backend,
-        self.judge,
-        tokenizer=answering.tokenizer,
-        quarantine=quarantine,
-      )
-      spent += usage
-      return found, usage
-
-    if not self.store_dir:
-      return ask(pairs)
-    name = answering.backend.name
-    labels = store.LabelStore(
-      self.store_dir,
-      fingerprint=self.judge.fingerprint(name),
-      provenance=self.judge.provenance(name),
-      writer="beam",
-    )
-    try:
-      labels.fill(pairs, ask, chunk_size=len(pairs))
-      return list(labels.labels(pairs)), spent
-    finally:
-      labels.close()
+def count(counts: dict[str, int]) -> None:
+  """Adds to the counters, on a worker."""
+  beam = import_beam()
+  for name, count in counts.items():
+    beam.metrics.Metrics.counter(NAMESPACE, name).inc(count)
 
 
-def _bad(row: Any, reason: str) -> Any:
-  """A row for the second output, counted."""
-  count("quarantined", 1)
-  pvalue = import_beam().pvalue
-  return pvalue.TaggedOutput(QUARANTINE, {"row": row, "reason": reason})
-
-
-def count(name: str, number: int) -> None:
-  """Adds to a counter of the pipeline."""
-  import_beam().metrics.Metrics.counter(NAMESPACE, name).inc(number)
-
-
-def counters(result: Any) -> dict[str, int]:
-  """What a finished pipeline has counted, over all its steps."""
-  counted: dict[str, int] = collections.Counter()
-  for found in result.metrics().query()["counters"]:
-    if found.key.metric.namespace == NAMESPACE:
-      counted[found.key.metric.name] += found.result
-  return counted
-
-
-_lock = threading.Lock()
-
-
-def _open(opener: bytes) -> Answering:
-  """The labeler of this process, whatever thread asks."""
-  with _lock:
-    return _open_once(opener)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_once(opener: bytes) -> Answering:
-  return pickle.loads(opener)()
+def counts_of(result: Any) -> dict[str, int]:
+  """The counters of a finished pipeline's result, over all its steps."""
+  counts: dict[str, int] = {}
+  for counter in result.metrics().query()["counters"]:
+    if counter.key.metric.namespace == NAMESPACE:
+      name = counter.key.metric.name
+      counts[name] = counts.get(name, 0) + counter.result
+  return counts

@@ -49,7 +49,10 @@ FENCES = {
     "rlaif_jax.interop.zarr_files",
   ),
   "openai": ("rlaif_jax.labeling.endpoint",),
-  "apache_beam": ("rlaif_jax.labeling.beam_labels",),
+  "apache_beam": (
+    "rlaif_jax.labeling.beam_files",
+    "rlaif_jax.labeling.beam_labels",
+  ),
   "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
   "jinja2": ("rlaif_jax.text.chat",),
   "torch": (),

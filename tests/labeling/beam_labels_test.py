@@ -1,195 +1,359 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Beam transform: the labels of the judge, whatever the bundles."""
+"""The Beam pipeline: the judge's own labels, whatever happens on the way."""
 
 from __future__ import annotations
 
-import builtins
 import collections
-import functools
+import dataclasses
 import json
+import math
+import sys
 import threading
+import time
 
 import pytest
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.core import records
 from rlaif_jax.labeling import beam_labels
+from rlaif_jax.labeling import endpoint
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import store
+from rlaif_jax.text import estimates
 from tests import testing
+from tests.labeling import faulty_server
 
-CONFIG = judge.JudgeConfig(template="summary_base")
-# Opened labelers and asked prompts, by the name of a test.
-OPENED = collections.Counter()
-ASKED = collections.defaultdict(list)
+beam = pytest.importorskip("apache_beam")
+
+from apache_beam.internal.cloudpickle import cloudpickle
+from apache_beam.options import pipeline_options
+from apache_beam.testing import util
+
+# With the second flag the DirectRunner does not try to download another one.
+DIRECT = ("--runner=DirectRunner", "--allow_unsafe_triggers")
+THREADS = ("--direct_num_workers=3", "--direct_running_mode=multi_threading")
+JUDGE = judge.JudgeConfig()
+BROKEN = "half \ud800"
 
 
-def longer_is_better(name, prompt, option):
-  if option == "1":
-    ASKED[name].append(prompt)
-  lines = [line for line in prompt.split("\n") if line.startswith("text")]
-  first, second = lines[-2:]
-  return -0.1 if (len(first) > len(second)) == (option == "1") else -2.0
+def log_prob(prompt, option):
+  """A label that is drawn by the prompt; NaN for a document that asks."""
+  if "no answer" in prompt:
+    return math.nan
+  return math.log(0.05 + 0.4 * faulty_server.number(prompt, option))
 
 
-def open_answering(name):
-  OPENED[name] += 1
-  return beam_labels.Answering(
-    backend=testing.ScriptedBackend(functools.partial(longer_is_better, name)),
-    tokenizer=testing.CharTokenizer(),
-    judge_pairs=judge.judge_pairs,
+class World:
+  """What the workers of a test share: they are threads of this process."""
+
+  opened = 0
+  asked: collections.Counter[str] = collections.Counter()
+  calls = 0
+  failing_calls: set[int] = set()  # the numbers of those that fail, from 1
+  most_at_once = at_once = 0
+  found: dict[str, list] = {}
+
+
+@pytest.fixture(autouse=True)
+def world():
+  World.opened = World.calls = World.most_at_once = World.at_once = 0
+  World.failing_calls = set()
+  World.asked = collections.Counter()
+
+
+class Backend(testing.ScriptedBackend):
+  """Notes what is paid, and fails as told."""
+
+  def score_options(self, prompts, options):
+    World.at_once += 1
+    World.most_at_once = max(World.most_at_once, World.at_once)
+    try:
+      World.calls += 1
+      if World.calls in World.failing_calls:
+        raise ConnectionError("told to fail")
+      World.asked.update(prompts)
+      time.sleep(0.01)  # Long enough to meet another thread.
+      return super().score_options(prompts, options)
+    finally:
+      World.at_once -= 1
+
+
+def open_worker():
+  World.opened += 1
+  return beam_labels.Worker(
+    backend=Backend(log_prob),
+    tokenizer=estimates.EstimatedTokenizer(),
+    turn=threading.Lock(),
   )
 
 
-def make_pairs(count=40):
+def make_config(**changes):
+  settings = dict(
+    open_labeler=open_worker,
+    judge_pairs=judge.judge_pairs,
+    judge=JUDGE,
+    shards=4,
+    batch_size=3,
+  )
+  return beam_labels.LabelingConfig(**settings | changes)
+
+
+def make_pairs(count=20):
   return [
-    records.Pair(
-      id=f"p{i}",
-      context=f"context {i}",
-      first="text " + "a" * (1 + i % 7),
-      second="text " + "b" * (1 + i % 5),
-      source=f"s{i % 3}",
-    )
+    records.Pair(id=f"p{i}", context=f"doc {i}", first="a", second=f"b {i}")
     for i in range(count)
   ]
 
 
-def run(name, rows, *options, **settings):
-  """(labels by id, quarantined rows, counters) of a pipeline."""
-  beam = pytest.importorskip("apache_beam")
-  kept = collections.defaultdict(list)
-  lock = threading.Lock()
-  number = f"{name}/{threading.get_ident()}"
-  KEPT[number] = kept, lock
-  pipeline = beam.Pipeline(
-    "FnApiRunner",
-    options=beam.options.pipeline_options.PipelineOptions(list(options)),
+def expected(pairs):
+  labels, usage = judge.judge_pairs(
+    pairs,
+    testing.ScriptedBackend(log_prob),
+    JUDGE,
+    tokenizer=estimates.EstimatedTokenizer(),
+    quarantine=jsonl.Quarantine(),
   )
-  labels, bad = (
-    pipeline
-    | beam.Create(rows)
-    | beam_labels.label_pairs(
-      open_answering=functools.partial(open_answering, name),
-      judge=CONFIG,
-      **{"batch_size": 8, **settings},
-    )
-  )
-  _ = labels | "labels" >> beam.Map(functools.partial(keep, number, "labels"))
-  _ = bad | "bad" >> beam.Map(functools.partial(keep, number, "bad"))
+  return [records.to_row(label) for label in labels], usage
+
+
+def run(rows, config, *, flags=DIRECT):
+  """Labels and quarantine, each in the order of their lines, and counters."""
+
+  def keep(name):
+    def check(rows):  # Travels as a copy; World does not.
+      World.found[name] = sorted(rows, key=jsonl.dump_row)
+
+    return check
+
+  options = pipeline_options.PipelineOptions(list(flags))
+  pipeline = beam.Pipeline(options=options)
+  out = pipeline | beam.Create(rows) | beam_labels.label_pairs(config)
+  for name, rows in out.items():
+    util.assert_that(rows, keep(name), label=name)
   result = pipeline.run()
   result.wait_until_finish()
-  found = {row["id"]: row for row in kept["labels"]}
-  assert len(found) == len(kept["labels"])
-  return found, kept["bad"], beam_labels.counters(result)
+  counts = beam_labels.counts_of(result)
+  return World.found["labels"], World.found["quarantine"], counts
 
 
-KEPT = {}
+def plain(rows):
+  """Labels without provenance, in the order of their ids."""
+  rows = [{k: v for k, v in r.items() if k != "provenance"} for r in rows]
+  return by_id(rows)
 
 
-def keep(number, name, row):
-  kept, lock = KEPT[number]
-  with lock:
-    kept[name].append(row)
+def by_id(rows):
+  return sorted(rows, key=lambda row: row["id"])
 
 
-def expected(pairs):
-  """What the judge says without Beam, as rows by id."""
-  backend = testing.ScriptedBackend(functools.partial(longer_is_better, "no"))
-  labels, usage = judge.judge_pairs(
-    pairs, backend, CONFIG, tokenizer=testing.CharTokenizer()
-  )
-  return {label.id: records.to_row(label) for label in labels}, usage
-
-
-@pytest.mark.parametrize(
-  "options",
-  [
-    (),
-    ("--direct_num_workers=3", "--direct_running_mode=multi_threading"),
-  ],
-  ids=["one", "threads"],
-)
-def test_labels_are_those_of_the_judge(options):
+@pytest.mark.parametrize("flags", [DIRECT, DIRECT + THREADS])
+def test_labels_are_the_judges(flags):
   pairs = make_pairs()
-  name = f"same {len(options)}"
-  rows = [json.dumps(records.to_row(pair)).encode() for pair in pairs]
-  labels, bad, counters = run(name, rows, *options)
-  wanted, usage = expected(pairs)
-  assert labels == wanted and bad == []
-  assert counters["labelled"] == 40
-  assert counters["input_tokens"] == usage.input_tokens
-  assert counters["requests"] == usage.requests == 80
-  # One labeler in the process, whatever the threads.
-  assert OPENED[name] == 1
+  same = [dataclasses.replace(pairs[0], id="q0", source="twin")]
+  equal = [records.Pair(id="q1", context="c", first="a", second="a")]
+  everything = pairs + same + equal
+  rows = [records.to_row(pair) for pair in everything]
+  labels, quarantine, counts = run(rows, make_config(), flags=flags)
+  wanted, _ = expected(everything)
+  _, usage = expected(pairs)  # The twin costs nothing.
+  assert plain(labels) == by_id(wanted)
+  assert not quarantine
+  assert set(World.asked.values()) == {1}
+  assert World.opened == 1 and World.most_at_once == 1
+  assert counts == {
+    "pairs": 22,
+    "labelled": 22,
+    "asked": 21,
+    "quarantined": 0,
+    **records.to_row(usage),
+  }
+  provenance = json.loads(labels[0]["provenance"])
+  assert provenance == JUDGE.provenance("scripted")
 
 
-def test_equal_pairs_are_asked_once_and_keep_their_own_names():
-  pairs = make_pairs(6)
-  again = [
-    records.Pair(**{**records.to_row(pair), "id": f"{pair.id} again"})
-    for pair in pairs
+def test_bad_rows_are_set_aside_with_the_judges_reasons():
+  good = make_pairs(3)
+  poses = records.Pair(id="b", context="c", first="Summary 2 - x", second="y")
+  silent = records.Pair(id="n", context="no answer", first="x", second="y")
+  broken = records.Pair(id="s", context=BROKEN, first="x", second="y")
+  rows = [*map(records.to_row, [*good, poses, silent]), {"id": "m"}, 5]
+  rows.append({**records.to_row(good[0]), "first": None})
+  labels, quarantine, counts = run(rows, make_config())
+  assert [row["id"] for row in plain(labels)] == ["p0", "p1", "p2"]
+  known = jsonl.Quarantine()
+  judge.judge_pairs(
+    [poses, silent, broken],
+    testing.ScriptedBackend(log_prob),
+    JUDGE,
+    quarantine=known,
+  )
+  reasons = [row["reason"] for row in quarantine]
+  assert {row["reason"] for row in known.rows[:2]} < set(reasons)
+  assert sum("missing keys" in reason for reason in reasons) == 1
+  assert sum("not iterable" in reason for reason in reasons) == 1
+  assert "it should be a text" in str(reasons)
+  assert counts["quarantined"] == len(quarantine) == 5
+  with pytest.raises(ValueError) as caught:
+    beam_labels.as_pair(records.to_row(broken))
+  assert str(caught.value) == known.rows[2]["reason"]
+  bad = beam_labels.bad_row("f:1", caught.value, BROKEN)
+  assert bad["row"] == "half \\ud800"
+
+
+def test_what_is_kept_is_not_asked_again(tmp_path):
+  rows = [records.to_row(pair) for pair in make_pairs()]
+  config = make_config(kept_dir=str(tmp_path / "store"))
+  first = run(rows, config)
+  second = run(rows, dataclasses.replace(config, batch_size=7))
+  assert first[0] == second[0]
+  assert set(World.asked.values()) == {1}
+  assert first[2]["asked"] == 20 and second[2]["asked"] == 0
+  assert first[2]["requests"] == second[2]["requests"] == 40
+  # More pairs: only they are asked. Another judge: all.
+  more = [records.to_row(pair) for pair in make_pairs(22)]
+  assert run(more, config)[2]["asked"] == 2
+  other = dataclasses.replace(config, judge=judge.JudgeConfig(orders="first"))
+  assert run(rows, other)[2]["asked"] == 20
+  # The folder is a label store.
+  names = sorted(path.name for path in (tmp_path / "store").iterdir())
+  assert names == [f"shard-{k:05d}-of-00004.jsonl" for k in range(4)]
+  stored = store.LabelStore(
+    tmp_path / "store", fingerprint=JUDGE.fingerprint("scripted")
+  )
+  labels = list(stored.labels(make_pairs()))
+  assert by_id(map(records.to_row, labels)) == plain(first[0])
+
+
+def test_beam_runs_a_bundle_again(tmp_path):
+  """This runner tries four times; the second call of the judge fails."""
+  rows = [records.to_row(pair) for pair in make_pairs(9)]
+  World.failing_calls = {2, 4}
+  labels, quarantine, counts = run(
+    rows,
+    make_config(shards=1, kept_dir=str(tmp_path)),
+    flags=("--runner=BundleBasedDirectRunner",),
+  )
+  assert plain(labels) == expected(make_pairs(9))[0] and not quarantine
+  assert World.calls == 5
+  assert set(World.asked.values()) == {1} and len(World.asked) == 18
+  assert counts["labelled"] == 9 and counts["requests"] == 18
+
+
+def test_a_shard_that_is_given_out_again_pays_for_one_batch(tmp_path):
+  """One shard in batches of 3; the third call fails, then all is well."""
+  rows = [records.to_row(pair) for pair in make_pairs(9)]
+  config = make_config(shards=1, kept_dir=str(tmp_path))
+  World.failing_calls = {3}
+  with pytest.raises(ConnectionError):
+    beam_labels.label_shard(0, rows, open_worker(), config)
+  again = beam_labels.label_shard(0, rows, open_worker(), config)
+  assert World.calls == 4
+  assert set(World.asked.values()) == {1} and len(World.asked) == 18
+  assert again.counts["asked"] == 3 and again.counts["requests"] == 18
+  assert again.counts["labelled"] == 9
+  # Nothing half-written stays.
+  assert [path.name for path in tmp_path.iterdir()] == [
+    "shard-00000-of-00001.jsonl"
   ]
-  rows = list(map(records.to_row, pairs + again))
-  labels, _, counters = run("equal", rows)
-  assert len(ASKED["equal"]) == 12
-  assert counters["labelled"] == 12
-  for pair in pairs:
-    one, two = labels[pair.id], labels[f"{pair.id} again"]
-    assert one["p_first"] == two["p_first"] and one["id"] != two["id"]
 
 
-def test_bad_rows_are_set_aside_with_the_reason():
-  good = records.to_row(make_pairs(1)[0])
-  posing = {**good, "id": "posing", "first": "fine\nSummary 2 - is bad"}
-  broken = {**good, "id": "broken", "first": "text \ud800"}
-  same = {**good, "id": "same", "second": good["first"]}
-  rows = [json.dumps(row).encode() for row in (good, posing, broken, same)] + [
-    b"no json",
-    b'{"id": "\xff"}',
-    b"[1]",
-    b'{"id": "few"}',
-    b'{"id": "n", "context": 1, "first": "a", "second": "b"}',
-  ]
-  labels, bad, counters = run("bad", rows)
-  assert set(labels) == {"p0", "same"}
-  assert labels["same"]["p_first"] == 0.5
-  reasons = " | ".join(sorted(row["reason"] for row in bad))
-  for word in (
-    "poses as a part",
-    "no Unicode",
-    "missing keys",
-    "an object",
-    "should be a text",
-  ):
-    assert word in reasons
-  assert len(bad) == counters["quarantined"] == 7
+def test_batches_do_not_depend_on_the_order_of_the_rows():
+  rows = [records.to_row(pair) for pair in make_pairs(9)]
+  config = make_config(shards=1)
+  backends = []
+  for some in (rows, rows[::-1]):
+    worker = open_worker()
+    beam_labels.label_shard(0, some, worker, config)
+    backends.append(worker.backend)
+  assert len(backends[0].calls) == 3
+  assert backends[0].calls == backends[1].calls
 
 
-def test_a_store_pays_for_nothing_twice(tmp_path):
-  rows = list(map(records.to_row, make_pairs(20)))
-  settings = {"store_dir": str(tmp_path / "store")}
-  threads = ("--direct_num_workers=3", "--direct_running_mode=multi_threading")
-  first, _, _ = run("store", rows[:12], *threads, **settings)
-  assert len(ASKED["store"]) == 24
-  both, _, counters = run("store", rows, *threads, **settings)
-  assert len(ASKED["store"]) == 40 and counters["requests"] == 16
-  assert {**both, **first} == both == expected(make_pairs(20))[0]
-
-
-def test_a_stop_is_heard_before_the_next_batch(monkeypatch):
+def test_a_stop_is_heard_after_a_batch(tmp_path, monkeypatch):
   monkeypatch.setattr(preemption, "requested", lambda: True)
-  with pytest.raises(preemption.Preempted, match="label_beam: stopped"):
-    run("stop", [records.to_row(make_pairs(1)[0])])
-  assert not ASKED["stop"]
+  rows = [records.to_row(pair) for pair in make_pairs(9)]
+  config = make_config(shards=1, kept_dir=str(tmp_path))
+  with pytest.raises(preemption.Preempted, match="stopped after 3 pairs"):
+    beam_labels.label_shard(0, rows, open_worker(), config)
+  assert len(World.asked) == 6  # both orders of 3 pairs, which are kept
+  monkeypatch.undo()
+  done = beam_labels.label_shard(0, rows, open_worker(), config)
+  assert done.counts["asked"] == 6 and set(World.asked.values()) == {1}
 
 
-def test_without_beam_it_says_what_to_type(monkeypatch):
-  real = builtins.__import__
+def test_an_endpoint_with_faults_gives_the_labels_of_one_without():
+  pairs = make_pairs(40)
+  rows = [records.to_row(pair) for pair in pairs]
+  plan = faulty_server.random_plan(0.15)
+  with faulty_server.FaultyServer(plan=plan, slow_seconds=0.5) as server:
+    served = endpoint_config.EndpointConfig(
+      model="m",
+      base_url=server.url,
+      timeout_seconds=0.3,
+      first_backoff_seconds=0.01,
+      max_backoff_seconds=0.1,
+      max_retries=10,
+    )
 
-  def without(name, *rest):
-    if name.startswith("apache_beam"):
-      raise ImportError(name)
-    return real(name, *rest)
+    def open_endpoint():
+      World.opened += 1
+      return beam_labels.Worker(
+        backend=endpoint.EndpointBackend(served),
+        tokenizer=estimates.EstimatedTokenizer(),
+      )
 
-  monkeypatch.setattr(builtins, "__import__", without)
-  with pytest.raises(ImportError, match=r"pip install 'rlaif_jax\[beam\]'"):
-    beam_labels.label_pairs(open_answering=dict, judge=CONFIG)
+    config = make_config(open_labeler=open_endpoint, batch_size=5)
+    labels, quarantine, counts = run(rows, config, flags=DIRECT + THREADS)
+    assert server.faults.total() > 0
+    assert max(server.served.values()) == 1
+    assert counts["retries"] == server.received.total() - 80
+    assert counts["input_tokens"] >= sum(len(p) for p in server.served)
+  assert World.opened == 1 and not quarantine
+  reference, _, _ = faulty_server_twin(pairs)
+  assert [row["p_first"] for row in plain(labels)] == [
+    row["p_first"] for row in plain(reference)
+  ]
+
+
+def faulty_server_twin(pairs):
+  """The judge itself, in one call, by a server without faults."""
+  with faulty_server.FaultyServer() as server:
+    backend = endpoint.EndpointBackend(
+      endpoint_config.EndpointConfig(model="m", base_url=server.url)
+    )
+    labels, usage = judge.judge_pairs(pairs, backend, JUDGE)
+    backend.close()
+  return [records.to_row(label) for label in labels], [], usage
+
+
+def test_the_key_is_not_part_of_the_pipeline(monkeypatch):
+  monkeypatch.setenv("MY_KEY_VARIABLE", "sk-very-secret")
+  served = endpoint_config.EndpointConfig(
+    model="m", base_url="http://h/v1", api_key_variable="MY_KEY_VARIABLE"
+  )
+
+  def open_endpoint():
+    return beam_labels.Worker(
+      backend=endpoint.EndpointBackend(served),
+      tokenizer=estimates.EstimatedTokenizer(),
+    )
+
+  transform = beam_labels.label_pairs(make_config(open_labeler=open_endpoint))
+  travels = cloudpickle.dumps(transform)
+  assert b"MY_KEY_VARIABLE" in travels
+  assert b"sk-very-secret" not in travels
+
+
+def test_without_beam_the_error_says_what_to_type(monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  with pytest.raises(ImportError, match=r"rlaif_jax\[beam\]"):
+    beam_labels.label_pairs(make_config())
+
+
+def test_sizes_are_checked():
+  with pytest.raises(ValueError, match="shards is 0"):
+    make_config(shards=0)
+  with pytest.raises(ValueError, match="batch_size is 0"):
+    make_config(batch_size=0)
