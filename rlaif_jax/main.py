@@ -51,6 +51,7 @@ JOBS = {
   "contrast": "rlaif_jax.jobs.contrast_pairs",
   "audit": "rlaif_jax.jobs.audit_labelers",
   "report": "rlaif_jax.jobs.report_runs",
+  "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
 }
 

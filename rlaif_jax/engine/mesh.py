@@ -7,7 +7,7 @@ parameters over four. Everything is jit with NamedSharding.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import flax.linen as nn
 import jax
@@ -82,6 +82,20 @@ def param_shardings(mesh: jax.sharding.Mesh, boxed: Any) -> Any:
 
   return jax.tree.map(
     sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def abstract_params(
+  init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
+) -> Any:
+  """Shapes and shardings of a model's parameters, without making them."""
+  boxed = jax.eval_shape(init, jax.random.key(0))
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    nn.unbox(boxed),
+    param_shardings(mesh, boxed),
   )
 
 

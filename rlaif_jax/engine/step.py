@@ -59,7 +59,36 @@ def state_from_params(
   Every leaf gets an explicit NamedSharding, the one that the update step's
   outputs have, so that the second call does not compile again.
   """
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  opt_state = optimizer.init(params)
+  layout = _layout(params, opt_state, mesh)
+  return TrainState(
+    step=jax.device_put(jnp.zeros((), jnp.int32), layout.step),
+    params=params,
+    opt_state=jax.device_put(opt_state, layout.opt_state),
+  )
+
+
+def abstract_state(
+  init: Callable[[jax.Array], Any],
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Shapes and shardings of `init_state`, for a mesh that need not be here."""
+  params = mesh_lib.abstract_params(init, mesh)
+  opt_state = jax.eval_shape(optimizer.init, params)
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    TrainState(step=step, params=params, opt_state=opt_state),
+    _layout(params, opt_state, mesh),
+  )
+
+
+def _layout(params: Any, opt_state: Any, mesh: jax.sharding.Mesh) -> TrainState:
+  """The sharding of each leaf of a state."""
+  everywhere = mesh_lib.replicated(mesh)
   by_name = {
     _names(path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -71,12 +100,14 @@ def state_from_params(
     tails = (names[i:] for i in range(len(names)))
     parameter = next((by_name[t] for t in tails if t in by_name), None)
     if parameter is not None and parameter.shape == leaf.shape:
-      return jax.device_put(leaf, parameter.sharding)
-    return jax.device_put(leaf, everywhere)
+      return parameter.sharding
+    return everywhere
 
-  opt_state = jax.tree_util.tree_map_with_path(place, optimizer.init(params))
-  step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
-  return TrainState(step=step, params=params, opt_state=opt_state)
+  return TrainState(
+    step=everywhere,
+    params=jax.tree.map(lambda leaf: leaf.sharding, params),
+    opt_state=jax.tree_util.tree_map_with_path(place, opt_state),
+  )
 
 
 def _names(path: Any) -> tuple[str, ...]:
@@ -152,7 +183,8 @@ def make_train_step(
 
   Returns:
     A function that donates its state. `state.step` grows by one however many
-    updates the step makes inside.
+    updates the step makes inside. Its `lower` takes shapes instead of arrays,
+    for a look at the program.
   """
 
   def update(carry, part, key, frozen):
@@ -201,12 +233,15 @@ def make_train_step(
     state = jax.tree.unflatten(structure, shardings)
     return jax.jit(run, donate_argnums=0, out_shardings=(state, None))
 
-  def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None):
+  def program(state: TrainState):
     # The new state is laid out as the old one: left to itself the compiler
     # names the same layout otherwise, and the second call compiles again.
     leaves, structure = jax.tree.flatten(state)
-    compiled = jitted(tuple(leaf.sharding for leaf in leaves), structure)
-    step.compiled = compiled
-    return compiled(state, batch, key, frozen)
+    return jitted(tuple(leaf.sharding for leaf in leaves), structure)
 
+  def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None):
+    step.compiled = program(state)
+    return step.compiled(state, batch, key, frozen)
+
+  step.lower = lambda state, *rest: program(state).lower(state, *rest)
   return step

@@ -138,7 +138,7 @@ def place(
 ) -> tuple[Any, int]:
   """All parameters on the mesh, and how many numbers they hold."""
   functions = architectures.language(checkpoint.config)
-  like = names.flatten(loading.abstract_params(functions.init, devices))
+  like = names.flatten(mesh_lib.abstract_params(functions.init, devices))
   checkpoint.check({path: leaf.shape for path, leaf in like.items()})
   progress = metrics.Progress("convert", len(like), unit="tensors")
   flat = {}

@@ -82,7 +82,7 @@ def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
   )
   make = architecture.language if kind == "language" else architecture.scalar
   functions = make(config)
-  like = abstract_params(functions.init, mesh)
+  like = mesh_lib.abstract_params(functions.init, mesh)
   return Loaded(
     directory=directory,
     name=description["name"],
@@ -92,20 +92,6 @@ def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
     chat=tuple(description["chat"]),
     functions=functions,
     params=checkpoint.load_params(f"{directory}", like),
-  )
-
-
-def abstract_params(init: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Shapes and shardings of a model's parameters, without making them."""
-  boxed = jax.eval_shape(init, jax.random.key(0))
-  shardings = mesh_lib.param_shardings(mesh, boxed)
-  return jax.tree.map(
-    lambda box, s: jax.ShapeDtypeStruct(
-      box.value.shape, box.value.dtype, sharding=s
-    ),
-    boxed,
-    shardings,
-    is_leaf=lambda x: hasattr(x, "names"),
   )
 
 

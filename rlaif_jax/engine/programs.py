@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled program costs: memory, FLOPs, bytes, collectives, time.
+
+The compiler's own figures, per device. It counts the body of a loop once, so a
+program that is measured should have none (`unrolled`: gradient accumulation
+and decoding are measured by their parts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from rlaif_jax.engine import chips
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_BYTES |= {"f8e4m3fn": 1, "f8e5m2": 1, "f32": 4, "s32": 4, "u32": 4}
+_BYTES |= {"f64": 8, "s64": 8, "u64": 8}
+
+# Bytes that a device sends around a ring of n, per byte of the result.
+_SENT = {
+  "all-gather": lambda n: (n - 1) / n,
+  "all-reduce": lambda n: 2 * (n - 1) / n,
+  "reduce-scatter": lambda n: float(n - 1),
+  "all-to-all": lambda n: (n - 1) / n,
+  "collective-permute": lambda n: 1.0,
+}
+
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_CALL = re.compile(
+  rf"= (?P<result>.*?) (?P<kind>{'|'.join(_SENT)})(?P<start>-start)?\("
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+  """One kind of collective: how many, and the bytes that a device sends."""
+
+  kind: str
+  count: int
+  sent_bytes: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+  """Of one run of a program on one device.
+
+  `memory` is what must be there at once: arguments, results that are not
+  donated arguments, and the compiler's temporary buffers. `seconds` is the
+  roofline: the longest of `compute`, `memory_time` and `links`, as if each
+  overlapped the others; `bound` says which.
+  """
+
+  memory: float
+  arguments: float
+  temporary: float
+  flops: float
+  bytes_accessed: float
+  collectives: tuple[Collective, ...]
+  compute: float
+  memory_time: float
+  links: float
+
+  @property
+  def seconds(self) -> float:
+    return max(self.compute, self.memory_time, self.links)
+
+  @property
+  def bound(self) -> str:
+    times = {
+      "compute": self.compute,
+      "memory": self.memory_time,
+      "links": self.links,
+    }
+    return max(times, key=times.__getitem__)
+
+
+def cost(compiled: Any, chip: chips.Chip) -> Cost:
+  """Reads a compiled program's costs."""
+  memory = compiled.memory_analysis()
+  counted = compiled.cost_analysis()
+  found = collectives(compiled.as_text())
+  sent = sum(c.sent_bytes for c in found)
+  flops, touched = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
+  results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return Cost(
+    memory=memory.argument_size_in_bytes
+    + results
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes,
+    arguments=memory.argument_size_in_bytes,
+    temporary=memory.temp_size_in_bytes,
+    flops=flops,
+    bytes_accessed=touched,
+    collectives=found,
+    compute=flops / chip.flops,
+    memory_time=touched / chip.memory_bytes,
+    links=sent / chip.link_bytes,
+  )
+
+
+def collectives(text: str) -> tuple[Collective, ...]:
+  """The collectives of a program's HLO text, by kind."""
+  counts = dict.fromkeys(_SENT, 0)
+  sent = dict.fromkeys(_SENT, 0.0)
+  for line in text.splitlines():
+    call = _CALL.search(line)
+    if call is None:
+      continue
+    kind = call["kind"]
+    size = _group_size(line)
+    shapes = [_size(m) for m in _SHAPE.finditer(call["result"])]
+    # An asynchronous one names what it reads and what it writes.
+    result = max(shapes, default=0) if call["start"] else sum(shapes)
+    if call["start"] and kind == "reduce-scatter":
+      result = min(shapes)
+    counts[kind] += 1
+    sent[kind] += result * _SENT[kind](size)
+  return tuple(
+    Collective(kind=kind, count=count, sent_bytes=sent[kind])
+    for kind, count in counts.items()
+    if count
+  )
+
+
+def _size(shape: re.Match) -> int:
+  """Bytes of a shape such as bf16[8,128]."""
+  dims = [int(d) for d in shape[2].split(",") if d]
+  return _BYTES.get(shape[1], 0) * math.prod(dims)
+
+
+def _group_size(line: str) -> int:
+  """Devices of a collective's group, in any of the ways HLO writes groups."""
+  if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
+    return int(found[2])
+  if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    return len(found[1].split(","))
+  if found := re.search(r"replica_groups=mesh\[(.*?)\]\s*\{(.*?)\}", line):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    axes = re.findall(r"'(\w+)'", found[2])
+    return math.prod(int(sizes[axis]) for axis in axes)
+  return 2  # A permutation: each sends all it has.

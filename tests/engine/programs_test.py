@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Costs read off compiled programs against counts by hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.engine import chips
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import programs
+
+CHIP = chips.Chip(
+  name="slow", memory=1e9, flops=1e6, memory_bytes=1e6, link_bytes=1e5
+)
+
+
+def found(line):
+  (one,) = programs.collectives(line)
+  return one
+
+
+@pytest.mark.parametrize(
+  "line, kind, sent",
+  [
+    (
+      "%g = bf16[1024,4096]{1,0:T(8,128)(2,1)S(1)} all-gather(%param), "
+      "channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=4] {'axis_1'}",
+      "all-gather",
+      2 * 1024 * 4096 * 3 / 4,
+    ),
+    (
+      "  %r = f32[8]{0} all-reduce(%x), replica_groups={{0,1},{2,3}}, to=%add",
+      "all-reduce",
+      32 * 2 * 1 / 2,
+    ),
+    (
+      "%s = f32[2,4]{1,0} reduce-scatter(%x), replica_groups=[2,8]<=[16]",
+      "reduce-scatter",
+      32 * 7,
+    ),
+    (
+      "%a = (f32[2]{0}, f32[16]{0}) all-gather-start(%x), "
+      "replica_groups=[1,8]<=[8], dimensions={0}",
+      "all-gather",
+      64 * 7 / 8,
+    ),
+    (
+      "%t = (f32[4]{0}, f32[4]{0}) all-to-all(%x, %y), replica_groups={{0,1}}",
+      "all-to-all",
+      32 / 2,
+    ),
+    (
+      "%p = s32[3]{0} collective-permute(%x), source_target_pairs={{0,1}}",
+      "collective-permute",
+      12,
+    ),
+  ],
+)
+def test_a_collective_by_hand(line, kind, sent):
+  one = found(line)
+  assert (one.kind, one.count) == (kind, 1)
+  assert one.sent_bytes == pytest.approx(sent)
+
+
+def test_other_lines_are_none():
+  text = "%d = f32[4] all-gather-done(%a)\n%f = f32[4] fusion(%all-gather.1)"
+  assert programs.collectives(text) == ()
+
+
+def test_a_product_split_over_devices():
+  mesh = mesh_lib.make_mesh("model:8", jax.devices()[:8])
+  spec = jax.sharding.PartitionSpec
+  across = jax.sharding.NamedSharding(mesh, spec(None, "model"))
+  down = jax.sharding.NamedSharding(mesh, spec("model", None))
+  everywhere = jax.sharding.NamedSharding(mesh, spec())
+  a = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=across)
+  b = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=down)
+  step = jax.jit(lambda a, b: a @ b, out_shardings=everywhere)
+  cost = programs.cost(step.lower(a, b).compile(), CHIP)
+  # An eighth of the products on each device, and one sum of the results.
+  assert cost.flops == pytest.approx(2 * 16 * 64 * 32 / 8, rel=0.1)
+  (one,) = cost.collectives
+  assert one.kind == "all-reduce"
+  assert one.sent_bytes == pytest.approx(2 * 7 / 8 * 4 * 16 * 32)
+  assert cost.arguments == 4 * (16 * 64 + 64 * 32) / 8
+  assert cost.memory >= cost.arguments + 4 * 16 * 32
+  assert cost.compute == cost.flops / 1e6
+  assert cost.links == one.sent_bytes / 1e5
+  assert cost.seconds == max(cost.compute, cost.memory_time, cost.links)
+  times = (cost.compute, cost.memory_time, cost.links)
+  assert cost.bound == ("compute", "memory", "links")[int(np.argmax(times))]
