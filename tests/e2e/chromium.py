@@ -7,6 +7,7 @@ and 4 (from it): https://chromedevtools.github.io/devtools-protocol/.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -30,16 +31,17 @@ class Browser:
   def __init__(self, profile: str):
     to_browser, self._out = os.pipe()
     self._in, from_browser = os.pipe()
-
-    def place():
-      # The pipes may have 3 or 4 themselves: copy them out of the way first.
-      ends = [os.dup(to_browser), os.dup(from_browser)]
-      ends = [os.dup2(end, 60 + i) for i, end in enumerate(ends)]
-      for number, end in zip((3, 4), ends, strict=True):
-        os.dup2(end, number, inheritable=True)
-
+    # Out of the way of the numbers that they get; a shell gives them, since a
+    # function between fork and exec is not for a process with threads.
+    ends = [
+      fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)
+    ]
+    place = f'exec "$0" "$@" 3<&{ends[0]} 4>&{ends[1]}'
     self._process = subprocess.Popen(
       [
+        "bash",
+        "-c",
+        place,
         find(),
         "--headless=new",
         "--no-sandbox",
@@ -50,13 +52,12 @@ class Browser:
         f"--user-data-dir={profile}",
         "about:blank",
       ],
-      close_fds=False,
-      preexec_fn=place,
+      pass_fds=ends,
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
     )
-    os.close(to_browser)
-    os.close(from_browser)
+    for end in (to_browser, from_browser, *ends):
+      os.close(end)
     self._buffer = b""
     self._number = 0
     self._session: dict[str, str] = {}

@@ -110,6 +110,28 @@ def test_shards_part_the_pairs_by_their_texts(tmp_path):
   assert len(list(labelers.read_pairs(path, shard="0/3"))) == len(parts[0])
 
 
+def test_bad_rows_of_any_kind_end_no_job(tmp_path):
+  """No text, and half a surrogate pair: the one found here, the other asked."""
+  good = '{"id": "p0", "context": "c", "first": "a", "second": "bb"}'
+  rows = [good, good.replace('"c"', "7"), good.replace('"a"', '"\\ud800"')]
+  path = tmp_path / "pairs.jsonl"
+  path.write_text("\n".join(rows) + "\n")
+  quarantine = jsonl.Quarantine()
+  found = list(labelers.read_pairs(str(path), quarantine=quarantine))
+  assert [pair.first for pair in found] == ["a", "\ud800"]
+  assert quarantine.counts() == {"Pair: context is 7; it should be a text": 1}
+  backend = testing.ScriptedBackend(lambda prompt, option: -1.0)
+  stored = labelers.label(
+    lambda: iter(found),
+    labelers.Labeler(backend=backend, tokenizer=testing.CharTokenizer()),
+    judge.JudgeConfig(template="summary_base"),
+    store_dir=str(tmp_path / "store"),
+    quarantine=quarantine,
+  )
+  assert [label.first for label in stored.labels(found)] == ["a"]
+  assert sum("no Unicode" in reason for reason in quarantine.counts()) == 1
+
+
 def test_a_served_model_counts_by_estimate():
   found = labelers.open_tokenizer("", "")
   assert isinstance(found, estimates.EstimatedTokenizer)
