@@ -11,6 +11,7 @@ their class names, so jobs and library need no gin.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -340,11 +341,12 @@ def run_job(command: Command) -> None:
     if hasattr(module, "dry_run"):
       print(module.dry_run(**arguments))
     return
+  group = None  # Most jobs need no JAX until they run.
+  if runs.are_several(os.environ, command.job, module):
+    group = importlib.import_module("rlaif_jax.engine.processes")
+    group.start()
   directory = pathlib.Path(command.output_dir)
-  may_change = getattr(module, "MAY_CHANGE", ())
-  runs.claim(
-    directory, config, [f"{command.job}.{name}" for name in may_change]
-  )
+  runs.claim(directory, config, command.job, module)
   path = directory / "result.json"
   if path.exists() and not getattr(module, "MADE_ANEW", False):
     result = json.loads(path.read_text("utf-8"))
@@ -352,7 +354,8 @@ def run_job(command: Command) -> None:
   else:
     preemption.install()
     begin = time.monotonic()
-    result = dict(run(output_dir=command.output_dir, **arguments))
+    with group.together() if group else contextlib.nullcontext():
+      result = dict(run(output_dir=command.output_dir, **arguments))
     advice = result.get("next", "")
     result["next"] = next_command(command, bindings, jobs, advice)
     result |= {
@@ -360,8 +363,9 @@ def run_job(command: Command) -> None:
       "seconds": round(time.monotonic() - begin, 1),
     }
     text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
-    jsonl.write_text(path, text)
-    print(text, end="")
+    if group is None or group.is_writer():
+      jsonl.write_text(path, text)
+      print(text, end="")
   if result["next"]:
     print(f"next: {result['next']}")
 

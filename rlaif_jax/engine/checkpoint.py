@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.engine import processes
 
 
 _CHUNK = 64 << 20  # bytes
@@ -81,18 +82,22 @@ def save_model(
     files: name in the folder -> file to copy there, such as a vocabulary.
   """
   directory = pathlib.Path(directory).absolute()
-  shutil.rmtree(directory, ignore_errors=True)
-  directory.mkdir(parents=True)
+  if processes.is_writer():
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+  processes.wait_for_all(f"make {directory}")
   # Chunks of a leaf are compressed one by one, each in a copy.
   chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
   with _checkpointer(params) as checkpointer:
     checkpointer.save(
       directory / "params", args=ocp.args.StandardSave(params, chunks)
     )
-  for name, source in (files or {}).items():
-    shutil.copyfile(source, directory / name)
-  text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-  jsonl.write_text(directory / "model.json", text)
+  if processes.is_writer():
+    for name, source in (files or {}).items():
+      shutil.copyfile(source, directory / name)
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    jsonl.write_text(directory / "model.json", text)
+  processes.wait_for_all(f"wrote {directory}")
 
 
 def _checkpointer(tree: Any) -> ocp.Checkpointer:

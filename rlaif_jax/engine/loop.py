@@ -16,6 +16,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import metrics as metrics_lib
+from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 
 
@@ -112,7 +113,7 @@ def fit(
     state, metrics = step_fn(state, batch, key)
     flush()
     pending = (step + 1, metrics)
-    stopping = preemption.requested()
+    stopping = processes.is_time_to_stop(step + 1, preemption.requested())
     if stopping or (step + 1) % config.save_every == 0:
       flush()
       checkpoints.save(step + 1, state)

@@ -114,6 +114,8 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
   """Puts host arrays on the mesh, split over their leading axis.
 
+  Of several processes each has the same arrays and puts its own rows.
+
   Raises:
     ValueError: the batch does not divide by the data devices.
   """
@@ -124,4 +126,12 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
         f"a batch of {leaf.shape[0]} rows does not divide by the {shards} "
         "data devices of the mesh; choose a multiple"
       )
-  return jax.device_put(batch, batch_sharding(mesh))
+  sharding = batch_sharding(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(batch, sharding)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(
+      x.shape, sharding, lambda index: np.asarray(x[index])
+    ),
+    batch,
+  )

@@ -12,6 +12,7 @@ import time
 from typing import Any, Mapping
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.engine import processes
 
 
 class MetricsFile:
@@ -26,7 +27,7 @@ class MetricsFile:
 
   def truncate_after(self, step: int) -> None:
     """Keeps the rows of steps <= step; drops a torn last line."""
-    if not self.path.exists():
+    if not self.path.exists() or not processes.is_writer():
       return
     kept = []
     for line in self.path.read_text("utf-8").splitlines(keepends=True):
@@ -38,6 +39,9 @@ class MetricsFile:
     jsonl.write_text(self.path, "".join(kept))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends a row; of several processes one does."""
+    if not processes.is_writer():
+      return
     row = jsonl.dump_row({"step": step, **values})
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with open(self.path, "a", encoding="utf-8") as f:
@@ -92,6 +96,8 @@ class Progress:
     now = time.monotonic()
     if self._begin is None:
       self._begin = (now, done)
+    if not processes.is_writer():
+      return
     wait = 0.2 if self._terminal else self.every_seconds
     if now - self._shown < wait and done < self.total:
       return

@@ -59,13 +59,13 @@ def state_from_params(
   Every leaf gets an explicit NamedSharding, the one that the update step's
   outputs have, so that the second call does not compile again.
   """
-  opt_state = optimizer.init(params)
-  layout = _layout(params, opt_state, mesh)
-  return TrainState(
-    step=jax.device_put(jnp.zeros((), jnp.int32), layout.step),
-    params=params,
-    opt_state=jax.device_put(opt_state, layout.opt_state),
+  layout = _layout(params, jax.eval_shape(optimizer.init, params), mesh)
+  make = jax.jit(
+    lambda p: (jnp.zeros((), jnp.int32), optimizer.init(p)),
+    out_shardings=(layout.step, layout.opt_state),
   )
+  step, opt_state = make(params)
+  return TrainState(step=step, params=params, opt_state=opt_state)
 
 
 def abstract_state(

@@ -32,6 +32,9 @@ from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
+# Each process has its own devices; arrays are global.
+SEVERAL_PROCESSES = True
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptData:

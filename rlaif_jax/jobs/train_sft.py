@@ -30,6 +30,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+# Each process has its own devices; arrays are global.
+SEVERAL_PROCESSES = True
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SFTData:

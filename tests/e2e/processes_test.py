@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes train what one does: real ones, over loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from rlaif_jax.engine import checkpoint
+from tests.e2e import resume_test
+from tests.engine import processes_test
+
+ROOT = resume_test.ROOT
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  return resume_test.World(tmp_path_factory.mktemp("processes"))
+
+
+def start(world, command, count, index=0, port=0, devices=1):
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_COMPILATION_CACHE_DIR": str(world.root / "cache"),
+  }
+  if count > 1:
+    environment |= {
+      "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+      "JAX_NUM_PROCESSES": str(count),
+      "JAX_PROCESS_ID": str(index),
+    }
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def start_all(world, command, count):
+  port = processes_test.free_port()
+  return [start(world, command, count, i, port) for i in range(count)]
+
+
+def finish(processes):
+  said = [process.communicate(timeout=300)[0] for process in processes]
+  for process, text in zip(processes, said, strict=True):
+    assert process.returncode == 0, text
+  return said
+
+
+def numbers(path):
+  return [
+    sorted(json.loads(line).items()) for line in path.read_text().splitlines()
+  ]
+
+
+def params(directory):
+  """The finished model's parameters, whatever mesh it was saved on."""
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with checkpoint._checkpointer({"x": np.zeros(1)}) as reader:
+    stored = checkpoint._metadata(reader, directory.absolute() / "params")
+  like = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+    stored,
+  )
+  return checkpoint.load_params(directory, like)
+
+
+def check_same(world, one, other):
+  for name in ("metrics.jsonl", "evaluations.jsonl"):
+    path = world.root / one / name
+    if path.exists():
+      for a, b in zip(
+        numbers(path), numbers(world.root / other / name), strict=True
+      ):
+        for (key, x), (same, y) in zip(a, b, strict=True):
+          assert key == same and x == pytest.approx(y, abs=2e-5, rel=1e-4)
+  a, b = (
+    jax.tree.leaves(params(world.root / n / "model")) for n in (one, other)
+  )
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_two_processes_train_what_one_does(world):
+  job, recipe, bindings, _, _ = resume_test.stages(world)["sft"]
+  recipe += 'train_sft.mesh = "fsdp:2"\n'
+  finish(
+    [start(world, world.command(job, "sft", recipe, **bindings), 1, devices=2)]
+  )
+  said = finish(
+    start_all(world, world.command(job, "sft2", recipe, **bindings), 2)
+  )
+  check_same(world, "sft", "sft2")
+  # One of them writes and speaks.
+  assert sum("validation_response_nll" in text for text in said) == 1
+
+
+@pytest.fixture(scope="module")
+def pipeline(world):
+  """Pairs, labels and a reward model, by one process; and SFT."""
+  stages = resume_test.stages(world)
+  for name in ("sft", "pairs", "humans", "labels", "reward"):
+    job, recipe, bindings, _, _ = stages[name]
+    if not (world.root / name / "result.json").exists():
+      world.finish(world.command(job, name, recipe, **bindings))
+  return stages
+
+
+@pytest.mark.parametrize(
+  "name, mesh",
+  [("reward", "fsdp:2"), ("policy", "fsdp:2"), ("direct", "data:2")],
+)
+def test_the_other_trainings_agree_too(world, pipeline, name, mesh):
+  job, recipe, bindings, _, _ = pipeline[name]
+  recipe += f'{job}.mesh = "{mesh}"\n'
+  one, two = f"{name}_one", f"{name}_two"
+  finish(
+    [start(world, world.command(job, one, recipe, **bindings), 1, devices=2)]
+  )
+  finish(start_all(world, world.command(job, two, recipe, **bindings), 2))
+  check_same(world, one, two)
+
+
+def wait_for_lines(path, lines):
+  begin = time.monotonic()
+  while time.monotonic() - begin < 120:
+    if path.exists() and path.read_bytes().count(b"\n") >= lines:
+      return
+    time.sleep(0.01)
+  raise AssertionError(f"{path} has no {lines} lines")
+
+
+def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
+  job, recipe, bindings, _, _ = resume_test.stages(world)["sft"]
+  recipe = recipe.replace("num_steps = 8", "num_steps = 60")
+  whole = world.command(job, "long", recipe, **bindings)
+  finish([start(world, whole, 1, devices=2)])
+  command = world.command(job, "lost", recipe, **bindings)
+  first, second = start_all(world, command, 2)
+  wait_for_lines(world.root / "lost" / "metrics.jsonl", 6)
+  second.send_signal(signal.SIGKILL)
+  begin = time.monotonic()
+  said = first.communicate(timeout=60)[0]
+  second.communicate()
+  assert time.monotonic() - begin < 60
+  assert first.returncode == 1, said
+  assert "process 0 of 2 has lost another one" in said
+  assert "the same command continues" in said
+  # A polite stop, asked of one of them, is kept by both.
+  first, second = start_all(world, command, 2)
+  wait_for_lines(world.root / "lost" / "metrics.jsonl", 20)
+  second.send_signal(signal.SIGTERM)
+  for process in (first, second):
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, said
+  finish(start_all(world, command, 2))
+  check_same(world, "long", "lost")
+
+
+def test_jobs_of_one_process_say_so(world):
+  command = world.command("report", "report", "", report__runs_dir=world.root)
+  process = start(world, command, 2, 0, processes_test.free_port())
+  said = process.communicate(timeout=60)[0]
+  assert process.returncode == 2 and "report runs in one process" in said
