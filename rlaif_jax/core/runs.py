@@ -24,8 +24,15 @@ def claim(directory: pathlib.Path, config: str, job: str, module: Any) -> None:
       as a budget; a later start may give others.
 
   Raises:
-    ValueError: it belongs to a run with another configuration.
+    ValueError: it belongs to a run with another configuration, or it is an
+      address such as gs://bucket/run.
   """
+  if directory.parts[0].endswith(":"):
+    raise ValueError(
+      f"--output_dir is {directory}, an address; it should be a folder, and "
+      "with several hosts one that all of them see: mount the storage, and "
+      "name the place where it is mounted"
+    )
   may_change = [f"{job}.{name}" for name in getattr(module, "MAY_CHANGE", ())]
   path = directory / "config.gin"
   if not path.exists():

@@ -30,6 +30,9 @@ _LEAD = 3
 # The processes meet at this port past JAX's own.
 _PORT_OFFSET = 1
 
+# Where JAX itself looks for the coordinator of a TPU slice.
+_TPU_PORT = 8476
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
@@ -57,8 +60,9 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
   """The group that the environment names; None where this process is alone.
 
   Explicitly by JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID; or by Slurm, for `srun` with several tasks. On Cloud TPU
-  and GKE JAX finds the group itself (`start`).
+  JAX_PROCESS_ID (`launch/tpu_vm.sh` sets them); by GKE, which tells the hosts
+  of a TPU slice TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; or by Slurm, for
+  `srun` with several tasks.
 
   Raises:
     ValueError: only a part of it, or no numbers.
@@ -73,6 +77,11 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
       f"the environment has a part of {', '.join(names)}; set {missing} too, "
       "or none of them"
     )
+  hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+  if len(hosts) > 1:
+    gke = ("TPU_WORKER_HOSTNAMES", "its length", "TPU_WORKER_ID")
+    index = environment.get("TPU_WORKER_ID", "")
+    return _group(gke, f"{hosts[0]}:{_TPU_PORT}", str(len(hosts)), index)
   if int(environment.get("SLURM_NTASKS", "1") or 1) < 2:
     return None
   if "SLURM_STEP_NODELIST" not in environment:
@@ -114,12 +123,7 @@ def start(timeout_seconds: float = 300.0) -> None:
     ValueError: see `group_of`.
   """
   group = group_of(os.environ)
-  if group is None:
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    if len(hosts) > 1:  # JAX knows where it is on Cloud TPU and GKE.
-      jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    return
-  if group.count == 1:
+  if group is None or group.count == 1:
     return
   meet(group, timeout_seconds)
   # Of the CPU; other devices have collectives of their own.

@@ -2,8 +2,7 @@
 """What a compiled program costs: memory, FLOPs, bytes, collectives, time.
 
 The compiler's own figures, per device. It counts the body of a loop once, so a
-program that is measured should have none (`unrolled`: gradient accumulation
-and decoding are measured by their parts).
+program with loops is measured by pieces without any (`added`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, Sequence
 
 from rlaif_jax.engine import chips
 
@@ -98,6 +97,43 @@ def cost(compiled: Any, chip: chips.Chip) -> Cost:
     compute=flops / chip.flops,
     memory_time=touched / chip.memory_bytes,
     links=sent / chip.link_bytes,
+  )
+
+
+def added(pieces: Sequence[tuple[float, Cost]], *, whole: Cost) -> Cost:
+  """Costs of a program from those of its pieces, with the memory of the whole.
+
+  Args:
+    pieces: (how often, costs); "how often" may be negative, as where the part
+      of a layer is what two layers cost more than one.
+    whole: of the program itself, whose loops hide their repetitions.
+  """
+
+  def total(field):
+    return sum(times * getattr(piece, field) for times, piece in pieces)
+
+  kinds = sorted({c.kind for _, piece in pieces for c in piece.collectives})
+  calls = [(times, c) for times, piece in pieces for c in piece.collectives]
+  return dataclasses.replace(
+    whole,
+    collectives=tuple(
+      Collective(
+        kind=kind,
+        count=round(sum(t * c.count for t, c in calls if c.kind == kind)),
+        sent_bytes=sum(t * c.sent_bytes for t, c in calls if c.kind == kind),
+      )
+      for kind in kinds
+    ),
+    **{
+      field: total(field)
+      for field in (
+        "flops",
+        "bytes_accessed",
+        "compute",
+        "memory_time",
+        "links",
+      )
+    },
   )
 
 

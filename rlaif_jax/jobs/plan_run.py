@@ -55,6 +55,7 @@ def run(
   batch_size: int = 128,
   microbatches: int = 1,
   remat: str = "none",
+  scan_layers: bool = False,
   topology: str = "",
   mesh: str = "data:-1",
   search: bool = True,
@@ -76,6 +77,7 @@ def run(
     batch_size: rows per update.
     microbatches: parts of a batch whose gradients are added.
     remat: what the backward pass keeps of each layer.
+    scan_layers: layers of updates are one loop; see `train_sft`.
     topology: such as "v5e:16x16" (chips); "": the devices of this process.
     mesh: devices.
     search: try other meshes where this one does not fit.
@@ -94,6 +96,7 @@ def run(
     batch_size=batch_size,
     microbatches=microbatches,
     remat=remat,
+    scan_layers=scan_layers,
   )
   plans = []
   others = [text for text in MESHES if search and text != mesh]
@@ -133,9 +136,11 @@ def plan_mesh(
   for program in planned_programs.programs_of(recipe, steps, mesh):
     begin = time.monotonic()
     found = programs.cost(program.compile(), chip)
-    if program.part is not None:
-      part = programs.cost(program.part(), chip)
-      found = times(part, program.parts, memory=found)
+    if program.pieces:
+      pieces = [
+        (times, programs.cost(piece(), chip)) for times, piece in program.pieces
+      ]
+      found = programs.added(pieces, whole=found)
     took = time.monotonic() - begin
     logging.info("plan: %s compiled in %.1f s", program.name, took)
     updates = getattr(steps, program.phase)
@@ -158,26 +163,6 @@ def plan_mesh(
     "fits": peak <= chip.memory,
     "hours": sum(row["run_seconds"] for row in rows) / 3600,
   }
-
-
-def times(
-  part: programs.Cost, parts: int, *, memory: programs.Cost
-) -> programs.Cost:
-  """The costs of `parts` such pieces, with the memory of the whole."""
-  return dataclasses.replace(
-    memory,
-    flops=parts * part.flops,
-    bytes_accessed=parts * part.bytes_accessed,
-    collectives=tuple(
-      dataclasses.replace(
-        c, count=parts * c.count, sent_bytes=parts * c.sent_bytes
-      )
-      for c in part.collectives
-    ),
-    compute=parts * part.compute,
-    memory_time=parts * part.memory_time,
-    links=parts * part.links,
-  )
 
 
 def table(plan: dict[str, Any], chip: chips.Chip) -> str:

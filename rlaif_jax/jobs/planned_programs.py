@@ -7,6 +7,7 @@ What `plan` compiles. Each is built by the functions that the jobs use.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Callable, Iterator, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import architectures
+from rlaif_jax.models import variant
 from rlaif_jax.ops import sampling as sampling_ops
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
@@ -46,16 +48,16 @@ class Steps:
 class Program(NamedTuple):
   """A program to be measured.
 
-  `compile` compiles it whole, for its memory; `part` a piece without a loop,
-  of which a run has `parts`, for its costs (None: the whole is one piece).
+  `compile` compiles it whole, for its memory. Where it has loops, `pieces` are
+  programs without any, each with the number of times that its costs go into
+  those of the whole (see `shallow`); none: the whole has no loop.
   """
 
   name: str
   phase: str
   runs: int  # per update of the phase
   compile: Callable[[], Any]
-  part: Callable[[], Any] | None = None
-  parts: int = 1
+  pieces: tuple[tuple[float, Callable[[], Any]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,24 @@ class Recipe:
   batch_size: int
   microbatches: int
   remat: str
+  scan_layers: bool
+
+
+def shallow(config: architectures.Config) -> list[tuple[float, Any]]:
+  """Models of few layers whose costs, so often, add up to those of this one.
+
+  What a step costs is a constant and a part per layer, so a model of one layer
+  and another of two tell what any number costs.
+  """
+  fields = ("num_layers", "num_decoder_layers")
+  depths = {f: getattr(config, f) for f in fields if hasattr(config, f)}
+  unit = getattr(config, "variant", variant.Variant()).period
+  one = dataclasses.replace(config, **dict.fromkeys(depths, unit))
+  found = []
+  for depth in sorted(set(depths.values()) - {unit}):
+    more = {field: 2 * unit for field in depths if depths[field] == depth}
+    found.append((depth / unit - 1, dataclasses.replace(one, **more)))
+  return [(1 - sum(times for times, _ in found), one), *found]
 
 
 class _Shapes:
@@ -141,24 +161,26 @@ def programs_of(
   """All programs of the phases that make updates."""
   shapes = _Shapes(recipe, mesh)
   if steps.sft:
-    functions = architectures.language(recipe.model, recipe.remat)
-    yield _update(
-      "SFT update",
-      "sft",
-      shapes,
-      functions.init,
-      train_sft.make_loss(functions, 0.0),
-      lambda rows: shapes.tokens(rows, recipe.sequence.max_response),
-    )
+
+    def sft(config, scan_layers):
+      functions = architectures.language(config, recipe.remat, scan_layers)
+      tx = optimizer_lib.make_optimizer(recipe.optimizer)
+      return functions.init, tx, train_sft.make_loss(functions, 0.0)
+
+    def batch(rows):
+      return shapes.tokens(rows, recipe.sequence.max_response)
+
+    yield _update("SFT update", "sft", shapes, recipe.model, sft, batch)
   if steps.reward:
-    scalar = architectures.scalar(recipe.reward_model, recipe.remat)
+
+    def reward(config, scan_layers):
+      scalar = architectures.scalar(config, recipe.remat, scan_layers)
+      tx = optimizer_lib.make_optimizer(recipe.optimizer)
+      return scalar.init, tx, reward_model.make_loss(scalar)
+
+    model = recipe.reward_model
     yield _update(
-      "reward update",
-      "reward",
-      shapes,
-      scalar.init,
-      reward_model.make_loss(scalar),
-      shapes.pairs,
+      "reward update", "reward", shapes, model, reward, shapes.pairs
     )
   if steps.policy:
     yield from _rollout(shapes)
@@ -166,61 +188,63 @@ def programs_of(
     yield _policy_update(shapes)
 
 
-def _update(name, phase, shapes, init, loss, batch) -> Program:
-  """An update, and one microbatch of it."""
-  recipe = shapes.recipe
-  tx = optimizer_lib.make_optimizer(recipe.optimizer)
-  return _program(name, phase, shapes, init, tx, loss, batch)
+def _update(name, phase, shapes, config, build, batch) -> Program:
+  """An update, and its pieces: one microbatch, of few layers.
 
-
-def _program(name, phase, shapes, init, tx, loss, batch) -> Program:
+  `build` gives (init, optimizer, loss) of (config, scan_layers); `batch` the
+  shapes of a number of rows.
+  """
   recipe = shapes.recipe
   count = recipe.microbatches
-  state = step_lib.abstract_state(init, tx, shapes.mesh)
 
-  def compiled(rows: int, microbatches: int):
+  def compiled(config, scan_layers, microbatches):
+    init, tx, loss = build(config, scan_layers)
     step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
-    return step.lower(state, batch(rows), shapes.key, None).compile()
+    state = step_lib.abstract_state(init, tx, shapes.mesh)
+    rows = batch(recipe.batch_size * microbatches // count)
+    return step.lower(state, rows, shapes.key, None).compile()
 
-  def part():
-    return compiled(recipe.batch_size // count, 1)
-
+  parts = shallow(config) if recipe.scan_layers else [(1, config)]
+  pieces = tuple(
+    (count * times, functools.partial(compiled, part, False, 1))
+    for times, part in parts
+  )
   return Program(
     name=name,
     phase=phase,
     runs=1,
-    compile=lambda: compiled(recipe.batch_size, count),
-    part=part if count > 1 else None,
-    parts=count,
+    compile=lambda: compiled(config, recipe.scan_layers, count),
+    pieces=pieces if recipe.scan_layers or count > 1 else (),
   )
 
 
 def _policy_update(shapes: _Shapes) -> Program:
   recipe = shapes.recipe
   row = algorithms.ALGORITHMS[recipe.rl.algorithm]
-  policy = architectures.language(recipe.model, recipe.remat)
-  inits = {"policy": policy.init}
-  value = None
-  if row.needs_value:
-    value = architectures.scalar(recipe.model, recipe.remat)
-    inits["value"] = value.init
-  loss = algorithms.make_loss(
-    policy, value, config=recipe.rl, temperature=recipe.sampling.temperature
+
+  def build(config, scan_layers):
+    policy = architectures.language(config, recipe.remat, scan_layers)
+    inits = {"policy": policy.init}
+    value = None
+    if row.needs_value:
+      value = architectures.scalar(config, recipe.remat, scan_layers)
+      inits["value"] = value.init
+    loss = algorithms.make_loss(
+      policy, value, config=recipe.rl, temperature=recipe.sampling.temperature
+    )
+    tx = optimizer_lib.make_joint_optimizer(
+      dict.fromkeys(inits, recipe.optimizer)
+    )
+    return (
+      lambda key: {name: init(key) for name, init in inits.items()},
+      tx,
+      loss,
+    )
+
+  program = _update(
+    "policy update", "policy", shapes, recipe.model, build, shapes.rollout
   )
-  tx = optimizer_lib.make_joint_optimizer(
-    dict.fromkeys(inits, recipe.optimizer)
-  )
-  updates = recipe.rl.epochs * recipe.rl.minibatches
-  program = _program(
-    "policy update",
-    "policy",
-    shapes,
-    lambda key: {name: init(key) for name, init in inits.items()},
-    tx,
-    loss,
-    shapes.rollout,
-  )
-  return program._replace(runs=updates)
+  return program._replace(runs=recipe.rl.epochs * recipe.rl.minibatches)
 
 
 def _rollout(shapes: _Shapes) -> Iterator[Program]:

@@ -99,6 +99,7 @@ def run(
   batch_size: int = 128,
   microbatches: int = 1,
   remat: str = "none",
+  scan_layers: bool = False,
   mesh: str = "data:-1",
   seed: int = 0,
   name: str = "policy",
@@ -119,6 +120,7 @@ def run(
     batch_size: prompts per step (paper: 128 episodes).
     microbatches: parts of a batch whose gradients are added.
     remat: what the backward pass keeps of each layer; see `train_sft`.
+    scan_layers: layers are one loop in the update; see `train_sft`.
     mesh: devices.
     seed: of order and samples.
     name: of the finished model.
@@ -141,7 +143,7 @@ def run(
   configs = {"policy": optimizer}
   value = None
   if row.needs_value:
-    value = architectures.scalar(sft.config, remat)
+    value = architectures.scalar(sft.config, remat, scan_layers)
     params["value"] = scoring_model.scalar_params(value, sft, devices, seed)
     configs["value"] = value_optimizer
   # 2. Rollout and update.
@@ -157,7 +159,7 @@ def run(
   state = step_lib.state_from_params(params, tx, devices)
   update = step_lib.make_train_step(
     algorithms.make_loss(
-      architectures.language(sft.config, remat),
+      architectures.language(sft.config, remat, scan_layers),
       value,
       config=rl,
       temperature=sampling.temperature,

@@ -44,6 +44,7 @@ def run(
   label_smoothing: float = 0.0,
   microbatches: int = 1,
   remat: str = "none",
+  scan_layers: bool = False,
   mesh: str = "data:-1",
   seed: int = 0,
   name: str = "reward",
@@ -66,6 +67,7 @@ def run(
     label_smoothing: see `ops.preference.pair_logistic`; 0 in the paper.
     microbatches: parts of a batch whose gradients are added.
     remat: what the backward pass keeps of each layer; see `train_sft`.
+    scan_layers: layers are one loop; see `train_sft`.
     mesh: devices.
     seed: of the order.
     name: of the finished model.
@@ -86,7 +88,7 @@ def run(
     test_labels, start.tokenizer, start.sequence
   )
   # 2. One update step for all sizes: the compiled program is shared.
-  functions = architectures.scalar(start.config, remat)
+  functions = architectures.scalar(start.config, remat, scan_layers)
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(
     reward_model.make_loss(functions, label_smoothing=label_smoothing),

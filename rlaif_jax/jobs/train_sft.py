@@ -138,6 +138,7 @@ def run(
   microbatches: int = 1,
   context_weight: float = 0.0,
   remat: str = "none",
+  scan_layers: bool = False,
   mesh: str = "data:-1",
   seed: int = 0,
   name: str = "sft",
@@ -161,6 +162,8 @@ def run(
     remat: what the backward pass keeps of each layer: "none" computes
       nothing again, "full" keeps the layers' inputs alone, "dots" the
       products with parameters.
+    scan_layers: layers are one loop, so that deep models compile in the time
+      of shallow ones; the loop reads a copy of the parameters.
     mesh: devices, such as "data:-1".
     seed: of initialisation and order.
     name: of the finished model, shown in logs and reports.
@@ -191,7 +194,7 @@ def run(
   arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
   held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
-  functions = architectures.language(config, remat)
+  functions = architectures.language(config, remat, scan_layers)
   tx = optimizer_lib.make_optimizer(optimizer)
   state, frozen, combine = first_state(
     functions, tx, start, lora, seed, devices

@@ -7,7 +7,7 @@ type of its config.
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 from rlaif_jax.core import protocols
 from rlaif_jax.models import decoder
@@ -21,8 +21,8 @@ class Architecture(NamedTuple):
   """A config class with the model functions that read it."""
 
   config: type
-  language: Callable[[Any, str], protocols.LanguageModel]
-  scalar: Callable[[Any, str], protocols.ScalarModel]
+  language: Callable[..., protocols.LanguageModel]
+  scalar: Callable[..., protocols.ScalarModel]
 
 
 ARCHITECTURES = {
@@ -48,16 +48,24 @@ def name_of(config: Config) -> str:
   )
 
 
-def language(config: Config, remat: str = "none") -> protocols.LanguageModel:
+def language(
+  config: Config, remat: str = "none", scan_layers: bool = False
+) -> protocols.LanguageModel:
   """The functions of a language model of these sizes.
 
   Args:
     config: sizes.
     remat: what the backward pass keeps of each layer, of `layers.REMAT`.
+    scan_layers: layers are one loop where no cache is made (losses, log-probs
+      of given texts); parameters keep their names and shapes.
   """
-  return ARCHITECTURES[name_of(config)].language(config, remat)
+  row = ARCHITECTURES[name_of(config)]
+  return row.language(config, remat, scan_layers)
 
 
-def scalar(config: Config, remat: str = "none") -> protocols.ScalarModel:
+def scalar(
+  config: Config, remat: str = "none", scan_layers: bool = False
+) -> protocols.ScalarModel:
   """The functions of a reward model or value network; see `language`."""
-  return ARCHITECTURES[name_of(config)].scalar(config, remat)
+  row = ARCHITECTURES[name_of(config)]
+  return row.scalar(config, remat, scan_layers)

@@ -110,6 +110,7 @@ class Decoder(nn.Module):
 
   config: DecoderConfig
   remat: str = "none"
+  scan_layers: bool = False
 
   def setup(self):
     c = self.config
@@ -135,6 +136,8 @@ class Decoder(nn.Module):
 
   def read(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """[B, L] -> final hidden states [B, L, D]."""
+    if self.scan_layers and not self.is_initializing():
+      return self._scan(tokens, valid)
     return self._read(tokens, valid)[0]
 
   def logits(self, hidden: jax.Array) -> jax.Array:
@@ -198,6 +201,35 @@ class Decoder(nn.Module):
       states.append(state)
     return self.final_norm(x), states
 
+  def _scan(self, tokens, valid):
+    """`_read` without the states of layers; see `layers.scanned`."""
+    positions = attention.positions_from_valid(valid)
+    masks = self._masks(attention.causal_mask(valid), positions, valid)
+    unit = self.config.variant.period
+    looped = len(self.blocks) // unit * unit
+    alike = [
+      Block(self.config, block.is_local, parent=None)
+      for block in self.blocks[:unit]
+    ]
+
+    def apply(params, x):
+      for block, own in zip(alike, params, strict=True):
+        local = masks[block.is_local]
+        x, _ = block.apply({"params": own}, x, positions, valid, local)
+      return x
+
+    own = [block.variables["params"] for block in self.blocks[:looped]]
+    x = layers.scanned(
+      apply,
+      [tuple(own[i : i + unit]) for i in range(0, looped, unit)],
+      self._embed(tokens),
+      remat=self.remat,
+      dtype=self.config.dtype,
+    )
+    for block in self.blocks[looped:]:
+      x, _ = block(x, positions, valid, masks[block.is_local])
+    return self.final_norm(x)
+
   def _embed(self, tokens):
     x = self.embedding(tokens)
     if self.config.variant.embedding_scale:
@@ -226,10 +258,10 @@ def match_keys_to_queries(attention_params, config: DecoderConfig) -> None:
 
 
 def functions(
-  config: DecoderConfig, remat: str = "none"
+  config: DecoderConfig, remat: str = "none", scan_layers: bool = False
 ) -> protocols.LanguageModel:
-  """The plain functions of a decoder, params first; see `layers.REMAT`."""
-  module = Decoder(config, remat)
+  """The plain functions of a decoder; see `architectures.language`."""
+  module = Decoder(config, remat, scan_layers)
 
   def method(name):
     def call(params, *args):

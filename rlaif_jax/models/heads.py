@@ -26,9 +26,10 @@ class ScalarDecoder(nn.Module):
 
   config: decoder.DecoderConfig
   remat: str = "none"
+  scan_layers: bool = False
 
   def setup(self):
-    self.decoder = decoder.Decoder(self.config, self.remat)
+    self.decoder = decoder.Decoder(self.config, self.remat, self.scan_layers)
     self.head = layers.scalar_head()
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
@@ -38,10 +39,10 @@ class ScalarDecoder(nn.Module):
 
 
 def functions(
-  config: decoder.DecoderConfig, remat: str = "none"
+  config: decoder.DecoderConfig, remat: str = "none", scan_layers: bool = False
 ) -> protocols.ScalarModel:
   """The plain functions of a scalar decoder, params first."""
-  module = ScalarDecoder(config, remat)
+  module = ScalarDecoder(config, remat, scan_layers)
 
   def init(key):
     tokens = jnp.zeros((1, 2), jnp.int32)

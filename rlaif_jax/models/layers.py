@@ -8,7 +8,7 @@ attention patterns or whole models.
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -35,6 +35,40 @@ def rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
   if remat not in REMAT:
     raise ValueError(f"remat is {remat!r}; use one of {sorted(REMAT)}")
   return block if remat == "none" else nn.remat(block, policy=REMAT[remat])
+
+
+def scanned(
+  apply: Callable[[Any, jax.Array], jax.Array],
+  params: Sequence[Any],
+  x: jax.Array,
+  *,
+  remat: str,
+  dtype: Dtype,
+) -> jax.Array:
+  """x after blocks that are alike, as one loop over their parameters.
+
+  What is computed is what a loop in Python computes, but the program, and the
+  time to compile it, do not grow with depth. The parameters are copied next to
+  each other for it, kernels as `dtype`, which is what products read anyway.
+
+  Args:
+    apply: (a block's parameters, x) -> x.
+    params: of each block.
+    x: [...].
+    remat: what the backward pass keeps of a block; see REMAT.
+    dtype: of products.
+  """
+
+  def stack(path, *leaves):
+    if path[-1].key == "kernel":
+      leaves = [leaf.astype(dtype) for leaf in leaves]
+    return jnp.stack(leaves)
+
+  if remat != "none":
+    # In a loop nothing can be merged with the first computation anyway.
+    apply = jax.checkpoint(apply, policy=REMAT[remat], prevent_cse=False)
+  stacked = jax.tree_util.tree_map_with_path(stack, params[0], *params[1:])
+  return jax.lax.scan(lambda x, p: (apply(p, x), None), x, stacked)[0]
 
 
 def matmul(a: jax.Array, b: jax.Array, out_dtype: Dtype | None) -> jax.Array:

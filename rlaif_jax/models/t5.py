@@ -48,11 +48,12 @@ class T5(nn.Module):
 
   config: T5Config
   remat: str = "none"
+  scan_layers: bool = False
 
   def setup(self):
     c = self.config
     self.token_embedder = t5_layers.TokenEmbedder(c)
-    self.encoder = t5_layers.Encoder(c, self.remat)
+    self.encoder = t5_layers.Encoder(c, self.remat, self.scan_layers)
     self.decoder = t5_layers.ResponseDecoder(c, self.remat)
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
@@ -64,8 +65,10 @@ class T5(nn.Module):
     encoded, prompt_valid = self._encode(prompt, prompt_valid)
     tokens = jnp.pad(response, ((0, 0), (1, 0)), constant_values=START_ID)
     valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-    cross = self.decoder.cross(encoded)
     x = self.token_embedder(tokens)
+    if self.scan_layers and not self.is_initializing():
+      return self.decoder.scan(x, valid, encoded, prompt_valid)
+    cross = self.decoder.cross(encoded)
     return self.decoder(x, valid, 0, cross, prompt_valid)[0]
 
   def logits(self, hidden: jax.Array) -> jax.Array:
@@ -133,9 +136,10 @@ class ScalarT5(nn.Module):
 
   config: T5Config
   remat: str = "none"
+  scan_layers: bool = False
 
   def setup(self):
-    self.decoder = T5(self.config, self.remat)
+    self.decoder = T5(self.config, self.remat, self.scan_layers)
     self.head = layers.scalar_head()
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
@@ -163,9 +167,11 @@ def _init(module: nn.Module):
   return init
 
 
-def functions(config: T5Config, remat: str = "none") -> protocols.LanguageModel:
-  """The plain functions of an encoder-decoder; see `layers.REMAT`."""
-  module = T5(config, remat)
+def functions(
+  config: T5Config, remat: str = "none", scan_layers: bool = False
+) -> protocols.LanguageModel:
+  """The plain functions of an encoder-decoder; see `architectures`."""
+  module = T5(config, remat, scan_layers)
 
   def method(name):
     def call(params, *args):
@@ -193,10 +199,10 @@ def functions(config: T5Config, remat: str = "none") -> protocols.LanguageModel:
 
 
 def scalar_functions(
-  config: T5Config, remat: str = "none"
+  config: T5Config, remat: str = "none", scan_layers: bool = False
 ) -> protocols.ScalarModel:
   """The plain functions of a reward model or value network."""
-  module = ScalarT5(config, remat)
+  module = ScalarT5(config, remat, scan_layers)
 
   def states(params, batch):
     return module.apply({"params": params}, *_parts(batch))

@@ -239,6 +239,7 @@ class Encoder(nn.Module):
 
   config: T5Config
   remat: str = "none"
+  scan_layers: bool = False
 
   def setup(self):
     c = self.config
@@ -252,8 +253,18 @@ class Encoder(nn.Module):
     positions = attention.positions_from_valid(valid)
     bias = self.relpos_bias(positions, positions)
     mask = jnp.broadcast_to(valid[:, None], bias.shape[:1] + bias.shape[2:])
-    for layer in self.layers:
-      x = layer(x, mask, bias)
+    if self.scan_layers and not self.is_initializing():
+      alike = EncoderLayer(self.config, parent=None)
+      x = layers.scanned(
+        lambda own, x: alike.apply({"params": own}, x, mask, bias),
+        [layer.variables["params"] for layer in self.layers],
+        x,
+        remat=self.remat,
+        dtype=self.config.dtype,
+      )
+    else:
+      for layer in self.layers:
+        x = layer(x, mask, bias)
     return self.encoder_norm(x)
 
 
@@ -289,25 +300,47 @@ class ResponseDecoder(nn.Module):
 
     Returns final states [B, L, D] and (keys, values) per layer.
     """
-    length, capacity = x.shape[1], all_valid.shape[1]
-    key_positions = attention.positions_from_valid(all_valid)
-    positions = jax.lax.dynamic_slice_in_dim(key_positions, column, length, 1)
-    bias = self.relpos_bias(positions, key_positions)
-    causal = (
-      jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
-    )
-    masks = (
-      causal[None] & all_valid[:, None],
-      jnp.broadcast_to(
-        prompt_valid[:, None], (x.shape[0], length, prompt_valid.shape[1])
-      ),
-    )
+    length = x.shape[1]
+    masks, bias = self._masks(length, all_valid, column, prompt_valid)
     states = []
     for i, layer in enumerate(self.layers):
       state = None if cached is None else (*cached[i], column)
       x, state = layer(x, masks, bias, cross[i], state)
       states.append(state)
     return self.decoder_norm(x), states
+
+  def scan(self, x, valid, encoded, prompt_valid) -> jax.Array:
+    """Final states of whole responses; see `layers.scanned`."""
+    masks, bias = self._masks(x.shape[1], valid, 0, prompt_valid)
+    alike = DecoderLayer(self.config, parent=None)
+
+    def apply(own, x):
+      read = alike.bind({"params": own})
+      cross = read.encoder_decoder_attention.keys_values(encoded)
+      return read(x, masks, bias, cross)[0]
+
+    x = layers.scanned(
+      apply,
+      [layer.variables["params"] for layer in self.layers],
+      x,
+      remat=self.remat,
+      dtype=self.config.dtype,
+    )
+    return self.decoder_norm(x)
+
+  def _masks(self, length, all_valid, column, prompt_valid):
+    """((mask of self-attention, of cross-attention), bias) of columns
+    [column, column + length)."""
+    capacity = all_valid.shape[1]
+    key_positions = attention.positions_from_valid(all_valid)
+    positions = jax.lax.dynamic_slice_in_dim(key_positions, column, length, 1)
+    bias = self.relpos_bias(positions, key_positions)
+    causal = (
+      jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
+    )
+    rows, prompt = prompt_valid.shape
+    cross = jnp.broadcast_to(prompt_valid[:, None], (rows, length, prompt))
+    return (causal[None] & all_valid[:, None], cross), bias
 
 
 class TokenEmbedder(nn.Module):

@@ -109,6 +109,11 @@ class Variant:
       return False
     return not self.global_every or (layer + 1) % self.global_every != 0
 
+  @property
+  def period(self) -> int:
+    """After how many layers the kinds of layers come again."""
+    return self.global_every if self.window and self.global_every else 1
+
 
 def rope_frequencies(
   head_dim: int, theta: float, scaling: RopeScaling | None

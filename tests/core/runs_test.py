@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import types
 
 import pytest
@@ -49,3 +50,8 @@ def test_several_processes_are_for_jobs_that_know_them():
     if several:
       with pytest.raises(ValueError, match="report runs in one process"):
         runs.are_several(environment, "report", RIGID)
+
+
+def test_an_address_is_no_folder():
+  with pytest.raises(ValueError, match="gs:/bucket/run, an address"):
+    runs.claim(pathlib.Path("gs://bucket/run"), CONFIG, "label", RIGID)

@@ -97,6 +97,10 @@ def test_the_environment_names_the_group():
   }
   group = processes.group_of(slurm)
   assert (group.address, group.index) == ("node003:20007", 1)
+  gke = {"TPU_WORKER_HOSTNAMES": "sft-0.sft,sft-1.sft", "TPU_WORKER_ID": "1"}
+  group = processes.group_of(gke)
+  assert (group.address, group.count, group.index) == ("sft-0.sft:8476", 2, 1)
+  assert processes.group_of({"TPU_WORKER_HOSTNAMES": "localhost"}) is None
   # An allocation of several tasks in which one program runs by itself.
   del slurm["SLURM_STEP_NODELIST"]
   assert processes.group_of(slurm) is None

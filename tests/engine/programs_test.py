@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +94,26 @@ def test_a_product_split_over_devices():
   assert cost.seconds == max(cost.compute, cost.memory_time, cost.links)
   times = (cost.compute, cost.memory_time, cost.links)
   assert cost.bound == ("compute", "memory", "links")[int(np.argmax(times))]
+
+
+def test_pieces_add_up_and_keep_the_memory_of_the_whole():
+  whole = programs.Cost(
+    memory=9.0,
+    arguments=1.0,
+    temporary=1.0,
+    flops=1.0,
+    bytes_accessed=1.0,
+    collectives=(),
+    compute=1.0,
+    memory_time=1.0,
+    links=1.0,
+  )
+  one = programs.Collective(kind="all-gather", count=2, sent_bytes=5.0)
+  two = programs.Collective(kind="all-gather", count=3, sent_bytes=7.0)
+  shallow = dataclasses.replace(whole, flops=3.0, collectives=(one,))
+  deeper = dataclasses.replace(whole, memory=2.0, flops=4.0, collectives=(two,))
+  found = programs.added([(-2, shallow), (3, deeper)], whole=whole)
+  assert (found.memory, found.flops, found.compute) == (9.0, 6.0, 1.0)
+  assert found.collectives == (
+    programs.Collective(kind="all-gather", count=5, sent_bytes=11.0),
+  )

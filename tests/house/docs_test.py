@@ -130,7 +130,10 @@ def test_scripts_pass_shellcheck(path):
   assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["test.sh", "quickstart.sh", "smollm2.sh"])
+@pytest.mark.parametrize(
+  "name",
+  ["test.sh", "quickstart.sh", "smollm2.sh", "tpu_vm.sh", "gke.sh", "slurm.sh"],
+)
 def test_scripts_have_help(name):
   done = subprocess.run(
     ["bash", str(source.ROOT / "launch" / name), "--help"],
@@ -139,7 +142,7 @@ def test_scripts_have_help(name):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  assert f"bash launch/{name}" in done.stdout
+  assert f" launch/{name}" in done.stdout
 
 
 def test_import_needs_neither_devices_nor_tensorflow():

@@ -11,7 +11,7 @@ from rlaif_jax import main
 from tests.house import source
 
 # Tests of no single module.
-FREE = {"house", "e2e"}
+FREE = {"launch", "house", "e2e"}
 FREE_FILES = {"tests/ops/exact_world_test.py"}
 
 TOP_LEVEL = {

@@ -13,7 +13,6 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import chips
 from rlaif_jax.jobs import plan_run
 from rlaif_jax.jobs import planned_programs
-from rlaif_jax.engine import programs
 from tests import testing
 from tests.jobs import planned_programs_test as tiny
 
@@ -84,26 +83,6 @@ def test_what_to_change_when_nothing_fits(tmp_path, chip, capsys):
     "chips"
   )
   assert "DOES NOT FIT" in capsys.readouterr().out
-
-
-def test_costs_of_parts_keep_the_memory_of_the_whole():
-  whole = programs.Cost(
-    memory=9.0,
-    arguments=1.0,
-    temporary=1.0,
-    flops=1.0,
-    bytes_accessed=1.0,
-    collectives=(),
-    compute=1.0,
-    memory_time=1.0,
-    links=1.0,
-  )
-  one = programs.Collective(kind="all-gather", count=2, sent_bytes=5.0)
-  part = dataclasses.replace(whole, memory=2.0, flops=3.0, collectives=(one,))
-  found = plan_run.times(part, 4, memory=whole)
-  assert (found.memory, found.flops, found.compute) == (9.0, 12.0, 4.0)
-  (sent,) = found.collectives
-  assert (sent.count, sent.sent_bytes) == (8, 20.0)
 
 
 def test_a_tpu_that_is_not_here(tmp_path):

@@ -16,6 +16,7 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import programs
 from rlaif_jax.jobs import planned_programs
 from rlaif_jax.models import t5
+from rlaif_jax.models import variant
 from rlaif_jax.rl import algorithms
 from tests import testing
 
@@ -48,6 +49,7 @@ def recipe(model=DECODER, **changes):
     batch_size=16,
     microbatches=1,
     remat="none",
+    scan_layers=False,
   )
   return planned_programs.Recipe(**{**settings, **changes})
 
@@ -107,10 +109,44 @@ def test_microbatches_are_counted_whole():
     count: planned(recipe(microbatches=count), "data:8", sft=1)["SFT update"]
     for count in (1, 2)
   }
-  assert found[1].part is None and found[2].parts == 2
+  assert found[1].pieces == ()
   whole = programs.cost(found[1].compile(), CHIP)
-  part = programs.cost(found[2].part(), CHIP)
-  assert 2 * part.flops == pytest.approx(whole.flops, rel=0.1)
+  ((times, part),) = found[2].pieces
+  assert times == 2
+  assert 2 * programs.cost(part(), CHIP).flops == pytest.approx(
+    whole.flops, rel=0.1
+  )
+
+
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_layers_in_a_loop_are_counted_from_shallow_models(model):
+  """And the same, nearly, as the compiler counts all of them."""
+  deep = dataclasses.replace(model, num_layers=5)
+  unrolled = planned(recipe(deep), reward=1)["reward update"]
+  looped = planned(recipe(deep, scan_layers=True), reward=1)["reward update"]
+  whole = programs.cost(unrolled.compile(), CHIP)
+  itself = programs.cost(looped.compile(), CHIP)
+  pieces = [(t, programs.cost(p(), CHIP)) for t, p in looped.pieces]
+  found = programs.added(pieces, whole=itself)
+  assert itself.flops < 0.7 * whole.flops
+  assert found.flops == pytest.approx(whole.flops, rel=0.02)
+  assert found.bytes_accessed == pytest.approx(whole.bytes_accessed, rel=0.05)
+  for a, b in zip(found.collectives, whole.collectives, strict=True):
+    assert (a.kind, a.count) == (b.kind, b.count)
+    assert a.sent_bytes == pytest.approx(b.sent_bytes, rel=0.01)
+
+
+def test_shallow_models_repeat_all_kinds_of_layers():
+  window = variant.Variant(window=4, global_every=3)
+  local = dataclasses.replace(DECODER, variant=window, num_layers=12)
+  (first, three), (times, six) = planned_programs.shallow(local)
+  assert (three.num_layers, six.num_layers) == (3, 6)
+  assert (first, times) == (-2, 3)
+  uneven = dataclasses.replace(T5, num_layers=4, num_decoder_layers=3)
+  found = planned_programs.shallow(uneven)
+  assert [
+    (times, c.num_layers, c.num_decoder_layers) for times, c in found
+  ] == [(-4, 1, 1), (2, 1, 2), (3, 2, 1)]
 
 
 def test_ppo_updates_several_times():

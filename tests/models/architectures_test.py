@@ -211,9 +211,9 @@ def test_names():
     architectures.name_of(Other())
 
 
-def gradient_of(config, remat):
+def gradient_of(config, remat, scan_layers=False):
   """jit of the gradient of a loss of (params, batch)."""
-  functions = architectures.language(config, remat)
+  functions = architectures.language(config, remat, scan_layers)
 
   def loss(params, both):
     log_probs = scoring.response_log_probs(functions, params, both)
@@ -238,3 +238,50 @@ def test_what_is_computed_again_changes_no_gradient(models, name):
   assert products["none"] < products["dots"] < products["full"]
   with pytest.raises(ValueError, match="remat is 'some'"):
     gradient_of(FAMILIES[name], "some").lower(params, both)
+
+
+@pytest.mark.parametrize(
+  "name, remat",
+  [
+    ("small_world", "none"),
+    ("gemma3", "full"),
+    ("qwen2", "dots"),
+    ("t5_1_1", "full"),
+    ("t5_1_0", "none"),
+  ],
+)
+def test_layers_as_a_loop_are_the_same_layers(name, remat):
+  # Three: where kinds of layers come in twos, one is left over.
+  deep = dataclasses.replace(FAMILIES[name], num_layers=3)
+  params = testing.build(architectures.language(deep))
+  both = batch()
+  expected = gradient_of(deep, remat)(params, both)
+  looped = gradient_of(deep, remat, True)(params, both)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4),
+    looped,
+    expected,
+  )
+
+
+@pytest.mark.parametrize("name", ["gemma3", "t5_1_1"])
+def test_a_loop_over_layers_does_not_grow_with_depth(name):
+  def products(num_layers):
+    deep = dataclasses.replace(FAMILIES[name], num_layers=num_layers)
+    params = testing.build(architectures.language(deep))
+    step = gradient_of(deep, "none", True)
+    return step.lower(params, batch()).as_text().count("stablehlo.dot_general")
+
+  assert products(4) == products(8)
+
+
+def test_scalars_of_layers_as_a_loop_are_the_same():
+  for name in ("gemma3", "t5_1_1"):
+    plain = architectures.scalar(FAMILIES[name])
+    looped = architectures.scalar(FAMILIES[name], scan_layers=True)
+    params = testing.build(plain)
+    # The head is zero at first, which would agree with anything.
+    params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])
+    np.testing.assert_allclose(
+      looped.states(params, batch()), plain.states(params, batch()), atol=1e-5
+    )
