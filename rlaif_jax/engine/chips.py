@@ -108,6 +108,8 @@ def devices_of(topology: str) -> list[Any]:
   del libtpu  # JAX finds it by itself.
   # Else it waits for the metadata server of a TPU machine.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Only one process may have a TPU, but any number may compile for one.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   from jax.experimental import topologies
 
   try:

@@ -138,20 +138,34 @@ def added(pieces: Sequence[tuple[float, Cost]], *, whole: Cost) -> Cost:
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
-  """The collectives of a program's HLO text, by kind."""
+  """The collectives of a program's HLO text, by kind.
+
+  The TPU compiler writes one that it spreads over several operations into each
+  of them, under the same channel; it is counted once. And it writes a
+  reduce-scatter as a computation of that name with an all-reduce inside.
+  """
   counts = dict.fromkeys(_SENT, 0)
   sent = dict.fromkeys(_SENT, 0.0)
+  channels, computation = set(), ""
   for line in text.splitlines():
+    if line.endswith("{"):
+      computation = line.split("(")[0]
     call = _CALL.search(line)
     if call is None:
       continue
     kind = call["kind"]
+    channel = re.search(r"channel_id=\d+", line)
+    if channel and (kind, channel[0]) in channels:
+      continue
+    channels.add((kind, channel and channel[0]))
     size = _group_size(line)
     shapes = [_size(m) for m in _SHAPE.finditer(call["result"])]
     # An asynchronous one names what it reads and what it writes.
     result = max(shapes, default=0) if call["start"] else sum(shapes)
     if call["start"] and kind == "reduce-scatter":
       result = min(shapes)
+    if kind == "all-reduce" and "all-reduce-scatter" in computation:
+      kind, result = "reduce-scatter", result / size
     counts[kind] += 1
     sent[kind] += result * _SENT[kind](size)
   return tuple(

@@ -81,7 +81,8 @@ def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
     converters.SequenceConfig, description["sequence"]
   )
   make = architecture.language if kind == "language" else architecture.scalar
-  functions = make(config)
+  rows = mesh_lib.batch_sharding(mesh)
+  functions = make(config, architectures.Execution(rows=rows))
   like = mesh_lib.abstract_params(functions.init, mesh)
   return Loaded(
     directory=directory,

@@ -106,6 +106,14 @@ class _Shapes:
     # Room for the constant text around a context is part of the prompt.
     self.prompt = s.max_context
     self.key = jax.eval_shape(lambda: jax.random.key(0))
+    # Of models that are only read.
+    self.how_read = architectures.Execution(rows=self._rows)
+
+  def how(self, scan_layers: bool) -> architectures.Execution:
+    """Of models that are updated."""
+    return dataclasses.replace(
+      self.how_read, remat=self.recipe.remat, scan_layers=scan_layers
+    )
 
   def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
@@ -163,7 +171,7 @@ def programs_of(
   if steps.sft:
 
     def sft(config, scan_layers):
-      functions = architectures.language(config, recipe.remat, scan_layers)
+      functions = architectures.language(config, shapes.how(scan_layers))
       tx = optimizer_lib.make_optimizer(recipe.optimizer)
       return functions.init, tx, train_sft.make_loss(functions, 0.0)
 
@@ -174,7 +182,7 @@ def programs_of(
   if steps.reward:
 
     def reward(config, scan_layers):
-      scalar = architectures.scalar(config, recipe.remat, scan_layers)
+      scalar = architectures.scalar(config, shapes.how(scan_layers))
       tx = optimizer_lib.make_optimizer(recipe.optimizer)
       return scalar.init, tx, reward_model.make_loss(scalar)
 
@@ -223,11 +231,11 @@ def _policy_update(shapes: _Shapes) -> Program:
   row = algorithms.ALGORITHMS[recipe.rl.algorithm]
 
   def build(config, scan_layers):
-    policy = architectures.language(config, recipe.remat, scan_layers)
+    policy = architectures.language(config, shapes.how(scan_layers))
     inits = {"policy": policy.init}
     value = None
     if row.needs_value:
-      value = architectures.scalar(config, recipe.remat, scan_layers)
+      value = architectures.scalar(config, shapes.how(scan_layers))
       inits["value"] = value.init
     loss = algorithms.make_loss(
       policy, value, config=recipe.rl, temperature=recipe.sampling.temperature
@@ -252,7 +260,7 @@ def _rollout(shapes: _Shapes) -> Iterator[Program]:
   recipe = shapes.recipe
   rows = recipe.batch_size * recipe.rl.samples_per_prompt
   room = recipe.sampling.max_tokens
-  model = architectures.language(recipe.model)
+  model = architectures.language(recipe.model, shapes.how_read)
   params = mesh_lib.abstract_params(model.init, shapes.mesh)
   prompt = shapes.array(rows, shapes.prompt)
   valid = shapes.array(rows, shapes.prompt, dtype=jnp.bool_)
@@ -308,12 +316,12 @@ def _score(shapes: _Shapes) -> Iterator[Program]:
   rows = recipe.batch_size * recipe.rl.samples_per_prompt
   room = recipe.sampling.max_tokens
   if recipe.labeler is None:
-    scalar = architectures.scalar(recipe.reward_model)
+    scalar = architectures.scalar(recipe.reward_model, shapes.how_read)
     params = mesh_lib.abstract_params(scalar.init, shapes.mesh)
     lowered = jax.jit(scalar.last).lower(params, shapes.tokens(rows, room))
     yield Program("score by reward model", "policy", 1, lowered.compile)
     return
-  model = architectures.language(recipe.labeler)
+  model = architectures.language(recipe.labeler, shapes.how_read)
   params = mesh_lib.abstract_params(model.init, shapes.mesh)
   columns = shapes.prompt + room + recipe.rating_tokens
   # Ten options whose last is two tokens, the first of them that of "1".

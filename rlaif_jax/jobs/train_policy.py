@@ -139,11 +139,16 @@ def run(
   validation = prompts.read(prompts.validation_split, prompts.validation_rows)
   score, scorer_params = scoring_model.make_scorer(scorer, sft, devices)
   row = algorithms.ALGORITHMS[rl.algorithm]
+  how = architectures.Execution(
+    remat=remat,
+    scan_layers=scan_layers,
+    rows=mesh_lib.batch_sharding(devices),
+  )
   params = {"policy": loading.copy_params(sft.params)}
   configs = {"policy": optimizer}
   value = None
   if row.needs_value:
-    value = architectures.scalar(sft.config, remat, scan_layers)
+    value = architectures.scalar(sft.config, how)
     params["value"] = scoring_model.scalar_params(value, sft, devices, seed)
     configs["value"] = value_optimizer
   # 2. Rollout and update.
@@ -159,7 +164,7 @@ def run(
   state = step_lib.state_from_params(params, tx, devices)
   update = step_lib.make_train_step(
     algorithms.make_loss(
-      architectures.language(sft.config, remat, scan_layers),
+      architectures.language(sft.config, how),
       value,
       config=rl,
       temperature=sampling.temperature,

@@ -88,7 +88,12 @@ def run(
     test_labels, start.tokenizer, start.sequence
   )
   # 2. One update step for all sizes: the compiled program is shared.
-  functions = architectures.scalar(start.config, remat, scan_layers)
+  how = architectures.Execution(
+    remat=remat,
+    scan_layers=scan_layers,
+    rows=mesh_lib.batch_sharding(devices),
+  )
+  functions = architectures.scalar(start.config, how)
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(
     reward_model.make_loss(functions, label_smoothing=label_smoothing),

@@ -194,7 +194,12 @@ def run(
   arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
   held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
-  functions = architectures.language(config, remat, scan_layers)
+  how = architectures.Execution(
+    remat=remat,
+    scan_layers=scan_layers,
+    rows=mesh_lib.batch_sharding(devices),
+  )
+  functions = architectures.language(config, how)
   tx = optimizer_lib.make_optimizer(optimizer)
   state, frozen, combine = first_state(
     functions, tx, start, lora, seed, devices

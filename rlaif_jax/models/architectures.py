@@ -12,9 +12,11 @@ from typing import Callable, NamedTuple
 from rlaif_jax.core import protocols
 from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
+from rlaif_jax.models import layers
 from rlaif_jax.models import t5
 
 Config = decoder.DecoderConfig | t5.T5Config
+Execution = layers.Execution
 
 
 class Architecture(NamedTuple):
@@ -49,23 +51,19 @@ def name_of(config: Config) -> str:
 
 
 def language(
-  config: Config, remat: str = "none", scan_layers: bool = False
+  config: Config, how: Execution = layers.PLAIN
 ) -> protocols.LanguageModel:
   """The functions of a language model of these sizes.
 
   Args:
     config: sizes.
-    remat: what the backward pass keeps of each layer, of `layers.REMAT`.
-    scan_layers: layers are one loop where no cache is made (losses, log-probs
-      of given texts); parameters keep their names and shapes.
+    how: it is run.
   """
-  row = ARCHITECTURES[name_of(config)]
-  return row.language(config, remat, scan_layers)
+  return ARCHITECTURES[name_of(config)].language(config, how)
 
 
 def scalar(
-  config: Config, remat: str = "none", scan_layers: bool = False
+  config: Config, how: Execution = layers.PLAIN
 ) -> protocols.ScalarModel:
   """The functions of a reward model or value network; see `language`."""
-  row = ARCHITECTURES[name_of(config)]
-  return row.scalar(config, remat, scan_layers)
+  return ARCHITECTURES[name_of(config)].scalar(config, how)

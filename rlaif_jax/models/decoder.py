@@ -109,12 +109,11 @@ class Decoder(nn.Module):
   """Tokens to hidden states, with or without a cache; hidden to logits."""
 
   config: DecoderConfig
-  remat: str = "none"
-  scan_layers: bool = False
+  how: layers.Execution = layers.PLAIN
 
   def setup(self):
     c = self.config
-    block = layers.rematerialized(Block, self.remat)
+    block = self.how.block(Block)
     self.embedding = layers.Embedding(c.vocab_size, c.width, c.dtype)
     self.blocks = [
       block(c, c.variant.is_local(layer)) for layer in range(c.num_layers)
@@ -136,7 +135,7 @@ class Decoder(nn.Module):
 
   def read(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """[B, L] -> final hidden states [B, L, D]."""
-    if self.scan_layers and not self.is_initializing():
+    if self.how.scan_layers and not self.is_initializing():
       return self._scan(tokens, valid)
     return self._read(tokens, valid)[0]
 
@@ -185,6 +184,7 @@ class Decoder(nn.Module):
       x, state = block(
         x, positions, valid, masks[block.is_local], (*cached, cache.column)
       )
+      x = self.how.split(x)
       states.append(state)
     keys, values, last_keys = zip(*states, strict=True)
     return self.final_norm(x), attention.Cache(
@@ -198,6 +198,7 @@ class Decoder(nn.Module):
     states = []
     for block in self.blocks:
       x, state = block(x, positions, valid, masks[block.is_local])
+      x = self.how.split(x)
       states.append(state)
     return self.final_norm(x), states
 
@@ -223,11 +224,12 @@ class Decoder(nn.Module):
       apply,
       [tuple(own[i : i + unit]) for i in range(0, looped, unit)],
       self._embed(tokens),
-      remat=self.remat,
+      how=self.how,
       dtype=self.config.dtype,
     )
     for block in self.blocks[looped:]:
       x, _ = block(x, positions, valid, masks[block.is_local])
+      x = self.how.split(x)
     return self.final_norm(x)
 
   def _embed(self, tokens):
@@ -235,7 +237,7 @@ class Decoder(nn.Module):
     if self.config.variant.embedding_scale:
       # Rounded to the compute type first, as the family's authors do.
       x = x * jnp.asarray(self.config.width**0.5, x.dtype)
-    return x
+    return self.how.split(x)
 
   def _masks(self, mask, positions, all_valid):
     """(mask of global layers, mask of local layers), each [B, L, S]."""
@@ -258,10 +260,10 @@ def match_keys_to_queries(attention_params, config: DecoderConfig) -> None:
 
 
 def functions(
-  config: DecoderConfig, remat: str = "none", scan_layers: bool = False
+  config: DecoderConfig, how: layers.Execution = layers.PLAIN
 ) -> protocols.LanguageModel:
   """The plain functions of a decoder; see `architectures.language`."""
-  module = Decoder(config, remat, scan_layers)
+  module = Decoder(config, how)
 
   def method(name):
     def call(params, *args):

@@ -25,11 +25,10 @@ class ScalarDecoder(nn.Module):
   """
 
   config: decoder.DecoderConfig
-  remat: str = "none"
-  scan_layers: bool = False
+  how: layers.Execution = layers.PLAIN
 
   def setup(self):
-    self.decoder = decoder.Decoder(self.config, self.remat, self.scan_layers)
+    self.decoder = decoder.Decoder(self.config, self.how)
     self.head = layers.scalar_head()
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
@@ -39,10 +38,10 @@ class ScalarDecoder(nn.Module):
 
 
 def functions(
-  config: decoder.DecoderConfig, remat: str = "none", scan_layers: bool = False
+  config: decoder.DecoderConfig, how: layers.Execution = layers.PLAIN
 ) -> protocols.ScalarModel:
   """The plain functions of a scalar decoder, params first."""
-  module = ScalarDecoder(config, remat, scan_layers)
+  module = ScalarDecoder(config, how)
 
   def init(key):
     tokens = jnp.zeros((1, 2), jnp.int32)

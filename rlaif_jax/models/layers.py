@@ -7,6 +7,7 @@ attention patterns or whole models.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Callable, Sequence
 
@@ -26,15 +27,45 @@ REMAT = {
 }
 
 
-def rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
-  """The block's class, keeping for the backward pass what REMAT says.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+  """How a model is run; its results do not depend on it.
 
-  Raises:
-    ValueError: no such choice.
+  Fields:
+    remat: what the backward pass keeps of each layer, of REMAT.
+    scan_layers: layers are one loop where no cache is made (losses, log-probs
+      of given texts); parameters keep their names and shapes.
+    rows: how activations are split, by their rows alone; None leaves it to
+      the compiler, which on large meshes may split them by their channels, as
+      the parameters are, and then has to gather them over and over.
   """
-  if remat not in REMAT:
-    raise ValueError(f"remat is {remat!r}; use one of {sorted(REMAT)}")
-  return block if remat == "none" else nn.remat(block, policy=REMAT[remat])
+
+  remat: str = "none"
+  scan_layers: bool = False
+  rows: jax.sharding.NamedSharding | None = None
+
+  def __post_init__(self):
+    if self.remat not in REMAT:
+      raise ValueError(f"remat is {self.remat!r}; use one of {sorted(REMAT)}")
+
+  def block(self, block: type[nn.Module]) -> type[nn.Module]:
+    """The block's class, keeping for the backward pass what `remat` says."""
+    if self.remat == "none":
+      return block
+    return nn.remat(block, policy=REMAT[self.remat])
+
+  def split(self, x: jax.Array) -> jax.Array:
+    """x [B, ...] over the devices by rows, where their number divides B."""
+    if self.rows is None:
+      return x
+    (axes,) = self.rows.spec
+    parts = math.prod(self.rows.mesh.shape[axis] for axis in axes)
+    if x.shape[0] % parts:
+      return x
+    return jax.lax.with_sharding_constraint(x, self.rows)
+
+
+PLAIN = Execution()
 
 
 def scanned(
@@ -42,7 +73,7 @@ def scanned(
   params: Sequence[Any],
   x: jax.Array,
   *,
-  remat: str,
+  how: Execution,
   dtype: Dtype,
 ) -> jax.Array:
   """x after blocks that are alike, as one loop over their parameters.
@@ -55,7 +86,7 @@ def scanned(
     apply: (a block's parameters, x) -> x.
     params: of each block.
     x: [...].
-    remat: what the backward pass keeps of a block; see REMAT.
+    how: remat, and how x is split.
     dtype: of products.
   """
 
@@ -64,11 +95,15 @@ def scanned(
       leaves = [leaf.astype(dtype) for leaf in leaves]
     return jnp.stack(leaves)
 
-  if remat != "none":
+  def layer(x, own):
+    return how.split(apply(own, x)), None
+
+  if how.remat != "none":
     # In a loop nothing can be merged with the first computation anyway.
-    apply = jax.checkpoint(apply, policy=REMAT[remat], prevent_cse=False)
+    policy = REMAT[how.remat]
+    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
   stacked = jax.tree_util.tree_map_with_path(stack, params[0], *params[1:])
-  return jax.lax.scan(lambda x, p: (apply(p, x), None), x, stacked)[0]
+  return jax.lax.scan(layer, how.split(x), stacked)[0]
 
 
 def matmul(a: jax.Array, b: jax.Array, out_dtype: Dtype | None) -> jax.Array:

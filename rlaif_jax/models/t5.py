@@ -47,14 +47,13 @@ class T5(nn.Module):
   """Prompt and response tokens to the response's states; states to logits."""
 
   config: T5Config
-  remat: str = "none"
-  scan_layers: bool = False
+  how: layers.Execution = layers.PLAIN
 
   def setup(self):
     c = self.config
     self.token_embedder = t5_layers.TokenEmbedder(c)
-    self.encoder = t5_layers.Encoder(c, self.remat, self.scan_layers)
-    self.decoder = t5_layers.ResponseDecoder(c, self.remat)
+    self.encoder = t5_layers.Encoder(c, self.how)
+    self.decoder = t5_layers.ResponseDecoder(c, self.how)
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
     """Logits [B, 1 + R, V]; makes all parameters."""
@@ -66,7 +65,7 @@ class T5(nn.Module):
     tokens = jnp.pad(response, ((0, 0), (1, 0)), constant_values=START_ID)
     valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
     x = self.token_embedder(tokens)
-    if self.scan_layers and not self.is_initializing():
+    if self.how.scan_layers and not self.is_initializing():
       return self.decoder.scan(x, valid, encoded, prompt_valid)
     cross = self.decoder.cross(encoded)
     return self.decoder(x, valid, 0, cross, prompt_valid)[0]
@@ -135,11 +134,10 @@ class ScalarT5(nn.Module):
   """
 
   config: T5Config
-  remat: str = "none"
-  scan_layers: bool = False
+  how: layers.Execution = layers.PLAIN
 
   def setup(self):
-    self.decoder = T5(self.config, self.remat, self.scan_layers)
+    self.decoder = T5(self.config, self.how)
     self.head = layers.scalar_head()
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
@@ -168,10 +166,10 @@ def _init(module: nn.Module):
 
 
 def functions(
-  config: T5Config, remat: str = "none", scan_layers: bool = False
+  config: T5Config, how: layers.Execution = layers.PLAIN
 ) -> protocols.LanguageModel:
   """The plain functions of an encoder-decoder; see `architectures`."""
-  module = T5(config, remat, scan_layers)
+  module = T5(config, how)
 
   def method(name):
     def call(params, *args):
@@ -199,10 +197,10 @@ def functions(
 
 
 def scalar_functions(
-  config: T5Config, remat: str = "none", scan_layers: bool = False
+  config: T5Config, how: layers.Execution = layers.PLAIN
 ) -> protocols.ScalarModel:
   """The plain functions of a reward model or value network."""
-  module = ScalarT5(config, remat, scan_layers)
+  module = ScalarT5(config, how)
 
   def states(params, batch):
     return module.apply({"params": params}, *_parts(batch))

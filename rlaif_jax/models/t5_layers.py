@@ -120,7 +120,12 @@ class RelativeBias(nn.Module):
       max_distance=c.relpos_max_distance,
       both_ways=self.both_ways,
     )
-    return jnp.moveaxis(jnp.take(table, index, axis=1), 0, 1)
+    # A product, since the gradient of a lookup would add up one number at a
+    # time.
+    rows = jax.nn.one_hot(index, c.relpos_buckets, dtype=jnp.float32)
+    return jnp.einsum(
+      "blsk,hk->bhls", rows, table, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 class Attention(nn.Module):
@@ -238,13 +243,12 @@ class Encoder(nn.Module):
   """The stack that reads prompts."""
 
   config: T5Config
-  remat: str = "none"
-  scan_layers: bool = False
+  how: layers.Execution = layers.PLAIN
 
   def setup(self):
     c = self.config
     self.relpos_bias = RelativeBias(c, both_ways=True)
-    layer = layers.rematerialized(EncoderLayer, self.remat)
+    layer = self.how.block(EncoderLayer)
     self.layers = [layer(c) for _ in range(c.num_layers)]
     self.encoder_norm = _norm(c)
 
@@ -253,18 +257,19 @@ class Encoder(nn.Module):
     positions = attention.positions_from_valid(valid)
     bias = self.relpos_bias(positions, positions)
     mask = jnp.broadcast_to(valid[:, None], bias.shape[:1] + bias.shape[2:])
-    if self.scan_layers and not self.is_initializing():
+    if self.how.scan_layers and not self.is_initializing():
       alike = EncoderLayer(self.config, parent=None)
       x = layers.scanned(
         lambda own, x: alike.apply({"params": own}, x, mask, bias),
         [layer.variables["params"] for layer in self.layers],
         x,
-        remat=self.remat,
+        how=self.how,
         dtype=self.config.dtype,
       )
     else:
+      x = self.how.split(x)
       for layer in self.layers:
-        x = layer(x, mask, bias)
+        x = self.how.split(layer(x, mask, bias))
     return self.encoder_norm(x)
 
 
@@ -272,12 +277,12 @@ class ResponseDecoder(nn.Module):
   """The stack that reads and writes responses."""
 
   config: T5Config
-  remat: str = "none"
+  how: layers.Execution = layers.PLAIN
 
   def setup(self):
     c = self.config
     self.relpos_bias = RelativeBias(c, both_ways=False)
-    layer = layers.rematerialized(DecoderLayer, self.remat)
+    layer = self.how.block(DecoderLayer)
     self.layers = [layer(c) for _ in range(c.num_decoder_layers)]
     self.decoder_norm = _norm(c)
     if not c.tie_embeddings:
@@ -302,10 +307,11 @@ class ResponseDecoder(nn.Module):
     """
     length = x.shape[1]
     masks, bias = self._masks(length, all_valid, column, prompt_valid)
-    states = []
+    x, states = self.how.split(x), []
     for i, layer in enumerate(self.layers):
       state = None if cached is None else (*cached[i], column)
       x, state = layer(x, masks, bias, cross[i], state)
+      x = self.how.split(x)
       states.append(state)
     return self.decoder_norm(x), states
 
@@ -323,7 +329,7 @@ class ResponseDecoder(nn.Module):
       apply,
       [layer.variables["params"] for layer in self.layers],
       x,
-      remat=self.remat,
+      how=self.how,
       dtype=self.config.dtype,
     )
     return self.decoder_norm(x)

@@ -72,6 +72,26 @@ def test_other_lines_are_none():
   assert programs.collectives(text) == ()
 
 
+def test_a_collective_in_several_operations_is_one():
+  body = (
+    "%a = f32[8] all-gather(%b), channel_id=7, replica_groups=[1,4]<=[4]\n"
+  )
+  other = body.replace("=7", "=8")
+  (one,) = programs.collectives("%x (p: f32[2]) -> f32[8] {\n" + body * 3)
+  assert (one.count, one.sent_bytes) == (1, 24.0)
+  assert programs.collectives(body + other)[0].count == 2
+
+
+def test_a_reduce_scatter_as_the_tpu_compiler_writes_it():
+  line = "  %r = f32[8] all-reduce(%b), channel_id=7, replica_groups=[1,4]<=[4]"
+  begin = "%all-reduce-scatter.3 (input: f32[8]) -> f32[2] {\n"
+  (one,) = programs.collectives(begin + line)
+  assert (one.kind, one.sent_bytes) == ("reduce-scatter", 3 * 8.0)
+  end = "\n}\n\nENTRY %main (a: f32[8]) -> f32[8] {\n"
+  found = programs.collectives(begin + end + line)
+  assert [c.kind for c in found] == ["all-reduce"]
+
+
 def test_a_product_split_over_devices():
   mesh = mesh_lib.make_mesh("model:8", jax.devices()[:8])
   spec = jax.sharding.PartitionSpec

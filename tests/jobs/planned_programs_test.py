@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 
+import flax.linen as nn
 import jax
 import pytest
 
@@ -15,6 +18,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import programs
 from rlaif_jax.jobs import planned_programs
+from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
 from rlaif_jax.models import variant
 from rlaif_jax.rl import algorithms
@@ -169,3 +173,30 @@ def test_without_a_value_network_there_is_none():
     programs.cost(p.compile(), CHIP).arguments for p in (program, with_value)
   )
   assert one < two
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_split_parameters_come_one_at_a_time_and_activations_never(
+  model, scan_layers
+):
+  """What is gathered in an update is a parameter, whole or its model part."""
+  deep = dataclasses.replace(model, num_layers=3)
+  update = planned(
+    recipe(deep, remat="full", scan_layers=scan_layers),
+    "fsdp:4,model:2",
+    sft=1,
+  )["SFT update"]
+  text = update.compile().as_text()
+  params = jax.eval_shape(
+    lambda key: nn.unbox(architectures.language(deep).init(key)),
+    jax.random.key(0),
+  )
+  largest = max(leaf.size for leaf in jax.tree.leaves(params))
+  # The lookup of embeddings aside, which moves this device's own rows.
+  gathered = [
+    math.prod(map(int, re.search(r"\[([\d,]+)\]", line)[1].split(",")))
+    for line in text.splitlines()
+    if " all-gather(" in line and "(_take)" not in line
+  ]
+  assert gathered and max(gathered) <= largest

@@ -213,7 +213,8 @@ def test_names():
 
 def gradient_of(config, remat, scan_layers=False):
   """jit of the gradient of a loss of (params, batch)."""
-  functions = architectures.language(config, remat, scan_layers)
+  how = architectures.Execution(remat=remat, scan_layers=scan_layers)
+  functions = architectures.language(config, how)
 
   def loss(params, both):
     log_probs = scoring.response_log_probs(functions, params, both)
@@ -237,7 +238,7 @@ def test_what_is_computed_again_changes_no_gradient(models, name):
   # Attention's products are made again by both, the layers' by one.
   assert products["none"] < products["dots"] < products["full"]
   with pytest.raises(ValueError, match="remat is 'some'"):
-    gradient_of(FAMILIES[name], "some").lower(params, both)
+    architectures.Execution(remat="some")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,8 @@ def test_a_loop_over_layers_does_not_grow_with_depth(name):
 def test_scalars_of_layers_as_a_loop_are_the_same():
   for name in ("gemma3", "t5_1_1"):
     plain = architectures.scalar(FAMILIES[name])
-    looped = architectures.scalar(FAMILIES[name], scan_layers=True)
+    how = architectures.Execution(scan_layers=True)
+    looped = architectures.scalar(FAMILIES[name], how)
     params = testing.build(plain)
     # The head is zero at first, which would agree with anything.
     params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])
