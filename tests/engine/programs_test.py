@@ -73,9 +73,7 @@ def test_other_lines_are_none():
 
 
 def test_a_collective_in_several_operations_is_one():
-  body = (
-    "%a = f32[8] all-gather(%b), channel_id=7, replica_groups=[1,4]<=[4]\n"
-  )
+  body = "%a = f32[8] all-gather(%b), channel_id=7, replica_groups=[1,4]<=[4]\n"
   other = body.replace("=7", "=8")
   (one,) = programs.collectives("%x (p: f32[2]) -> f32[8] {\n" + body * 3)
   assert (one.count, one.sent_bytes) == (1, 24.0)
