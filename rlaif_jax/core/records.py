@@ -139,6 +139,18 @@ class Preference:
     object.__setattr__(self, "rationales", tuple(self.rationales))
 
 
+def pair_of_row(row: Mapping[str, Any]) -> Pair:
+  """A pair of its JSON object, or of a Preference's without the label.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  if "p_first" in row:
+    fields = {field.name for field in dataclasses.fields(Pair)}
+    row = {name: value for name, value in row.items() if name in fields}
+  return from_row(Pair, row)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rating:
   """A labeler's score of one response, with the distribution it comes from.

@@ -51,7 +51,8 @@ def run(
 
   Args:
     output_dir: where everything goes; a second start continues there.
-    pairs_file: pairs.jsonl of the `sample` job.
+    pairs_file: pairs.jsonl of the `sample` job, or preferences of humans, such
+      as a prepared split of `tldr_comparisons`, whose labels are not looked at.
     judge: how the language model is asked (JudgeConfig), or which likelihoods
       are compared (LikelihoodConfig); needs labeler_dir or endpoint.
     labeler_dir: finished language model that labels.

@@ -110,7 +110,8 @@ def read_pairs(
 ) -> Iterator[records.Pair]:
   """Pairs of a file of any length: those of a shard among the first `limit`.
 
-  Lines that are no pairs go to `quarantine`; None makes one an error.
+  The pairs of human preferences will do, too. Lines that are no pairs go to
+  `quarantine`; None makes one an error.
 
   Raises:
     ValueError: `shard` is not "k/n" with 0 <= k < n.
@@ -122,7 +123,7 @@ def read_pairs(
       f"shard is {shard!r}; it should be 'k/n' with k from 0 to n - 1, such as "
       "'0/4'"
     )
-  rows = jsonl.stream_records(records.Pair, path, quarantine)
+  rows = jsonl.stream_rows(path, records.pair_of_row, quarantine)
   for pair in itertools.islice(rows, limit or None):
     name = records.content_id(pair.context, pair.first, pair.second)
     if int(name, 16) % int(count) == int(number):

@@ -18,6 +18,7 @@ from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import processes
 from rlaif_jax.jobs import loading
 from rlaif_jax.labeling import direct
 from rlaif_jax.labeling import rating
@@ -121,7 +122,7 @@ def statistics(
   for index, real in converters.chunks(len(rows), 64):
     part = converters.take(arrays, index)
     scores = score(params, part, response[index], mask[index])
-    values.append(np.asarray(scores)[:real])
+    values.append(processes.to_host(scores)[:real])
   values = np.concatenate(values)
   if values.std() < 1e-6:
     raise ValueError(
@@ -154,9 +155,9 @@ def text_scorer(
   ) -> jax.Array:
     del params  # The backend holds them.
     examples = []
+    rows = (batch.context, batch.context_valid, response, mask)
     for context, valid, tokens, keep in zip(
-      *map(np.asarray, (batch.context, batch.context_valid, response, mask)),
-      strict=True,
+      *processes.to_host(rows), strict=True
     ):
       ids = [int(t) for t in tokens[: int(keep.sum())]]
       ids = [t for t in ids if t not in policy.tokenizer.eos_ids]

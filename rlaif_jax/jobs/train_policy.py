@@ -23,6 +23,7 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import sample_responses
@@ -258,7 +259,7 @@ class Candidates:
       key = rng.key(0, "validation")
       drawn = self._sample(params["policy"], self._sft, part, key)
       scores = self._score(self._scorer_params, part, drawn[0], drawn[1])
-      drawn = tuple(np.asarray(x) for x in drawn)
+      drawn, scores = processes.to_host((tuple(drawn), scores))
       for i, row in enumerate(index[:real]):
         response = sample_responses.to_response(
           self._examples[row], 0, drawn, i, self._sft.tokenizer

@@ -19,6 +19,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import scoring_model
@@ -179,9 +180,10 @@ def predict(score_pairs, params, pairs, batch_size):
   """Rewards of both candidates of every pair: two float arrays."""
   first, second = [], []
   for rows, real in converters.chunks(pairs.label.shape[0], batch_size):
-    a, b = score_pairs(params, converters.take(pairs, rows))
-    first.append(np.asarray(a)[:real])
-    second.append(np.asarray(b)[:real])
+    scores = score_pairs(params, converters.take(pairs, rows))
+    a, b = processes.to_host(scores)
+    first.append(a[:real])
+    second.append(b[:real])
   return np.concatenate(first), np.concatenate(second)
 
 

@@ -20,6 +20,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import prefixes
 from rlaif_jax.labeling import rating
@@ -95,7 +96,7 @@ class FlaxBackend:
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
     for rows, inputs in self._inputs(ids, longest - 1):
-      log_probs = np.asarray(
+      log_probs = processes.to_host(
         self._option_log_probs(self._params, *inputs, options=option_ids)
       )
       for row, values in zip(rows, log_probs, strict=False):
@@ -125,7 +126,7 @@ class FlaxBackend:
     read = self._read_shared if self._model.is_causal else self._read_whole
     sums = [0.0] * len(ids)
     for rows, values in read(ids, own):
-      for row, value in zip(rows, np.asarray(values), strict=False):
+      for row, value in zip(rows, processes.to_host(values), strict=False):
         sums[row] = float(value)
     return list(zip(sums, map(len, own), strict=True)), usage
 
@@ -197,8 +198,8 @@ class FlaxBackend:
       drawn = self._generate(
         self._params, *inputs, keys, config=config, eos_ids=eos_ids
       )
-      response = np.asarray(drawn.response)
-      lengths = np.asarray(drawn.mask).sum(axis=1).astype(int)
+      response, mask = processes.to_host((drawn.response, drawn.mask))
+      lengths = mask.sum(axis=1).astype(int)
       for i, row in enumerate(rows):
         written += int(lengths[i])
         kept = [t for t in response[i, : lengths[i]] if t not in eos_ids]

@@ -101,7 +101,7 @@ def as_pair(row: Any) -> records.Pair:
   Raises:
     ValueError, TypeError: it is none; the message is the reason.
   """
-  pair = records.from_row(records.Pair, row)
+  pair = records.pair_of_row(row)
   try:
     "".join(vars(pair).values()).encode("utf-8")
   except UnicodeEncodeError as error:

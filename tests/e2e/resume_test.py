@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -110,7 +111,7 @@ class World:
 
   def __init__(self, root: pathlib.Path):
     self.root = root
-    generator = __import__("random").Random(0)
+    generator = random.Random(0)
     examples = []
     for i in range(24):
       words = generator.choices(WORDS, k=18)
@@ -309,6 +310,43 @@ def test_killed_and_resumed_ends_the_same(world, name):
   assert set(whole) == set(resumed)
   for key, value in whole.items():
     assert value == resumed[key], f"{key} differs after kill and resume"
+
+
+KILLS = int(os.environ.get("RLAIF_KILLS", "0"))
+
+
+@pytest.mark.skipif(not KILLS, reason="RLAIF_KILLS is 0; launch/nightly.sh")
+@pytest.mark.parametrize(
+  "name", ["sft", "pairs", "labels", "reward", "policy", "direct"]
+)
+def test_killed_at_any_moment_it_ends_the_same(world, name):
+  """So often, at moments drawn over a whole run, wherever that is."""
+  for needed, (job, recipe, bindings, _, _) in stages(world).items():
+    if not (world.root / needed / "result.json").exists():
+      world.finish(world.command(job, needed, recipe, **bindings))
+    if needed == name:
+      break
+  draw = random.Random(name)
+  begin = time.monotonic()
+  world.finish(world.command(job, f"{name}_timed", recipe, **bindings))
+  seconds = time.monotonic() - begin
+  whole, kills, copies = world.contents(name), 0, 0
+  while kills < KILLS:
+    copies += 1
+    run = f"{name}_any{copies}"
+    command = world.command(job, run, recipe, **bindings)
+    while kills < KILLS:
+      process = world.start(command)
+      try:
+        output, _ = process.communicate(timeout=draw.uniform(0, seconds))
+        assert process.returncode == 0, output
+        break
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        kills += 1
+    world.finish(command)
+    assert world.contents(run) == whole
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(world):

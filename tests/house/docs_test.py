@@ -132,7 +132,15 @@ def test_scripts_pass_shellcheck(path):
 
 @pytest.mark.parametrize(
   "name",
-  ["test.sh", "quickstart.sh", "smollm2.sh", "tpu_vm.sh", "gke.sh", "slurm.sh"],
+  [
+    "test.sh",
+    "nightly.sh",
+    "quickstart.sh",
+    "smollm2.sh",
+    "tpu_vm.sh",
+    "gke.sh",
+    "slurm.sh",
+  ],
 )
 def test_scripts_have_help(name):
   done = subprocess.run(

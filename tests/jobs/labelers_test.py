@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import typing
 
 import pytest
@@ -108,6 +109,22 @@ def test_shards_part_the_pairs_by_their_texts(tmp_path):
   ]
   jsonl.write_records(path, renamed)
   assert len(list(labelers.read_pairs(path, shard="0/3"))) == len(parts[0])
+
+
+def test_pairs_that_humans_have_labelled_are_pairs(tmp_path):
+  path = str(tmp_path / "preferences.jsonl")
+  labelled = [
+    records.Preference(
+      **records.to_row(pair), p_first=1.0, labeler="human", confidence=9
+    )
+    for pair in pairs(3)
+  ]
+  jsonl.write_records(path, labelled)
+  assert list(labelers.read_pairs(path)) == pairs(3)
+  # Unknown names are an error where no label stands beside them.
+  pathlib.Path(path).write_text('{"id": "a", "context": "b", "frist": "c"}\n')
+  with pytest.raises(ValueError, match="frist"):
+    list(labelers.read_pairs(path))
 
 
 def test_bad_rows_of_any_kind_end_no_job(tmp_path):
