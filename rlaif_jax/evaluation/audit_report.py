@@ -31,10 +31,14 @@ def best(rows: Sequence[Row]) -> list[Row]:
     if row["selection"] is None or row["alignment"] is None:
       continue
     key = (row["labeler"], row["task"])
-    value = row["selection"]["accuracy"]["value"]
-    if key not in found or value > found[key]["selection"]["accuracy"]["value"]:
+    if key not in found or selected(row) > selected(found[key]):
       found[key] = row
   return list(found.values())
+
+
+def selected(row: Row) -> float:
+  """The agreement that a cell is chosen by."""
+  return row["selection"]["accuracy"]["value"]
 
 
 def _cells(rows: Sequence[Row]) -> str:
@@ -63,17 +67,20 @@ def _cell(row: Row) -> list[str]:
   text = [pages.escape(row[key]) for key in ("labeler", "task", "cell")]
   cells = [text[0], *(f'<td class="text">{t}</td>' for t in text[1:])]
   alignment, bias = row["alignment"], row["position_bias"]
-  if alignment is None:
-    return [*cells, "no answer", *["-"] * 12]
   chosen = row["selection"]
+  if alignment is None and chosen is None:
+    return [*cells, "no answer", *["-"] * 12]
+  # Where the best way alone was asked about the rest, the others have no more
+  # than the pairs for choosing.
+  shown = alignment or chosen
   seconds = row["seconds_per_label"]
   return [
     *cells,
-    pages.percent(alignment["accuracy"]),
+    pages.percent(alignment["accuracy"]) if alignment else "-",
     pages.percent(chosen["accuracy"]) if chosen else "-",
-    pages.percent(alignment["longer_wins"]),
-    pages.percent(alignment["copied_wins"]),
-    f"{alignment['entropy']:.3f}",
+    pages.percent(shown["longer_wins"]),
+    pages.percent(shown["copied_wins"]),
+    f"{shown['entropy']:.3f}",
     pages.number(row["calibration"]["error"]),
     pages.percent(row["length"]["difference"]),
     pages.percent(bias["same_position"]),
@@ -81,7 +88,7 @@ def _cell(row: Row) -> list[str]:
     f"{bias['p_value']:.2g}" if bias["same_position"]["n"] else "-",
     "-" if seconds is None else f"{seconds:.3g}",
     f"{row['cost_usd']:.2f}",
-    str(alignment["unanswered"]),
+    str(shown["unanswered"]),
   ]
 
 

@@ -14,7 +14,7 @@ import functools
 import math
 import pathlib
 import time
-from typing import Any, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class GridConfig:
     between: text between context and response, for likelihoods.
     select_share: part of the pairs, by hash, on which the best way of asking
       is chosen; it is reported on the others.
+    only_best_on_rest: the pairs that are not for choosing are asked in the
+      best way alone, which costs less; the other ways stay without alignment.
     max_context_tokens: of a prompt.
     max_rationale_tokens: of a rationale.
   """
@@ -58,6 +60,7 @@ class GridConfig:
   before: str = ""
   between: str = "\n\nSummary:\n"
   select_share: float = 0.5
+  only_best_on_rest: bool = False
   max_context_tokens: int = 4096
   max_rationale_tokens: int = 512
 
@@ -66,6 +69,11 @@ class GridConfig:
       raise ValueError(
         f"select_share is {self.select_share}; it should be at least 0 and "
         "below 1"
+      )
+    if self.only_best_on_rest and not self.select_share:
+      raise ValueError(
+        "only_best_on_rest needs pairs to choose on; select_share is 0, give "
+        "it a share such as 0.2"
       )
     if not self.templates and not self.likelihoods:
       raise ValueError("templates and likelihoods are empty; name one way")
@@ -145,36 +153,15 @@ def run(
     for task, path in tasks.items():
       humans = jsonl.read_records(records.Preference, path)
       humans = humans[:limit] if limit else humans
-      for cell, config in grid.cells(task):
-        begin = time.monotonic()
-        stored = labelers_lib.label(
-          functools.partial(as_pairs, humans),
-          labeler,
-          config,
-          store_dir=f"{output_dir}/store",
-          chunk_size=chunk_size,
-          prices=prices,
-          quarantine=quarantine,
-        )
-        labels = list(stored.labels(as_pairs(humans)))
-        seconds = note_seconds(
-          directory / "seconds.jsonl",
-          f"{name}/{task}/{cell}",
-          time.monotonic() - begin,
-          stored.asked,
-        )
-        rows.append(
-          {
-            "labeler": name,
-            "task": task,
-            "cell": cell,
-            **measure(labels, humans, grid.select_share),
-            "seconds_per_label": seconds,
-            "cost_usd": prices.cost_usd(stored.usage),
-            "usage": records.to_row(stored.usage),
-          }
-        )
-        stored.close()
+      fill = functools.partial(
+        labelers_lib.label,
+        labeler=labeler,
+        store_dir=f"{output_dir}/store",
+        chunk_size=chunk_size,
+        prices=prices,
+        quarantine=quarantine,
+      )
+      rows += ask_all(name, task, humans, grid, fill, directory, prices)
     del labeler
   jsonl.write_text(
     directory / "cells.jsonl", "".join(jsonl.dump_row(r) + "\n" for r in rows)
@@ -187,6 +174,66 @@ def run(
     "quarantined": quarantine.write(directory / "quarantine.jsonl"),
     "quarantine_reasons": quarantine.counts(),
   }
+
+
+def ask_all(
+  name: str,
+  task: str,
+  humans: list[records.Preference],
+  grid: GridConfig,
+  fill: Callable[..., Any],
+  directory: pathlib.Path,
+  prices: costs.Prices,
+) -> list[dict[str, Any]]:
+  """Rows of all cells of a labeler and a task, in the grid's order.
+
+  Each cell is asked about the pairs that the grid gives it, through
+  fill(pairs, config=...) -> LabelStore.
+  """
+  cells = dict(grid.cells(task))
+
+  def ask(cell, some):
+    begin = time.monotonic()
+    stored = fill(functools.partial(as_pairs, some), config=cells[cell])
+    labels = list(stored.labels(as_pairs(some)))
+    seconds = note_seconds(
+      directory / "seconds.jsonl",
+      f"{name}/{task}/{cell}",
+      time.monotonic() - begin,
+      stored.asked,
+    )
+    usage = stored.usage
+    stored.close()
+    return {
+      "labeler": name,
+      "task": task,
+      "cell": cell,
+      **measure(labels, humans, grid.select_share),
+      "seconds_per_label": seconds,
+      "cost_usd": prices.cost_usd(usage),
+      "usage": records.to_row(usage),
+    }
+
+  if not grid.only_best_on_rest:
+    return [ask(cell, humans) for cell in cells]
+  chosen, _ = part(humans, grid.select_share)
+  rows = {cell: ask(cell, chosen) for cell in cells}
+  answered = [cell for cell in rows if rows[cell]["selection"]]
+  if answered:
+    best = max(answered, key=lambda cell: audit_report.selected(rows[cell]))
+    rows[best] = ask(best, humans)
+  return list(rows.values())
+
+
+def part(
+  humans: list[records.Preference], share: float
+) -> tuple[list[records.Preference], list[records.Preference]]:
+  """The pairs for choosing, by hash of their texts, and the others."""
+  chosen, rest = [], []
+  for human in humans:
+    name = records.content_id(human.context, human.first, human.second)
+    (chosen if int(name[:8], 16) < share * 2**32 else rest).append(human)
+  return chosen, rest
 
 
 def as_pairs(humans: list[records.Preference]) -> Iterator[records.Pair]:
@@ -207,11 +254,7 @@ def measure(
   select_share: float,
 ) -> dict[str, Any]:
   """Alignment on the pairs for choosing and on the others; bias on all."""
-  chosen, rest = [], []
-  for human in humans:
-    name = records.content_id(human.context, human.first, human.second)
-    is_chosen = int(name[:8], 16) < select_share * 2**32
-    (chosen if is_chosen else rest).append(human)
+  chosen, rest = part(humans, select_share)
   answered = {label.id for label in labels}
 
   def align(some):

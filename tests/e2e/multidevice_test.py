@@ -8,6 +8,7 @@ lengths, in microbatches and without.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -82,6 +83,7 @@ class Training:
 
 
 def trainings(config, mesh):
+  """name -> Training of each of the four."""
   how = architectures.Execution(rows=mesh_lib.batch_sharding(mesh))
   language = architectures.language(config, how)
   scalar = architectures.scalar(config, how)
@@ -104,14 +106,6 @@ def trainings(config, mesh):
       weight=np.ones(ROWS, np.float32),
     )
 
-  yield (
-    "sft",
-    Training(language.init, train_sft.make_loss(language, 0.5), put(texts)),
-  )
-  yield (
-    "reward",
-    Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
-  )
   template = prompts_lib.load("docstring_rating")
   by_labeler = direct.direct_scorer(
     language,
@@ -120,39 +114,41 @@ def trainings(config, mesh):
     options=template.options,
     chat=("", ""),
   )
-  rewards = {
-    "policy": (scorers.reward_scorer(scalar), build(scalar, 3)),
-    "direct": (by_labeler, build(language, 4)),
+  learn = functools.partial(reinforce, language, scalar, build(language, 5))
+  score = scorers.reward_scorer(scalar)
+  return {
+    "sft": Training(
+      language.init, train_sft.make_loss(language, 0.5), put(texts)
+    ),
+    "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
+    "policy": learn(score, build(scalar, 3), mesh),
+    "direct": learn(by_labeler, build(language, 4), mesh),
   }
-  for name, (score, scorer_params) in rewards.items():
-    rl, sampling = (
-      algorithms.RLConfig(),
-      decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9),
-    )
-    collect = rollout.make_collect(
-      language, scalar, score, config=rl, sampling=sampling, eos_ids=(3, 4)
-    )
-    frozen = {"reference": build(language, 5), "scorer": scorer_params}
 
-    def collected(state, number, collect=collect, frozen=frozen):
-      prompts = prompts_of(texts(np.random.default_rng(number)))
-      prompts = mesh_lib.put_batch(mesh, prompts)
-      key = jax.random.key(number)
-      return collect(state.params, frozen, prompts, key)[0]
 
-    yield (
-      name,
-      Training(
-        lambda key: {"policy": language.init(key), "value": scalar.init(key)},
-        algorithms.make_loss(language, scalar, config=rl, temperature=0.9),
-        collected,
-      ),
-    )
+def reinforce(language, scalar, reference, score, scorer_params, mesh):
+  rl = algorithms.RLConfig()
+  sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
+  collect = rollout.make_collect(
+    language, scalar, score, config=rl, sampling=sampling, eos_ids=(3, 4)
+  )
+  frozen = {"reference": reference, "scorer": scorer_params}
+
+  def collected(state, number):
+    prompts = prompts_of(texts(np.random.default_rng(number)))
+    prompts = mesh_lib.put_batch(mesh, prompts)
+    return collect(state.params, frozen, prompts, jax.random.key(number))[0]
+
+  return Training(
+    lambda key: {"policy": language.init(key), "value": scalar.init(key)},
+    algorithms.make_loss(language, scalar, config=rl, temperature=0.9),
+    collected,
+  )
 
 
 def train(name, kind, text, devices, microbatches):
   mesh = mesh_lib.make_mesh(text, devices)
-  training = dict(trainings(CONFIGS[kind], mesh))[name]
+  training = trainings(CONFIGS[kind], mesh)[name]
   tx = optimizer.make_optimizer(
     optimizer.OptimizerConfig(name="adamw", learning_rate=1e-3, clip_norm=1.0)
   )

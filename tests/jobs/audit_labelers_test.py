@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -113,6 +114,25 @@ def test_a_second_start_asks_nothing_and_ends_the_same(world, tmp_path, humans):
   few = tmp_path / "few"
   audit(world, few, humans, limit=6)
   assert cells(few)[0]["usage"]["requests"] == 12
+
+
+def test_the_rest_is_asked_in_the_best_way_alone(world, tmp_path, humans):
+  grid = dataclasses.replace(GRID, only_best_on_rest=True)
+  result = audit(world, tmp_path / "few", humans, grid=grid)
+  audit(world, tmp_path / "all", humans)
+  few, whole = cells(tmp_path / "few"), cells(tmp_path / "all")
+  (best,) = result["best"]
+  for row, full in zip(few, whole, strict=True):
+    assert row["selection"] == full["selection"]
+    if row["cell"] == best["cell"]:
+      assert row["alignment"] == full["alignment"]
+    else:
+      assert row["alignment"] is None
+      assert row["usage"]["requests"] < full["usage"]["requests"]
+  page = (tmp_path / "few" / "audit.html").read_text()
+  assert "no answer" not in page
+  with pytest.raises(ValueError, match="needs pairs to choose on"):
+    dataclasses.replace(grid, select_share=0.0)
 
 
 def test_without_answers_there_is_no_alignment(world, tmp_path, humans):

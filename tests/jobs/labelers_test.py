@@ -120,7 +120,7 @@ def test_pairs_that_humans_have_labelled_are_pairs(tmp_path):
     for pair in pairs(3)
   ]
   jsonl.write_records(path, labelled)
-  assert list(labelers.read_pairs(path)) == pairs(3)
+  assert list(labelers.read_pairs(path)) == list(pairs(3))
   # Unknown names are an error where no label stands beside them.
   pathlib.Path(path).write_text('{"id": "a", "context": "b", "frist": "c"}\n')
   with pytest.raises(ValueError, match="frist"):
