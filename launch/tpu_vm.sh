@@ -92,18 +92,6 @@ make_ready() { # a slice with the code on it
   install
 }
 
-# What each host is told by its machine: the addresses of all, and its number.
-read -r -d '' group <<'SHELL' || true
-about() {
-  curl -sf -H Metadata-Flavor:Google \
-    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
-}
-hosts=$(about worker-network-endpoints | tr ',' '\n' | cut -d: -f3)
-export JAX_COORDINATOR_ADDRESS=$(echo "$hosts" | head -n 1):8476
-export JAX_NUM_PROCESSES=$(echo "$hosts" | wc -l)
-export JAX_PROCESS_ID=$(about agent-worker-number)
-SHELL
-
 run() {
   local job tries=0
   job=$(printf '%q ' python -m rlaif_jax.main "$@")
@@ -111,7 +99,6 @@ run() {
     if make_ready; then
       # What a host says is kept there too, for `logs`.
       if on_all "set -o pipefail
-$group
 cd rlaif_jax && PATH=\$PWD/.venv/bin:\$PATH $job 2>&1 | tee -a ~/rlaif_jax.log"; then
         return 0
       fi

@@ -7,11 +7,12 @@ raise, naming file and line, or go to a quarantine file with the reason.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 
 from rlaif_jax.core import records
 
@@ -128,13 +129,17 @@ def stream_rows(
     except (ValueError, KeyError, TypeError) as error:
       where = f"{path}:{number}"
       if quarantine is None:
-        raise ValueError(
-          f"{where}: {error}. Mend or delete this line, then run the same "
-          "command again."
-        ) from error
+        raise _bad_line(where, error) from error
       quarantine.add(where=where, reason=str(error), row=as_text(line))
       continue
     yield row
+
+
+def _bad_line(where: str, error: Exception) -> ValueError:
+  return ValueError(
+    f"{where}: {error}. Mend or delete this line, then run the same command "
+    "again."
+  )
 
 
 def read_records(
@@ -144,6 +149,46 @@ def read_records(
 ) -> list[T]:
   """Reads a file of records of one class; see `parse_rows`."""
   return parse_rows(path, lambda row: records.from_row(cls, row), quarantine)
+
+
+class RecordsOnDemand(Sequence[T]):
+  """The records of a file, each parsed when it is asked for.
+
+  Holds where the lines begin (the lines themselves of a .gz file), so that a
+  process may read a few rows of a file of any size. Slices are views.
+  """
+
+  def __init__(self, cls: type[T], path: str | os.PathLike):
+    self._cls = cls
+    self._path = path
+    self._packed = str(path).endswith(".gz")
+    # (line number, beginning or line) of each row.
+    self._places: list[tuple[int, Any]] = []
+    begin = 0
+    opener = gzip.open if self._packed else open
+    with opener(path, "rb") as f:
+      for number, line in enumerate(f, start=1):
+        if line.strip():
+          self._places.append((number, line if self._packed else begin))
+        begin += len(line)
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      view = copy.copy(self)
+      view._places = self._places[index]
+      return view
+    number, place = self._places[index]
+    if not self._packed:
+      with open(self._path, "rb") as f:
+        f.seek(place)
+        place = f.readline()
+    try:
+      return records.from_row(self._cls, json.loads(place))
+    except (ValueError, KeyError, TypeError) as error:
+      raise _bad_line(f"{self._path}:{number}", error) from error
 
 
 def stream_records(

@@ -12,7 +12,7 @@ import difflib
 import json
 import os
 import pathlib
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Sequence
 
 from absl import logging
 
@@ -231,8 +231,14 @@ TASKS: dict[str, Task] = {
 
 
 def load_rows(
-  task: str, split: str, *, cache_dir: str, data_dir: str = "", limit: int = 0
-) -> list[Any]:
+  task: str,
+  split: str,
+  *,
+  cache_dir: str,
+  data_dir: str = "",
+  limit: int = 0,
+  on_demand: bool = False,
+) -> Sequence[Any]:
   """Rows of a task's split; builds all splits on the first call.
 
   Args:
@@ -242,6 +248,7 @@ def load_rows(
     data_dir: the task's source: a directory, a file, or tfds:NAME.
     limit: the first rows only (0: all). Rows stand in the order of their
       ids, which are hashes, so this is a fair sample.
+    on_demand: each row is read when it is asked for.
 
   Raises:
     ValueError: an unknown task or split, or an empty one.
@@ -265,7 +272,8 @@ def load_rows(
     _check_source(task, directory, data_dir)
   else:
     build_task(task, directory, data_dir)
-  rows = jsonl.read_records(TASKS[task].record, directory / f"{split}.jsonl")
+  read = jsonl.RecordsOnDemand if on_demand else jsonl.read_records
+  rows = read(TASKS[task].record, directory / f"{split}.jsonl")
   if not rows:
     raise ValueError(
       f"the split {split!r} of {task} is empty; see "
@@ -319,8 +327,8 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
 
 
 def load_examples(
-  task: str, split: str, *, cache_dir: str, data_dir: str = "", limit: int = 0
-) -> list[records.Example]:
+  task: str, split: str, **where: Any
+) -> Sequence[records.Example]:
   """`load_rows` for a task of examples.
 
   Raises:
@@ -331,9 +339,7 @@ def load_examples(
       f"{task} holds labelled pairs, not examples; name it where labels are "
       "asked for"
     )
-  return load_rows(
-    task, split, cache_dir=cache_dir, data_dir=data_dir, limit=limit
-  )
+  return load_rows(task, split, **where)
 
 
 def load_preferences(

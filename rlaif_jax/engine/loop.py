@@ -15,6 +15,7 @@ from rlaif_jax.core import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.engine import checkpoint
+from rlaif_jax.engine import guards
 from rlaif_jax.engine import metrics as metrics_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
@@ -61,7 +62,8 @@ def fit(
   """Runs to config.num_steps, from the newest checkpoint if there is one.
 
   1. Restore the newest finished checkpoint in `directory`/checkpoints.
-  2. Each step: batch from (state, step), update with key (seed, step).
+  2. Each step: batch from (state, step), update with key (seed, step). The
+     update compiles in its first two calls only, and visits no host.
   3. The metrics of step n - 1 are fetched while step n runs.
   4. Every `save_every` steps, once all metrics are known to be finite: save.
   5. `evaluate(params, step)` every `evaluate_every` steps and at the end; its
@@ -110,7 +112,8 @@ def fit(
       evaluate_now(step, state.params)
     batch = next_batch(state, step)
     key = rng.key(seed, f"{name}/update", step)
-    state, metrics = step_fn(state, batch, key)
+    with guards.steady(f"{name}: step {step + 1}", step >= done + 2):
+      state, metrics = step_fn(state, batch, key)
     flush()
     pending = (step + 1, metrics)
     stopping = processes.is_time_to_stop(step + 1, preemption.requested())

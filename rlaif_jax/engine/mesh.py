@@ -2,18 +2,22 @@
 """Meshes from a string, and one table of logical axes to mesh axes.
 
 `"data:-1"` puts all devices on the batch axis; `"data:2,model:4"` splits
-parameters over four. Everything is jit with NamedSharding.
+parameters over four; `"sequence:2"` halves the columns of activations, for
+meshes that have more devices than a batch has rows. Everything is jit with
+NamedSharding.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-AXES = ("data", "fsdp", "model")
+AXES = ("data", "fsdp", "sequence", "model")
 
 # Logical axis of a parameter -> mesh axis (None: not split).
 RULES = (
@@ -27,6 +31,42 @@ RULES = (
   ("mlp", "model"),
   ("scalar", None),
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+  """How one model's parameters lie on the mesh.
+
+  Fields:
+    rules: (logical axis, mesh axis or "") pairs that replace those of RULES,
+      such as (("embed", ""),) for parameters that stay whole where the others
+      are split by fsdp.
+    dtype: of the parameters; "bfloat16" halves a model that is only read. What
+      is learned stays float32.
+  """
+
+  rules: tuple[tuple[str, str], ...] = ()
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    known = {name for name, _ in RULES}
+    for name, axis in self.rules:
+      if name not in known or axis not in ("", *AXES):
+        raise ValueError(
+          f"Placement.rules has ({name!r}, {axis!r}); the first should be one "
+          f"of {sorted(known)} and the second one of {AXES} or '' for none"
+        )
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+        f"Placement.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
+      )
+
+  def table(self) -> dict[str, str | None]:
+    """Logical axis -> mesh axis."""
+    return {**dict(RULES), **{name: axis or None for name, axis in self.rules}}
+
+
+PLAIN = Placement()
 
 
 def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
@@ -59,12 +99,14 @@ def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
   return jax.sharding.Mesh(np.asarray(devices).reshape(shape), AXES)
 
 
-def param_shardings(mesh: jax.sharding.Mesh, boxed: Any) -> Any:
+def param_shardings(
+  mesh: jax.sharding.Mesh, boxed: Any, placement: Placement = PLAIN
+) -> Any:
   """NamedShardings of abstract parameters boxed with logical axis names.
 
   An axis that its mesh axis does not divide is left whole.
   """
-  rules = dict(RULES)
+  rules = placement.table()
 
   def sharding(leaf):
     if not isinstance(leaf, nn.LogicallyPartitioned):
@@ -86,16 +128,18 @@ def param_shardings(mesh: jax.sharding.Mesh, boxed: Any) -> Any:
 
 
 def abstract_params(
-  init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
+  init: Callable[[jax.Array], Any],
+  mesh: jax.sharding.Mesh,
+  placement: Placement = PLAIN,
 ) -> Any:
   """Shapes and shardings of a model's parameters, without making them."""
   boxed = jax.eval_shape(init, jax.random.key(0))
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
+      leaf.shape, jnp.dtype(placement.dtype), sharding=sharding
     ),
     nn.unbox(boxed),
-    param_shardings(mesh, boxed),
+    param_shardings(mesh, boxed, placement),
   )
 
 
@@ -106,15 +150,32 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
+def activation_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Rows over data and fsdp, columns over sequence; see `layers.Execution`."""
+  return jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(("data", "fsdp"), "sequence")
+  )
+
+
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """The whole array on every device."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
+def held_rows(mesh: jax.sharding.Mesh, rows: int) -> np.ndarray:
+  """Which rows of a batch this process's devices hold: bool [rows]."""
+  places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+  held = np.zeros(rows, bool)
+  for (index,) in places.values():
+    held[index] = True
+  return held
+
+
 def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
   """Puts host arrays on the mesh, split over their leading axis.
 
-  Of several processes each has the same arrays and puts its own rows.
+  Of several processes each puts its own rows; what stands in the others'
+  (`held_rows`) is not looked at.
 
   Raises:
     ValueError: the batch does not divide by the data devices.

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import socket
 import sys
 import time
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
+import urllib.request
 
 from absl import logging
 import jax
@@ -27,11 +29,17 @@ HEARTBEAT_SECONDS = 30
 _STOP = "rlaif_jax/stop"
 _LEAD = 3
 
+# Numbers of the sums that the processes have made together.
+_SUMS = itertools.count()
+
 # The processes meet at this port past JAX's own.
 _PORT_OFFSET = 1
 
 # Where JAX itself looks for the coordinator of a TPU slice.
 _TPU_PORT = 8476
+
+# What a machine with a TPU has one of.
+_TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +68,9 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
   """The group that the environment names; None where this process is alone.
 
   Explicitly by JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID (`launch/tpu_vm.sh` sets them); by GKE, which tells the hosts
-  of a TPU slice TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; or by Slurm, for
-  `srun` with several tasks.
+  JAX_PROCESS_ID; by GKE, which tells the hosts of a TPU slice
+  TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; or by Slurm, for `srun` with several
+  tasks. See `group_of_tpu_vm` for TPU VMs.
 
   Raises:
     ValueError: only a part of it, or no numbers.
@@ -97,6 +105,39 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
   )
 
 
+def group_of_tpu_vm(
+  environment: Mapping[str, str], devices: Sequence[str] = _TPU_DEVICES
+) -> Group | None:
+  """The hosts of this TPU VM's slice, from Google Cloud's metadata server.
+
+  It is asked on machines that have a TPU alone: elsewhere it is not there.
+  TPU_SKIP_MDS_QUERY keeps it from being asked, and GCE_METADATA_HOST names
+  another one.
+  """
+  has_tpu = any(os.path.exists(device) for device in devices)
+  if not has_tpu or environment.get("TPU_SKIP_MDS_QUERY"):
+    return None
+  server = environment.get("GCE_METADATA_HOST", "metadata.google.internal")
+
+  def attribute(name: str) -> str:
+    request = urllib.request.Request(
+      f"http://{server}/computeMetadata/v1/instance/attributes/{name}",
+      headers={"Metadata-Flavor": "Google"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+      return answer.read().decode()
+
+  try:
+    index = attribute("agent-worker-number")
+    endpoints = attribute("worker-network-endpoints").split(",")
+  except OSError:  # No TPU VM, or none that belongs to a slice.
+    return None
+  # Host names, or triples with the address at the end.
+  first = endpoints[0].rpartition(":")[2]
+  names = ("worker-network-endpoints", "its length", "agent-worker-number")
+  return _group(names, f"{first}:{_TPU_PORT}", str(len(endpoints)), index)
+
+
 def _group(names, address: str, count: str, index: str) -> Group:
   if not count.isdecimal() or not index.isdecimal():
     raise ValueError(
@@ -122,7 +163,7 @@ def start(timeout_seconds: float = 300.0) -> None:
     TimeoutError: some did not come; names them.
     ValueError: see `group_of`.
   """
-  group = group_of(os.environ)
+  group = group_of(os.environ) or group_of_tpu_vm(os.environ)
   if group is None or group.count == 1:
     return
   meet(group, timeout_seconds)
@@ -251,6 +292,26 @@ def any_of_all(flag: bool) -> bool:
   from jax.experimental import multihost_utils
 
   return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def sum_of_all(counts: Mapping[str, int]) -> dict[str, int]:
+  """The sum over the processes of each number; all have the same names.
+
+  A process without any number, which had nothing to count, adds nothing.
+  """
+  if jax.process_count() == 1:
+    return dict(counts)
+  from jax._src import distributed  # The store behind jax.distributed.
+
+  client = distributed.global_state.client
+  place = f"rlaif_jax/sums/{next(_SUMS)}"
+  client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(counts))
+  total: dict[str, int] = {}
+  for index in range(jax.process_count()):
+    found = client.blocking_key_value_get(f"{place}/{index}", 600_000)
+    for name, number in json.loads(found).items():
+      total[name] = total.get(name, 0) + number
+  return total
 
 
 def is_time_to_stop(step: int, asked: bool) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,12 @@ class Loaded:
     )
 
 
-def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
+def load(
+  directory: str,
+  kind: str,
+  mesh: jax.sharding.Mesh,
+  placement: mesh_lib.Placement = mesh_lib.PLAIN,
+) -> Loaded:
   """Loads a finished model of kind "language" or "scalar" onto the mesh.
 
   Raises:
@@ -81,9 +86,9 @@ def load(directory: str, kind: str, mesh: jax.sharding.Mesh) -> Loaded:
     converters.SequenceConfig, description["sequence"]
   )
   make = architecture.language if kind == "language" else architecture.scalar
-  rows = mesh_lib.batch_sharding(mesh)
-  functions = make(config, architectures.Execution(rows=rows))
-  like = mesh_lib.abstract_params(functions.init, mesh)
+  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
+  functions = make(config, how)
+  like = mesh_lib.abstract_params(functions.init, mesh, placement)
   return Loaded(
     directory=directory,
     name=description["name"],
@@ -152,8 +157,11 @@ def load_examples(
   split: str,
   data_dir: str,
   limit: int,
-) -> list[records.Example]:
+  on_demand: bool = False,
+) -> Sequence[records.Example]:
   """Examples of a JSONL file, or of a task's split when no file is named.
+
+  `on_demand`: each is read when it is asked for; see `jsonl.RecordsOnDemand`.
 
   Raises:
     ValueError: both or neither are named, or there are no rows.
@@ -164,8 +172,11 @@ def load_examples(
       "one of them"
     )
   if task:
-    return pipeline.load_examples(task, split, cache_dir=data_dir, limit=limit)
-  rows = jsonl.read_records(records.Example, examples_file)
+    return pipeline.load_examples(
+      task, split, cache_dir=data_dir, limit=limit, on_demand=on_demand
+    )
+  read = jsonl.RecordsOnDemand if on_demand else jsonl.read_records
+  rows = read(records.Example, examples_file)
   if not rows:
     raise ValueError(f"{examples_file} is empty; it needs at least one row")
   return rows[:limit] if limit else rows

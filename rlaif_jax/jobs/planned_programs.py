@@ -107,7 +107,9 @@ class _Shapes:
     self.prompt = s.max_context
     self.key = jax.eval_shape(lambda: jax.random.key(0))
     # Of models that are only read.
-    self.how_read = architectures.Execution(rows=self._rows)
+    self.how_read = architectures.Execution(
+      split_by=mesh_lib.activation_sharding(mesh)
+    )
 
   def how(self, scan_layers: bool) -> architectures.Execution:
     """Of models that are updated."""

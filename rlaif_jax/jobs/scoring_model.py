@@ -34,6 +34,7 @@ class ScorerConfig:
   `standardize_file` names test or SFT responses (JSONL of Response); the
   reward is then (r - mean) / std over them, times `scale`. The paper uses the
   raw reward; in a small world the unit of the reward has to be set by hand.
+  `placement` is that of the model that scores.
   """
 
   reward_dir: str = ""
@@ -42,6 +43,7 @@ class ScorerConfig:
   standardize_file: str = ""
   standardize_rows: int = 256
   scale: float = 1.0
+  placement: mesh_lib.Placement = mesh_lib.PLAIN
 
   def __post_init__(self):
     if bool(self.reward_dir) == bool(self.labeler_dir):
@@ -66,12 +68,16 @@ def make_scorer(
     ValueError: the reward model reads other prompts than the policy.
   """
   if config.reward_dir:
-    reward = loading.load(config.reward_dir, "scalar", devices)
+    reward = loading.load(
+      config.reward_dir, "scalar", devices, config.placement
+    )
     check_same_text(config.reward_dir, reward, policy)
     inner = jax.jit(scorers.reward_scorer(reward.functions))
     params = reward.params
   else:
-    labeler = loading.load(config.labeler_dir, "language", devices)
+    labeler = loading.load(
+      config.labeler_dir, "language", devices, config.placement
+    )
     template = prompts.load(config.rating_template)
     params = labeler.params
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
@@ -182,16 +188,21 @@ def scalar_params(
   start: loading.Loaded,
   devices: Any,
   seed: int,
+  placement: mesh_lib.Placement = mesh_lib.PLAIN,
 ) -> Any:
   """A scalar model's parameters: head as initialised, trunk from `start`."""
   shardings = mesh_lib.param_shardings(
-    devices, jax.eval_shape(functions.init, jax.random.key(0))
+    devices, jax.eval_shape(functions.init, jax.random.key(0)), placement
   )
   make = jax.jit(
     lambda key: nn.unbox(functions.init(key)), out_shardings=shardings
   )
   params = make(rng.key(seed, "init"))
-  trunk = loading.copy_params(_part(params["decoder"], start.params))
+  trunk = jax.tree.map(
+    lambda x, place: jax.device_put(jnp.copy(x), place),
+    _part(params["decoder"], start.params),
+    shardings["decoder"],
+  )
   return {**params, "decoder": trunk}
 
 

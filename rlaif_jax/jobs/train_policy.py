@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import scoring_model
+from rlaif_jax.jobs import training_rows
 from rlaif_jax.labeling import judge
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
@@ -49,7 +50,9 @@ class PromptData:
   validation_rows: int = 128
   limit: int = 0
 
-  def read(self, split: str, limit: int) -> list[records.Example]:
+  def read(
+    self, split: str, limit: int, on_demand: bool = False
+  ) -> Sequence[records.Example]:
     """Examples of the split (or of the file, which serves both)."""
     return loading.load_examples(
       examples_file=self.examples_file,
@@ -57,6 +60,7 @@ class PromptData:
       split=split,
       data_dir=self.data_dir,
       limit=limit,
+      on_demand=on_demand,
     )
 
 
@@ -85,6 +89,26 @@ class SelectionConfig:
       )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlacementConfig:
+  """Where the parameters of each model lie; ScorerConfig has the scorer's.
+
+  What is learned (policy, value) stays float32; the reference is only read.
+  """
+
+  policy: mesh_lib.Placement = mesh_lib.PLAIN
+  value: mesh_lib.Placement = mesh_lib.PLAIN
+  reference: mesh_lib.Placement = mesh_lib.PLAIN
+
+  def __post_init__(self):
+    for name in ("policy", "value"):
+      if (dtype := getattr(self, name).dtype) != "float32":
+        raise ValueError(
+          f"PlacementConfig.{name} has dtype {dtype!r}; what is learned stays "
+          "'float32' (DecoderConfig.dtype says what it is computed in)"
+        )
+
+
 def run(
   *,
   output_dir: str,
@@ -102,6 +126,7 @@ def run(
   remat: str = "none",
   scan_layers: bool = False,
   mesh: str = "data:-1",
+  placement: PlacementConfig = PlacementConfig(),
   seed: int = 0,
   name: str = "policy",
 ) -> dict[str, Any]:
@@ -123,34 +148,38 @@ def run(
     remat: what the backward pass keeps of each layer; see `train_sft`.
     scan_layers: layers are one loop in the update; see `train_sft`.
     mesh: devices.
+    placement: where each model's parameters lie on them.
     seed: of order and samples.
     name: of the finished model.
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
-  sft = loading.load(policy_dir, "language", devices)
+  sft = loading.load(policy_dir, "language", devices, placement.policy)
   converters.check_fits(
     dataclasses.replace(sft.sequence, max_response=sampling.max_tokens),
     sft.tokenizer,
     vocab_size=sft.config.vocab_size,
     max_length=sft.config.max_length,
   )
-  examples = prompts.read(prompts.split, prompts.limit)
-  arrays, cut = encode(examples, sft)
+  several = jax.process_count() > 1
+  examples = prompts.read(prompts.split, prompts.limit, on_demand=several)
+  rows = training_rows.TrainingRows(examples, lambda some: encode(some, sft))
   validation = prompts.read(prompts.validation_split, prompts.validation_rows)
   score, scorer_params = scoring_model.make_scorer(scorer, sft, devices)
   row = algorithms.ALGORITHMS[rl.algorithm]
   how = architectures.Execution(
     remat=remat,
     scan_layers=scan_layers,
-    rows=mesh_lib.batch_sharding(devices),
+    split_by=mesh_lib.activation_sharding(devices),
   )
   params = {"policy": loading.copy_params(sft.params)}
   configs = {"policy": optimizer}
   value = None
   if row.needs_value:
     value = architectures.scalar(sft.config, how)
-    params["value"] = scoring_model.scalar_params(value, sft, devices, seed)
+    params["value"] = scoring_model.scalar_params(
+      value, sft, devices, seed, placement.value
+    )
     configs["value"] = value_optimizer
   # 2. Rollout and update.
   collect = rollout_lib.make_collect(
@@ -175,17 +204,20 @@ def run(
     epochs=rl.epochs,
     minibatches=rl.minibatches,
   )
-  frozen = {"reference": sft.params, "scorer": scorer_params}
+  frozen = {
+    "reference": reference_params(sft, placement, devices),
+    "scorer": scorer_params,
+  }
 
   def next_batch(state, step):
-    rows = converters.epoch_rows(
-      num_rows=len(examples),
+    chosen = converters.epoch_rows(
+      num_rows=len(rows),
       batch_size=batch_size,
       seed=seed,
       name=name,
       step=step,
     )
-    batch = mesh_lib.put_batch(devices, converters.take(arrays, rows))
+    batch = rows.batch(devices, chosen)
     return collect(state.params, frozen, batch, rng.key(seed, "rollout", step))
 
   def step_fn(state, collected, key):
@@ -219,17 +251,31 @@ def run(
   )
   return {
     "model": f"{output_dir}/model",
-    "prompts": len(examples),
-    "cut_contexts": cut,
+    "prompts": len(rows),
+    **rows.counts,
     "selected_step": best,
     "candidates": table,
   }
 
 
-def encode(examples: list[records.Example], policy: loading.Loaded):
+def reference_params(
+  sft: loading.Loaded, placement: PlacementConfig, devices: jax.sharding.Mesh
+) -> Any:
+  """The SFT policy's parameters, loaded again where they lie otherwise."""
+  if placement.reference == placement.policy:
+    return sft.params
+  return loading.load(
+    sft.directory, "language", devices, placement.reference
+  ).params
+
+
+def encode(examples: Sequence[records.Example], policy: loading.Loaded):
   """Prompts of the policy, and how many contexts were cut."""
   contexts = [e.context for e in examples]
-  return converters.encode_prompts(contexts, policy.tokenizer, policy.sequence)
+  prompts, cut = converters.encode_prompts(
+    contexts, policy.tokenizer, policy.sequence
+  )
+  return prompts, {"cut_contexts": cut}
 
 
 class Candidates:

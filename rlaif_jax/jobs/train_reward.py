@@ -7,12 +7,14 @@ labels when asked, for the curve of accuracy against labels.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -23,6 +25,7 @@ from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import scoring_model
+from rlaif_jax.jobs import training_rows
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import model as reward_model
 
@@ -76,23 +79,23 @@ def run(
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
   start = loading.load(init_from, "language", devices)
-  labels = read_labels(labels_file)
+  labels = read_labels(labels_file, on_demand=jax.process_count() > 1)
   test_labels = read_labels(test_labels_file)
-  pairs, cut = converters.encode_preferences(
-    labels, start.tokenizer, start.sequence
+  encode = functools.partial(
+    converters.encode_preferences,
+    tokenizer=start.tokenizer,
+    config=start.sequence,
   )
-  if hard_labels:
-    pairs = pairs.replace(
-      label=np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
-    )
-  test_pairs, _ = converters.encode_preferences(
-    test_labels, start.tokenizer, start.sequence
+  pairs = training_rows.TrainingRows(
+    labels,
+    lambda some: hardened(*encode(some)) if hard_labels else encode(some),
   )
+  test_pairs, _ = encode(test_labels)
   # 2. One update step for all sizes: the compiled program is shared.
   how = architectures.Execution(
     remat=remat,
     scan_layers=scan_layers,
-    rows=mesh_lib.batch_sharding(devices),
+    split_by=mesh_lib.activation_sharding(devices),
   )
   functions = architectures.scalar(start.config, how)
   tx = optimizer_lib.make_optimizer(optimizer)
@@ -119,7 +122,7 @@ def run(
         name=run_name,
         step=number,
       )
-      return mesh_lib.put_batch(devices, converters.take(pairs, rows))
+      return pairs.batch(devices, rows)
 
     return loop.fit(
       state,
@@ -159,21 +162,30 @@ def run(
   return {
     "model": f"{output_dir}/model",
     "labels": len(labels),
-    **cut,
+    **pairs.counts,
     **curve[-1],
   }
 
 
-def read_labels(path: str) -> list[records.Preference]:
-  """Labelled pairs of a file.
+def read_labels(
+  path: str, on_demand: bool = False
+) -> Sequence[records.Preference]:
+  """Labelled pairs of a file, each read when it is asked for or all at once.
 
   Raises:
     ValueError: a bad line (named), or no rows at all.
   """
-  labels = jsonl.read_records(records.Preference, path)
+  read = jsonl.RecordsOnDemand if on_demand else jsonl.read_records
+  labels = read(records.Preference, path)
   if not labels:
     raise ValueError(f"{path} has no labels; run the label job to its end")
   return labels
+
+
+def hardened(pairs: batches.PairBatch, counts: dict[str, int]):
+  """Encoded pairs with labels of 0, 0.5 or 1, and their counts."""
+  label = np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
+  return pairs.replace(label=label), counts
 
 
 def predict(score_pairs, params, pairs, batch_size):

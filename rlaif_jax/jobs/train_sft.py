@@ -7,7 +7,7 @@ contexts are rendered prompts and whose responses are the verdicts).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 from rlaif_jax.core import masked
 from rlaif_jax.core import rng
@@ -20,6 +20,7 @@ from rlaif_jax.engine import step as step_lib
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import sources
 from rlaif_jax.jobs import loading
+from rlaif_jax.jobs import training_rows
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.models import lora as lora_lib
@@ -50,8 +51,8 @@ class SFTData:
   validation_rows: int = 256
   limit: int = 0
 
-  def read(self) -> tuple[list, list]:
-    """Returns (training, validation) examples."""
+  def read(self, on_demand: bool) -> tuple[Sequence, Sequence]:
+    """Returns (training, validation) examples; see `loading.load_examples`."""
     if self.examples_file:
       rows = loading.load_examples(
         examples_file=self.examples_file,
@@ -59,6 +60,7 @@ class SFTData:
         split="",
         data_dir=self.data_dir,
         limit=self.limit,
+        on_demand=on_demand,
       )
       cut = len(rows) - self.validation_rows
       if cut < 1:
@@ -80,6 +82,7 @@ class SFTData:
           split=split,
           data_dir=self.data_dir,
           limit=limit,
+          on_demand=on_demand,
         )
       )
     return parts[0], parts[1]
@@ -190,14 +193,17 @@ def run(
       f"train_sft.context_weight is {context_weight}; an encoder-decoder does "
       "not predict its prompt, so it must be 0"
     )
-  train_rows, validation_rows = data.read()
-  arrays, cut = converters.encode_examples(train_rows, tokenizer, sequence)
+  train_rows, validation_rows = data.read(jax.process_count() > 1)
+  rows = training_rows.TrainingRows(
+    train_rows,
+    lambda some: converters.encode_examples(some, tokenizer, sequence),
+  )
   held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
   how = architectures.Execution(
     remat=remat,
     scan_layers=scan_layers,
-    rows=mesh_lib.batch_sharding(devices),
+    split_by=mesh_lib.activation_sharding(devices),
   )
   functions = architectures.language(config, how)
   tx = optimizer_lib.make_optimizer(optimizer)
@@ -212,14 +218,14 @@ def run(
   # 3. The loop.
   def next_batch(state, number):
     del state
-    rows = converters.epoch_rows(
-      num_rows=len(train_rows),
+    chosen = converters.epoch_rows(
+      num_rows=len(rows),
       batch_size=batch_size,
       seed=seed,
       name=name,
       step=number,
     )
-    return mesh_lib.put_batch(devices, converters.take(arrays, rows))
+    return rows.batch(devices, chosen)
 
   def step(state, batch, key):
     return update(state, batch, key, frozen)
@@ -260,9 +266,9 @@ def run(
   )
   return {
     "model": f"{output_dir}/model",
-    "rows": len(train_rows),
+    "rows": len(rows),
     "validation_rows": len(validation_rows),
-    **cut,
+    **rows.counts,
     **evaluate(state.params, train.num_steps),
   }
 

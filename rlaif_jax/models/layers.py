@@ -35,14 +35,15 @@ class Execution:
     remat: what the backward pass keeps of each layer, of REMAT.
     scan_layers: layers are one loop where no cache is made (losses, log-probs
       of given texts); parameters keep their names and shapes.
-    rows: how activations are split, by their rows alone; None leaves it to
-      the compiler, which on large meshes may split them by their channels, as
-      the parameters are, and then has to gather them over and over.
+    split_by: how activations [rows, columns, ...] are split: a sharding with
+      mesh axes for their rows and for their columns. None leaves it to the
+      compiler, which on large meshes may split them by their channels, as the
+      parameters are, and then has to gather them over and over.
   """
 
   remat: str = "none"
   scan_layers: bool = False
-  rows: jax.sharding.NamedSharding | None = None
+  split_by: jax.sharding.NamedSharding | None = None
 
   def __post_init__(self):
     if self.remat not in REMAT:
@@ -55,14 +56,19 @@ class Execution:
     return nn.remat(block, policy=REMAT[self.remat])
 
   def split(self, x: jax.Array) -> jax.Array:
-    """x [B, ...] over the devices by rows, where their number divides B."""
-    if self.rows is None:
+    """x [B, L, D] over the devices, where their numbers divide B (and L)."""
+    if self.split_by is None:
       return x
-    (axes,) = self.rows.spec
-    parts = math.prod(self.rows.mesh.shape[axis] for axis in axes)
-    if x.shape[0] % parts:
+    mesh, spec = self.split_by.mesh, []
+    for axes, size in zip(self.split_by.spec, x.shape, strict=False):
+      names = axes if isinstance(axes, tuple) else (axes,)
+      parts = math.prod(mesh.shape[name] for name in names)
+      spec.append(axes if size % parts == 0 else None)
+    if spec[0] is None:
       return x
-    return jax.lax.with_sharding_constraint(x, self.rows)
+    return jax.lax.with_sharding_constraint(
+      x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    )
 
 
 PLAIN = Execution()

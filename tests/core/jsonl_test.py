@@ -52,3 +52,20 @@ def test_quarantine_keeps_the_good_rows(tmp_path):
 def test_an_empty_quarantine_writes_nothing(tmp_path):
   assert jsonl.Quarantine().write(tmp_path / "bad.jsonl") == 0
   assert not (tmp_path / "bad.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_records_on_demand(tmp_path, name):
+  rows = [example(i) for i in range(4)]
+  jsonl.write_records(tmp_path / "rows.jsonl", rows)
+  lines = (tmp_path / "rows.jsonl").read_bytes().splitlines()
+  text = b"\n".join([*lines[:2], b"", *lines[2:], b"[]"])
+  opener = gzip.open if name.endswith("gz") else open
+  with opener(tmp_path / name, "wb") as f:
+    f.write(text)
+  found = jsonl.RecordsOnDemand(records.Example, tmp_path / name)
+  assert len(found) == 5
+  assert [found[i] for i in (3, 0, 2)] == [rows[i] for i in (3, 0, 2)]
+  assert list(found[1:4]) == rows[1:4] and found[1:][0] == rows[1]
+  with pytest.raises(ValueError, match=rf"{name}:6: .* Mend or delete"):
+    found[4]

@@ -84,7 +84,7 @@ class Training:
 
 def trainings(config, mesh):
   """name -> Training of each of the four."""
-  how = architectures.Execution(rows=mesh_lib.batch_sharding(mesh))
+  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
   language = architectures.language(config, how)
   scalar = architectures.scalar(config, how)
 
@@ -179,11 +179,12 @@ def alone():
 
 
 MIXED = "data:2,fsdp:2,model:2"
+LONG = "fsdp:2,sequence:2,model:2"  # Columns are split, too.
 
 
 CASES = [
   ("decoder", "sft", "fsdp:8", 1),
-  ("t5", "sft", MIXED, 2),
+  ("t5", "sft", LONG, 2),
   ("t5", "reward", MIXED, 2),
   ("decoder", "policy", MIXED, 2),
 ]
@@ -197,6 +198,7 @@ if os.environ.get("RLAIF_NIGHTLY"):  # All of them; launch/nightly.sh.
       ("fsdp:8", 1),
       ("data:4,model:2", 2),
       (MIXED, 2),
+      (LONG, 1),
     )
   ]
 

@@ -120,18 +120,22 @@ def pipeline(world):
 
 
 @pytest.mark.parametrize(
-  "name, mesh",
-  [("reward", "fsdp:2"), ("policy", "fsdp:2"), ("direct", "data:2")],
+  "name, mesh, count",
+  [
+    ("reward", "fsdp:2", 2),
+    ("policy", "fsdp:2,model:2", 4),
+    ("direct", "data:2", 2),
+  ],
 )
-def test_the_other_trainings_agree_too(world, pipeline, name, mesh):
+def test_the_other_trainings_agree_too(world, pipeline, name, mesh, count):
   job, recipe, bindings, _, _ = pipeline[name]
   recipe += f'{job}.mesh = "{mesh}"\n'
-  one, two = f"{name}_one", f"{name}_two"
-  finish(
-    [start(world, world.command(job, one, recipe, **bindings), 1, devices=2)]
-  )
-  finish(start_all(world, world.command(job, two, recipe, **bindings), 2))
-  check_same(world, one, two)
+  one, many = f"{name}_one", f"{name}_many"
+  command = world.command(job, one, recipe, **bindings)
+  finish([start(world, command, 1, devices=count)])
+  command = world.command(job, many, recipe, **bindings)
+  finish(start_all(world, command, count))
+  check_same(world, one, many)
 
 
 def wait_for_lines(path, lines):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,12 @@ from tests import testing
 
 def test_minus_one_takes_the_rest():
   built = mesh.make_mesh("data:-1,model:2", jax.devices()[:8])
-  assert dict(built.shape) == {"data": 4, "fsdp": 1, "model": 2}
+  assert dict(built.shape) == {
+    "data": 4,
+    "fsdp": 1,
+    "sequence": 1,
+    "model": 2,
+  }
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,36 @@ def test_parameters_are_split_by_their_axis_names():
   assert table.spec == jax.sharding.PartitionSpec("model", "fsdp")
   gate = shardings["blocks_0"]["mlp"]["gate"]["kernel"]
   assert gate.spec == jax.sharding.PartitionSpec("fsdp", "model")
+
+
+def test_a_placement_has_its_own_rules_and_type():
+  functions = decoder.functions(testing.tiny_decoder(16))
+  built = mesh.make_mesh("fsdp:2,model:2", jax.devices()[:4])
+  placement = mesh.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  whole = mesh.abstract_params(functions.init, built)["embedding"]["table"]
+  other = mesh.abstract_params(functions.init, built, placement)
+  table = other["embedding"]["table"]
+  assert whole.sharding.spec == jax.sharding.PartitionSpec("model", "fsdp")
+  assert table.sharding.spec == jax.sharding.PartitionSpec("model", None)
+  assert (whole.dtype, table.dtype) == (jnp.float32, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+  "wrong, named",
+  [
+    ({"dtype": "int8"}, "dtype is 'int8'"),
+    ({"rules": (("embd", "fsdp"),)}, "'embd'"),
+    ({"rules": (("embed", "rows"),)}, "'rows'"),
+  ],
+)
+def test_bad_placements_are_errors(wrong, named):
+  with pytest.raises(ValueError, match=named):
+    mesh.Placement(**wrong)
+
+
+def test_the_rows_that_this_process_holds():
+  built = mesh.make_mesh("data:2,sequence:2,model:2", jax.devices()[:8])
+  assert mesh.held_rows(built, 6).all()  # It has all devices.
 
 
 def test_a_batch_that_does_not_divide_is_an_error():

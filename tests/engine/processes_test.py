@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.server
 import socket
 import threading
 
@@ -145,3 +146,47 @@ def test_alone_everything_is_immediate():
   assert not processes.any_of_all(False)
   processes.wait_for_all("here")
   assert processes.to_host({"a": 1}) == {"a": 1}
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+  """Google Cloud's metadata server, as far as it is asked."""
+
+  attributes: dict[str, str] = {}
+
+  def do_GET(self):
+    name = self.path.rpartition("/")[2]
+    known = self.headers["Metadata-Flavor"] == "Google"
+    text = self.attributes.get(name) if known else None
+    self.send_response(404 if text is None else 200)
+    self.end_headers()
+    self.wfile.write((text or "").encode())
+
+  def log_message(self, *args):
+    del args
+
+
+@pytest.mark.parametrize(
+  "endpoints, first",
+  [
+    ("u:v:10.0.0.2,u:v:10.0.0.3,u:v:10.0.0.4", "10.0.0.2"),
+    ("host-0,host-1,host-2", "host-0"),
+  ],
+)
+def test_a_tpu_vm_is_told_its_slice(tmp_path, endpoints, first):
+  Metadata.attributes = {
+    "agent-worker-number": "2",
+    "worker-network-endpoints": endpoints,
+  }
+  with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = {"GCE_METADATA_HOST": f"127.0.0.1:{server.server_port}"}
+    (tmp_path / "accel0").touch()
+    device = [str(tmp_path / "accel0")]
+    group = processes.group_of_tpu_vm(here, device)
+    assert group == processes.Group(address=f"{first}:8476", count=3, index=2)
+    assert processes.group_of_tpu_vm(here, ["/dev/no-tpu"]) is None
+    skip = {**here, "TPU_SKIP_MDS_QUERY": "1"}
+    assert processes.group_of_tpu_vm(skip, device) is None
+    Metadata.attributes = {}  # A TPU VM that is no part of a slice.
+    assert processes.group_of_tpu_vm(here, device) is None
+    server.shutdown()

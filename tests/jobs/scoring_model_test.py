@@ -8,6 +8,7 @@ import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -124,3 +125,17 @@ def test_a_trunk_has_no_output_layer():
   assert "output" in start.params and "output" not in params["decoder"]
   wanted = jax.tree.structure(testing.build(scalar))
   assert jax.tree.structure(params) == wanted
+
+
+def test_a_scorer_may_be_held_in_bfloat16(world, policy):
+  placement = mesh.Placement(dtype="bfloat16")
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  _, unit = scoring_model.make_scorer(
+    config(world, placement=placement), policy, devices
+  )
+  assert {x.dtype for x in jax.tree.leaves(unit.params)} == {jnp.bfloat16.dtype}
+  plain, small = (
+    scores(config(world, placement=p), policy) for p in (mesh.PLAIN, placement)
+  )
+  assert np.abs(plain - small).max() < 0.05 * np.abs(plain).max()
+  assert np.any(plain != small)

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import mesh
+from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.labeling import judge
 
@@ -54,3 +57,21 @@ def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
 def test_judge_and_its_model_go_together():
   with pytest.raises(ValueError, match="judge_dir"):
     train_policy.SelectionConfig(judge_dir="somewhere")
+
+
+def test_a_reference_may_lie_otherwise_than_the_policy(world):
+  devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
+  sft = loading.load(str(world / "sft" / "model"), "language", devices)
+  same = train_policy.PlacementConfig()
+  assert train_policy.reference_params(sft, same, devices) is sft.params
+  other = train_policy.PlacementConfig(
+    reference=mesh.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  )
+  found = train_policy.reference_params(sft, other, devices)
+  for x, y in zip(
+    jax.tree.leaves(found), jax.tree.leaves(sft.params), strict=True
+  ):
+    assert x.dtype == jnp.bfloat16 and x.sharding.is_fully_replicated
+    np.testing.assert_array_equal(x, y.astype(jnp.bfloat16))
+  with pytest.raises(ValueError, match="what is learned stays 'float32'"):
+    train_policy.PlacementConfig(value=mesh.Placement(dtype="bfloat16"))

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step in a loop may not do: compile again, or visit the host."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator
+
+import jax
+
+# What JAX calls a compilation, also one that its cache on disk answers.
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Compilations:
+  """Counts the programs that JAX compiles in this process."""
+
+  def __init__(self):
+    self.count = 0
+    jax.monitoring.register_event_duration_secs_listener(self._note)
+
+  def _note(self, event: str, duration: float, **kwargs) -> None:
+    del duration, kwargs
+    self.count += event == _COMPILED
+
+
+# One listener for all loops: JAX has no way to take a single one off again.
+_COMPILATIONS = Compilations()
+
+
+@contextlib.contextmanager
+def steady(name: str, is_steady: bool) -> Iterator[None]:
+  """Around a step: no implicit transfer and, where `is_steady`, no compiling.
+
+  A step compiles in its first call, and once more where the first one's
+  outputs lie otherwise than its inputs did; after that every call costs
+  compute alone. Explicit transfers (`jax.device_put`) are let through.
+
+  Raises:
+    AssertionError: something was compiled.
+    jax.errors.JaxRuntimeError: something was transferred implicitly.
+  """
+  before = _COMPILATIONS.count
+  with jax.transfer_guard("disallow"):
+    yield
+  compiled = _COMPILATIONS.count - before
+  assert not (is_steady and compiled), (
+    f"{name} compiled {compiled} program(s) again; its batch has another shape "
+    "or type than those before"
+  )

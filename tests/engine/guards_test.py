@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps that compile again or visit the host are told."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.engine import guards
+
+
+def test_compiling_again_is_an_error_where_steps_are_steady():
+  step = jax.jit(lambda x: 2 * x + 1)
+  one, two = jnp.ones(3), jnp.ones(5)
+  with guards.steady("step 1", is_steady=False):
+    step(one)
+  with guards.steady("step 2", is_steady=True):
+    step(one)
+  with pytest.raises(AssertionError, match=r"step 3 compiled \d+ program"):
+    with guards.steady("step 3", is_steady=True):
+      step(two)
+
+
+def test_a_hidden_transfer_is_an_error_and_an_open_one_is_not():
+  step = jax.jit(lambda x, y: x + y)
+  x, y = jnp.ones(3), np.ones(3, np.float32)
+  step(x, y)
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    with guards.steady("step", is_steady=True):
+      step(x, y)
+  with guards.steady("step", is_steady=True):
+    step(x, jax.device_put(y))
