@@ -45,6 +45,7 @@ JOBS = {
   "train_reward": "rlaif_jax.jobs.train_reward",
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
+  "train_dpo": "rlaif_jax.jobs.train_dpo",
   "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
   "compare": "rlaif_jax.jobs.compare_policies",
@@ -72,7 +73,6 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --debug      shows the traceback of an error
   --job=JOB --help   what a job does and takes
 """
-
 
 _FLAGS = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
 

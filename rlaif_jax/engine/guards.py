@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator
+from typing import Any, Iterator
 
 import jax
 
@@ -26,6 +26,12 @@ class Compilations:
 
 # One listener for all loops: JAX has no way to take a single one off again.
 _COMPILATIONS = Compilations()
+
+
+def shape_of(batch: Any) -> Any:
+  """What a compiled program depends on, of a batch; may be a key."""
+  leaves, tree = jax.tree.flatten(batch)
+  return tree, tuple((x.shape, x.dtype) for x in leaves)
 
 
 @contextlib.contextmanager

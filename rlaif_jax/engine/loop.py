@@ -4,6 +4,7 @@ functions only: where the next batch comes from, and the step."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from typing import Any, Callable, Mapping
@@ -63,7 +64,8 @@ def fit(
 
   1. Restore the newest finished checkpoint in `directory`/checkpoints.
   2. Each step: batch from (state, step), update with key (seed, step). The
-     update compiles in its first two calls only, and visits no host.
+     update compiles in its first two calls only (of each shape, where pairs
+     are packed), and visits no host.
   3. The metrics of step n - 1 are fetched while step n runs.
   4. Every `save_every` steps, once all metrics are known to be finite: save.
   5. `evaluate(params, step)` every `evaluate_every` steps and at the end; its
@@ -93,6 +95,7 @@ def fit(
   evaluations.truncate_after(done - 1)
   progress = metrics_lib.Progress(name, config.num_steps, done=done)
   pending: tuple[int, Any] | None = None
+  seen: collections.Counter[Any] = collections.Counter()
 
   def flush():
     nonlocal pending
@@ -112,8 +115,10 @@ def fit(
       evaluate_now(step, state.params)
     batch = next_batch(state, step)
     key = rng.key(seed, f"{name}/update", step)
-    with guards.steady(f"{name}: step {step + 1}", step >= done + 2):
+    shape = guards.shape_of(batch)
+    with guards.steady(f"{name}: step {step + 1}", seen[shape] >= 2):
       state, metrics = step_fn(state, batch, key)
+    seen[shape] += 1
     flush()
     pending = (step + 1, metrics)
     stopping = processes.is_time_to_stop(step + 1, preemption.requested())

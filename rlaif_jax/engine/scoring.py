@@ -35,6 +35,52 @@ def response_log_probs(
   )
 
 
+def group_log_probs(
+  model: protocols.LanguageModel,
+  params: Any,
+  batch: batches.GroupBatch,
+  *,
+  temperature: float = 1.0,
+) -> jax.Array:
+  """`response_log_probs` [B, G, R], each prompt read once."""
+  logits = model.logits(params, model.hidden_group(params, batch))
+  return logprobs.token_log_probs(
+    logits, batch.response, temperature=temperature
+  )
+
+
+def pair_log_probs(
+  model: protocols.LanguageModel,
+  params: Any,
+  pairs: batches.PairBatch | batches.PackedPairs,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probs of both whole candidates, each in the shape of the label.
+
+  Each context is read once. Padding has no log-prob.
+  """
+  if isinstance(pairs, batches.PairBatch):
+    batch = pairs.grouped()
+    log_probs = group_log_probs(model, params, batch)
+    sums = logprobs.sequence_log_prob(log_probs, batch.response_valid)
+  else:
+    texts = pairs.texts
+    logits = model.logits(params, model.hidden_packed(params, texts))
+    log_probs = logprobs.token_log_probs(logits, texts.target)
+    # [B, M, T]: whose target it is.
+    mine = (
+      texts.owner[:, None] == jnp.arange(texts.last.shape[1])[None, :, None]
+    )
+    sums = logprobs.sequence_log_prob(log_probs[:, None], mine)
+  return split_pairs(sums, pairs.label)
+
+
+def split_pairs(
+  values: jax.Array, label: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """[B, 2 K] of candidates that alternate -> firsts and seconds like label."""
+  return tuple(values[:, i::2].reshape(label.shape) for i in (0, 1))
+
+
 def join(
   prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
 ) -> batches.TokenBatch:
@@ -43,6 +89,28 @@ def join(
     tokens=jnp.concatenate([prompts.prompt, response], axis=1),
     valid=jnp.concatenate([prompts.prompt_valid, mask > 0], axis=1),
     weights=mask.astype(jnp.float32),
+  )
+
+
+def join_groups(
+  prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
+) -> batches.GroupBatch:
+  """Prompts [B, P] with responses [B G, R] that stand together by prompt."""
+  rows = prompts.prompt.shape[0]
+  return batches.GroupBatch(
+    prompt=prompts.prompt,
+    prompt_valid=prompts.prompt_valid,
+    response=response.reshape(rows, -1, response.shape[1]),
+    response_valid=mask.reshape(rows, -1, mask.shape[1]) > 0,
+  )
+
+
+def repeat_rows(tree: Any, times: int) -> Any:
+  """Each row of every array `times` in a row; numbers stay."""
+  if times == 1:
+    return tree
+  return jax.tree.map(
+    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
   )
 
 

@@ -161,7 +161,8 @@ def load_examples(
 ) -> Sequence[records.Example]:
   """Examples of a JSONL file, or of a task's split when no file is named.
 
-  `on_demand`: each is read when it is asked for; see `jsonl.RecordsOnDemand`.
+  `on_demand`: of several processes each reads, of these rows, only those that
+  it asks for; see `jsonl.RecordsOnDemand`.
 
   Raises:
     ValueError: both or neither are named, or there are no rows.
@@ -171,6 +172,7 @@ def load_examples(
       f"examples_file is {examples_file!r} and task is {task!r}; name exactly "
       "one of them"
     )
+  on_demand = on_demand and jax.process_count() > 1
   if task:
     return pipeline.load_examples(
       task, split, cache_dir=data_dir, limit=limit, on_demand=on_demand

@@ -269,13 +269,16 @@ def _rollout(shapes: planned_shapes.Shapes):
     model = model_of(config)
 
     def prefill(params, prompt, valid):
-      hidden, cache = model.prefill(params, prompt, valid, room)
+      read = model.prefill(params, prompt, valid, room)
+      samples = recipe.rl.samples_per_prompt
+      hidden, cache = scoring.repeat_rows(read, samples)
       return model.logits(params, hidden), cache
 
+    prompt = (recipe.batch_size, shapes.prompt)
     return jax.jit(prefill).lower(
       shapes.learned(model.init),
-      shapes.array(rows, shapes.prompt),
-      shapes.array(rows, shapes.prompt, dtype=jnp.bool_),
+      shapes.array(*prompt),
+      shapes.array(*prompt, dtype=jnp.bool_),
     )
 
   @functools.cache
@@ -321,13 +324,13 @@ def _reference(shapes: planned_shapes.Shapes):
   def compiled(config, *_):
     model = architectures.language(config, shapes.how_read)
 
-    def log_probs(params, tokens):
-      return scoring.response_log_probs(
-        model, params, tokens, temperature=recipe.sampling.temperature
+    def log_probs(params, group):
+      return scoring.group_log_probs(
+        model, params, group, temperature=recipe.sampling.temperature
       )
 
-    tokens = shapes.tokens(recipe.rows("policy"), recipe.sampling.max_tokens)
-    return jax.jit(log_probs).lower(shapes.read(model.init), tokens).compile()
+    lowered = jax.jit(log_probs).lower(shapes.read(model.init), shapes.group())
+    return lowered.compile()
 
   return compiled
 
@@ -335,34 +338,27 @@ def _reference(shapes: planned_shapes.Shapes):
 def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   """The reward model's forward, or the labeler's."""
   recipe = shapes.recipe
-  rows = recipe.rows("policy")
-  room = recipe.sampling.max_tokens
 
   def by_reward_model(config, *_):
     scalar = architectures.scalar(config, shapes.how_read)
     params = shapes.read(scalar.init)
-    return jax.jit(scalar.last).lower(params, shapes.tokens(rows, room))
+    return jax.jit(scalar.last_group).lower(params, shapes.group()).compile()
 
   def by_labeler(config, *_):
     model = architectures.language(config, shapes.how_read)
-    columns = shapes.prompt + room + recipe.rating_tokens
     # Ten options whose last is two tokens, the first of them that of "1".
     options = (*((i,) for i in range(1, 10)), (1, 10))
-    return jax.jit(
-      lambda params, tokens, valid: scoring.option_log_probs(
-        model, params, tokens, valid, options
-      )
-    ).lower(
-      shapes.read(model.init),
-      shapes.array(rows, columns),
-      shapes.array(rows, columns, dtype=jnp.bool_),
-    )
+    read = scoring.option_log_probs
+    texts = shapes.rated()
+    if model.is_causal:
+      read, texts = scoring.shared_option_log_probs, (shapes.rated_apart(),)
+    step = jax.jit(lambda params, *texts: read(model, params, *texts, options))
+    return step.lower(shapes.read(model.init), *texts).compile()
 
-  lowered = by_labeler if recipe.labeler else by_reward_model
   return Program(
     name="score by labeler" if recipe.labeler else "score by reward model",
     runs=1,
     config=recipe.labeler or recipe.reward_model,
-    compiled=lambda *what: lowered(*what).compile(),
+    compiled=by_labeler if recipe.labeler else by_reward_model,
     held=held,
   )

@@ -67,7 +67,7 @@ class Recipe:
   def misfit(self, phase: str, mesh: jax.sharding.Mesh) -> str:
     """Why the rows of an update do not divide on this mesh; "" if they do."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = self.rows(phase)
+    rows = self.rows(phase) if phase == "reward" else self.batch_size
     if rows % (devices * self.microbatches) == 0:
       return ""
     parts = f" in {self.microbatches} microbatches"
@@ -139,6 +139,57 @@ class Shapes:
       tokens=self.array(rows, columns),
       valid=self.array(rows, columns, dtype=jnp.bool_),
       weights=self.array(rows, response, dtype=jnp.float32),
+    )
+
+  def group(self) -> batches.GroupBatch:
+    """The texts of a rollout."""
+    recipe = self.recipe
+    prompt = (recipe.batch_size, self.prompt)
+    response = (
+      recipe.batch_size,
+      recipe.rl.samples_per_prompt,
+      recipe.sampling.max_tokens,
+    )
+    return batches.GroupBatch(
+      prompt=self.array(*prompt),
+      prompt_valid=self.array(*prompt, dtype=jnp.bool_),
+      response=self.array(*response),
+      response_valid=self.array(*response, dtype=jnp.bool_),
+    )
+
+  def rated(self) -> tuple[Any, Any]:
+    """Tokens and valid of the labeler's prompts, whole."""
+    recipe = self.recipe
+    columns = self.prompt + recipe.sampling.max_tokens + recipe.rating_tokens
+    rows = recipe.rows("policy")
+    return (
+      self.array(rows, columns),
+      self.array(rows, columns, dtype=jnp.bool_),
+    )
+
+  def rated_apart(self) -> batches.SharedBatch:
+    """The same as `labeling.direct` reads them: each part once.
+
+    Almost all of the constant text stands before the context.
+    """
+    recipe = self.recipe
+    rows, ending = recipe.rows("policy"), min(8, recipe.rating_tokens - 1)
+    everywhere = mesh_lib.replicated(self.mesh)
+    common = (1, recipe.rating_tokens - ending)
+    prefix = (recipe.batch_size, self.prompt)
+    suffix = (rows, recipe.sampling.max_tokens + ending)
+
+    def one(dtype):
+      return jax.ShapeDtypeStruct(common, dtype, sharding=everywhere)
+
+    return batches.SharedBatch(
+      common=one(jnp.int32),
+      common_valid=one(jnp.bool_),
+      prefixes=self.array(*prefix),
+      prefix_valid=self.array(*prefix, dtype=jnp.bool_),
+      owner=self.array(rows),
+      suffixes=self.array(*suffix),
+      suffix_valid=self.array(*suffix, dtype=jnp.bool_),
     )
 
   def pairs(self, rows: int) -> batches.PairBatch:

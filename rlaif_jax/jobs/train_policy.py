@@ -161,12 +161,10 @@ def run(
     vocab_size=sft.config.vocab_size,
     max_length=sft.config.max_length,
   )
-  several = jax.process_count() > 1
-  examples = prompts.read(prompts.split, prompts.limit, on_demand=several)
+  examples = prompts.read(prompts.split, prompts.limit, on_demand=True)
   rows = training_rows.TrainingRows(examples, lambda some: encode(some, sft))
   validation = prompts.read(prompts.validation_split, prompts.validation_rows)
   score, scorer_params = scoring_model.make_scorer(scorer, sft, devices)
-  row = algorithms.ALGORITHMS[rl.algorithm]
   how = architectures.Execution(
     remat=remat,
     scan_layers=scan_layers,
@@ -175,7 +173,7 @@ def run(
   params = {"policy": loading.copy_params(sft.params)}
   configs = {"policy": optimizer}
   value = None
-  if row.needs_value:
+  if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = architectures.scalar(sft.config, how)
     params["value"] = scoring_model.scalar_params(
       value, sft, devices, seed, placement.value
@@ -203,6 +201,7 @@ def run(
     microbatches=microbatches,
     epochs=rl.epochs,
     minibatches=rl.minibatches,
+    together=rl.samples_per_prompt,
   )
   frozen = {
     "reference": reference_params(sft, placement, devices),
@@ -210,14 +209,9 @@ def run(
   }
 
   def next_batch(state, step):
-    chosen = converters.epoch_rows(
-      num_rows=len(rows),
-      batch_size=batch_size,
-      seed=seed,
-      name=name,
-      step=step,
+    batch = rows.of_step(
+      devices, batch_size=batch_size, seed=seed, name=name, step=step
     )
-    batch = rows.batch(devices, chosen)
     return collect(state.params, frozen, batch, rng.key(seed, "rollout", step))
 
   def step_fn(state, collected, key):

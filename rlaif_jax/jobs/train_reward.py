@@ -24,6 +24,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
+from rlaif_jax.jobs import pair_batches
 from rlaif_jax.jobs import scoring_model
 from rlaif_jax.jobs import training_rows
 from rlaif_jax.models import architectures
@@ -79,14 +80,14 @@ def run(
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
   start = loading.load(init_from, "language", devices)
-  labels = read_labels(labels_file, on_demand=jax.process_count() > 1)
+  labels = read_labels(labels_file, on_demand=True)
   test_labels = read_labels(test_labels_file)
   encode = functools.partial(
     converters.encode_preferences,
     tokenizer=start.tokenizer,
     config=start.sequence,
   )
-  pairs = training_rows.TrainingRows(
+  rows = training_rows.TrainingRows(
     labels,
     lambda some: hardened(*encode(some)) if hard_labels else encode(some),
   )
@@ -104,6 +105,13 @@ def run(
     tx,
     microbatches=microbatches,
   )
+  source = pair_batches.PairBatches(
+    rows,
+    devices,
+    batch_size=batch_size,
+    microbatches=microbatches,
+    can_pack=functions.last_packed is not None,
+  )
   score_pairs = jax.jit(
     lambda params, part: reward_model.pair_rewards(functions, params, part)
   )
@@ -115,14 +123,14 @@ def run(
 
     def next_batch(state, number):
       del state
-      rows = converters.epoch_rows(
+      chosen = converters.epoch_rows(
         num_rows=count,
         batch_size=batch_size,
         seed=seed,
         name=run_name,
         step=number,
       )
-      return pairs.batch(devices, rows)
+      return source.batch(chosen)[0]
 
     return loop.fit(
       state,
@@ -147,13 +155,13 @@ def run(
   loading.save_like(
     f"{output_dir}/model", params, start, name=name, kind="scalar"
   )
-  rows = [
+  test_rows = [
     {"id": p.id, "first": float(a), "second": float(b), "label": p.p_first}
     for p, a, b in zip(test_labels, *rewards, strict=True)
   ]
   jsonl.write_text(
     f"{output_dir}/test_rewards.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in rows),
+    "".join(jsonl.dump_row(row) + "\n" for row in test_rows),
   )
   jsonl.write_text(
     f"{output_dir}/reward_accuracy.jsonl",
@@ -162,7 +170,7 @@ def run(
   return {
     "model": f"{output_dir}/model",
     "labels": len(labels),
-    **pairs.counts,
+    **rows.counts,
     **curve[-1],
   }
 
@@ -170,12 +178,13 @@ def run(
 def read_labels(
   path: str, on_demand: bool = False
 ) -> Sequence[records.Preference]:
-  """Labelled pairs of a file, each read when it is asked for or all at once.
+  """Labelled pairs of a file; `on_demand` as in `loading.load_examples`.
 
   Raises:
     ValueError: a bad line (named), or no rows at all.
   """
-  read = jsonl.RecordsOnDemand if on_demand else jsonl.read_records
+  several = on_demand and jax.process_count() > 1
+  read = jsonl.RecordsOnDemand if several else jsonl.read_records
   labels = read(records.Preference, path)
   if not labels:
     raise ValueError(f"{path} has no labels; run the label job to its end")
@@ -185,11 +194,11 @@ def read_labels(
 def hardened(pairs: batches.PairBatch, counts: dict[str, int]):
   """Encoded pairs with labels of 0, 0.5 or 1, and their counts."""
   label = np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
-  return pairs.replace(label=label), counts
+  return pairs.replace(label=label.astype(np.float32)), counts
 
 
 def predict(score_pairs, params, pairs, batch_size):
-  """Rewards of both candidates of every pair: two float arrays."""
+  """Scores of both candidates of every pair: two float arrays."""
   first, second = [], []
   for rows, real in converters.chunks(pairs.label.shape[0], batch_size):
     scores = score_pairs(params, converters.take(pairs, rows))

@@ -51,8 +51,8 @@ class SFTData:
   validation_rows: int = 256
   limit: int = 0
 
-  def read(self, on_demand: bool) -> tuple[Sequence, Sequence]:
-    """Returns (training, validation) examples; see `loading.load_examples`."""
+  def read(self) -> tuple[Sequence, Sequence]:
+    """Returns (training, validation) examples."""
     if self.examples_file:
       rows = loading.load_examples(
         examples_file=self.examples_file,
@@ -60,7 +60,7 @@ class SFTData:
         split="",
         data_dir=self.data_dir,
         limit=self.limit,
-        on_demand=on_demand,
+        on_demand=True,
       )
       cut = len(rows) - self.validation_rows
       if cut < 1:
@@ -82,7 +82,7 @@ class SFTData:
           split=split,
           data_dir=self.data_dir,
           limit=limit,
-          on_demand=on_demand,
+          on_demand=split == self.split,
         )
       )
     return parts[0], parts[1]
@@ -193,7 +193,7 @@ def run(
       f"train_sft.context_weight is {context_weight}; an encoder-decoder does "
       "not predict its prompt, so it must be 0"
     )
-  train_rows, validation_rows = data.read(jax.process_count() > 1)
+  train_rows, validation_rows = data.read()
   rows = training_rows.TrainingRows(
     train_rows,
     lambda some: converters.encode_examples(some, tokenizer, sequence),
@@ -218,14 +218,9 @@ def run(
   # 3. The loop.
   def next_batch(state, number):
     del state
-    chosen = converters.epoch_rows(
-      num_rows=len(rows),
-      batch_size=batch_size,
-      seed=seed,
-      name=name,
-      step=number,
+    return rows.of_step(
+      devices, batch_size=batch_size, seed=seed, name=name, step=number
     )
-    return rows.batch(devices, chosen)
 
   def step(state, batch, key):
     return update(state, batch, key, frozen)

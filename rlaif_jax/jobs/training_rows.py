@@ -25,8 +25,22 @@ Encode = Callable[[Sequence[Any]], tuple[Any, Mapping[str, int]]]
 _CHUNK = 1024
 
 
+class HeldRows:
+  """Rows that are arrays already."""
+
+  def __init__(self, arrays: Any):
+    self.arrays = arrays
+
+  def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> Any:
+    """The rows of these numbers [B], on the mesh."""
+    return mesh_lib.put_batch(mesh, converters.take(self.arrays, rows))
+
+
 class TrainingRows:
-  """Records and how they are encoded; `counts` has the encoder's numbers.
+  """Records and how they are encoded.
+
+  `counts` has the encoder's numbers; `arrays` all rows, or None where several
+  processes read.
 
   Every row is encoded once before the first step, so that what is wrong with
   one is said then; of several processes each looks at its share.
@@ -38,20 +52,25 @@ class TrainingRows:
   def __init__(self, rows: Sequence[Any], encode: Encode):
     self._rows = rows
     self._encode = encode
-    self._arrays = None
+    self._held = None
     if jax.process_count() == 1:
-      self._arrays, counts = encode(rows)
+      arrays, counts = encode(rows)
+      self._held = HeldRows(arrays)
       self.counts = dict(counts)
     else:
       self.counts = _counts_together(rows, encode)
+
+  @property
+  def arrays(self) -> Any:
+    return self._held and self._held.arrays
 
   def __len__(self) -> int:
     return len(self._rows)
 
   def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> Any:
     """The rows of these numbers [B], on the mesh."""
-    if self._arrays is not None:
-      return mesh_lib.put_batch(mesh, converters.take(self._arrays, rows))
+    if self._held is not None:
+      return self._held.batch(mesh, rows)
     held = mesh_lib.held_rows(mesh, len(rows))
     part, _ = self._encode([self._rows[i] for i in rows[held]])
     if isinstance(part, batches.PromptBatch):  # Rows seed their samples.
@@ -64,6 +83,25 @@ class TrainingRows:
       return whole
 
     return mesh_lib.put_batch(mesh, jax.tree.map(spread, part))
+
+  def of_step(
+    self,
+    mesh: jax.sharding.Mesh,
+    *,
+    batch_size: int,
+    seed: int,
+    name: str,
+    step: int,
+  ) -> Any:
+    """The batch of a step; see `converters.epoch_rows`."""
+    rows = converters.epoch_rows(
+      num_rows=len(self),
+      batch_size=batch_size,
+      seed=seed,
+      name=name,
+      step=step,
+    )
+    return self.batch(mesh, rows)
 
 
 def _counts_together(rows: Sequence[Any], encode: Encode) -> dict[str, int]:

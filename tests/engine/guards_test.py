@@ -32,3 +32,11 @@ def test_a_hidden_transfer_is_an_error_and_an_open_one_is_not():
       step(x, y)
   with guards.steady("step", is_steady=True):
     step(x, jax.device_put(y))
+
+
+def test_batches_of_one_shape_have_one_key():
+  batch = {"a": np.ones((2, 3)), "b": np.ones(2, np.int32)}
+  other = {"a": np.zeros((2, 3)), "b": np.ones(2, np.int32)}
+  assert guards.shape_of(batch) == guards.shape_of(other)
+  for wrong in (np.ones((3, 3)), np.ones((2, 3), np.float32)):
+    assert guards.shape_of({**batch, "a": wrong}) != guards.shape_of(batch)
