@@ -118,9 +118,7 @@ def programs_of(
   elif phase == "reward":
     start = architectures.language(recipe.reward_model).init
     held = programs.bytes_held(shapes.learned(start))
-    yield _update(
-      "reward update", phase, shapes, _reward, shapes.pairs, held
-    )
+    yield _update("reward update", phase, shapes, _reward, shapes.pairs, held)
   else:
     yield from _policy_phase(shapes)
 
