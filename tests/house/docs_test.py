@@ -167,3 +167,11 @@ def test_import_needs_neither_devices_nor_tensorflow():
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_every_script_of_launch_is_in_its_table():
+  text = source.text(source.ROOT / "launch" / "README.md")
+  listed = re.findall(r"^\| `([\w.]+\.(?:sh|py))` \|", text, re.M)
+  folder = source.ROOT / "launch"
+  scripts = [path.name for path in folder.iterdir() if path.suffix != ".md"]
+  assert sorted(listed) == sorted(s for s in scripts if "." in s)
