@@ -16,6 +16,7 @@ from rlaif_jax.engine import chips
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
+from rlaif_jax.engine import programs
 from rlaif_jax.jobs import planned_programs
 from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.models import architectures
