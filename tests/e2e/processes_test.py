@@ -123,6 +123,7 @@ def pipeline(world):
   "name, mesh, count",
   [
     ("reward", "fsdp:2", 2),
+    ("dpo", "data:2", 2),
     ("policy", "fsdp:2,model:2", 4),
     ("direct", "data:2", 2),
   ],
