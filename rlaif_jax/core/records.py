@@ -139,6 +139,16 @@ class Preference:
     object.__setattr__(self, "rationales", tuple(self.rationales))
 
 
+def example_of(pair: Preference) -> Example:
+  """A pair's context with the better response (the first one of a tie)."""
+  return Example(
+    id=pair.id,
+    context=pair.context,
+    response=pair.first if pair.p_first >= 0.5 else pair.second,
+    source=pair.source,
+  )
+
+
 def pair_of_row(row: Mapping[str, Any]) -> Pair:
   """A pair of its JSON object, or of a Preference's without the label.
 

@@ -329,17 +329,29 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
 def load_examples(
   task: str, split: str, **where: Any
 ) -> Sequence[records.Example]:
-  """`load_rows` for a task of examples.
+  """`load_rows` as examples; of labelled pairs, the preferred responses."""
+  rows = load_rows(task, split, **where)
+  if TASKS[task].record is records.Example:
+    return rows
+  if isinstance(rows, jsonl.RecordsOnDemand):
+    return _Preferred(rows)
+  return [records.example_of(row) for row in rows]
 
-  Raises:
-    ValueError: the task holds labelled pairs.
-  """
-  if task in TASKS and TASKS[task].record is not records.Example:
-    raise ValueError(
-      f"{task} holds labelled pairs, not examples; name it where labels are "
-      "asked for"
-    )
-  return load_rows(task, split, **where)
+
+class _Preferred(Sequence[records.Example]):
+  """Labelled pairs as examples, each read when it is asked for."""
+
+  def __init__(self, pairs: Sequence[records.Preference]):
+    self._pairs = pairs
+
+  def __len__(self) -> int:
+    return len(self._pairs)
+
+  def __getitem__(self, index):
+    found = self._pairs[index]
+    if isinstance(index, slice):
+      return _Preferred(found)
+    return records.example_of(found)
 
 
 def load_preferences(

@@ -88,6 +88,19 @@ def chip_of(device: Any) -> Chip:
   return CHIPS[kind]
 
 
+def chip_named(name: str) -> Chip:
+  """The chip of a name such as "H100 SXM".
+
+  Raises:
+    ValueError: there is none.
+  """
+  for chip in CHIPS.values():
+    if chip.name == name:
+      return chip
+  names = sorted(chip.name for chip in CHIPS.values())
+  raise ValueError(f"chip is {name!r}; it should be one of {names}")
+
+
 def devices_of(topology: str) -> list[Any]:
   """Devices of a TPU topology such as "v5e:4x4"; "" are those of this process.
 

@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any, Sequence
 
+import jax
+
 from rlaif_jax.engine import chips
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
@@ -100,13 +102,12 @@ def cost(compiled: Any, chip: chips.Chip) -> Cost:
   )
 
 
-def added(pieces: Sequence[tuple[float, Cost]], *, whole: Cost) -> Cost:
-  """Costs of a program from those of its pieces, with the memory of the whole.
+def added(pieces: Sequence[tuple[float, Cost]]) -> Cost:
+  """Costs of a program from those of its pieces.
 
   Args:
     pieces: (how often, costs); "how often" may be negative, as where the part
       of a layer is what two layers cost more than one.
-    whole: of the program itself, whose loops hide their repetitions.
   """
 
   def total(field):
@@ -114,8 +115,9 @@ def added(pieces: Sequence[tuple[float, Cost]], *, whole: Cost) -> Cost:
 
   kinds = sorted({c.kind for _, piece in pieces for c in piece.collectives})
   calls = [(times, c) for times, piece in pieces for c in piece.collectives]
-  return dataclasses.replace(
-    whole,
+  numbers = [f.name for f in dataclasses.fields(Cost)]
+  numbers.remove("collectives")
+  return Cost(
     collectives=tuple(
       Collective(
         kind=kind,
@@ -124,16 +126,27 @@ def added(pieces: Sequence[tuple[float, Cost]], *, whole: Cost) -> Cost:
       )
       for kind in kinds
     ),
-    **{
-      field: total(field)
-      for field in (
-        "flops",
-        "bytes_accessed",
-        "compute",
-        "memory_time",
-        "links",
-      )
-    },
+    **{field: total(field) for field in numbers},
+  )
+
+
+def with_memory_of(costs: Cost, other: Cost) -> Cost:
+  """Costs of a program's pieces, with the memory of the program itself."""
+  return dataclasses.replace(
+    costs,
+    memory=other.memory,
+    arguments=other.arguments,
+    temporary=other.temporary,
+  )
+
+
+def bytes_held(tree: Any) -> float:
+  """Bytes of a tree of arrays (or of their shapes) on each device."""
+  return float(
+    sum(
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+    )
   )
 
 

@@ -3,7 +3,8 @@
 
 Compiles the jitted programs of a recipe for a TPU topology that is not here
 (or for the devices of this process), with the real compiler, and reads off
-memory, FLOPs, bytes and collectives of each. Nothing is run or loaded.
+memory, FLOPs, bytes and collectives of each. Nothing is run or loaded. Each
+phase is a job of its own with a mesh of its own, so each is planned alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import pathlib
 import time
 from typing import Any
 
-from absl import logging
 import jax
 
 from rlaif_jax.core import jsonl
@@ -23,8 +23,9 @@ from rlaif_jax.engine import chips
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import programs
+from rlaif_jax.jobs import plan_tables
 from rlaif_jax.jobs import planned_programs
+from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 
@@ -46,19 +47,23 @@ def run(
   model: architectures.Config,
   sequence: converters.SequenceConfig,
   sampling: decode.SamplingConfig,
-  steps: planned_programs.Steps,
+  steps: planned_shapes.Steps,
   rl: algorithms.RLConfig,
   optimizer: optimizer_lib.OptimizerConfig,
   reward_model: architectures.Config | None = None,
   labeler: architectures.Config | None = None,
   rating_tokens: int = 256,
   batch_size: int = 128,
+  reward_batch_size: int = 0,
   microbatches: int = 1,
   remat: str = "none",
   scan_layers: bool = False,
+  read_dtype: str = "float32",
   topology: str = "",
+  chip: str = "",
   mesh: str = "data:-1",
   search: bool = True,
+  whole: bool = False,
 ) -> dict[str, Any]:
   """Prints a table, and writes plan.json.
 
@@ -75,16 +80,22 @@ def run(
       of the reward model.
     rating_tokens: of the labeler's prompt around context and response.
     batch_size: rows per update.
+    reward_batch_size: pairs per update of the reward model; 0: batch_size.
     microbatches: parts of a batch whose gradients are added.
     remat: what the backward pass keeps of each layer.
     scan_layers: layers of updates are one loop; see `train_sft`.
+    read_dtype: of the parameters of reference and scorer.
     topology: such as "v5e:16x16" (chips); "": the devices of this process.
+    chip: judge by the memory and the rates of this chip, such as "H100 SXM",
+      what was compiled for another; "": those of the devices.
     mesh: devices.
     search: try other meshes where this one does not fit.
+    whole: compile programs in full depth for their memory, which takes long;
+      else it is added up from models of few layers.
   """
   devices = chips.devices_of(topology)
-  chip = chips.chip_of(devices[0])
-  recipe = planned_programs.Recipe(
+  known = chips.chip_named(chip) if chip else chips.chip_of(devices[0])
+  recipe = planned_shapes.Recipe(
     model=model,
     reward_model=reward_model or model,
     labeler=labeler,
@@ -94,112 +105,148 @@ def run(
     rl=rl,
     optimizer=optimizer,
     batch_size=batch_size,
+    reward_batch_size=reward_batch_size,
+    read_dtype=read_dtype,
     microbatches=microbatches,
     remat=remat,
     scan_layers=scan_layers,
   )
-  plans = []
-  others = [text for text in MESHES if search and text != mesh]
-  for text in [mesh, *others]:
-    plan = plan_mesh(recipe, steps, mesh_lib.make_mesh(text, devices), chip)
-    plans.append({"mesh": text, **plan})
-    print(table(plans[-1], chip), flush=True)
-    if plan["fits"]:
-      break
-  best = plans[-1] if plans[-1]["fits"] else None
+  meshes = [mesh, *(text for text in MESHES if search and text != mesh)]
+  phases = {
+    phase: plan_phase(recipe, steps, phase, devices, meshes, known, whole)
+    for phase in planned_shapes.PHASES
+    if getattr(steps, phase)
+  }
+  found = {phase: plans[-1] for phase, plans in phases.items()}
+  fits = all(plan["fits"] for plan in found.values())
+  hours = sum(plan["hours"] for plan in found.values()) if fits else None
+  advice = {
+    phase: said
+    for phase, plans in phases.items()
+    if (said := plan_tables.advice(plans, recipe, known))
+  }
   result = {
     "topology": topology,
     "devices": len(devices),
-    "chip": dataclasses.asdict(chip),
-    "plans": plans,
-    "advice": advice(plans, recipe),
+    "chip": dataclasses.asdict(known),
+    "phases": phases,
+    "fits": fits,
+    "hours": hours,
+    "advice": advice,
   }
+  print(plan_tables.summary(found, len(devices), known), flush=True)
   path = pathlib.Path(output_dir) / "plan.json"
   jsonl.write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
   return {
     "plan": str(path),
-    "chips": f"{len(devices)} x {chip.name}",
-    "mesh": best and best["mesh"],
-    "hours": best and round(best["hours"], 2),
-    "advice": result["advice"],
+    "chips": f"{len(devices)} x {known.name}",
+    "meshes": {
+      p: plan["mesh"] if plan["fits"] else None for p, plan in found.items()
+    },
+    "chips_needed": max(plan["chips_needed"] for plan in found.values()),
+    "hours": None if hours is None else round(hours, 2),
+    "advice": advice,
   }
+
+
+def plan_phase(
+  recipe: planned_shapes.Recipe,
+  steps: planned_shapes.Steps,
+  phase: str,
+  devices: list[Any],
+  meshes: list[str],
+  chip: chips.Chip,
+  whole: bool,
+) -> list[dict[str, Any]]:
+  """Plans of a phase on meshes, up to the first that fits."""
+  plans = []
+  for text in meshes:
+    plan = plan_mesh(recipe, phase, text, devices, chip, whole)
+    updates = getattr(steps, phase)
+    seconds = sum(row["update_seconds"] for row in plan["programs"])
+    plan |= {"updates": updates, "hours": updates * seconds / 3600}
+    plans.append(plan)
+    print(plan_tables.table(plan, chip), flush=True)
+    if plan["fits"]:
+      break
+  return plans
 
 
 def plan_mesh(
-  recipe: planned_programs.Recipe,
-  steps: planned_programs.Steps,
-  mesh: jax.sharding.Mesh,
+  recipe: planned_shapes.Recipe,
+  phase: str,
+  text: str,
+  devices: list[Any],
   chip: chips.Chip,
+  whole: bool,
 ) -> dict[str, Any]:
-  """Costs of all programs on one mesh, and of the whole run."""
-  rows = []
-  for program in planned_programs.programs_of(recipe, steps, mesh):
-    begin = time.monotonic()
-    found = programs.cost(program.compile(), chip)
-    if program.pieces:
-      pieces = [
-        (times, programs.cost(piece(), chip)) for times, piece in program.pieces
-      ]
-      found = programs.added(pieces, whole=found)
-    took = time.monotonic() - begin
-    logging.info("plan: %s compiled in %.1f s", program.name, took)
-    updates = getattr(steps, program.phase)
-    rows.append(
-      {
-        "program": program.name,
-        "phase": program.phase,
-        "runs": program.runs,
-        **dataclasses.asdict(found),
-        "seconds": found.seconds,
-        "bound": found.bound,
-        "run_seconds": updates * program.runs * found.seconds,
-        "compile_seconds": round(took, 1),
-      }
-    )
-  peak = max(row["memory"] for row in rows)
-  return {
-    "programs": rows,
-    "memory": peak,
-    "fits": peak <= chip.memory,
-    "hours": sum(row["run_seconds"] for row in rows) / 3600,
+  """Costs of a phase's programs on one mesh, up to one that does not fit.
+
+  What needs no compiler is looked at first: whether the devices make such a
+  mesh, whether rows divide by it, whether the models alone are too large.
+  """
+  plan = {
+    "phase": phase,
+    "mesh": text,
+    "programs": [],
+    "resident": {},
+    "memory": 0.0,
+    "chips_needed": len(devices),
+    "fits": False,
+    "reason": "",
   }
-
-
-def table(plan: dict[str, Any], chip: chips.Chip) -> str:
-  """One line per program, and one of the whole."""
-  lines = [
-    f"mesh {plan['mesh']}, {chip.name} with {chip.memory / 1e9:.0f} GB",
-    f"{'program':24}{'runs':>6}{'memory':>17}{'TFLOP':>9}{'GB read':>9}"
-    f"{'GB sent':>9}{'ms':>9}  bound by",
-  ]
-  for row in plan["programs"]:
-    sent = sum(c["sent_bytes"] for c in row["collectives"])
-    share = 100 * row["memory"] / chip.memory
-    lines.append(
-      f"{row['program']:24}{row['runs']:6}"
-      f"{row['memory'] / 1e9:8.2f} GB {share:3.0f} %"
-      f"{row['flops'] / 1e12:9.2f}{row['bytes_accessed'] / 1e9:9.1f}"
-      f"{sent / 1e9:9.2f}{1e3 * row['seconds']:9.1f}  {row['bound']}"
-    )
-  lines.append(
-    f"{'fits' if plan['fits'] else 'DOES NOT FIT'}; at the roofline the whole "
-    f"run takes {plan['hours']:.2f} hours"
+  try:
+    mesh = mesh_lib.make_mesh(text, devices)
+  except ValueError as error:
+    return {**plan, "reason": str(error)}
+  if misfit := recipe.misfit(phase, mesh):
+    return {**plan, "reason": misfit}
+  resident = planned_programs.resident(recipe, phase, mesh)
+  plan["resident"] = resident
+  plan["memory"] = sum(resident.values())
+  if plan["memory"] > chip.memory:
+    plan["reason"] = "the models alone are larger"
+  for program in planned_programs.programs_of(recipe, phase, mesh):
+    if plan["reason"]:
+      break
+    try:
+      row = measured(program, chip, whole, text)
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      said = str(error).splitlines()[0]
+      plan["reason"] = f"{program.name}: {said:.300}"
+      break
+    plan["programs"].append(row)
+    plan["memory"] = max(plan["memory"], row["memory"])
+    if row["memory"] > chip.memory:
+      plan["reason"] = f"{program.name} needs more"
+  plan["fits"] = not plan["reason"]
+  plan["chips_needed"] = plan_tables.chips_needed(
+    plan["memory"], len(devices), chip
   )
-  return "\n".join(lines)
+  return plan
 
 
-def advice(plans: list[dict[str, Any]], recipe: planned_programs.Recipe) -> str:
-  """What to change, from what was tried."""
-  asked, last = plans[0], plans[-1]
-  if asked["fits"]:
-    return ""
-  if last["fits"]:
-    return f"{asked['mesh']} does not fit; take mesh={last['mesh']}"
-  tried = ", ".join(plan["mesh"] for plan in plans)
-  hints = []
-  if recipe.remat != "full":
-    hints.append("remat='full'")
-  if recipe.microbatches < recipe.batch_size:
-    hints.append(f"microbatches={2 * recipe.microbatches}")
-  hints.append("more chips")
-  return f"none of {tried} fits; try {', then '.join(hints)}"
+def measured(
+  program: planned_programs.Program, chip: chips.Chip, whole: bool, mesh: str
+) -> dict[str, Any]:
+  """One program's row of a plan; says what it compiles meanwhile."""
+  begin = time.monotonic()
+
+  def note(what):
+    took = time.monotonic() - begin
+    print(f"{mesh}: compiling {what} ({took:.0f} s so far)", flush=True)
+
+  found = planned_programs.measure(program, chip, whole=whole, note=note)
+  return {
+    "program": program.name,
+    "runs": program.runs,
+    **dataclasses.asdict(found),
+    "memory": found.memory + program.held,
+    "held": program.held,
+    "seconds": found.seconds,
+    "bound": found.bound,
+    "update_seconds": program.runs * found.seconds,
+    "compile_seconds": round(time.monotonic() - begin, 1),
+  }

@@ -267,14 +267,26 @@ def test_wrong_names(tmp_path):
     pipeline.load_examples("docstring_sumary", "train", **arguments)
   with pytest.raises(ValueError, match="no split 'dev'"):
     pipeline.load_examples("docstring_summary", "dev", **arguments)
-  with pytest.raises(ValueError, match="holds labelled pairs"):
-    pipeline.load_examples("helpful", "train", **arguments)
   with pytest.raises(ValueError, match="holds examples"):
     pipeline.load_preferences("tldr", "train", **arguments)
   with pytest.raises(ValueError, match="reads the installed packages"):
     pipeline.load_examples(
       "docstring_summary", "train", data_dir="here", **arguments
     )
+
+
+def test_pairs_are_prompts_too(hh, tmp_path):
+  """With the better response, at once or on demand."""
+  pairs = load("helpful", "train", tmp_path, hh)
+  where = dict(cache_dir=str(tmp_path / "cache"))
+  rows = pipeline.load_examples("helpful", "train", **where)
+  assert [row.context for row in rows] == [pair.context for pair in pairs]
+  better = [p.first if p.p_first > 0.5 else p.second for p in pairs]
+  assert [row.response for row in rows] == better
+  assert {p.p_first for p in pairs} == {0.0, 1.0}
+  lazily = pipeline.load_examples("helpful", "train", on_demand=True, **where)
+  assert not isinstance(lazily, list)
+  assert list(lazily) == rows and list(lazily[1:3]) == rows[1:3]
 
 
 def build_in_process(cache, source):

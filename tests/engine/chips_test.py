@@ -23,6 +23,12 @@ def test_an_unknown_chip_is_named():
   assert chips.chip_of(device).name == "TPU v5e"
 
 
+def test_chips_have_names():
+  assert chips.chip_named("H100 SXM").memory == 80e9
+  with pytest.raises(ValueError, match=r"chip is 'H99'; it should be one of"):
+    chips.chip_named("H99")
+
+
 def test_no_memory_is_slower_than_its_links():
   for chip in chips.CHIPS.values():
     assert chip.link_bytes < chip.memory_bytes < chip.flops

@@ -130,8 +130,21 @@ def test_pieces_add_up_and_keep_the_memory_of_the_whole():
   two = programs.Collective(kind="all-gather", count=3, sent_bytes=7.0)
   shallow = dataclasses.replace(whole, flops=3.0, collectives=(one,))
   deeper = dataclasses.replace(whole, memory=2.0, flops=4.0, collectives=(two,))
-  found = programs.added([(-2, shallow), (3, deeper)], whole=whole)
+  found = programs.added([(-2, shallow), (3, deeper)])
+  assert (found.memory, found.flops, found.compute) == (-12.0, 6.0, 1.0)
+  found = programs.with_memory_of(found, whole)
   assert (found.memory, found.flops, found.compute) == (9.0, 6.0, 1.0)
   assert found.collectives == (
     programs.Collective(kind="all-gather", count=5, sent_bytes=11.0),
   )
+
+
+def test_bytes_held_are_those_of_a_device():
+  mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
+  split = mesh_lib.batch_sharding(mesh)
+  everywhere = mesh_lib.replicated(mesh)
+  tree = {
+    "split": jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=split),
+    "whole": jax.ShapeDtypeStruct((3,), jnp.bfloat16, sharding=everywhere),
+  }
+  assert programs.bytes_held(tree) == 4 * 2 * 4 + 2 * 3

@@ -17,7 +17,11 @@ from tests.house import source
 CONFIGS = source.ROOT / "gin_configs"
 RECIPES = sorted((CONFIGS / "recipes").glob("*.gin"))
 # Files of macros, one of which a user adds to a recipe.
-SIZES = sorted((CONFIGS / "models").glob("t5_1_1_*.gin"))
+SIZES = sorted(
+  path
+  for family in ("t5_1_1", "decoder")
+  for path in (CONFIGS / "models").glob(f"{family}_*.gin")
+)
 HEADER = ("Reproduces", "Cost", "Expected", "Command")
 
 

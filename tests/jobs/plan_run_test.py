@@ -12,7 +12,7 @@ import pytest
 from rlaif_jax.data import converters
 from rlaif_jax.engine import chips
 from rlaif_jax.jobs import plan_run
-from rlaif_jax.jobs import planned_programs
+from rlaif_jax.jobs import planned_shapes
 from tests import testing
 from tests.jobs import planned_programs_test as tiny
 
@@ -39,23 +39,28 @@ def plan(tmp_path, **changes):
     field.name: getattr(recipe, field.name)
     for field in dataclasses.fields(recipe)
   }
-  settings["steps"] = planned_programs.Steps(sft=3600)
+  settings["steps"] = planned_shapes.Steps(sft=3600)
   return plan_run.run(output_dir=str(tmp_path), **{**settings, **changes})
+
+
+def stored(tmp_path):
+  return json.loads((tmp_path / "plan.json").read_text())
 
 
 def test_a_plan_that_fits(tmp_path, chip, capsys):
   chip(1e9)
   result = plan(tmp_path)
   assert result["chips"] == f"{len(jax.devices())} x tiny"
-  assert (result["mesh"], result["advice"]) == ("data:-1", "")
-  stored = json.loads((tmp_path / "plan.json").read_text())
-  (one,) = stored["plans"]
+  assert (result["meshes"], result["advice"]) == ({"sft": "data:-1"}, {})
+  (one,) = stored(tmp_path)["phases"]["sft"]
   (row,) = one["programs"]
   seconds = max(row["compute"], row["memory_time"], row["links"])
   assert row["seconds"] == seconds
   assert one["hours"] == pytest.approx(3600 * seconds / 3600)
+  assert row["memory"] == one["memory"] > row["held"] > 0
   out = capsys.readouterr().out
-  assert "SFT update" in out and "fits; at the roofline" in out
+  assert "SFT update" in out and "fits; 3600 updates take" in out
+  assert "data:-1: compiling SFT update, 1 layers" in out
 
 
 def test_another_mesh_is_found_where_the_asked_one_does_not_fit(tmp_path, chip):
@@ -65,24 +70,77 @@ def test_another_mesh_is_found_where_the_asked_one_does_not_fit(tmp_path, chip):
   small = {"model": model, "sequence": short, "batch_size": 8}
   chip(1e9)
   plan(tmp_path, **small)
-  everywhere = json.loads((tmp_path / "plan.json").read_text())["plans"][0]
+  (everywhere,) = stored(tmp_path)["phases"]["sft"]
   # A little less than what a device needs when it holds all parameters.
   chip(everywhere["memory"] * 0.95)
   result = plan(tmp_path, **small)
-  assert result["mesh"].startswith("fsdp:-1")
-  assert result["advice"].startswith("data:-1 does not fit; take mesh=fsdp:-1")
+  assert result["meshes"]["sft"].startswith("fsdp:-1")
+  assert "take mesh=fsdp:-1" in result["advice"]["sft"]
   alone = plan(tmp_path, search=False, **small)
-  assert alone["mesh"] is None and alone["hours"] is None
+  assert alone["meshes"]["sft"] is None and alone["hours"] is None
 
 
-def test_what_to_change_when_nothing_fits(tmp_path, chip, capsys):
+def test_meshes_that_rows_do_not_divide_by_are_passed_over(tmp_path, chip):
+  chip(1e9)
+  devices = len(jax.devices())
+  result = plan(
+    tmp_path, batch_size=devices // 2, steps=planned_shapes.Steps(sft=1)
+  )
+  assert result["meshes"]["sft"] == "fsdp:-1,model:2"
+  tried = stored(tmp_path)["phases"]["sft"]
+  reason = f"{devices // 2} rows do not divide by {devices} data devices"
+  assert [(p["mesh"], p["reason"]) for p in tried] == [
+    ("data:-1", reason),
+    ("fsdp:-1", reason),
+    ("fsdp:-1,model:2", ""),
+  ]
+  assert tried[0]["programs"] == []
+
+
+def test_models_that_are_too_large_are_not_compiled(tmp_path, chip, capsys):
   chip(10.0)
   result = plan(tmp_path, search=False)
-  assert result["advice"] == (
-    "none of data:-1 fits; try remat='full', then microbatches=2, then more "
-    "chips"
+  assert "the models alone are larger" in capsys.readouterr().out
+  assert stored(tmp_path)["phases"]["sft"][0]["programs"] == []
+  assert result["chips_needed"] > len(jax.devices())
+  assert "then more chips, about" in result["advice"]["sft"]
+
+
+def test_a_compiler_that_runs_out_of_memory_says_no(
+  tmp_path, chip, monkeypatch
+):
+  chip(1e9)
+
+  def full(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20G of 15G\nmore")
+
+  monkeypatch.setattr(plan_run.planned_programs, "measure", full)
+  result = plan(tmp_path, search=False)
+  (one,) = stored(tmp_path)["phases"]["sft"]
+  assert one["reason"] == "SFT update: RESOURCE_EXHAUSTED: 20G of 15G"
+  assert result["meshes"] == {"sft": None} and result["hours"] is None
+
+
+def test_each_phase_has_its_own_mesh(tmp_path, chip):
+  """Here because the pairs of an update are fewer than its texts."""
+  chip(1e9)
+  devices = len(jax.devices())
+  result = plan(
+    tmp_path,
+    batch_size=2 * devices,
+    reward_batch_size=devices // 2,
+    steps=planned_shapes.Steps(sft=1, reward=1),
   )
-  assert "DOES NOT FIT" in capsys.readouterr().out
+  assert result["meshes"] == {"sft": "data:-1", "reward": "fsdp:-1,model:2"}
+  phases = stored(tmp_path)["phases"]
+  hours = sum(plans[-1]["hours"] for plans in phases.values())
+  assert stored(tmp_path)["hours"] == hours > 0
+
+
+def test_judged_by_another_chip(tmp_path):
+  result = plan(tmp_path, chip="H100 SXM")
+  assert result["chips"].endswith("x H100 SXM")
+  assert stored(tmp_path)["chip"]["memory"] == 80e9
 
 
 def test_a_tpu_that_is_not_here(tmp_path):
@@ -98,6 +156,6 @@ def test_a_tpu_that_is_not_here(tmp_path):
     batch_size=16,
   )
   assert result["chips"] == "16 x TPU v5e"
-  (one,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
+  (one,) = stored(tmp_path)["phases"]["sft"]
   (row,) = one["programs"]
   assert row["collectives"] and row["flops"] > 0 and one["fits"]

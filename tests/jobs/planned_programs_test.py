@@ -16,11 +16,10 @@ from rlaif_jax.engine import chips
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
-from rlaif_jax.engine import programs
 from rlaif_jax.jobs import planned_programs
+from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
-from rlaif_jax.models import variant
 from rlaif_jax.rl import algorithms
 from tests import testing
 
@@ -51,17 +50,25 @@ def recipe(model=DECODER, **changes):
     rl=algorithms.RLConfig(),
     optimizer=optimizer.OptimizerConfig(name="adamw"),
     batch_size=16,
+    reward_batch_size=0,
+    read_dtype="float32",
     microbatches=1,
     remat="none",
     scan_layers=False,
   )
-  return planned_programs.Recipe(**{**settings, **changes})
+  return planned_shapes.Recipe(**{**settings, **changes})
 
 
-def planned(recipe, text="data:2,fsdp:2,model:2", **steps):
+def planned(recipe, phase, text="data:2,fsdp:2,model:2"):
   mesh = mesh_lib.make_mesh(text, jax.devices()[:8])
-  steps = planned_programs.Steps(**steps)
-  return {p.name: p for p in planned_programs.programs_of(recipe, steps, mesh)}
+  found = planned_programs.programs_of(recipe, phase, mesh)
+  return {program.name: program for program in found}
+
+
+def cost_of(program, whole=True):
+  return planned_programs.measure(
+    program, CHIP, whole=whole, note=lambda what: None
+  )
 
 
 def test_an_update_costs_six_flops_per_parameter_and_token():
@@ -70,8 +77,7 @@ def test_an_update_costs_six_flops_per_parameter_and_token():
   c = testing.tiny_decoder(
     256, width=128, mlp_dim=512, num_heads=4, num_kv_heads=4, head_dim=32
   )
-  found = planned(recipe(c), "data:8", sft=1)
-  cost = programs.cost(found["SFT update"].compile(), CHIP)
+  cost = cost_of(planned(recipe(c), "sft", "data:8")["SFT update"])
   per_layer = 4 * c.width * c.num_heads * c.head_dim + 3 * c.width * c.mlp_dim
   products = c.num_layers * per_layer * rows * length
   # Logits exist for the response alone; scores and their sums for all pairs.
@@ -82,8 +88,12 @@ def test_an_update_costs_six_flops_per_parameter_and_token():
 
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
 def test_every_program_of_every_phase_compiles(model):
-  found = planned(recipe(model), sft=1, reward=1, policy=1)
-  assert list(found) == [
+  names, costs = [], {}
+  for phase in planned_shapes.PHASES:
+    found = planned(recipe(model), phase)
+    names += found
+    costs |= {name: cost_of(program) for name, program in found.items()}
+  assert names == [
     "SFT update",
     "reward update",
     "rollout, prompts",
@@ -94,45 +104,44 @@ def test_every_program_of_every_phase_compiles(model):
   ]
   assert found["rollout, a token"].runs == 12
   for name in ("rollout, a token", "policy update", "reward update"):
-    cost = programs.cost(found[name].compile(), CHIP)
+    cost = costs[name]
     assert cost.flops > 0 and cost.memory > cost.arguments > 0
     assert cost.collectives
 
 
-def test_the_labeler_may_score_in_the_loop():
-  names = planned(recipe(labeler=DECODER), policy=1)
-  assert "score by labeler" in names and "score by reward model" not in names
-  cost = programs.cost(names["score by labeler"].compile(), CHIP)
-  parameters = 2 * (4 * 32 * 32 + 3 * 32 * 96)
-  # Twice the parameters per token, half of them on a device of the model axis.
-  assert cost.flops > 2 * parameters * 16 * (48 + 12 + 8) / 8
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_the_labeler_may_score_in_the_loop(model):
+  found = planned(recipe(model, labeler=model), "policy")
+  assert "score by reward model" not in found
+  cost = cost_of(found["score by labeler"])
+  if model is DECODER:
+    parameters = 2 * (4 * 32 * 32 + 3 * 32 * 96)
+    # Twice the parameters per token, half of them on a device of the model
+    # axis; the constant text's are read once.
+    assert cost.flops > 2 * parameters * 16 * (48 + 12) / 8
 
 
 def test_microbatches_are_counted_whole():
-  found = {
-    count: planned(recipe(microbatches=count), "data:8", sft=1)["SFT update"]
-    for count in (1, 2)
-  }
-  assert found[1].pieces == ()
-  whole = programs.cost(found[1].compile(), CHIP)
-  ((times, part),) = found[2].pieces
-  assert times == 2
-  assert 2 * programs.cost(part(), CHIP).flops == pytest.approx(
-    whole.flops, rel=0.1
+  one, two = (
+    cost_of(planned(recipe(microbatches=n), "sft", "data:8")["SFT update"])
+    for n in (1, 2)
   )
+  assert two.flops == pytest.approx(one.flops, rel=0.1)
+  assert two.temporary < one.temporary
 
 
+@pytest.mark.parametrize("loops", [False, True], ids=["apart", "loop"])
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
-def test_layers_in_a_loop_are_counted_from_shallow_models(model):
-  """And the same, nearly, as the compiler counts all of them."""
-  deep = dataclasses.replace(model, num_layers=5)
-  unrolled = planned(recipe(deep), reward=1)["reward update"]
-  looped = planned(recipe(deep, scan_layers=True), reward=1)["reward update"]
-  whole = programs.cost(unrolled.compile(), CHIP)
-  itself = programs.cost(looped.compile(), CHIP)
-  pieces = [(t, programs.cost(p(), CHIP)) for t, p in looped.pieces]
-  found = programs.added(pieces, whole=itself)
-  assert itself.flops < 0.7 * whole.flops
+def test_shallow_models_tell_what_deep_ones_cost(model, loops):
+  """Nearly what the compiler says of the deep one."""
+  deep = dataclasses.replace(model, num_layers=7)
+  settings = recipe(deep, scan_layers=loops, remat="full")
+  program = planned(settings, "reward")["reward update"]
+  whole, found = cost_of(program), cost_of(program, whole=False)
+  assert found.memory == pytest.approx(whole.memory, rel=0.05)
+  assert found.arguments == pytest.approx(whole.arguments, rel=1e-6)
+  unrolled = dataclasses.replace(program, scan_layers=False)
+  whole = cost_of(unrolled)
   assert found.flops == pytest.approx(whole.flops, rel=0.02)
   assert found.bytes_accessed == pytest.approx(whole.bytes_accessed, rel=0.05)
   for a, b in zip(found.collectives, whole.collectives, strict=True):
@@ -140,54 +149,63 @@ def test_layers_in_a_loop_are_counted_from_shallow_models(model):
     assert a.sent_bytes == pytest.approx(b.sent_bytes, rel=0.01)
 
 
-def test_shallow_models_repeat_all_kinds_of_layers():
-  window = variant.Variant(window=4, global_every=3)
-  local = dataclasses.replace(DECODER, variant=window, num_layers=12)
-  (first, three), (times, six) = planned_programs.shallow(local)
-  assert (three.num_layers, six.num_layers) == (3, 6)
-  assert (first, times) == (-2, 3)
-  uneven = dataclasses.replace(T5, num_layers=4, num_decoder_layers=3)
-  found = planned_programs.shallow(uneven)
-  assert [
-    (times, c.num_layers, c.num_decoder_layers) for times, c in found
-  ] == [(-4, 1, 1), (2, 1, 2), (3, 2, 1)]
+def test_what_is_there_all_the_time():
+  """Each program's arguments and what else is held make the same sum."""
+  settings = recipe(read_dtype="bfloat16")
+  mesh = mesh_lib.make_mesh("fsdp:4,model:2", jax.devices()[:8])
+  found = planned_programs.resident(settings, "policy", mesh)
+  policy, total = found["reference"] * 2, sum(found.values())
+  assert found["learned parameters"] == pytest.approx(2 * policy, rel=0.05)
+  moments = found["moments of the optimizer"]  # AdamW keeps two.
+  assert moments == pytest.approx(2 * found["learned parameters"], rel=0.05)
+  programs_ = planned(settings, "policy", "fsdp:4,model:2")
+  held = {name: program.held for name, program in programs_.items()}
+  assert held["rollout, prompts"] == total - policy
+  assert held["reference log-probs"] == total - found["reference"]
+  assert held["score by reward model"] == total - found["scorer"]
+  assert held["policy update"] == found["reference"] + found["scorer"]
+  update = cost_of(programs_["policy update"])
+  assert update.arguments + held["policy update"] > total
+  start = planned_programs.resident(settings, "sft", mesh)
+  assert (
+    planned(settings, "sft", "fsdp:4,model:2")["SFT update"].held
+    == (start["the model it started from"])
+  )
 
 
 def test_ppo_updates_several_times():
   rl = algorithms.RLConfig(algorithm="ppo", epochs=2, minibatches=4)
-  assert planned(recipe(rl=rl), policy=1)["policy update"].runs == 8
-
-
-@pytest.mark.parametrize("counts", [{}, {"sft": -1, "reward": 2}])
-def test_a_plan_of_nothing_is_an_error(counts):
-  with pytest.raises(ValueError, match="plan at least one"):
-    planned_programs.Steps(**counts)
+  assert planned(recipe(rl=rl), "policy")["policy update"].runs == 8
 
 
 def test_without_a_value_network_there_is_none():
   rl = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=2)
-  small = dataclasses.replace(recipe(rl=rl), remat="full")
-  program = planned(small, "data:8", policy=1)["policy update"]
-  with_value = planned(recipe(), "data:8", policy=1)["policy update"]
+  mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
   one, two = (
-    programs.cost(p.compile(), CHIP).arguments for p in (program, with_value)
+    planned_programs.resident(settings, "policy", mesh)["learned parameters"]
+    for settings in (recipe(rl=rl), recipe())
   )
-  assert one < two
+  assert one == pytest.approx(two / 2, rel=0.05)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  "phase, scan_layers, mesh",
+  [
+    ("sft", False, "fsdp:4,model:2"),
+    ("sft", True, "fsdp:4,model:2"),
+    ("sft", True, "data:2,fsdp:2,model:2"),
+    ("policy", True, "fsdp:8"),
+  ],
+)
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
 def test_split_parameters_come_one_at_a_time_and_activations_never(
-  model, scan_layers
+  model, phase, scan_layers, mesh
 ):
   """What is gathered in an update is a parameter, whole or its model part."""
   deep = dataclasses.replace(model, num_layers=3)
-  update = planned(
-    recipe(deep, remat="full", scan_layers=scan_layers),
-    "fsdp:4,model:2",
-    sft=1,
-  )["SFT update"]
-  text = update.compile().as_text()
+  settings = recipe(deep, remat="full", scan_layers=scan_layers)
+  update = list(planned(settings, phase, mesh).values())[-1]
+  text = update.compiled(deep, scan_layers, 1).as_text()
   params = jax.eval_shape(
     lambda key: nn.unbox(architectures.language(deep).init(key)),
     jax.random.key(0),

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plans that are shipped: what they hold fits, and at night all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from rlaif_jax import main
+from rlaif_jax.core import configuration
+from rlaif_jax.engine import chips
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.jobs import plan_run
+from rlaif_jax.jobs import planned_programs
+from rlaif_jax.jobs import planned_shapes
+from tests.house import source
+
+# (recipe, size, topology): each should fit.
+PLANS = (
+  ("decoder_dialogue_plan", "decoder_2b", "v5e:4x4"),
+  ("decoder_plan", "decoder_2b", "v5e:4x4"),
+  ("decoder_plan", "decoder_8b", "v5e:16x16"),
+  ("decoder_plan", "decoder_8b", "v5p:4x4x2"),
+  ("decoder_plan", "decoder_8b", "v6e:8x8"),
+  ("decoder_drlaif_plan", "decoder_8b", "v5e:16x16"),
+  ("t5_plan", "t5_1_1_xl", "v5e:16x16"),
+  ("t5_drlaif_plan", "t5_1_1_xl", "v5e:16x16"),
+)
+
+
+def command(recipe, size, topology):
+  return [
+    "--job=plan",
+    f"--gin_file=gin_configs/recipes/{recipe}.gin",
+    f"--gin_file=gin_configs/models/{size}.gin",
+    f"--topology={topology}",
+  ]
+
+
+def test_every_plan_is_listed():
+  recipes = (source.ROOT / "gin_configs" / "recipes").glob("*_plan.gin")
+  assert {path.stem for path in recipes} == {recipe for recipe, _, _ in PLANS}
+
+
+@pytest.mark.parametrize("recipe, size, topology", PLANS)
+def test_the_models_alone_fit(recipe, size, topology):
+  """On some mesh that the rows divide by; nothing is compiled."""
+  pytest.importorskip("libtpu")
+  parsed = main.parse_command(command(recipe, size, topology))
+  parsed = main.with_parameters(parsed, plan_run.run)
+  arguments = configuration.resolve(
+    "plan", main.bindings_of(parsed), {"plan": plan_run.run}
+  )
+  fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}
+  defaults = plan_run.run.__kwdefaults__
+  settings = {k: v for k, v in {**defaults, **arguments}.items() if k in fields}
+  settings["reward_model"] = settings["model"]
+  planned = planned_shapes.Recipe(**settings)
+  devices = chips.devices_of(topology)
+  memory = chips.chip_of(devices[0]).memory
+  for phase in planned_shapes.PHASES:
+    if not getattr(arguments["steps"], phase):
+      continue
+    meshes = [mesh_lib.make_mesh(m, devices) for m in plan_run.MESHES]
+    meshes = [mesh for mesh in meshes if not planned.misfit(phase, mesh)]
+    held = [
+      sum(planned_programs.resident(planned, phase, mesh).values())
+      for mesh in meshes
+    ]
+    assert min(held) < 0.8 * memory, (phase, held)
+
+
+@pytest.mark.skipif(
+  "RLAIF_NIGHTLY" not in os.environ, reason="RLAIF_NIGHTLY is not set"
+)
+@pytest.mark.parametrize("recipe, size, topology", PLANS)
+def test_the_real_compiler_says_that_it_fits(
+  tmp_path, capsys, recipe, size, topology
+):
+  pytest.importorskip("libtpu")
+  arguments = command(recipe, size, topology)
+  code = main.main([*arguments, f"--output_dir={tmp_path}"])
+  printed = capsys.readouterr()
+  assert code == 0, printed.err
+  assert f"fits on {len(chips.devices_of(topology))} x" in printed.out
