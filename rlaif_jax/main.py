@@ -54,6 +54,7 @@ JOBS = {
   "report": "rlaif_jax.jobs.report_runs",
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
+  "rig": "rlaif_jax.jobs.run_rig",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]
