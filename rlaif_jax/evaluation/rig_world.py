@@ -22,15 +22,16 @@ _FIRST = 2
 class WorldConfig:
   """Sizes of the world, and what its gold reward is.
 
-  A response's gold reward is `per_word` times the sum of its words' values
-  (`per_word` 0: their mean, which has no taste in length), minus `penalty` for
-  the square of each word beyond `limit`. The penalty is the systematic error:
-  writers stay below the limit, so no pair shows it and every proxy that likes
-  longer texts likes them beyond. Without it a proxy errs where its own data
-  end.
-
+  A response's gold reward is the sum of its words' values, minus `penalty` for
+  the square of what it has more than `limit` words. Under each topic the words
+  that writers use have the mean value 0, so length as such is worth nothing.
   `decline` is how much lower the mean value of the rarest word is than that
   of the commonest, in standard deviations of a word's value.
+
+  The penalty is the systematic error: writers stay below the limit, so no pair
+  shows it. `bonus` is what every word adds, which makes longer texts better as
+  far as pairs show. Without them a proxy errs where its own data end, and not
+  as another would.
   """
 
   topics: int = 4
@@ -40,7 +41,7 @@ class WorldConfig:
   longest: int = 8
   zipf: float = 1.0
   decline: float = 2.0
-  per_word: float = 0.0
+  bonus: float = 0.0
   limit: int = 0
   penalty: float = 0.0
 
@@ -113,13 +114,7 @@ class World:
     values = np.where(word < 0, self.values.min(), values)
     is_word = (mask > 0) & (response != END)
     count = is_word.sum(axis=1)
-    total = np.where(is_word, values, 0.0).sum(axis=1)
-    if c.per_word:
-      reward = c.per_word * total
-    else:
-      reward = np.where(
-        count > 0, total / np.maximum(count, 1), self.values.min()
-      )
+    reward = np.where(is_word, values + c.bonus, 0.0).sum(axis=1)
     if c.limit:
       reward = reward - c.penalty * np.maximum(count - c.limit, 0) ** 2
     return reward
@@ -131,8 +126,8 @@ def make_world(config: WorldConfig, seed: int) -> World:
   c = config
   rank = np.stack([generator.permutation(c.words) for _ in range(c.topics)])
   usage = 1.0 / (1.0 + rank) ** c.zipf
+  usage /= usage.sum(axis=1, keepdims=True)
   values = generator.normal(size=(c.topics, c.words))
   values += c.decline * (0.5 - rank / (c.words - 1))
-  return World(
-    config=c, usage=usage / usage.sum(axis=1, keepdims=True), values=values
-  )
+  values -= (usage * values).sum(axis=1, keepdims=True)
+  return World(config=c, usage=usage, values=values)

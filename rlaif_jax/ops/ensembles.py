@@ -56,7 +56,8 @@ def nuclear_ratio(stack: jax.Array) -> jax.Array:
 
   UP-RLHF's measure of how different the members' adapters are
   (arXiv:2401.00243, eq. 12): 1 if all rows are multiples of one, sqrt(n) if
-  they are orthogonal and alike in length. Zero rows give 0 with slope 0.
+  they are orthogonal and alike in length. Zero rows give 0 with slope 0, and
+  singular values below a thousandth of the whole count as zero.
   """
   # By the Gram matrix, which is small: singular values are the roots of its
   # eigenvalues, and a root needs a floor to have a slope.
@@ -66,5 +67,5 @@ def nuclear_ratio(stack: jax.Array) -> jax.Array:
   gram = stack @ stack.T
   size = jnp.trace(gram)
   values = jnp.linalg.eigvalsh(gram / jnp.where(size > 0, size, 1.0))
-  roots = jnp.sqrt(jnp.maximum(values, 1e-12))
-  return jnp.where(size > 0, jnp.sum(jnp.where(values > 1e-12, roots, 0.0)), 0.0)
+  roots = jnp.sqrt(jnp.maximum(values, 1e-6))
+  return jnp.sum(jnp.where(values > 1e-6, roots, 0.0))
