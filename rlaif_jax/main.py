@@ -55,6 +55,7 @@ JOBS = {
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
   "rig": "rlaif_jax.jobs.run_rig",
+  "rig_report": "rlaif_jax.jobs.report_rig",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]
