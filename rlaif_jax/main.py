@@ -45,6 +45,7 @@ JOBS = {
   "train_reward": "rlaif_jax.jobs.train_reward",
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
+  "train_dpo": "rlaif_jax.jobs.train_dpo",
   "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
   "compare": "rlaif_jax.jobs.compare_policies",

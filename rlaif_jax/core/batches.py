@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
@@ -38,13 +39,103 @@ class TokenBatch:
 
 
 @flax.struct.dataclass
+class GroupBatch:
+  """Prompts with G responses each; a model reads each prompt once.
+
+      prompt [ _ _ c c c ]   response [ r r e _ ]
+                             response [ r e _ _ ]
+
+  Each response goes on from the prompt as if it were alone with it. Prompts
+  are padded on the left, so that their last column is real.
+  """
+
+  prompt: Array  # [B, P] int32
+  prompt_valid: Array  # [B, P] bool
+  response: Array  # [B, G, R] int32
+  response_valid: Array  # [B, G, R] bool
+
+
+def grouped(text: TokenBatch, size: int) -> GroupBatch:
+  """Rows that stand together, `size` with the same prompt, as groups."""
+  length = text.weights.shape[1]
+
+  def prompts(x):
+    return x[::size, : x.shape[1] - length]
+
+  def responses(x):
+    return x[:, x.shape[1] - length :].reshape(-1, size, length)
+
+  return GroupBatch(
+    prompt=prompts(text.tokens),
+    prompt_valid=prompts(text.valid),
+    response=responses(text.tokens),
+    response_valid=responses(text.valid),
+  )
+
+
+@flax.struct.dataclass
 class PairBatch:
-  """Two candidates per context; label is P(first is better) in [0, 1]."""
+  """Two candidates per context; label is P(first is better) in [0, 1].
+
+  `first` and `second` have the same prompts, which are read once.
+  """
 
   first: TokenBatch
   second: TokenBatch
   label: Array  # [B] float32
   weight: Array  # [B] float32; 0 for rows that only fill the batch
+
+  def grouped(self) -> GroupBatch:
+    """Contexts with both candidates, G = 2."""
+    both = jax.tree.map(
+      lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, a.shape[1]),
+      self.first,
+      self.second,
+    )
+    return grouped(both, 2)
+
+
+@flax.struct.dataclass
+class PackedBatch:
+  """Several prompts in a row, each with all of its responses.
+
+      tokens   [ c c c r e r r e d d r e r e _ ]
+      document [ 1 1 1 1 1 1 1 1 2 2 2 2 2 2 0 ]   0 is padding
+      branch   [ 0 0 0 1 1 2 2 2 0 0 1 1 2 2 0 ]   0 is a prompt
+
+  Each response goes on from its prompt as if it were alone with it. What is
+  read out are T targets a row, the tokens of its M responses one after the
+  other, and the responses' last columns.
+  """
+
+  tokens: Array  # [B, L] int32
+  document: Array  # [B, L] int32
+  branch: Array  # [B, L] int32
+  source: Array  # [B, T] int32, the column that predicts the target
+  target: Array  # [B, T] int32
+  owner: Array  # [B, T] int32, the target's response, from 0; -1 only fills
+  last: Array  # [B, M] int32; any column of responses that are not there
+
+
+@flax.struct.dataclass
+class PackedPairs:
+  """K pairs a row: responses 2 k and 2 k + 1 are candidates of pair k."""
+
+  texts: PackedBatch
+  label: Array  # [B, K] float32
+  weight: Array  # [B, K] float32; 0 for pairs that are not there
+
+
+@flax.struct.dataclass
+class ReferencedPairs:
+  """Pairs with what a frozen reference says of them: data, made once.
+
+  Log-probs of the whole candidates, each in the shape of the label.
+  """
+
+  pairs: PairBatch | PackedPairs
+  ref_first: Array  # float32
+  ref_second: Array  # float32
 
 
 @flax.struct.dataclass

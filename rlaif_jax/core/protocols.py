@@ -148,6 +148,10 @@ class LanguageModel:
       init(key) -> params boxed with logical axis names
       hidden(params, batch: TokenBatch) -> [B, R, D] states that predict the
         response's columns
+      hidden_group(params, batch: GroupBatch) -> [B, G, R, D] likewise, each
+        prompt read once
+      hidden_packed(params, batch: PackedBatch) -> [B, T, D] states that
+        predict the targets; None unless `is_causal`
       logits(params, [..., D]) -> [..., V] float32
       prefill(params, prompt [B, P], valid [B, P], room) -> ([B, D], cache):
         the state after each prompt's last real token, and a cache with room
@@ -161,6 +165,8 @@ class LanguageModel:
 
   init: Callable[..., Any]
   hidden: Callable[..., jax.Array]
+  hidden_group: Callable[..., jax.Array]
+  hidden_packed: Callable[..., jax.Array] | None
   logits: Callable[..., jax.Array]
   prefill: Callable[..., Any]
   extend: Callable[..., Any]
@@ -175,9 +181,14 @@ class ScalarModel:
 
   states(params, batch: TokenBatch) -> [B, R + 1]: the scalar of the state
   before each response column, and after the last; last(params, batch) -> [B]:
-  that after the last real token.
+  that after the last real token. states_group and last_group: likewise of a
+  GroupBatch, [B, G, R + 1] and [B, G], each prompt read once. last_packed:
+  the last scalars [B, M] of a PackedBatch; None for encoder-decoders.
   """
 
   init: Callable[..., Any]
   states: Callable[..., jax.Array]
   last: Callable[..., jax.Array]
+  states_group: Callable[..., jax.Array]
+  last_group: Callable[..., jax.Array]
+  last_packed: Callable[..., jax.Array] | None

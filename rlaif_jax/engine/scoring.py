@@ -35,6 +35,52 @@ def response_log_probs(
   )
 
 
+def group_log_probs(
+  model: protocols.LanguageModel,
+  params: Any,
+  batch: batches.GroupBatch,
+  *,
+  temperature: float = 1.0,
+) -> jax.Array:
+  """`response_log_probs` [B, G, R], each prompt read once."""
+  logits = model.logits(params, model.hidden_group(params, batch))
+  return logprobs.token_log_probs(
+    logits, batch.response, temperature=temperature
+  )
+
+
+def pair_log_probs(
+  model: protocols.LanguageModel,
+  params: Any,
+  pairs: batches.PairBatch | batches.PackedPairs,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probs of both whole candidates, each in the shape of the label.
+
+  Each context is read once. Padding has no log-prob.
+  """
+  if isinstance(pairs, batches.PairBatch):
+    batch = pairs.grouped()
+    log_probs = group_log_probs(model, params, batch)
+    sums = logprobs.sequence_log_prob(log_probs, batch.response_valid)
+  else:
+    texts = pairs.texts
+    logits = model.logits(params, model.hidden_packed(params, texts))
+    log_probs = logprobs.token_log_probs(logits, texts.target)
+    # [B, M, T]: whose target it is.
+    mine = (
+      texts.owner[:, None] == jnp.arange(texts.last.shape[1])[None, :, None]
+    )
+    sums = logprobs.sequence_log_prob(log_probs[:, None], mine)
+  return split_pairs(sums, pairs.label)
+
+
+def split_pairs(
+  values: jax.Array, label: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """[B, 2 K] of candidates that alternate -> firsts and seconds like label."""
+  return tuple(values[:, i::2].reshape(label.shape) for i in (0, 1))
+
+
 def join(
   prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
 ) -> batches.TokenBatch:

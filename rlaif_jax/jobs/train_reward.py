@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -22,6 +23,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
+from rlaif_jax.jobs import pair_batches
 from rlaif_jax.jobs import scoring_model
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import model as reward_model
@@ -82,9 +84,7 @@ def run(
     labels, start.tokenizer, start.sequence
   )
   if hard_labels:
-    pairs = pairs.replace(
-      label=np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
-    )
+    pairs = harden(pairs)
   test_pairs, _ = converters.encode_preferences(
     test_labels, start.tokenizer, start.sequence
   )
@@ -100,6 +100,13 @@ def run(
     reward_model.make_loss(functions, label_smoothing=label_smoothing),
     tx,
     microbatches=microbatches,
+  )
+  source = pair_batches.PairBatches(
+    pairs,
+    devices,
+    batch_size=batch_size,
+    microbatches=microbatches,
+    can_pack=functions.last_packed is not None,
   )
   score_pairs = jax.jit(
     lambda params, part: reward_model.pair_rewards(functions, params, part)
@@ -119,7 +126,7 @@ def run(
         name=run_name,
         step=number,
       )
-      return mesh_lib.put_batch(devices, converters.take(pairs, rows))
+      return source.batch(rows)[0]
 
     return loop.fit(
       state,
@@ -176,8 +183,14 @@ def read_labels(path: str) -> list[records.Preference]:
   return labels
 
 
+def harden(pairs: batches.PairBatch) -> batches.PairBatch:
+  """Labels rounded to 0 or 1; 0.5 stays."""
+  label = np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
+  return pairs.replace(label=label.astype(np.float32))
+
+
 def predict(score_pairs, params, pairs, batch_size):
-  """Rewards of both candidates of every pair: two float arrays."""
+  """Scores of both candidates of every pair: two float arrays."""
   first, second = [], []
   for rows, real in converters.chunks(pairs.label.shape[0], batch_size):
     scores = score_pairs(params, converters.take(pairs, rows))

@@ -61,6 +61,43 @@ def causal_mask(valid: jax.Array) -> jax.Array:
   return causal[None] & valid[:, None, :]
 
 
+def branch_mask(document: jax.Array, branch: jax.Array) -> jax.Array:
+  """Who sees whom in rows of several texts whose endings branch.
+
+      document [ 1 1 1 1 1 1 2 2 2 0 ]   0 is padding
+      branch   [ 0 0 1 1 2 2 0 0 1 0 ]   0 is what all branches begin with
+
+  Args:
+    document: [B, L] int32.
+    branch: [B, L] int32.
+
+  Returns:
+    [B, L, L] bool: query i sees real key j when j <= i, both are of one
+    document, and j is of its beginning or of the same branch.
+  """
+  length = document.shape[1]
+  real = document > 0
+  same = document[:, :, None] == document[:, None, :]
+  mine = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+  causal = jnp.tril(jnp.ones((length, length), bool))
+  return causal[None] & same & mine & real[:, None, :]
+
+
+def previous_columns(mask: jax.Array) -> jax.Array:
+  """[B, L, L] -> [B, L]: the last column before its own that each column
+  sees, or -1."""
+  columns = jnp.arange(mask.shape[1])
+  before = columns[None, :] < columns[:, None]
+  seen = mask & before[None]
+  return jnp.max(jnp.where(seen, columns[None, None], -1), axis=2)
+
+
+def take_columns(x: jax.Array, columns: jax.Array) -> jax.Array:
+  """[B, L, ...] at columns [B, T] of each row -> [B, T, ...]."""
+  columns = columns.reshape(columns.shape + (1,) * (x.ndim - 2))
+  return jnp.take_along_axis(x, columns, axis=1)
+
+
 def within_window(
   positions: jax.Array, key_positions: jax.Array, window: int
 ) -> jax.Array:
@@ -154,6 +191,8 @@ class Attention(nn.Module):
     valid: jax.Array,
     mask: jax.Array,
     cached: tuple[jax.Array, jax.Array, jax.Array, jax.Array] | None = None,
+    before: jax.Array | None = None,
+    columns: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Attends from x [B, L, D].
 
@@ -164,12 +203,19 @@ class Attention(nn.Module):
       mask: [B, L, S]; S = L without a cache.
       cached: (keys [B, S, K, C], values, last keys [B, M, C], column) to
         write into and read from.
+      before: [B, L] the column of the token before each, -1 for none, where
+        it is not the last real column before; without a cache.
+      columns: [B, T] queries alone; T is then L in `mask` and in the output.
 
     Returns:
       Output [B, L, D] and (keys, values, last keys) as they now stand.
     """
     v = self.variant
-    query = self._project(x, self.num_heads, "heads", "query")
+    asking, asked_at = x, positions
+    if columns is not None:
+      asking = take_columns(x, columns)
+      asked_at = take_columns(positions, columns)
+    query = self._project(asking, self.num_heads, "heads", "query")
     key = self._project(x, self.num_kv_heads, "kv_heads", "key")
     value = self._project(x, self.num_kv_heads, "kv_heads", "value")
     if v.qk_norm:
@@ -181,10 +227,15 @@ class Attention(nn.Module):
     else:
       last = cached[2]
     if mixed:
-      previous, last = previous_keys(key[:, :, :mixed], valid, last)
+      own = key[:, :, :mixed]
+      if before is None:
+        previous, last = previous_keys(own, valid, last)
+      else:
+        previous = take_columns(own, jnp.maximum(before, 0))
+        previous *= (before >= 0)[:, :, None, None]
       key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
     frequency = self._frequencies()
-    query = layers.rotary(query, positions, frequency)
+    query = layers.rotary(query, asked_at, frequency)
     key = layers.rotary(key, positions, frequency)
     if cached is not None:
       keys, values, _, column = cached

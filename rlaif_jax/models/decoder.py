@@ -8,6 +8,7 @@ Owns the model and the plain functions that the engine uses of it
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
+from rlaif_jax.models import branches
 from rlaif_jax.models import layers
 from rlaif_jax.models import variant as variant_lib
 
@@ -79,7 +81,10 @@ class Block(nn.Module):
   is_local: bool
 
   @nn.compact
-  def __call__(self, x, positions, valid, mask, cached=None):
+  def __call__(
+    self, x, positions, valid, mask, cached=None, before=None, columns=None
+  ):
+    """See `attention.Attention`; with `columns`, x [B, T, D] comes out."""
     c = self.config
     v = c.variant
 
@@ -98,11 +103,25 @@ class Block(nn.Module):
       variant=v,
       dtype=c.dtype,
       name="attention",
-    )(norm("attention_norm")(x), positions, valid, mask, cached)
+    )(
+      norm("attention_norm")(x), positions, valid, mask, cached, before, columns
+    )
+    if columns is not None:
+      x = attention.take_columns(x, columns)
     x = x + (norm("attention_post_norm")(out) if v.post_norms else out)
     mlp = layers.GatedMLP(c.mlp_dim, c.dtype, v.activation, name="mlp")
     out = mlp(norm("mlp_norm")(x))
     return x + (norm("mlp_post_norm")(out) if v.post_norms else out), state
+
+
+class _Place(NamedTuple):
+  """Where the columns [B, L] of rows stand: their positions, which are real,
+  who sees whom [B, L, L], and `before` of `attention.Attention`."""
+
+  positions: jax.Array
+  valid: jax.Array
+  mask: jax.Array
+  before: jax.Array | None
 
 
 class Decoder(nn.Module):
@@ -136,8 +155,39 @@ class Decoder(nn.Module):
   def read(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """[B, L] -> final hidden states [B, L, D]."""
     if self.how.scan_layers and not self.is_initializing():
-      return self._scan(tokens, valid)
+      return self._scan(tokens, self._in_line(valid))
     return self._read(tokens, valid)[0]
+
+  def read_branches(
+    self,
+    tokens: jax.Array,
+    document: jax.Array,
+    branch: jax.Array,
+    columns: jax.Array,
+  ) -> jax.Array:
+    """Final states [B, T, D] of columns [B, T] of rows [B, L] that branch.
+
+    See `attention.branch_mask`. The last layer asks for these columns alone.
+    """
+    mask = attention.branch_mask(document, branch)
+    place = _Place(
+      positions=jnp.maximum(jnp.sum(mask, axis=2) - 1, 0),
+      valid=document > 0,
+      mask=mask,
+      before=attention.previous_columns(mask),
+    )
+    if self.how.scan_layers:
+      return attention.take_columns(self._scan(tokens, place), columns)
+    masks = self._masks(place.mask, place.positions, place.positions)
+    rest = (place.positions, place.valid)
+    x = self._embed(tokens)
+    for block in self.blocks[:-1]:
+      x, _ = block(x, *rest, masks[block.is_local], None, place.before)
+      x = self.how.split(x)
+    block = self.blocks[-1]
+    mask = attention.take_columns(masks[block.is_local], columns)
+    x, _ = block(x, *rest, mask, None, place.before, columns)
+    return self.final_norm(self.how.split(x))
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> float32 logits [..., V]."""
@@ -175,7 +225,8 @@ class Decoder(nn.Module):
     query_column = cache.column + jnp.arange(length)
     causal = jnp.arange(capacity)[None, :] <= query_column[:, None]
     mask = causal[None] & all_valid[:, None, :]
-    masks = self._masks(mask, positions, all_valid)
+    key_positions = attention.positions_from_valid(all_valid)
+    masks = self._masks(mask, positions, key_positions)
     x = self._embed(tokens)
     states = []
     for block, *cached in zip(
@@ -191,21 +242,26 @@ class Decoder(nn.Module):
       keys, values, last_keys, all_valid, cache.column + length
     )
 
-  def _read(self, tokens, valid):
+  def _in_line(self, valid) -> _Place:
+    """One text a row."""
     positions = attention.positions_from_valid(valid)
-    masks = self._masks(attention.causal_mask(valid), positions, valid)
+    return _Place(positions, valid, attention.causal_mask(valid), None)
+
+  def _read(self, tokens, valid):
+    place = self._in_line(valid)
+    masks = self._masks(place.mask, place.positions, place.positions)
     x = self._embed(tokens)
     states = []
     for block in self.blocks:
-      x, state = block(x, positions, valid, masks[block.is_local])
+      x, state = block(x, place.positions, valid, masks[block.is_local])
       x = self.how.split(x)
       states.append(state)
     return self.final_norm(x), states
 
-  def _scan(self, tokens, valid):
+  def _scan(self, tokens, place: _Place):
     """`_read` without the states of layers; see `layers.scanned`."""
-    positions = attention.positions_from_valid(valid)
-    masks = self._masks(attention.causal_mask(valid), positions, valid)
+    masks = self._masks(place.mask, place.positions, place.positions)
+    rest = (place.positions, place.valid)
     unit = self.config.variant.period
     looped = len(self.blocks) // unit * unit
     alike = [
@@ -216,7 +272,7 @@ class Decoder(nn.Module):
     def apply(params, x):
       for block, own in zip(alike, params, strict=True):
         local = masks[block.is_local]
-        x, _ = block.apply({"params": own}, x, positions, valid, local)
+        x, _ = block.apply({"params": own}, x, *rest, local, None, place.before)
       return x
 
     own = [block.variables["params"] for block in self.blocks[:looped]]
@@ -228,7 +284,7 @@ class Decoder(nn.Module):
       dtype=self.config.dtype,
     )
     for block in self.blocks[looped:]:
-      x, _ = block(x, positions, valid, masks[block.is_local])
+      x, _ = block(x, *rest, masks[block.is_local], None, place.before)
       x = self.how.split(x)
     return self.final_norm(x)
 
@@ -239,12 +295,11 @@ class Decoder(nn.Module):
       x = x * jnp.asarray(self.config.width**0.5, x.dtype)
     return self.how.split(x)
 
-  def _masks(self, mask, positions, all_valid):
+  def _masks(self, mask, positions, key_positions):
     """(mask of global layers, mask of local layers), each [B, L, S]."""
     window = self.config.variant.window
     if not window:
       return mask, mask
-    key_positions = attention.positions_from_valid(all_valid)
     near = attention.within_window(positions, key_positions, window)
     return mask, mask & near
 
@@ -271,7 +326,16 @@ def functions(
 
     return call
 
-  read = method("read")
+  read, read_branches = method("read"), method("read_branches")
+
+  def hidden_group(params, batch):
+    row = branches.row_of(batch)
+    states = read_branches(params, *row, branches.columns_before(batch))
+    return states.reshape(*batch.response.shape, -1)
+
+  def hidden_packed(params, batch):
+    row = (batch.tokens, batch.document, batch.branch)
+    return read_branches(params, *row, batch.source)
 
   def hidden(params, batch):
     begin = batch.tokens.shape[1] - batch.weights.shape[1] - 1
@@ -288,6 +352,8 @@ def functions(
   return protocols.LanguageModel(
     init=init,
     hidden=hidden,
+    hidden_group=hidden_group,
+    hidden_packed=hidden_packed,
     logits=method("logits"),
     prefill=method("prefill"),
     extend=method("extend"),

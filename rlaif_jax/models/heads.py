@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
+from rlaif_jax.models import branches
 from rlaif_jax.models import decoder
 from rlaif_jax.models import layers
 
@@ -33,7 +34,13 @@ class ScalarDecoder(nn.Module):
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """[B, L] -> float32 scalar per position [B, L]."""
-    hidden = self.decoder.read(tokens, valid)
+    return self._scalar(self.decoder.read(tokens, valid))
+
+  def read_branches(self, *row: jax.Array) -> jax.Array:
+    """Scalars [B, T] of columns; see `decoder.Decoder.read_branches`."""
+    return self._scalar(self.decoder.read_branches(*row))
+
+  def _scalar(self, hidden: jax.Array) -> jax.Array:
     return self.head(hidden.astype(jnp.float32))[..., 0]
 
 
@@ -56,4 +63,27 @@ def functions(
   def last(params, batch):
     return attention.last_real(read(params, batch), batch.valid)
 
-  return protocols.ScalarModel(init=init, states=states, last=last)
+  def read_branches(params, *row):
+    return module.apply({"params": params}, *row, method="read_branches")
+
+  def states_group(params, batch):
+    row = branches.row_of(batch)
+    states = read_branches(params, *row, branches.columns_around(batch))
+    return states.reshape(*batch.response.shape[:2], -1)
+
+  def last_group(params, batch):
+    row = branches.row_of(batch)
+    return read_branches(params, *row, branches.last_columns(batch))
+
+  def last_packed(params, batch):
+    row = (batch.tokens, batch.document, batch.branch)
+    return read_branches(params, *row, batch.last)
+
+  return protocols.ScalarModel(
+    init=init,
+    states=states,
+    last=last,
+    states_group=states_group,
+    last_group=last_group,
+    last_packed=last_packed,
+  )

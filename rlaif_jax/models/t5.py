@@ -60,7 +60,10 @@ class T5(nn.Module):
     return self.logits(self.states(prompt, prompt_valid, response, valid))
 
   def states(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """[B, P] and [B, R] -> [B, 1 + R, D]: before each column, and after."""
+    """[B, P] and [B G, R] -> [B G, 1 + R, D]: before each column, and after.
+
+    Responses of one prompt stand together.
+    """
     encoded, prompt_valid = self._encode(prompt, prompt_valid)
     tokens = jnp.pad(response, ((0, 0), (1, 0)), constant_values=START_ID)
     valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
@@ -157,6 +160,11 @@ def _parts(batch):
   )
 
 
+def _flat(responses: jax.Array) -> jax.Array:
+  """[B, G, R] -> [B G, R]."""
+  return responses.reshape(-1, responses.shape[-1])
+
+
 def _init(module: nn.Module):
   def init(key):
     tokens, valid = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
@@ -184,9 +192,17 @@ def functions(
     # The last response token is read by nobody.
     return states(params, prompt, prompt_valid, response[:, :-1], valid[:, :-1])
 
+  def hidden_group(params, batch):
+    response, valid = _flat(batch.response), _flat(batch.response_valid)
+    prompt = (batch.prompt, batch.prompt_valid)
+    found = states(params, *prompt, response[:, :-1], valid[:, :-1])
+    return found.reshape(*batch.response.shape, -1)
+
   return protocols.LanguageModel(
     init=_init(module),
     hidden=hidden,
+    hidden_group=hidden_group,
+    hidden_packed=None,
     logits=method("logits"),
     prefill=method("prefill"),
     extend=method("extend"),
@@ -205,9 +221,32 @@ def scalar_functions(
   def states(params, batch):
     return module.apply({"params": params}, *_parts(batch))
 
-  def last(params, batch):
-    valid = _parts(batch)[3]
+  def after_last(states, valid):
     real = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-    return attention.last_real(states(params, batch), real)
+    return attention.last_real(states, real)
 
-  return protocols.ScalarModel(init=_init(module), states=states, last=last)
+  def last(params, batch):
+    return after_last(states(params, batch), _parts(batch)[3])
+
+  def flat_states(params, batch):
+    prompt = (batch.prompt, batch.prompt_valid)
+    response, valid = _flat(batch.response), _flat(batch.response_valid)
+    return module.apply({"params": params}, *prompt, response, valid)
+
+  def states_group(params, batch):
+    found = flat_states(params, batch)
+    return found.reshape(*batch.response.shape[:2], -1)
+
+  def last_group(params, batch):
+    found = flat_states(params, batch)
+    last = after_last(found, _flat(batch.response_valid))
+    return last.reshape(batch.response.shape[:2])
+
+  return protocols.ScalarModel(
+    init=_init(module),
+    states=states,
+    last=last,
+    states_group=states_group,
+    last_group=last_group,
+    last_packed=None,
+  )

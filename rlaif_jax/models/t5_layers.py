@@ -153,8 +153,13 @@ class Attention(nn.Module):
     return self._split(self.key(x)), self._split(self.value(x))
 
   def read(self, x, key, value, mask, bias=None) -> jax.Array:
-    """[B, L, D] over [B, S, H, C] -> [B, L, D]."""
-    query = self._split(self.query(x))
+    """[B, L, D] over [B, S, H, C] -> [B, L, D].
+
+    With keys and values of fewer rows, equal numbers of rows of x that stand
+    together read each, and the mask is [B / G, G L, S].
+    """
+    rows = (key.shape[0], -1, x.shape[-1])
+    query = self._split(self.query(x.reshape(rows)))
     out = attention.attend(query, key, value, mask, scale=1.0, bias=bias)
     return self.out(out.reshape(*x.shape[:2], -1))
 
@@ -344,8 +349,10 @@ class ResponseDecoder(nn.Module):
     causal = (
       jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
     )
+    # Several texts may share a prompt; see `Attention.read`.
     rows, prompt = prompt_valid.shape
-    cross = jnp.broadcast_to(prompt_valid[:, None], (rows, length, prompt))
+    asking = all_valid.shape[0] // rows * length
+    cross = jnp.broadcast_to(prompt_valid[:, None], (rows, asking, prompt))
     return (causal[None] & all_valid[:, None], cross), bias
 
 

@@ -32,6 +32,29 @@ def pair_logistic(
   )
 
 
+def pair_squared(
+  margin: jax.Array, label: jax.Array, *, target: float
+) -> jax.Array:
+  """Squared distance of the margin from +target or -target.
+
+      p (m - t)^2 + (1 - p) (m + t)^2
+
+  With margin h = log pi(y1) / ref(y1) - log pi(y2) / ref(y2) and target
+  1 / (2 tau) it is IPO's loss for a soft label p (arXiv:2310.12036, eq. 17,
+  and its expectation over the label); the minimum is at h = (2 p - 1) t.
+
+  Args:
+    margin: [B].
+    label: [B] in [0, 1].
+    target: > 0.
+
+  Returns:
+    [B] float32.
+  """
+  margin = margin.astype(jnp.float32)
+  return label * (margin - target) ** 2 + (1.0 - label) * (margin + target) ** 2
+
+
 def pair_accuracy(margin: jax.Array, label: jax.Array) -> jax.Array:
   """1 where margin and label prefer the same, 0.5 for a tie of either."""
   agree = ((margin > 0) == (label > 0.5)).astype(jnp.float32)

@@ -15,25 +15,30 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import scoring
 from rlaif_jax.ops import preference
 
 
 def pair_rewards(
-  model: protocols.ScalarModel, params: Any, pairs: batches.PairBatch
+  model: protocols.ScalarModel,
+  params: Any,
+  pairs: batches.PairBatch | batches.PackedPairs,
 ) -> tuple[jax.Array, jax.Array]:
-  """Rewards ([B], [B]) of both candidates, from one forward over 2 B rows."""
-  both = jax.tree.map(
-    lambda a, b: jnp.concatenate([a, b]), pairs.first, pairs.second
-  )
-  rewards = model.last(params, both)
-  first, second = jnp.split(rewards, 2)
-  return first, second
+  """Rewards of both candidates, each in the shape of the label.
+
+  One forward, in which each context is read once.
+  """
+  if isinstance(pairs, batches.PairBatch):
+    rewards = model.last_group(params, pairs.grouped())
+  else:
+    rewards = model.last_packed(params, pairs.texts)
+  return scoring.split_pairs(rewards, pairs.label)
 
 
 def make_loss(
   model: protocols.ScalarModel, *, label_smoothing: float = 0.0
 ) -> protocols.LossFn:
-  """LossFn over PairBatch (paper section 2.2.1 and appendix A.2).
+  """LossFn over pairs, packed or not (paper section 2.2.1 and appendix A.2).
 
       - p log sigmoid(r1 - r2) - (1 - p) log sigmoid(r2 - r1)
 
@@ -45,7 +50,9 @@ def make_loss(
   """
 
   def loss(
-    params: Any, pairs: batches.PairBatch, key: jax.Array
+    params: Any,
+    pairs: batches.PairBatch | batches.PackedPairs,
+    key: jax.Array,
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
     del key  # Nothing is drawn.
     first, second = pair_rewards(model, params, pairs)

@@ -8,7 +8,19 @@ import inspect
 from rlaif_jax.core import protocols
 from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
+from rlaif_jax.models import t5
 from tests import testing
+
+T5 = t5.T5Config(
+  vocab_size=7,
+  width=8,
+  num_layers=1,
+  num_decoder_layers=1,
+  num_heads=1,
+  head_dim=4,
+  mlp_dim=8,
+  max_length=8,
+)
 
 
 def test_every_field_of_a_model_is_there_and_callable():
@@ -21,6 +33,11 @@ def test_every_field_of_a_model_is_there_and_callable():
     for name, field in kind.__dataclass_fields__.items():
       value = getattr(made, name)
       assert callable(value) or isinstance(value, int), field
+
+
+def test_only_causal_models_read_packed_rows():
+  assert t5.functions(T5).hidden_packed is None
+  assert t5.scalar_functions(T5).last_packed is None
 
 
 def test_the_scripted_backend_and_the_flax_backend_ask_alike():

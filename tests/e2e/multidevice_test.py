@@ -97,9 +97,12 @@ def trainings(config, mesh):
     )
 
   def pairs(generator):
+    first, second = texts(generator), texts(generator)
+    second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
+    second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
     return batches.PairBatch(
-      first=texts(generator),
-      second=texts(generator),
+      first=first,
+      second=second,
       label=generator.random(ROWS).astype(np.float32),
       weight=np.ones(ROWS, np.float32),
     )

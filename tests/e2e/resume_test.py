@@ -85,6 +85,16 @@ train_reward.save_every = 2
 train_reward.label_counts = (8,)
 """
 )
+DPO = (
+  ADAM
+  + """
+train_dpo.dpo = @DPOConfig()
+train_dpo.optimizer = @OptimizerConfig()
+train_dpo.epochs = 2.0
+train_dpo.batch_size = 4
+train_dpo.save_every = 2
+"""
+)
 POLICY = (
   LOOP
   + ADAM
@@ -265,6 +275,17 @@ def training_stages(root):
       "metrics.jsonl",
       (3,),
     ),
+    "dpo": (
+      "train_dpo",
+      DPO,
+      {
+        "train_dpo__labels_file": root / "labels" / "labels.jsonl",
+        "train_dpo__test_labels_file": root / "humans" / "labels.jsonl",
+        "train_dpo__policy_dir": root / "sft" / "model",
+      },
+      "metrics.jsonl",
+      (3,),
+    ),
     "policy": (
       "train_policy",
       POLICY,
@@ -292,7 +313,8 @@ def training_stages(root):
 
 
 @pytest.mark.parametrize(
-  "name", ["sft", "pairs", "humans", "labels", "reward", "policy", "direct"]
+  "name",
+  ["sft", "pairs", "humans", "labels", "reward", "dpo", "policy", "direct"],
 )
 def test_killed_and_resumed_ends_the_same(world, name):
   job, recipe, bindings, watched, points = stages(world)[name]
@@ -317,7 +339,7 @@ KILLS = int(os.environ.get("RLAIF_KILLS", "0"))
 
 @pytest.mark.skipif(not KILLS, reason="RLAIF_KILLS is 0; launch/nightly.sh")
 @pytest.mark.parametrize(
-  "name", ["sft", "pairs", "labels", "reward", "policy", "direct"]
+  "name", ["sft", "pairs", "labels", "reward", "dpo", "policy", "direct"]
 )
 def test_killed_at_any_moment_it_ends_the_same(world, name):
   """So often, at moments drawn over a whole run, wherever that is."""

@@ -26,6 +26,8 @@ FLOORS = {
 }
 _BELOW_JOBS = set(FLOORS)
 FLOORS["jobs"] = _BELOW_JOBS
+# Nobody imports the benchmarks.
+FLOORS["bench"] = _BELOW_JOBS
 # Jobs are loaded by name, from the table in main.
 FLOORS["main"] = {"core"}
 

@@ -59,6 +59,19 @@ def test_smoothing_moves_the_label_towards_a_half():
   np.testing.assert_allclose(smooth, plain, rtol=1e-6)
 
 
+def test_the_squared_loss_is_least_where_the_label_says():
+  label, target = 0.8, 5.0
+  margins = jnp.linspace(-6, 6, 1201)
+  loss = preference.pair_squared(
+    margins, jnp.full_like(margins, label), target=target
+  )
+  best = float(margins[jnp.argmin(loss)])
+  np.testing.assert_allclose(best, (2 * label - 1) * target, atol=1e-5)
+  np.testing.assert_allclose(
+    loss[0], label * 11.0**2 + (1 - label) * 1.0, rtol=1e-5
+  )
+
+
 def test_accuracy_counts_ties_half():
   margin = jnp.array([1.0, -1.0, 0.0, 1.0])
   label = jnp.array([1.0, 1.0, 1.0, 0.5])

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of unequal lengths side by side in rows: little is padding.
+
+Everything here is numpy on the host, and a function of the pairs alone. What
+a packed row is stands at `batches.PackedBatch`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from rlaif_jax.core import batches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowShape:
+  """What fits into a row: columns, response tokens, pairs."""
+
+  columns: int
+  targets: int
+  pairs: int
+
+
+class Lengths(NamedTuple):
+  """Real tokens of each pair: of the prompt, and of both responses."""
+
+  prompt: np.ndarray
+  responses: np.ndarray
+
+  @property
+  def both(self) -> np.ndarray:
+    return self.prompt + self.responses
+
+
+def lengths_of(pairs: batches.PairBatch) -> Lengths:
+  """Of each row of a PairBatch of host arrays."""
+  own = pairs.first.weights.shape[1]
+  prompt = np.sum(pairs.first.valid[:, :-own], axis=1)
+  responses = sum(
+    np.sum(side.valid[:, -own:], axis=1) for side in (pairs.first, pairs.second)
+  )
+  return Lengths(prompt, responses)
+
+
+def row_shape(lengths: Lengths, *, round_to: int = 32) -> RowShape:
+  """Rows that hold the longest pair and, of the others, a few.
+
+  Room for responses and pairs is a quarter more than columns hold on average,
+  so that columns are what runs out.
+  """
+  longest = int(np.max(lengths.both))
+  columns = -(-longest // round_to) * round_to
+  share = np.sum(lengths.responses) / np.sum(lengths.both)
+  targets = max(int(np.max(lengths.responses)), int(1.25 * share * columns))
+  return RowShape(
+    columns=columns,
+    targets=min(-(-targets // 8) * 8, columns),
+    pairs=int(np.ceil(1.25 * columns / np.mean(lengths.both))),
+  )
+
+
+def is_worth_it(pairs: batches.PairBatch) -> bool:
+  """Whether packed rows have a tenth fewer columns than padded ones."""
+  lengths = lengths_of(pairs)
+  sample = Lengths(*(x[:256] for x in lengths))
+  shape = row_shape(lengths)
+  own = pairs.first.weights.shape[1]
+  padded = len(sample.prompt) * (pairs.first.tokens.shape[1] + own)
+  return len(assign(sample, shape)) * shape.columns <= 0.9 * padded
+
+
+def assign(lengths: Lengths, shape: RowShape) -> list[list[int]]:
+  """Which pairs share a row: first fit, the longest first.
+
+  Raises:
+    ValueError: a pair does not fit into a row.
+  """
+  need = np.stack(
+    [lengths.both, lengths.responses, np.ones_like(lengths.prompt)], axis=1
+  )
+  room = np.array([shape.columns, shape.targets, shape.pairs])
+  if np.any(need > room):
+    worst = need[np.argmax(np.max(need - room, axis=1))]
+    raise ValueError(
+      f"a pair of {worst[0]} tokens, {worst[1]} of them of responses, does not "
+      f"fit into a row of {shape}"
+    )
+  rows: list[list[int]] = []
+  left = np.zeros((0, 3), need.dtype)
+  for pair in np.argsort(-lengths.both, kind="stable"):
+    fits = np.flatnonzero(np.all(left >= need[pair], axis=1))
+    if len(fits):
+      row = fits[0]
+    else:
+      row = len(rows)
+      rows.append([])
+      left = np.concatenate([left, room[None]])
+    rows[row].append(int(pair))
+    left[row] -= need[pair]
+  return rows
+
+
+def pack_pairs(
+  pairs: batches.PairBatch,
+  shape: RowShape,
+  *,
+  multiple: int,
+  **more: np.ndarray,
+) -> tuple[batches.PackedPairs, dict[str, np.ndarray]]:
+  """A batch of pairs as packed rows.
+
+  Args:
+    pairs: host arrays.
+    shape: of a row; see `row_shape`.
+    multiple: of what the number of rows is: of devices and microbatches, and
+      large enough that few sizes come up, each of which is compiled.
+    **more: further numbers [B] of the pairs.
+
+  Returns:
+    The rows, and the further numbers [rows, K], laid out like the labels.
+  """
+  groups = assign(lengths_of(pairs), shape)
+  count = -(-len(groups) // multiple) * multiple
+  responses = 2 * shape.pairs
+
+  def zeros(*columns, dtype=np.int32):
+    return np.zeros((count, *columns), dtype)
+
+  texts = batches.PackedBatch(
+    tokens=zeros(shape.columns),
+    document=zeros(shape.columns),
+    branch=zeros(shape.columns),
+    source=zeros(shape.targets),
+    target=zeros(shape.targets),
+    owner=zeros(shape.targets) - 1,
+    last=zeros(responses),
+  )
+  numbers = {"label": pairs.label, "weight": pairs.weight, **more}
+  laid = {name: zeros(shape.pairs, dtype=np.float32) for name in numbers}
+  for row, members in enumerate(groups):
+    _fill(texts, row, pairs, members)
+    for name, values in numbers.items():
+      laid[name][row, : len(members)] = values[members]
+  label, weight = laid.pop("label"), laid.pop("weight")
+  return batches.PackedPairs(texts=texts, label=label, weight=weight), laid
+
+
+def _fill(
+  texts: batches.PackedBatch,
+  row: int,
+  pairs: batches.PairBatch,
+  members: Sequence[int],
+) -> None:
+  """Writes the pairs of one row."""
+  own = pairs.first.weights.shape[1]
+  column = target = 0
+  for place, pair in enumerate(members):
+    begin = pairs.first.tokens[pair, :-own][pairs.first.valid[pair, :-own]]
+    ids = [begin] + [
+      side.tokens[pair, -own:][side.valid[pair, -own:]]
+      for side in (pairs.first, pairs.second)
+    ]
+    prompt_end = column + len(begin)
+    for branch, part in enumerate(ids):
+      here = slice(column, column + len(part))
+      texts.tokens[row, here] = part
+      texts.document[row, here] = place + 1
+      texts.branch[row, here] = branch
+      if branch:
+        aims = slice(target, target + len(part))
+        texts.target[row, aims] = part
+        texts.owner[row, aims] = 2 * place + branch - 1
+        # Each from the column before; the first from the prompt's last.
+        texts.source[row, aims] = np.arange(here.start, here.stop) - 1
+        texts.source[row, aims.start : aims.start + min(len(part), 1)] = (
+          prompt_end - 1
+        )
+        end = here.stop if len(part) else prompt_end
+        texts.last[row, 2 * place + branch - 1] = end - 1
+        target = aims.stop
+      column = here.stop

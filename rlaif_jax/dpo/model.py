@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Direct preference optimisation: a policy learns from pairs, without reward.
+
+Owns how log-probs of two candidates become a margin; the losses of a margin
+are in `ops.preference`, the reference's log-probs are data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import masked
+from rlaif_jax.core import protocols
+from rlaif_jax.engine import scoring
+from rlaif_jax.ops import preference
+
+LOSSES = ("logistic", "squared")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPOConfig:
+  """The objective; the defaults are DPO's (arXiv:2305.18290, eq. 7).
+
+  With h = log pi(y1) / ref(y1) - log pi(y2) / ref(y2) and the label p, that
+  the first is better:
+
+  Fields:
+    beta: weight of the KL to the reference that is implied.
+    loss: "logistic" is - p log sigmoid(beta h) - (1 - p) log sigmoid(-beta h),
+      DPO for p in {0, 1}; "squared" is IPO (arXiv:2310.12036), the distance
+      of h from 1 / (2 beta) or its opposite.
+    label_smoothing: the chance that a label is wrong (cDPO): p becomes
+      p (1 - s) + (1 - p) s, for either loss. That of `train_reward` is twice
+      as large for the same labels.
+  """
+
+  beta: float = 0.1
+  loss: str = "logistic"
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    if self.beta <= 0:
+      raise ValueError(f"DPOConfig.beta is {self.beta}; it must be positive")
+    if self.loss not in LOSSES:
+      raise ValueError(
+        f"DPOConfig.loss is {self.loss!r}; use one of {sorted(LOSSES)}"
+      )
+    if not 0 <= self.label_smoothing < 0.5:
+      raise ValueError(
+        f"DPOConfig.label_smoothing is {self.label_smoothing}; it must be in "
+        "[0, 0.5): at a half no label says anything"
+      )
+
+
+def margin_loss(
+  ratio: jax.Array, label: jax.Array, config: DPOConfig
+) -> jax.Array:
+  """Loss of h, the difference of log-ratios, in the shape of the label."""
+  label = label + config.label_smoothing * (1 - 2 * label)
+  if config.loss == "logistic":
+    return preference.pair_logistic(config.beta * ratio, label)
+  return preference.pair_squared(ratio, label, target=0.5 / config.beta)
+
+
+def make_loss(
+  model: protocols.LanguageModel, config: DPOConfig
+) -> protocols.LossFn:
+  """LossFn over ReferencedPairs.
+
+  Log-probs are at temperature 1 and of whole responses, the end token with
+  them. "chosen" is the candidate that the label prefers; `kl` is the mean of
+  log pi / ref over both candidates, which are not the policy's samples: it
+  says how far the policy moved on the data, and may be negative.
+  """
+
+  def loss(
+    params: Any, batch: batches.ReferencedPairs, key: jax.Array
+  ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
+    del key  # Nothing is drawn.
+    pairs, weight = batch.pairs, batch.pairs.weight
+    first, second = scoring.pair_log_probs(model, params, pairs)
+    # Pairs that only fill the batch may hold anything.
+    real = weight > 0
+    ratio_first = jnp.where(real, first - batch.ref_first, 0.0)
+    ratio_second = jnp.where(real, second - batch.ref_second, 0.0)
+    ratio = ratio_first - ratio_second
+    prefers_first = pairs.label > 0.5
+
+    def mean(values):
+      return masked.weighted_sum(values, weight)
+
+    margin = config.beta * ratio
+    return mean(margin_loss(ratio, pairs.label, config)), {
+      "accuracy": mean(preference.pair_accuracy(margin, pairs.label)),
+      "reward_margin": mean(jnp.where(prefers_first, margin, -margin)),
+      "chosen_log_prob": mean(jnp.where(prefers_first, first, second)),
+      "rejected_log_prob": mean(jnp.where(prefers_first, second, first)),
+      "kl": mean((ratio_first + ratio_second) / 2),
+    }
+
+  return loss

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed rows hold every pair once, whole, and within their room."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlaif_jax.core import batches
+from rlaif_jax.data import packing
+
+PROMPT, RESPONSE = 20, 8
+
+
+def pairs(count=40, seed=0):
+  """Each text has tokens of its own; some responses are empty."""
+  generator = np.random.default_rng(seed)
+  lengths = generator.integers(
+    [3, 0, 1], [PROMPT + 1, RESPONSE, RESPONSE + 1], (count, 3)
+  )
+  valid = np.arange(PROMPT)[None] >= PROMPT - lengths[:, :1]
+  prompt = generator.integers(1, 10_000, (count, PROMPT))
+
+  def side(length):
+    response = np.arange(RESPONSE)[None] < length[:, None]
+    tokens = generator.integers(1, 10_000, response.shape)
+    return batches.TokenBatch(
+      tokens=np.concatenate([prompt, tokens], axis=1).astype(np.int32),
+      valid=np.concatenate([valid, response], axis=1),
+      weights=response.astype(np.float32),
+    )
+
+  return batches.PairBatch(
+    first=side(lengths[:, 1]),
+    second=side(lengths[:, 2]),
+    label=generator.random(count).astype(np.float32),
+    weight=np.ones(count, np.float32),
+  )
+
+
+def unpacked(packed, more):
+  """{label: (prompt, first, second, last states' columns are right, extra)}."""
+  found = {}
+  texts = packed.texts
+  for row, place in zip(*np.nonzero(packed.weight), strict=True):
+    parts = []
+    mine = texts.document[row] == place + 1
+    for branch in (0, 1, 2):
+      parts.append(texts.tokens[row][mine & (texts.branch[row] == branch)])
+    for which in (0, 1):
+      aims = texts.owner[row] == 2 * place + which
+      np.testing.assert_array_equal(texts.target[row][aims], parts[which + 1])
+      # What predicts the targets, then what comes last: the text itself.
+      read = texts.tokens[row][texts.source[row][aims]]
+      read = np.append(
+        read, texts.tokens[row][texts.last[row, 2 * place + which]]
+      )
+      whole = np.concatenate([parts[0], parts[which + 1]])
+      np.testing.assert_array_equal(read, whole[len(parts[0]) - 1 :])
+    found[float(packed.label[row, place])] = (parts, more["extra"][row, place])
+  return found
+
+
+def test_every_pair_is_there_once_and_whole():
+  batch = pairs()
+  lengths = packing.lengths_of(batch)
+  shape = packing.row_shape(lengths, round_to=8)
+  extra = np.arange(40, dtype=np.float32)
+  packed, more = packing.pack_pairs(batch, shape, multiple=4, extra=extra)
+  assert packed.texts.tokens.shape[0] % 4 == 0
+  assert packed.texts.tokens.shape[1] == shape.columns
+  found = unpacked(packed, more)
+  assert len(found) == 40
+  for pair in range(40):
+    (prompt, first, second), number = found[float(batch.label[pair])]
+    assert number == pair
+    sides = (batch.first, batch.second)
+    for side, part in zip(sides, (first, second), strict=True):
+      np.testing.assert_array_equal(
+        np.concatenate([prompt, part]), side.tokens[pair][side.valid[pair]]
+      )
+
+
+def test_rows_are_fewer_than_pairs_and_nearly_full():
+  batch = pairs(400)
+  lengths = packing.lengths_of(batch)
+  shape = packing.row_shape(lengths, round_to=8)
+  rows = packing.assign(lengths, shape)
+  filled = np.sum(lengths.both) / (len(rows) * shape.columns)
+  assert filled > 0.8
+  assert packing.is_worth_it(batch)
+
+
+def test_pairs_of_one_length_are_not_packed():
+  batch = pairs()
+  full = batch.replace(
+    first=batch.first.replace(valid=np.ones_like(batch.first.valid)),
+    second=batch.second.replace(valid=np.ones_like(batch.second.valid)),
+  )
+  assert not packing.is_worth_it(full)
+
+
+@pytest.mark.parametrize("field", ["columns", "targets"])
+def test_a_pair_that_does_not_fit_is_an_error(field):
+  lengths = packing.lengths_of(pairs())
+  sizes = dict(columns=40, targets=16, pairs=4)
+  shape = packing.RowShape(**{**sizes, field: 10})
+  with pytest.raises(ValueError, match="does not fit"):
+    packing.assign(lengths, shape)

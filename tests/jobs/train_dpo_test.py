@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy learns a visible preference from pairs alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.engine import mesh
+from rlaif_jax.engine import optimizer
+from rlaif_jax.engine import scoring
+from rlaif_jax.jobs import loading
+from rlaif_jax.jobs import train_dpo
+
+
+def labels(path, n, seed):
+  """The text with "cat" is better; contexts and texts differ in length."""
+  generator = np.random.default_rng(seed)
+  rows = []
+  for i in range(n):
+    good, bad = "a cat sat", "ten dogs saw one red hat"
+    swap = bool(generator.integers(2))
+    rows.append(
+      records.Preference(
+        id=str(i),
+        context=" ".join(["the mat and"] * generator.integers(1, 4)),
+        first=bad if swap else good,
+        second=good if swap else bad,
+        p_first=0.1 if swap else 0.9,
+        labeler="test",
+      )
+    )
+  jsonl.write_records(path, rows)
+  return str(path)
+
+
+def settings(world, tmp_path, **changes):
+  defaults = dict(
+    output_dir=str(tmp_path / "out"),
+    labels_file=labels(tmp_path / "train.jsonl", 32, 0),
+    policy_dir=str(world / "sft" / "model"),
+    dpo=dpo_model.DPOConfig(),
+    optimizer=optimizer.OptimizerConfig(name="adamw", learning_rate=5e-3),
+    epochs=3.0,
+    batch_size=8,
+  )
+  return {**defaults, **changes}
+
+
+def test_it_learns_measures_and_keeps_the_reference(world, tmp_path):
+  result = train_dpo.run(
+    **settings(world, tmp_path),
+    test_labels_file=labels(tmp_path / "test.jsonl", 16, 1),
+  )
+  assert result["accuracy"] == 1.0 and result["n"] == 16
+  metrics = jsonl.parse_rows(tmp_path / "out/metrics.jsonl", dict)
+  assert len(metrics) == 12
+  assert abs(metrics[0]["loss"] - np.log(2)) < 1e-4, (
+    "it starts at the reference"
+  )
+  assert metrics[-1]["loss"] < 0.5 and metrics[-1]["reward_margin"] > 0.5
+  # The reference is that of the model on disk, pair by pair.
+  policy = loading.load(
+    str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
+  )
+  data = train_dpo.LabelledPairs(str(tmp_path / "train.jsonl"), policy, 8)
+  part = data.pairs
+  for side, text in (("first", part.first), ("second", part.second)):
+    log_probs = scoring.response_log_probs(
+      policy.functions, policy.params, text
+    )
+    expected = np.sum(np.where(text.weights > 0, log_probs, 0.0), axis=1)
+    rows = jsonl.parse_rows(tmp_path / "out/reference.jsonl", dict)[1:]
+    np.testing.assert_allclose(
+      [row[side] for row in rows], expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_another_reference_moves_the_start_of_the_loss(world, tmp_path):
+  train_dpo.run(**settings(world, tmp_path, epochs=1.0))
+  result = train_dpo.run(
+    **settings(
+      world,
+      tmp_path,
+      output_dir=str(tmp_path / "second"),
+      policy_dir=str(tmp_path / "out" / "model"),
+      reference_dir=str(world / "sft" / "model"),
+      hard_labels=True,
+      epochs=0.25,
+    )
+  )
+  (row,) = jsonl.parse_rows(tmp_path / "second/metrics.jsonl", dict)
+  assert row["loss"] < 0.6 and row["accuracy"] == 1.0
+  assert result["labels"] == 32
+
+
+def test_a_reference_file_of_other_pairs_is_an_error(world, tmp_path):
+  given = settings(world, tmp_path)
+  path = tmp_path / "out" / "reference.jsonl"
+  head = {"reference": "sft", "pairs": 31}
+  jsonl.write_text(path, jsonl.dump_row(head) + "\n")
+  with pytest.raises(ValueError, match="new --output_dir"):
+    train_dpo.run(**given)
+
+
+def test_a_reference_that_reads_other_text_is_an_error(world):
+  policy = loading.load(
+    str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
+  )
+  other = dataclasses.replace(
+    policy, sequence=dataclasses.replace(policy.sequence, suffix="\nTL;DR:\n")
+  )
+  train_dpo.check_same_text(policy, policy)
+  with pytest.raises(ValueError, match="other tokens"):
+    train_dpo.check_same_text(other, policy)
