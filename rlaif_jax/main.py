@@ -76,7 +76,6 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --job=JOB --help   what a job does and takes
 """
 
-
 _FLAGS = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
 
 
@@ -158,9 +157,6 @@ def with_parameters(command: Command, run: Callable[..., Any]) -> Command:
       )
     bindings.append((f"{command.job}.{name}", value))
   return dataclasses.replace(command, bindings=bindings, parameters=[])
-
-
-# ---- Help.
 
 
 def help_text(job: str) -> str:

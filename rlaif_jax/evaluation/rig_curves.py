@@ -41,9 +41,7 @@ def measure(values: Sequence[float]) -> Measure:
   return Measure(mean=float(kept.mean()), error=error, n=len(kept))
 
 
-def at_kl(
-  kl: Sequence[float], values: Sequence[float], target: float
-) -> float:
+def at_kl(kl: Sequence[float], values: Sequence[float], target: float) -> float:
   """The value where a path first reaches a KL, by a straight line; else NaN.
 
   A path may come back to a KL later, with a worse policy: it is the first

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import rng
+from rlaif_jax.data import converters
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
@@ -77,9 +78,10 @@ class Policies:
     self._search = search
     self._train = train
     self._samples: tuple[int, Any] | None = None
+    self.scorer = functools.cache(self._make_scorer)
+    self._trainer = functools.cache(self._make_trainer)
 
-  @functools.cache
-  def scorer(
+  def _make_scorer(
     self,
     ensemble: ensemble_lib.EnsembleConfig,
     aggregate: str,
@@ -132,17 +134,13 @@ class Policies:
     return rows
 
   def _score(self, score, unit, prompts, drawn) -> np.ndarray:
-    block = 8 * self._programs.config.batch_size
-    rows, parts = len(prompts.row), []
-    for begin in range(0, rows, block):
-      index = np.arange(begin, begin + block) % rows
-      part = jax.tree.map(lambda x: x[index], prompts)
-      values = score(unit, part, drawn.response[index], drawn.mask[index])
-      parts.append(np.asarray(values)[: min(block, rows - begin)])
-    return np.concatenate(parts)
+    block, parts = 8 * self._programs.config.batch_size, []
+    for index in rig_setting.blocks(len(prompts.row), block):
+      part = converters.take(prompts, index)
+      parts.append(score(unit, part, drawn.response[index], drawn.mask[index]))
+    return np.concatenate(parts)[: len(prompts.row)]
 
-  @functools.cache
-  def _trainer(self, score, rl: algorithms.RLConfig):
+  def _make_trainer(self, score, rl: algorithms.RLConfig):
     """(optimizer, collect, update) of a scorer and an objective."""
     policy, sampling = self._programs.policy, self._programs.sampling()
     value = None

@@ -55,9 +55,12 @@ class Trainer:
   def __init__(self, programs: rig_setting.Programs, config: ProxyConfig):
     self._programs = programs
     self._config = config
+    self._update = functools.cache(self._make_update)
+    self.rewards = functools.cache(self._make_rewards)
 
-  @functools.cache
-  def _update(self, ensemble: ensemble_lib.EnsembleConfig, is_second: bool):
+  def _make_update(
+    self, ensemble: ensemble_lib.EnsembleConfig, is_second: bool
+  ):
     """(optimizer, step): of everything, or of the members on a frozen trunk."""
     config = self._config.adapters if is_second else self._config.optimizer
     tx = optimizer_lib.make_optimizer(config)
@@ -67,8 +70,7 @@ class Trainer:
     loss = ensemble_lib.make_loss(self._programs.scalar, ensemble)
     return tx, step_lib.make_train_step(loss, tx, combine=combine)
 
-  @functools.cache
-  def rewards(self, ensemble: ensemble_lib.EnsembleConfig):
+  def _make_rewards(self, ensemble: ensemble_lib.EnsembleConfig):
     """The jitted (params, TokenBatch) -> member rewards [k, B]."""
     return jax.jit(
       lambda params, batch: ensemble_lib.member_rewards(
@@ -135,7 +137,7 @@ class Trainer:
         step=step,
       )
       batch = ensemble_lib.MemberPairs(
-        pairs=jax.tree.map(lambda x: x[index + rows[0]], pairs),
+        pairs=converters.take(pairs, index + rows[0]),
         weights=weights[index],
       )
       key = rng.key(setting.seed, "proxy/update", step)

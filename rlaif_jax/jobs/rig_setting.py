@@ -17,6 +17,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import rng
+from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
@@ -53,13 +54,11 @@ class RigConfig:
     for name in ("policy", "proxy"):
       model = getattr(self, name)
       need = self.world.max_words + 2
-      if (
-        model.vocab_size != self.world.vocab_size or model.max_length < need
-      ):
+      if model.vocab_size != self.world.vocab_size or model.max_length < need:
         raise ValueError(
           f"RigConfig.{name}: vocab_size is {model.vocab_size} and max_length "
-          f"{model.max_length}; this world needs {self.world.vocab_size} and at "
-          f"least {need}"
+          f"{model.max_length}; this world needs {self.world.vocab_size} and "
+          f"at least {need}"
         )
     if not 0.0 <= self.flip <= 0.5:
       raise ValueError(f"RigConfig.flip is {self.flip}; it must be in [0, 0.5]")
@@ -79,6 +78,7 @@ class Programs:
     self.policy = architectures.language(config.policy)
     self.scalar = architectures.scalar(config.proxy)
     self.sft_optimizer = optimizer_lib.make_optimizer(config.sft)
+    self.sampler = functools.cache(self._sampler)
     self.update_sft = step_lib.make_train_step(
       self._sft_loss, self.sft_optimizer
     )
@@ -94,8 +94,7 @@ class Programs:
       max_tokens=self.config.world.max_words + 1, temperature=temperature
     )
 
-  @functools.cache
-  def sampler(self, temperature: float = 1.0):
+  def _sampler(self, temperature: float):
     """The jitted (params, prompts, key) -> decode.Sampled."""
     sampling = self.sampling(temperature)
 
@@ -117,13 +116,10 @@ class Programs:
     """Samples of any number of prompts, in blocks of one shape."""
     rows, block = len(prompts.row), 4 * self.config.batch_size
     parts = []
-    for begin in range(0, rows, block):
-      index = np.arange(begin, begin + block) % rows
-      part = jax.tree.map(lambda x: x[index], prompts)
-      drawn = self.sampler(temperature)(params, part, key)
-      keep = min(block, rows - begin)
-      parts.append(jax.tree.map(lambda x: np.asarray(x)[:keep], drawn))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    for index in blocks(rows, block):
+      part = converters.take(prompts, index)
+      parts.append(self.sampler(temperature)(params, part, key))
+    return jax.tree.map(lambda *x: np.concatenate(x)[:rows], *parts)
 
   @functools.cached_property
   def _response_log_probs(self):
@@ -137,6 +133,13 @@ class Programs:
     """[B, R] of samples under other parameters, at temperature 1."""
     joined = scoring.join(prompts, drawn.response, drawn.mask)
     return np.asarray(self._response_log_probs(params, joined))
+
+
+def blocks(rows: int, size: int) -> list[np.ndarray]:
+  """Row numbers in blocks of one size; the last is filled from the front."""
+  return [
+    np.arange(begin, begin + size) % rows for begin in range(0, rows, size)
+  ]
 
 
 def on_mesh(tree: Any, programs: Programs) -> Any:

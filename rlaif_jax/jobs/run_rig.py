@@ -131,9 +131,7 @@ def arm_rows(
   stages = {
     "proxy": [proxy.numbers],
     "search": policies.best_of_n(setting, score, proxy.unit),
-    "policy": policies.reinforce(
-      setting, score, proxy.unit, arm.rl, deviation
-    ),
+    "policy": policies.reinforce(setting, score, proxy.unit, arm.rl, deviation),
   }
   return [
     {"arm": arm.name, "seed": setting.seed, "stage": stage, **row}

@@ -127,7 +127,7 @@ def test_independent_members_train_as_if_alone():
   single = reward_model.make_loss(MODEL)
   for index in range(3):
     own = pairs().replace(weight=pairs().weight * weights[:, index])
-    alone = jax.grad(lambda p: single(p, own, None)[0].total)(
+    alone = jax.grad(lambda p, own=own: single(p, own, None)[0].total)(
       member(params, "independent", index)
     )
     for a, b in zip(
