@@ -56,6 +56,7 @@ JOBS = {
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
   "rig": "rlaif_jax.jobs.run_rig",
+  "rig_pairs": "rlaif_jax.jobs.run_rig_pairs",
   "rig_report": "rlaif_jax.jobs.report_rig",
 }
 

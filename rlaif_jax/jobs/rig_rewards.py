@@ -19,6 +19,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import rig_setting
+from rlaif_jax.reward import difference as difference_lib
 from rlaif_jax.reward import ensemble as ensemble_lib
 
 
@@ -57,6 +58,10 @@ class Trainer:
     self._config = config
     self._update = functools.cache(self._make_update)
     self.rewards = functools.cache(self._make_rewards)
+    self._difference_update = functools.cache(self._make_difference_update)
+    self.difference = jax.jit(
+      functools.partial(difference_lib.difference, programs.scalar)
+    )
 
   def _make_update(
     self, ensemble: ensemble_lib.EnsembleConfig, is_second: bool
@@ -94,6 +99,33 @@ class Trainer:
     else:
       params, seconds = self._two_phases(setting, ensemble, key, pairs)
     return self._measured(setting, ensemble, params, pairs, seconds)
+
+  def _make_difference_update(self):
+    tx = optimizer_lib.make_optimizer(self._config.optimizer)
+    loss = difference_lib.make_loss(self._programs.scalar)
+    return tx, step_lib.make_train_step(loss, tx)
+
+  def train_difference(self, setting: rig_setting.Setting) -> Any:
+    """Parameters of a difference model, with as many updates as a proxy."""
+    tx, update = self._difference_update()
+    state = step_lib.init_state(
+      self._programs.scalar.init,
+      tx,
+      rng.key(setting.seed, "difference"),
+      self._programs.devices,
+    )
+    rows, size = len(setting.train.label), self._config.batch_size
+    for step in range(max(1, round(self._config.epochs * rows / size))):
+      index = converters.epoch_rows(
+        num_rows=rows,
+        batch_size=size,
+        seed=setting.seed,
+        name="difference",
+        step=step,
+      )
+      batch = converters.take(setting.train, index)
+      state, _ = update(state, batch, rng.key(setting.seed, "difference", step))
+    return state.params
 
   def _two_phases(self, setting, ensemble, key, pairs):
     """Trunk and heads on a first share, then adapters and heads on the rest.

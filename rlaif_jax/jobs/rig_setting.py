@@ -154,7 +154,7 @@ class Setting:
   policy: parameters of the first policy, which is also the reference.
   shift, scale: of gold over the first policy's samples.
   train, test: pairs of its samples; test labels are free of noise.
-  train_gaps: gold of first minus second, [pairs].
+  train_gaps, test_gaps: gold of first minus second, [pairs].
   reference: prompts and samples that set units.
   """
 
@@ -166,6 +166,7 @@ class Setting:
   train: batches.PairBatch
   test: batches.PairBatch
   train_gaps: np.ndarray
+  test_gaps: np.ndarray
   reference: tuple[batches.PromptBatch, decode.Sampled]
 
   def gold(self, prompts: batches.PromptBatch, drawn: Any) -> np.ndarray:
@@ -214,6 +215,7 @@ def make_setting(programs: Programs, seed: int) -> Setting:
     train=None,
     test=None,
     train_gaps=None,
+    test_gaps=None,
     reference=(prompts, drawn),
   )
   train, gaps = sample_pairs(programs, setting, config.pairs, "train")
@@ -222,6 +224,7 @@ def make_setting(programs: Programs, seed: int) -> Setting:
     setting,
     train=train.replace(label=noisy_labels(config, gaps, seed)),
     train_gaps=gaps,
+    test_gaps=test_gaps,
     test=test.replace(label=(test_gaps > 0).astype(np.float32)),
   )
 
