@@ -24,7 +24,6 @@ from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.ops import pair_choice
 from rlaif_jax.ops import preference
-from rlaif_jax.reward import difference as difference_lib
 from rlaif_jax.reward import ensemble as ensemble_lib
 
 LOSSES = ("dpo", "rrhf", "kto", "imitation")
