@@ -160,3 +160,34 @@ def all_states(functions: Any, params: Any, tokens: Any, valid: Any) -> Any:
   return functions.states(
     params, whole_batch(tokens, valid, tokens.shape[1] - 1)
   )
+
+
+def unshared(functions: Any) -> Any:
+  """The same model, which reads each prompt again for each response."""
+  import jax.numpy as jnp
+
+  from rlaif_jax.core import batches
+
+  def apart(name):
+    def call(params, group):
+      size = group.response.shape[1]
+
+      def join(prompt, response):
+        flat = response.reshape(-1, response.shape[2])
+        return jnp.concatenate([jnp.repeat(prompt, size, axis=0), flat], axis=1)
+
+      text = batches.TokenBatch(
+        tokens=join(group.prompt, group.response),
+        valid=join(group.prompt_valid, group.response_valid),
+        weights=jnp.ones((len(group.prompt) * size, group.response.shape[2])),
+      )
+      out = getattr(functions, name)(params, text)
+      return out.reshape(*group.response.shape[:2], *out.shape[1:])
+
+    return call
+
+  names = ("hidden", "states", "last")
+  return dataclasses.replace(
+    functions,
+    **{f"{n}_group": apart(n) for n in names if hasattr(functions, n)},
+  )

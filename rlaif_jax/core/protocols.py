@@ -107,7 +107,10 @@ class Scorer(Protocol):
     response: jax.Array,
     mask: jax.Array,
   ) -> jax.Array:
-    """[B, R] tokens and mask -> [B] float32 scores."""
+    """[B G, R] tokens and mask -> [B G] float32 scores.
+
+    The G responses of each of the B prompts stand together.
+    """
     ...
 
 

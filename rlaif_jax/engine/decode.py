@@ -82,14 +82,16 @@ def generate(
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
 ) -> Sampled:
-  """Draws one response per row; call under jit.
+  """Draws one response per key; call under jit.
+
+  Of G keys a prompt, those of one stand together; it is read once.
 
   Args:
     model: functions of the language model.
     params: its parameters.
     prompt: [B, P] int32, padded anywhere.
     prompt_valid: [B, P] bool.
-    keys: [B] typed PRNG keys, one per row; see `row_keys`.
+    keys: [B G] typed PRNG keys, one per response; see `row_keys`.
     config: lengths and temperature, static under jit.
     eos_ids: tokens that end a response; the end token is part of it.
 
@@ -97,6 +99,8 @@ def generate(
     Sampled with R = config.max_tokens columns.
   """
   hidden, cache = model.prefill(params, prompt, prompt_valid, config.max_tokens)
+  samples = keys.shape[0] // prompt.shape[0]
+  hidden, cache = scoring.repeat_rows((hidden, cache), samples)
   return _write_on(model, params, hidden, cache, keys, config, eos_ids)
 
 

@@ -92,6 +92,28 @@ def join(
   )
 
 
+def join_groups(
+  prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
+) -> batches.GroupBatch:
+  """Prompts [B, P] with responses [B G, R] that stand together by prompt."""
+  rows = prompts.prompt.shape[0]
+  return batches.GroupBatch(
+    prompt=prompts.prompt,
+    prompt_valid=prompts.prompt_valid,
+    response=response.reshape(rows, -1, response.shape[1]),
+    response_valid=mask.reshape(rows, -1, mask.shape[1]) > 0,
+  )
+
+
+def repeat_rows(tree: Any, times: int) -> Any:
+  """Each row of every array `times` in a row; numbers stay."""
+  if times == 1:
+    return tree
+  return jax.tree.map(
+    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
+  )
+
+
 def option_log_probs(
   model: protocols.LanguageModel,
   params: Any,

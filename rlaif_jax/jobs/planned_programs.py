@@ -126,6 +126,22 @@ class _Shapes:
       weights=self.array(rows, response, dtype=jnp.float32),
     )
 
+  def group(self) -> batches.GroupBatch:
+    """The texts of a rollout."""
+    recipe = self.recipe
+    prompt = (recipe.batch_size, self.prompt)
+    response = (
+      recipe.batch_size,
+      recipe.rl.samples_per_prompt,
+      recipe.sampling.max_tokens,
+    )
+    return batches.GroupBatch(
+      prompt=self.array(*prompt),
+      prompt_valid=self.array(*prompt, dtype=jnp.bool_),
+      response=self.array(*response),
+      response_valid=self.array(*response, dtype=jnp.bool_),
+    )
+
   def pairs(self, rows: int) -> batches.PairBatch:
     response = self.recipe.sequence.max_response
     number = self.array(rows, dtype=jnp.float32)
@@ -262,11 +278,13 @@ def _rollout(shapes: _Shapes) -> Iterator[Program]:
   room = recipe.sampling.max_tokens
   model = architectures.language(recipe.model, shapes.how_read)
   params = mesh_lib.abstract_params(model.init, shapes.mesh)
-  prompt = shapes.array(rows, shapes.prompt)
-  valid = shapes.array(rows, shapes.prompt, dtype=jnp.bool_)
+  prompt = shapes.array(recipe.batch_size, shapes.prompt)
+  valid = shapes.array(recipe.batch_size, shapes.prompt, dtype=jnp.bool_)
 
   def prefill(params, prompt, valid):
-    hidden, cache = model.prefill(params, prompt, valid, room)
+    read = model.prefill(params, prompt, valid, room)
+    samples = recipe.rl.samples_per_prompt
+    hidden, cache = scoring.repeat_rows(read, samples)
     return model.logits(params, hidden), cache
 
   def token(params, logits, keys, cache):
@@ -302,11 +320,11 @@ def _rollout(shapes: _Shapes) -> Iterator[Program]:
   yield Program("rollout, a token", "policy", room, compile_token)
 
   def reference(params, batch):
-    return scoring.response_log_probs(
+    return scoring.group_log_probs(
       model, params, batch, temperature=recipe.sampling.temperature
     )
 
-  lowered = jax.jit(reference).lower(params, shapes.tokens(rows, room))
+  lowered = jax.jit(reference).lower(params, shapes.group())
   yield Program("reference log-probs", "policy", 1, lowered.compile)
 
 
@@ -318,7 +336,7 @@ def _score(shapes: _Shapes) -> Iterator[Program]:
   if recipe.labeler is None:
     scalar = architectures.scalar(recipe.reward_model, shapes.how_read)
     params = mesh_lib.abstract_params(scalar.init, shapes.mesh)
-    lowered = jax.jit(scalar.last).lower(params, shapes.tokens(rows, room))
+    lowered = jax.jit(scalar.last_group).lower(params, shapes.group())
     yield Program("score by reward model", "policy", 1, lowered.compile)
     return
   model = architectures.language(recipe.labeler, shapes.how_read)

@@ -19,6 +19,7 @@ from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import processes
+from rlaif_jax.engine import scoring
 from rlaif_jax.jobs import loading
 from rlaif_jax.labeling import direct
 from rlaif_jax.labeling import rating
@@ -155,7 +156,9 @@ def text_scorer(
   ) -> jax.Array:
     del params  # The backend holds them.
     examples = []
-    rows = (batch.context, batch.context_valid, response, mask)
+    samples = response.shape[0] // batch.context.shape[0]
+    context = scoring.repeat_rows((batch.context, batch.context_valid), samples)
+    rows = (*context, response, mask)
     for context, valid, tokens, keep in zip(
       *processes.to_host(rows), strict=True
     ):

@@ -22,7 +22,6 @@ from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
@@ -162,11 +161,14 @@ def check_same_text(reference: loading.Loaded, start: loading.Loaded) -> None:
   """
   same = reference.tokenizer.fingerprint == start.tokenizer.fingerprint
   if not same or reference.sequence != start.sequence:
+    ours, theirs = (
+      (model.tokenizer.fingerprint, model.sequence)
+      for model in (start, reference)
+    )
     raise ValueError(
       f"the reference in {reference.directory} reads other tokens than the "
-      f"policy in {start.directory} (vocabulary {reference.tokenizer.fingerprint}"
-      f" and {start.tokenizer.fingerprint}, {reference.sequence} and "
-      f"{start.sequence}); take one that both come from"
+      f"policy in {start.directory}: (vocabulary, text) is {theirs} and "
+      f"{ours}; take one that both come from"
     )
 
 

@@ -174,6 +174,7 @@ def run(
     microbatches=microbatches,
     epochs=rl.epochs,
     minibatches=rl.minibatches,
+    together=rl.samples_per_prompt,
   )
   frozen = {"reference": sft.params, "scorer": scorer_params}
 

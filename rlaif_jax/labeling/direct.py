@@ -47,6 +47,8 @@ def direct_scorer(
   option_ids = tuple(tuple(tokenizer.encode(option)) for option in options)
   prefix_of = rating.prefix_options(options, tokenizer)
   eos_ids = jnp.asarray(tokenizer.eos_ids)
+  # What all begin with is read once, and each context once for its responses.
+  is_shared = bool(model.is_causal and before and after)
 
   def score(
     params: Any,
@@ -54,29 +56,58 @@ def direct_scorer(
     response: jax.Array,
     mask: jax.Array,
   ) -> jax.Array:
-    rows = response.shape[0]
-
-    def constant(ids):
-      row = jnp.asarray(ids, jnp.int32)[None]
-      tokens = jnp.broadcast_to(row, (rows, len(ids)))
-      return tokens, jnp.ones((rows, len(ids)), bool)
-
-    segments = [
-      constant(before),
-      (prompts.context, prompts.context_valid),
-      constant(between),
-      # The end token is the policy's, not part of the text that is rated.
-      (response, (mask > 0) & ~jnp.isin(response, eos_ids)),
-      constant(after),
-    ]
-    tokens = jnp.concatenate([t for t, _ in segments], axis=1)
-    valid = jnp.concatenate([v for _, v in segments], axis=1)
-    log_probs = scoring.option_log_probs(
-      model, params, tokens, valid, option_ids
-    )
+    # The end token is the policy's, not part of the text that is rated.
+    rated = (response, (mask > 0) & ~jnp.isin(response, eos_ids))
+    context = (prompts.context, prompts.context_valid)
+    samples = response.shape[0] // prompts.context.shape[0]
+    if is_shared:
+      common, common_valid = _join([before])
+      prefixes, prefix_valid = _join([context, between])
+      suffixes, suffix_valid = _join([rated, after])
+      shared = batches.SharedBatch(
+        common=common,
+        common_valid=common_valid,
+        prefixes=prefixes,
+        prefix_valid=prefix_valid,
+        owner=jnp.repeat(jnp.arange(prefixes.shape[0]), samples),
+        suffixes=suffixes,
+        suffix_valid=suffix_valid,
+      )
+      log_probs = scoring.shared_option_log_probs(
+        model, params, shared, option_ids
+      )
+    else:
+      context = scoring.repeat_rows(context, samples)
+      tokens, valid = _join([before, context, between, rated, after])
+      log_probs = scoring.option_log_probs(
+        model, params, tokens, valid, option_ids
+      )
     probabilities = rating.probabilities_from_log_probs(
       log_probs, prefix_of, xp=jnp
     )
     return rating.to_reward(rating.expected_score(probabilities, xp=jnp))
 
   return score
+
+
+def _join(segments: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+  """Tokens and valid [B, L] of segments side by side.
+
+  A segment is (tokens, valid), or ids that are the same in every row.
+  """
+  rows = max((s[0].shape[0] for s in segments if _is_array(s)), default=1)
+
+  def arrays(segment):
+    if _is_array(segment):
+      return segment
+    ids = jnp.broadcast_to(
+      jnp.asarray(segment, jnp.int32)[None], (rows, len(segment))
+    )
+    return ids, jnp.ones(ids.shape, bool)
+
+  tokens, valid = zip(*map(arrays, segments), strict=True)
+  return jnp.concatenate(tokens, axis=1), jnp.concatenate(valid, axis=1)
+
+
+def _is_array(segment: Any) -> bool:
+  return bool(segment) and not isinstance(segment[0], int)

@@ -26,8 +26,8 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
     response: jax.Array,
     mask: jax.Array,
   ) -> jax.Array:
-    joined = scoring.join(prompts, response, mask)
-    return model.last(params, joined)
+    group = scoring.join_groups(prompts, response, mask)
+    return model.last_group(params, group).reshape(-1)
 
   return score
 

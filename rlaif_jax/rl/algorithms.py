@@ -222,14 +222,14 @@ def make_loss(
         targets,
       )
     )
-    joined = scoring.join(rollout.prompts, rollout.response, mask)
-    log_probs = scoring.response_log_probs(
-      policy, params["policy"], joined, temperature=temperature
-    )
+    group = group_of(rollout, config)
+    log_probs = scoring.group_log_probs(
+      policy, params["policy"], group, temperature=temperature
+    ).reshape(mask.shape)
     per_token = jnp.zeros_like(mask)
     metrics = {}
     if row.needs_value:
-      values = state_values(value, params["value"], joined)
+      values = state_values(value, params["value"], group).reshape(mask.shape)
       value_terms = policy_gradient.value_loss(values, targets)
       per_token += value_terms
       metrics["value_loss"] = masked.weighted_sum(value_terms, mask)
@@ -256,9 +256,23 @@ def make_loss(
   return loss
 
 
-def state_values(value, params, joined) -> jax.Array:
-  """[B, R]: the value of the state before each response token."""
-  return value.states(params, joined)[:, :-1]
+def group_of(
+  rollout: batches.Rollout | Any, config: RLConfig
+) -> batches.GroupBatch:
+  """The rollout's texts, each prompt once for all of its samples.
+
+  A part of a batch that cuts through the samples of a prompt reads it once a
+  sample.
+  """
+  rows = rollout.response.shape[0]
+  size = config.samples_per_prompt
+  joined = scoring.join(rollout.prompts, rollout.response, rollout.mask)
+  return batches.grouped(joined, 1 if rows % size else size)
+
+
+def state_values(value, params, group) -> jax.Array:
+  """[B, G, R]: the value of the state before each response token."""
+  return value.states_group(params, group)[..., :-1]
 
 
 def _reduce(per_token, mask, config) -> masked.WeightedSum:

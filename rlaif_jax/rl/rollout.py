@@ -53,27 +53,29 @@ def make_collect(
 
   @jax.jit
   def sample(params, prompts, key):
-    prompts = repeat_prompts(prompts, config.samples_per_prompt)
-    drawn = decode.generate(
+    rows = repeat_prompts(prompts, config.samples_per_prompt).row
+    return decode.generate(
       policy,
       params,
       prompts.prompt,
       prompts.prompt_valid,
-      decode.row_keys(key, prompts.row),
+      decode.row_keys(key, rows),
       config=sampling,
       eos_ids=eos_ids,
     )
-    return prompts, drawn
 
   @jax.jit
   def finish(params, reference, prompts, drawn, score):
-    joined = scoring.join(prompts, drawn.response, drawn.mask)
-    ref_log_probs = scoring.response_log_probs(
-      policy, reference, joined, temperature=sampling.temperature
-    )
+    shape = drawn.mask.shape
+    group = scoring.join_groups(prompts, drawn.response, drawn.mask)
+    ref_log_probs = scoring.group_log_probs(
+      policy, reference, group, temperature=sampling.temperature
+    ).reshape(shape)
     values = jnp.zeros_like(drawn.mask)
     if row.needs_value and not row.baseline_at_update:
-      values = algorithms.state_values(value, params["value"], joined)
+      values = algorithms.state_values(value, params["value"], group)
+      values = values.reshape(shape)
+    prompts = repeat_prompts(prompts, config.samples_per_prompt)
     rollout = batches.Rollout(
       prompts=prompts,
       response=drawn.response,
@@ -89,7 +91,8 @@ def make_collect(
 
   def collect(params, frozen, prompts, key):
     # 1. Sample at the training temperature; log-probs come with the samples.
-    prompts, drawn = sample(params["policy"], prompts, key)
+    # The samples of a prompt stand together, and so share it from here on.
+    drawn = sample(params["policy"], prompts, key)
     # 2. Score whole responses.
     score = scorer(frozen["scorer"], prompts, drawn.response, drawn.mask)
     # 3. Reference log-probs, 4. values where the algorithm needs old ones,

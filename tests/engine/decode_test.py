@@ -62,6 +62,16 @@ def test_log_probs_are_those_of_the_full_forward_at_the_temperature(params):
   assert float(drawn.mask.sum()) > 8
 
 
+def test_samples_of_one_prompt_are_those_of_the_repeated_prompt(params):
+  tokens, valid = prompts(4)
+  once = draw(params, tokens, valid, range(12))
+  repeated = (jnp.repeat(x, 3, axis=0) for x in (tokens, valid))
+  again = draw(params, *repeated, range(12))
+  np.testing.assert_array_equal(once.response, again.response)
+  np.testing.assert_allclose(once.log_probs, again.log_probs, atol=1e-5)
+  assert once.response.shape[0] == 12
+
+
 def test_a_row_does_not_depend_on_its_batch(params):
   tokens, valid = prompts()
   all_rows = draw(params, tokens, valid, range(8))

@@ -94,6 +94,34 @@ def test_epochs_and_minibatches_update_that_often():
   assert float(metrics["rows"].weight) == 27.0
 
 
+def test_rows_that_stay_together_are_shuffled_together():
+  """Each update sees whole pairs, and not those of the order given."""
+  seen = []
+
+  def watching(params, batch, key):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), batch["number"])
+    return loss_fn(params, batch, key)
+
+  mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
+  tx = optax.sgd(1e-3)
+  state = step.init_state(init, tx, jax.random.key(0), mesh)
+  rows = 8
+  batch = {**data(), "number": jnp.arange(rows)}
+  run = step.make_train_step(watching, tx, epochs=3, minibatches=2, together=2)
+  jax.block_until_ready(run(state, batch, jax.random.key(0)))
+  jax.effects_barrier()
+  assert len(seen) == 6
+  for part in seen:
+    np.testing.assert_array_equal(part[1::2], part[::2] + 1)
+    assert (part[::2] % 2 == 0).all()
+  order = np.concatenate(seen[:2])
+  assert sorted(order) == list(range(rows)) and list(order) != sorted(order)
+  with pytest.raises(ValueError, match="stay together"):
+    step.make_train_step(loss_fn, tx, minibatches=2, together=rows)(
+      step.init_state(init, tx, jax.random.key(0), mesh), batch, None
+    )
+
+
 def test_what_is_frozen_is_read_and_stays():
   """With w = learned + frozen the learned part goes where w would."""
   mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])

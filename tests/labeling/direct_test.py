@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -84,3 +86,28 @@ def test_what_stands_behind_the_end_changes_nothing():
   np.testing.assert_array_equal(
     score(params, batch, response, mask), score(params, batch, spoiled, mask)
   )
+
+
+def test_sharing_the_beginning_and_the_context_changes_nothing():
+  """Two responses of each context, shared and each prompt read whole."""
+  tokenizer = testing.CharTokenizer(bos=True)
+  functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
+  params = testing.build(functions)
+  template = prompts.load("docstring_rating")
+  config = converters.SequenceConfig(max_context=8, max_response=7)
+  batch, _ = converters.encode_prompts(["ab", "cde"], tokenizer, config)
+  texts = ["x", "yz a", "q", "ab"]
+  response, mask, _ = converters.encode_responses(texts, tokenizer, 7)
+  scores = [
+    jax.jit(
+      direct.direct_scorer(
+        model,
+        tokenizer,
+        parts=template.pointwise_parts(),
+        options=template.options,
+      )
+    )(params, batch, response, mask)
+    for model in (functions, dataclasses.replace(functions, is_causal=False))
+  ]
+  assert np.std(scores[0]) > 1e-6
+  np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)

@@ -58,3 +58,15 @@ def test_standardized_shifts_and_scales():
   )
   result = scorers.standardized(inner)(unit, prompts(), RESPONSE, MASK)
   np.testing.assert_allclose(result, (raw - 0.5) / 2.0, rtol=1e-6)
+
+
+def test_responses_of_one_prompt_stand_together():
+  params = build()
+  score = scorers.reward_scorer(FUNCTIONS)
+  responses = jnp.concatenate([RESPONSE, RESPONSE[::-1]])
+  mask = jnp.concatenate([MASK, MASK[::-1]])
+  together = score(params, prompts(), responses, mask)
+  for row in range(4):
+    own = jax.tree.map(lambda x, at=row // 2: x[at : at + 1], prompts())
+    alone = score(params, own, responses[row][None], mask[row][None])
+    np.testing.assert_allclose(together[row], alone[0], atol=1e-5)

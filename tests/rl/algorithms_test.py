@@ -33,6 +33,7 @@ SETTINGS = {
   "reinforce": {},
   "reinforce_kl_in_loss": {"kl_in": "loss"},
   "ppo": {"algorithm": "ppo"},
+  "ppo_pairs": {"algorithm": "ppo", "samples_per_prompt": 2},
   "rloo": {"algorithm": "rloo", "samples_per_prompt": 2},
   "grpo": {
     "algorithm": "grpo",
@@ -95,7 +96,7 @@ def setup(name, models):
   return config, params, collect, loss, frozen
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", sorted({*SETTINGS} - {"ppo_pairs"}))
 def test_what_stands_behind_the_end_changes_nothing(name, models):
   """Traps: padding in returns, entropy, KL, values; NaN behind the end."""
   _, params, collect, loss, frozen = setup(name, models)
@@ -124,7 +125,7 @@ def test_what_stands_behind_the_end_changes_nothing(name, models):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", sorted({*SETTINGS} - {"ppo_pairs"}))
 def test_it_learns_and_compiles_once(name, models):
   config, params, collect, loss, frozen = setup(name, models)
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
@@ -156,7 +157,7 @@ def test_reinforce_loss_by_hand(models):
   log_probs = scoring.response_log_probs(
     POLICY, params["policy"], joined, temperature=TEMPERATURE
   )
-  values = algorithms.state_values(VALUE, params["value"], joined)
+  values = VALUE.states(params["value"], joined)[:, :-1]
   total = 0.0
   for row in range(ROWS):
     length = int(done.mask[row].sum())
@@ -169,6 +170,53 @@ def test_reinforce_loss_by_hand(models):
   result = loss(params, batch, None)[0]
   np.testing.assert_allclose(result.total, total, rtol=1e-4)
   assert float(result.weight) == ROWS
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "ppo_pairs"])
+def test_samples_that_share_their_prompt_have_the_same_gradient(name, models):
+  _, params, collect, shared, frozen = setup(name, models)
+  config = algorithms.RLConfig(**SETTINGS[name])
+  apart = algorithms.make_loss(
+    testing.unshared(POLICY),
+    testing.unshared(VALUE),
+    config=config,
+    temperature=TEMPERATURE,
+  )
+  batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
+  assert batch[0].response.shape[0] == 2 * ROWS
+  # One update away, so that ratios are not 1.
+  params = jax.tree.map(lambda x: 1.01 * x, params)
+
+  def run(loss):
+    def mean(p):
+      value, metrics = loss(p, batch, None)
+      return value.mean(), {k: m.mean() for k, m in metrics.items()}
+
+    return jax.jit(jax.value_and_grad(mean, has_aux=True))(params)
+
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-5),
+    run(shared),
+    run(apart),
+  )
+
+
+def test_a_part_that_cuts_through_a_prompt_reads_it_once_a_sample(models):
+  config, params, collect, loss, frozen = setup("rloo", models)
+  batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
+  part = jax.tree.map(lambda x: x[3:6], batch)
+  assert algorithms.group_of(part[0], config).response.shape[:2] == (3, 1)
+  assert algorithms.group_of(batch[0], config).response.shape[:2] == (8, 2)
+  whole, parts = (
+    jax.jit(
+      lambda p, count=count: step.accumulate_gradients(
+        loss, p, batch, None, count
+      )[0]
+    )(params)
+    for count in (1, 16)
+  )
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_microbatches_give_the_same_gradient(models):
