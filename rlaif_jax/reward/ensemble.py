@@ -138,9 +138,9 @@ def member_rewards(
   model: protocols.ScalarModel,
   config: EnsembleConfig,
   params: Any,
-  batch: batches.TokenBatch,
+  batch: batches.TokenBatch | batches.GroupBatch,
 ) -> jax.Array:
-  """Every member's reward of every row: [k, B].
+  """Every member's reward of every row, or of every response: [k, B].
 
   What members share is computed once; adapters change each layer, so k of
   them cost k forward passes and save memory alone.
@@ -151,6 +151,8 @@ def member_rewards(
     adapters = whole.pop("adapters", None)
     if adapters is not None:
       whole = lora_lib.apply(whole, adapters, config.lora)
+    if isinstance(batch, batches.GroupBatch):
+      return model.last_group(whole, batch).reshape(-1)
     return model.last(whole, batch)
 
   return jax.vmap(one)(params["members"])
@@ -164,13 +166,8 @@ def make_loss(
   def loss(params: Any, batch: MemberPairs, key: jax.Array):
     del key  # Nothing is drawn.
     pairs = batch.pairs
-    both = jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b]), pairs.first, pairs.second
-    )
-    first, second = jnp.split(
-      member_rewards(model, config, params, both), 2, axis=1
-    )
-    margins = first - second  # [k, B]
+    rewards = member_rewards(model, config, params, pairs.grouped())
+    margins = rewards[:, 0::2] - rewards[:, 1::2]  # [k, B]
     rows = jnp.mean(batch.weights, axis=1) * pairs.weight
     if config.loss_on == "mean":
       terms = preference.pair_logistic(jnp.mean(margins, axis=0), pairs.label)
@@ -243,8 +240,8 @@ def ensemble_scorer(
     response: jax.Array,
     mask: jax.Array,
   ) -> jax.Array:
-    joined = scoring.join(prompts, response, mask)
-    raw = member_rewards(model, config, params.params, joined)
+    group = scoring.join_groups(prompts, response, mask)
+    raw = member_rewards(model, config, params.params, group)
     return ensembles.aggregate(
       ensembles.standardize(raw, params.shift, params.scale),
       aggregate,
