@@ -55,6 +55,9 @@ JOBS = {
   "report": "rlaif_jax.jobs.report_runs",
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
+  "rig": "rlaif_jax.jobs.run_rig",
+  "rig_pairs": "rlaif_jax.jobs.run_rig_pairs",
+  "rig_report": "rlaif_jax.jobs.report_rig",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -155,9 +158,6 @@ def with_parameters(command: Command, run: Callable[..., Any]) -> Command:
       )
     bindings.append((f"{command.job}.{name}", value))
   return dataclasses.replace(command, bindings=bindings, parameters=[])
-
-
-# ---- Help.
 
 
 def help_text(job: str) -> str:

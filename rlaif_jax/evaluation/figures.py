@@ -77,6 +77,48 @@ def reward_against_kl(curves: Mapping[str, Any]) -> str:
   return _draw(9.0, 2, paint)
 
 
+def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
+  """Panels of quantities against KL, one line per arm.
+
+  Args:
+    lines: arm -> quantity -> points (KL, value, error); what no arm has gets
+      no panel.
+  """
+  panels = [
+    (name, label)
+    for name, label in (
+      ("gold", "gold reward"),
+      ("proxy", "proxy reward"),
+      ("deviation", "members' deviation"),
+      ("tokens", "tokens"),
+    )
+    if any(quantities.get(name) for quantities in lines.values())
+  ]
+  if not panels:
+    return ""
+
+  def paint(axes):
+    for ax, (name, label) in zip(axes, panels):
+      for arm, quantities in lines.items():
+        points = quantities.get(name) or []
+        kl, value, error = zip(*points) if points else ((), (), ())
+        ax.errorbar(
+          kl,
+          value,
+          yerr=error,
+          marker="o",
+          ms=2,
+          lw=1.2,
+          elinewidth=0.5,
+          label=arm,
+        )
+      ax.set_xlabel("KL to the first policy, nats")
+      ax.set_ylabel(label)
+    axes[0].legend(frameon=False, fontsize=7)
+
+  return _draw(3.2 * len(panels), len(panels), paint)
+
+
 def training(curves: Mapping[str, Any]) -> str:
   """Reward, KL and length of rollouts against the step."""
   if not curves:

@@ -24,6 +24,8 @@ from rlaif_jax.jobs import loading
 from rlaif_jax.labeling import direct
 from rlaif_jax.labeling import rating
 from rlaif_jax.labeling import responses
+from rlaif_jax.ops import ensembles
+from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import scorers
 from rlaif_jax.text import prompts
 
@@ -35,10 +37,16 @@ class ScorerConfig:
   `standardize_file` names test or SFT responses (JSONL of Response); the
   reward is then (r - mean) / std over them, times `scale`. The paper uses the
   raw reward; in a small world the unit of the reward has to be set by hand.
-  `placement` is that of the model that scores.
+  `placement` is that of the model (or models) that score.
+  `more_reward_dirs` makes an ensemble of several reward models of one size,
+  each in its own unit over `standardize_file`; `aggregate` and `coefficient`
+  say how they become one reward (`ops.ensembles.aggregate`).
   """
 
   reward_dir: str = ""
+  more_reward_dirs: tuple[str, ...] = ()
+  aggregate: str = "mean"
+  coefficient: float = 0.0
   labeler_dir: str = ""
   rating_template: str = ""
   standardize_file: str = ""
@@ -56,6 +64,19 @@ class ScorerConfig:
       raise ValueError(
         "ScorerConfig: labeler_dir and rating_template go together"
       )
+    if self.more_reward_dirs and not (
+      self.reward_dir and self.standardize_file
+    ):
+      raise ValueError(
+        "ScorerConfig: more_reward_dirs need a reward_dir and a "
+        "standardize_file: preferences leave a reward's zero and unit open, so "
+        "members are compared over the same responses"
+      )
+    if self.aggregate not in ensembles.AGGREGATES:
+      raise ValueError(
+        f"ScorerConfig.aggregate is {self.aggregate!r}; use one of "
+        f"{ensembles.AGGREGATES}"
+      )
     if self.scale <= 0:
       raise ValueError(f"ScorerConfig.scale is {self.scale}; must be positive")
 
@@ -68,11 +89,10 @@ def make_scorer(
   Raises:
     ValueError: the reward model reads other prompts than the policy.
   """
-  if config.reward_dir:
-    reward = loading.load(
-      config.reward_dir, "scalar", devices, config.placement
-    )
-    check_same_text(config.reward_dir, reward, policy)
+  if config.more_reward_dirs:
+    inner, params = make_ensemble(config, policy, devices)
+  elif config.reward_dir:
+    reward = load_reward(config.reward_dir, policy, devices, config.placement)
     inner = jax.jit(scorers.reward_scorer(reward.functions))
     params = reward.params
   else:
@@ -102,6 +122,55 @@ def make_scorer(
     scale=jnp.float32(std / config.scale),
   )
   return scorers.standardized(inner), unit
+
+
+def load_reward(
+  directory: str,
+  policy: loading.Loaded,
+  devices: Any,
+  placement: mesh_lib.Placement,
+) -> loading.Loaded:
+  """A reward model that reads what the policy reads and writes."""
+  reward = loading.load(directory, "scalar", devices, placement)
+  check_same_text(directory, reward, policy)
+  return reward
+
+
+def make_ensemble(
+  config: ScorerConfig, policy: loading.Loaded, devices: Any
+) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
+  """The Scorer of several reward models, each in its own unit.
+
+  Raises:
+    ValueError: they are not of one size, or one does not fit the policy.
+  """
+  directories = (config.reward_dir, *config.more_reward_dirs)
+  models = [
+    load_reward(name, policy, devices, config.placement) for name in directories
+  ]
+  for name, other in zip(directories, models):
+    if other.config != models[0].config:
+      raise ValueError(
+        f"{name} has the sizes {other.config} and {directories[0]} "
+        f"{models[0].config}; members of an ensemble have one size"
+      )
+  functions = models[0].functions
+  single = jax.jit(scorers.reward_scorer(functions))
+  units = [statistics(config, single, m.params, policy) for m in models]
+  members = jax.tree.map(lambda *x: jnp.stack(x), *[m.params for m in models])
+  means, deviations = np.asarray(units, np.float32).T
+  unit = ensemble_lib.Unit(
+    params={"shared": {}, "members": members},
+    shift=jnp.asarray(means),
+    scale=jnp.asarray(deviations),
+  )
+  scorer = ensemble_lib.ensemble_scorer(
+    functions,
+    ensemble_lib.EnsembleConfig(members=len(models)),
+    aggregate=config.aggregate,
+    coefficient=config.coefficient,
+  )
+  return jax.jit(scorer), unit
 
 
 def statistics(

@@ -59,3 +59,65 @@ def pair_accuracy(margin: jax.Array, label: jax.Array) -> jax.Array:
   """1 where margin and label prefer the same, 0.5 for a tie of either."""
   agree = ((margin > 0) == (label > 0.5)).astype(jnp.float32)
   return jnp.where((margin == 0) | (label == 0.5), 0.5, agree)
+
+
+def pair_hinge(margin: jax.Array, label: jax.Array) -> jax.Array:
+  """What the worse one leads by, or 0: the expectation over a soft label.
+
+      p max(0, -m) + (1 - p) max(0, m)
+
+  With margin = difference of mean log-probs a token it is RRHF's ranking loss
+  (arXiv:2304.05302, eq. 2).
+
+  Args:
+    margin: [B].
+    label: [B] in [0, 1].
+
+  Returns:
+    [B] float32.
+  """
+  margin = margin.astype(jnp.float32)
+  return label * jax.nn.relu(-margin) + (1.0 - label) * jax.nn.relu(margin)
+
+
+def kto(
+  reward: jax.Array, desired: jax.Array, reference_point: jax.Array
+) -> jax.Array:
+  """One minus the value of single responses (arXiv:2402.01306, eq. 8).
+
+      d (1 - sigmoid(r - z)) + (1 - d) (1 - sigmoid(z - r))
+
+  Both kinds weigh the same (lambda 1).
+
+  Args:
+    reward: [B] beta log pi / ref of each response.
+    desired: [B] in [0, 1].
+    reference_point: [] z, which has no gradient.
+
+  Returns:
+    [B] float32.
+  """
+  gap = reward.astype(jnp.float32) - jax.lax.stop_gradient(reference_point)
+  return desired * jax.nn.sigmoid(-gap) + (1.0 - desired) * jax.nn.sigmoid(gap)
+
+
+def gap_weights(gap: jax.Array, *, quantile: float = 0.95) -> jax.Array:
+  """RDO's coefficients as weights of pairs with mean 1 (arXiv:2408.09385).
+
+  The reward gap in favour of the labelled winner. Where a model disagrees with
+  the label the weight is 0, and the largest are cut at a quantile, so that no
+  pair rules its batch. The scale of a gap has no meaning; with mean 1 the
+  learning rate keeps its own.
+
+  Args:
+    gap: [B] reward of the winner minus that of the loser.
+    quantile: of the positive parts, in (0, 1].
+
+  Returns:
+    [B]; all ones where no gap is positive.
+  """
+  positive = jax.nn.relu(gap.astype(jnp.float32))
+  cut = jnp.minimum(positive, jnp.quantile(positive, quantile))
+  cut = jnp.where(jnp.any(cut > 0), cut, positive)
+  mean = jnp.mean(cut)
+  return jnp.where(mean > 0, cut / jnp.where(mean > 0, mean, 1.0), 1.0)

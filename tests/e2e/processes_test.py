@@ -31,6 +31,7 @@ def start(world, command, count, index=0, port=0, devices=1):
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     "JAX_COMPILATION_CACHE_DIR": str(world.root / "cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   if count > 1:
     environment |= {
@@ -123,6 +124,7 @@ def pipeline(world):
   "name, mesh, count",
   [
     ("reward", "fsdp:2", 2),
+    ("dpo", "data:2", 2),
     ("policy", "fsdp:2,model:2", 4),
     ("direct", "data:2", 2),
   ],

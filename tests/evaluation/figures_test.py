@@ -23,3 +23,13 @@ def test_a_figure_is_svg_and_repeatable():
 def test_smoothing_keeps_constants_and_length():
   assert figures.smooth([2.0] * 12) == [2.0] * 12
   assert figures.smooth([0.0, 3.0, 6.0], window=3) == [1.5, 3.0, 4.5]
+
+
+def test_only_quantities_that_arms_have_get_a_panel():
+  points = [(0.0, 0.0, 0.1), (1.0, 2.0, 0.1)]
+  both = figures.against_kl(
+    {"a": {"gold": points, "tokens": points}, "b": {"gold": points}}
+  )
+  one = figures.against_kl({"a": {"gold": points, "tokens": []}})
+  assert "tokens" in both and "tokens" not in one
+  assert figures.against_kl({"a": {}}) == ""

@@ -65,6 +65,15 @@ def test_a_labeler_with_another_vocabulary_gives_the_same_score(world, policy):
 
 
 def test_standardised_over_stored_responses(world, policy, tmp_path):
+  path = stored(tmp_path / "responses.jsonl")
+  raw = scores(config(world), policy)
+  result = scores(config(world, standardize_file=path, scale=0.5), policy)
+  expected = 0.5 * (raw - raw.mean()) / raw.std()
+  np.testing.assert_allclose(result, expected, atol=2e-2)
+
+
+def stored(path):
+  """Responses that set units, as the `sample` job leaves them."""
   rows = [
     records.Response(
       id=str(i),
@@ -76,12 +85,63 @@ def test_standardised_over_stored_responses(world, policy, tmp_path):
     )
     for i, text in enumerate(TEXTS)
   ]
-  path = tmp_path / "responses.jsonl"
   jsonl.write_records(path, rows)
-  raw = scores(config(world), policy)
-  result = scores(config(world, standardize_file=str(path), scale=0.5), policy)
-  expected = 0.5 * (raw - raw.mean()) / raw.std()
-  np.testing.assert_allclose(result, expected, atol=2e-2)
+  return str(path)
+
+
+def save_reward(directory, policy, seed):
+  """A reward model with a head of its own on the policy's trunk."""
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  scalar = architectures.scalar(policy.config)
+  params = scoring_model.scalar_params(scalar, policy, devices, seed)
+  kernel = params["head"]["kernel"]
+  kernel = jax.random.normal(jax.random.key(seed), kernel.shape)
+  params = {**params, "head": {**params["head"], "kernel": kernel}}
+  loading.save_like(str(directory), params, policy, name="r", kind="scalar")
+  return str(directory)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "wco", "lcb"])
+def test_several_reward_models_are_aggregated_in_their_units(
+  policy, tmp_path, aggregate
+):
+  one, two, three = (
+    save_reward(tmp_path / str(seed), policy, seed) for seed in (1, 2, 3)
+  )
+  path = stored(tmp_path / "responses.jsonl")
+
+  def reward(**changes):
+    changes = {"standardize_file": path, **changes}
+    return scores(scoring_model.ScorerConfig(**changes), policy)
+
+  singles = np.stack([reward(reward_dir=name) for name in (one, two, three)])
+  expected = {
+    "mean": singles.mean(axis=0),
+    "wco": singles.min(axis=0),
+    "lcb": singles.mean(axis=0) - 2.0 * singles.std(axis=0),
+  }[aggregate]
+  # The whole is in one unit again.
+  expected = (expected - expected.mean()) / expected.std()
+  found = reward(
+    reward_dir=one,
+    more_reward_dirs=(two, three),
+    aggregate=aggregate,
+    coefficient=2.0,
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-3)
+  assert np.abs(found - singles[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  "changes, word",
+  [
+    ({"more_reward_dirs": ("x",)}, "standardize_file"),
+    ({"aggregate": "median"}, "median"),
+  ],
+)
+def test_bad_ensembles_are_named(changes, word):
+  with pytest.raises(ValueError, match=word):
+    scoring_model.ScorerConfig(reward_dir="y", **changes)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,3 +79,47 @@ def test_accuracy_counts_ties_half():
   np.testing.assert_array_equal(
     preference.pair_accuracy(margin, label), [1, 0, 0.5, 0.5]
   )
+
+
+@pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
+def test_hinge_is_what_the_worse_one_leads_by(label):
+  margin = jnp.array([0.7, -0.4])
+  expected = [(1 - label) * 0.7, label * 0.4]
+  np.testing.assert_allclose(
+    preference.pair_hinge(margin, jnp.full(2, label)), expected, rtol=1e-6
+  )
+
+
+def test_kto_by_hand_and_its_point_has_no_slope():
+  reward, point = jnp.array([0.5, 0.5]), jnp.array(0.2)
+  lower = 1 / (1 + math.exp(0.3))
+  found = preference.kto(reward, jnp.array([1.0, 0.0]), point)
+  np.testing.assert_allclose(found, [lower, 1 - lower], rtol=1e-6)
+  slope = jax.grad(
+    lambda z: preference.kto(reward, jnp.array([1.0, 0.0]), z)[0]
+  )
+  assert float(slope(point)) == 0.0
+
+
+def test_gap_weights_have_mean_one_and_no_scale():
+  gap = jnp.array([2.0, -1.0, 1.0, 0.0, 1.0])
+  found = preference.gap_weights(gap, quantile=1.0)
+  np.testing.assert_allclose(found, [2.5, 0, 1.25, 0, 1.25], rtol=1e-6)
+  np.testing.assert_allclose(
+    preference.gap_weights(100 * gap, quantile=1.0), found, rtol=1e-6
+  )
+
+
+def test_a_single_huge_gap_does_not_rule():
+  gap = jnp.array([1000.0] + [1.0] * 99)
+  found = preference.gap_weights(gap)
+  np.testing.assert_allclose(found.mean(), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_gaps_that_all_disagree_leave_plain_weights():
+  found = preference.gap_weights(jnp.array([-1.0, -3.0]))
+  np.testing.assert_array_equal(found, [1.0, 1.0])
+  # One positive gap, which the quantile alone would cut to nothing.
+  found = preference.gap_weights(jnp.array([-1.0] * 99 + [3.0]))
+  np.testing.assert_allclose(found[-1], 100.0)

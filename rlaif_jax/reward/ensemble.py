@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several reward models as one: whole copies, heads or adapters on one trunk.
+
+    independent  k models, nothing in common             k (M + L) parameters
+    heads        one trunk, k heads                      M + k L
+    lora         one frozen trunk, k adapters and heads  M + k (A + L)
+
+(arXiv:2401.16635, section 3; M trunk, L head, A adapter.) All three are one
+member function under vmap, with the trunk either mapped over or shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import masked
+from rlaif_jax.core import protocols
+from rlaif_jax.engine import scoring
+from rlaif_jax.models import lora as lora_lib
+from rlaif_jax.ops import ensembles
+from rlaif_jax.ops import preference
+
+KINDS = ("independent", "heads", "lora")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnsembleConfig:
+  """How many members, what they share, and how they learn to differ.
+
+  `head_scale` is the standard deviation of a member's reward at the start;
+  heads on one trunk would stay equal without it. `bootstrap` gives each member
+  its own resample of the pairs. `loss_on` "members" trains each by its own
+  margin; "mean" trains their mean (UP-RLHF's eq. 12), which leaves single
+  members free. `first_phase` is the share of pairs on which the lora kind
+  first trains trunk and heads together; 0 leaves that out. `diversity` is
+  UP-RLHF's weight of the nuclear ratio of the stacked adapters.
+  """
+
+  kind: str = "independent"
+  members: int = 1
+  head_scale: float = 0.1
+  bootstrap: bool = False
+  loss_on: str = "members"
+  first_phase: float = 0.5
+  diversity: float = 0.0
+  lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(
+        f"EnsembleConfig.kind is {self.kind!r}; use one of {KINDS}"
+      )
+    if self.members < 1:
+      raise ValueError(
+        f"EnsembleConfig.members is {self.members}; it must be >= 1"
+      )
+    if self.loss_on not in ("members", "mean"):
+      raise ValueError(
+        f"EnsembleConfig.loss_on is {self.loss_on!r}; use 'members' or 'mean'"
+      )
+    if not 0.0 <= self.first_phase < 1.0:
+      raise ValueError(
+        f"EnsembleConfig.first_phase is {self.first_phase}; it must be in "
+        "[0, 1)"
+      )
+    if self.diversity and self.kind != "lora":
+      raise ValueError(
+        f"EnsembleConfig.diversity is {self.diversity}, and {self.kind!r} has "
+        "no adapters; use kind 'lora'"
+      )
+
+
+@flax.struct.dataclass
+class MemberPairs:
+  """Pairs, and how often each member sees each: weights [B, k]."""
+
+  pairs: batches.PairBatch
+  weights: Any
+
+
+@flax.struct.dataclass
+class Unit:
+  """Parameters of an ensemble with the unit of each member's reward [k]."""
+
+  params: Any
+  shift: jax.Array
+  scale: jax.Array
+
+
+def init(
+  model: protocols.ScalarModel,
+  config: EnsembleConfig,
+  key: jax.Array,
+  trunk: Any = None,
+) -> Mapping[str, Any]:
+  """Parameters {"shared": ..., "members": ... with a leading axis k}.
+
+  Args:
+    model: one member.
+    config: the ensemble.
+    key: of all that is drawn.
+    trunk: the unboxed trunk of the kinds that share one; None draws it.
+  """
+  keys = jax.random.split(key, config.members)
+
+  def member(member_key):
+    params = nn.unbox(model.init(member_key))
+    head = params["head"]["kernel"]
+    scale = config.head_scale / head.shape[0] ** 0.5
+    kernel = scale * jax.random.normal(
+      jax.random.fold_in(member_key, 1), head.shape, head.dtype
+    )
+    return {**params, "head": {**params["head"], "kernel": kernel}}
+
+  members = jax.vmap(member)(keys)
+  if config.kind == "independent":
+    return {"shared": {}, "members": members}
+  if trunk is None:
+    trunk = nn.unbox(model.init(key))["decoder"]
+  shared = {"decoder": trunk}
+  heads = {"head": members["head"]}
+  if config.kind == "lora":
+    heads["adapters"] = jax.vmap(
+      lambda k: lora_lib.init(jax.random.fold_in(k, 2), shared, config.lora)
+    )(keys)
+  return {"shared": shared, "members": heads}
+
+
+def member_rewards(
+  model: protocols.ScalarModel,
+  config: EnsembleConfig,
+  params: Any,
+  batch: batches.TokenBatch | batches.GroupBatch,
+) -> jax.Array:
+  """Every member's reward of every row, or of every response: [k, B].
+
+  What members share is computed once; adapters change each layer, so k of
+  them cost k forward passes and save memory alone.
+  """
+
+  def one(member):
+    whole = {**params["shared"], **member}
+    adapters = whole.pop("adapters", None)
+    if adapters is not None:
+      whole = lora_lib.apply(whole, adapters, config.lora)
+    if isinstance(batch, batches.GroupBatch):
+      return model.last_group(whole, batch).reshape(-1)
+    return model.last(whole, batch)
+
+  return jax.vmap(one)(params["members"])
+
+
+def make_loss(
+  model: protocols.ScalarModel, config: EnsembleConfig
+) -> protocols.LossFn:
+  """LossFn over MemberPairs: the sum of the members' own mean losses."""
+
+  def loss(params: Any, batch: MemberPairs, key: jax.Array):
+    del key  # Nothing is drawn.
+    pairs = batch.pairs
+    rewards = member_rewards(model, config, params, pairs.grouped())
+    margins = rewards[:, 0::2] - rewards[:, 1::2]  # [k, B]
+    rows = jnp.mean(batch.weights, axis=1) * pairs.weight
+    if config.loss_on == "mean":
+      terms = preference.pair_logistic(jnp.mean(margins, axis=0), pairs.label)
+      total = masked.weighted_sum(terms, rows)
+    else:
+      terms = jax.vmap(preference.pair_logistic, (0, None))(
+        margins, pairs.label
+      )
+      weights = batch.weights.T * pairs.weight[None]
+      total = masked.WeightedSum(
+        masked.weighted_sum(terms, weights).total, jnp.sum(rows)
+      )
+    mean = jnp.mean(margins, axis=0)
+    metrics = {
+      "accuracy": masked.weighted_sum(
+        preference.pair_accuracy(mean, pairs.label), pairs.weight
+      ),
+      "disagreement": masked.weighted_sum(
+        jnp.std(margins, axis=0), pairs.weight
+      ),
+    }
+    if "adapters" in params["members"]:
+      ratio = diversity_ratio(params["members"]["adapters"])
+      metrics["diversity"] = masked.WeightedSum(ratio, jnp.ones(()))
+      if config.diversity:
+        total = total.replace(
+          total=total.total - config.diversity * ratio * total.weight
+        )
+    return total, metrics
+
+  return loss
+
+
+def diversity_ratio(adapters: Any) -> jax.Array:
+  """Mean over the adapted kernels of the nuclear ratio of all members' a."""
+  ratios = []
+  for adapter in adapters.values():
+    a = adapter["a"]  # [k, in, rank]
+    rows = jnp.swapaxes(a, 1, 2).reshape(-1, a.shape[1])
+    ratios.append(ensembles.nuclear_ratio(rows))
+  return jnp.mean(jnp.stack(ratios))
+
+
+def bootstrap_weights(
+  config: EnsembleConfig, generator: np.random.Generator, rows: int
+) -> np.ndarray:
+  """[rows, k]: how often each member's resample holds each pair, or ones."""
+  if not config.bootstrap:
+    return np.ones((rows, config.members), np.float32)
+  counts = generator.multinomial(rows, [1.0 / rows] * rows, config.members)
+  return counts.T.astype(np.float32)
+
+
+def ensemble_scorer(
+  model: protocols.ScalarModel,
+  config: EnsembleConfig,
+  *,
+  aggregate: str,
+  coefficient: float = 0.0,
+) -> protocols.Scorer:
+  """A Scorer with `Unit` parameters: members in one unit, then aggregated.
+
+  UP-RLHF's penalty, the deviation minus its running mean, is `lcb`: its mean
+  is a constant at each step, which a baseline takes out again.
+  """
+
+  def score(
+    params: Unit,
+    prompts: batches.PromptBatch,
+    response: jax.Array,
+    mask: jax.Array,
+  ) -> jax.Array:
+    group = scoring.join_groups(prompts, response, mask)
+    raw = member_rewards(model, config, params.params, group)
+    return ensembles.aggregate(
+      ensembles.standardize(raw, params.shift, params.scale),
+      aggregate,
+      coefficient,
+    )
+
+  return score

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers over seeds by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rlaif_jax.evaluation import rig_curves
+
+
+def rows():
+  found = []
+  for arm, lift in (("a", 0.0), ("b", 1.0)):
+    for seed, end in ((0, 1.0), (1, 4.0)):
+      for step, (kl, gold) in enumerate([(0, 0), (2, 3), (1, 2), (4, end)]):
+        found.append(
+          {
+            "arm": arm,
+            "seed": seed,
+            "stage": "policy",
+            "step": step,
+            "kl": float(kl),
+            "gold": gold + lift,
+          }
+        )
+  return found
+
+
+def test_a_measure_is_mean_and_standard_error():
+  found = rig_curves.measure([1.0, 3.0, math.nan])
+  # Deviation sqrt(2), over the root of two seeds.
+  assert (found.mean, found.n) == (2.0, 2)
+  np.testing.assert_allclose(found.error, 1.0)
+  assert str(found) == "2.00 ± 1.00"
+  assert str(rig_curves.measure([math.nan])) == "-"
+  assert str(rig_curves.measure([2.0])) == "2.00"
+
+
+def test_gold_at_a_kl_is_where_the_path_first_gets_there():
+  kl, gold = [0.0, 2.0, 1.0, 4.0], [0.0, 3.0, 2.0, 1.0]
+  assert rig_curves.at_kl(kl, gold, 1.0) == 1.5  # Not the 2.0 on the way back.
+  assert rig_curves.at_kl(kl, gold, 0.0) == 0.0
+  np.testing.assert_allclose(rig_curves.at_kl(kl, gold, 3.0), 2 - 2 / 3)
+  assert math.isnan(rig_curves.at_kl(kl, gold, 5.0))
+
+
+def test_best_end_and_differences_within_seeds():
+  end = rig_curves.last("gold")
+  ours = rig_curves.path_values(rows(), "b", end)
+  theirs = rig_curves.path_values(rows(), "a", end)
+  assert ours == {0: 2.0, 1: 5.0}
+  gap = rig_curves.difference(ours, theirs)
+  # Both seeds differ by 1: no error, though the seeds themselves differ by 3.
+  assert (gap.mean, gap.error, gap.n) == (1.0, 0.0, 2)
+  best = rig_curves.path_values(rows(), "a", rig_curves.best)
+  assert best == {0: 3.0, 1: 4.0}
+
+
+def test_a_curve_has_a_point_for_each_measurement():
+  points = rig_curves.curve(rows(), "a", "policy", "gold")
+  assert [kl for kl, _ in points] == [0.0, 2.0, 1.0, 4.0]
+  assert points[-1][1].mean == 2.5
+  assert rig_curves.curve(rows(), "a", "policy", "proxy") == []
+  assert rig_curves.curve(rows(), "a", "search", "gold") == []
+
+
+def test_search_values():
+  found = [
+    {"arm": "a", "seed": 0, "stage": "search", "n": n, "gold": n / 2}
+    for n in (1, 4)
+  ]
+  assert rig_curves.search_values(found, "a", 4) == {0: 2.0}
+  assert rig_curves.arms_of(found + rows()) == ["a", "b"]

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rig's world from its definition: values, penalty, writers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlaif_jax.evaluation import rig_world
+
+CONFIG = dict(topics=2, words=5, max_words=6, shortest=2, longest=4)
+
+
+def test_gold_is_the_sum_of_values_less_the_penalty():
+  config = rig_world.WorldConfig(**CONFIG, bonus=0.5, limit=3, penalty=0.25)
+  world = rig_world.make_world(config, 0)
+  prompts = world.prompts(np.array([1]))  # Topic 1; words begin at token 4.
+  response = np.array([[4, 6, 6, 8, 5, rig_world.END, 0]])
+  mask = np.array([[1, 1, 1, 1, 1, 1, 0]], np.float32)
+  value = world.values[1]
+  expected = value[0] + 2 * value[2] + value[4] + value[1] + 5 * 0.5
+  expected -= 0.25 * (5 - 3) ** 2
+  gold = world.gold(prompts, response, mask)
+  np.testing.assert_allclose(gold, [expected], rtol=1e-6)
+
+
+def test_what_stands_behind_the_end_is_worth_nothing():
+  world = rig_world.make_world(rig_world.WorldConfig(**CONFIG), 0)
+  prompts = world.prompts(np.zeros(2, int))
+  response = np.array([[5, 1, 0, 0, 0, 0, 0], [5, 1, 7, 7, 7, 7, 7]])
+  mask = np.array([[1, 1, 0, 0, 0, 0, 0]] * 2, np.float32)
+  gold = world.gold(prompts, response, mask)
+  np.testing.assert_allclose(gold, world.values[0, 1])
+
+
+def test_a_token_that_is_no_word_is_the_worst_word():
+  world = rig_world.make_world(rig_world.WorldConfig(**CONFIG), 0)
+  prompts = world.prompts(np.zeros(1, int))
+  response = np.array([[3, 1, 0, 0, 0, 0, 0]])  # Token 3 is a topic.
+  mask = np.array([[1, 1, 0, 0, 0, 0, 0]], np.float32)
+  gold = world.gold(prompts, response, mask)
+  np.testing.assert_allclose(gold, world.values.min())
+
+
+def test_what_writers_write_is_worth_zero_and_rare_words_less():
+  config = rig_world.WorldConfig(topics=3, words=50, decline=3.0)
+  world = rig_world.make_world(config, 1)
+  prompts = world.prompts(np.arange(30_000))
+  tokens, mask = world.write(prompts, np.random.default_rng(0))
+  gold = world.gold(prompts, tokens, mask)
+  assert abs(gold.mean()) < 4 * gold.std() / np.sqrt(len(gold))
+  lengths = mask.sum(axis=1) - 1
+  assert set(lengths) == set(range(config.shortest, config.longest + 1))
+  order = np.argsort(-world.usage, axis=1)
+  ranked = np.take_along_axis(world.values, order, axis=1)
+  slope = np.polyfit(np.arange(50), ranked.mean(axis=0), 1)[0] * 49
+  assert abs(slope + 3.0) < 4 * np.sqrt(12 / 50 / 3)
+  # Every word is written as often as `usage` says.
+  words = tokens[prompts[:, 0] == 2][:, :3] - 5
+  share = np.bincount(words.ravel(), minlength=50) / words.size
+  np.testing.assert_allclose(share, world.usage[0], atol=0.01)
+
+
+def test_worlds_are_functions_of_the_seed():
+  config = rig_world.WorldConfig(**CONFIG)
+  a, b, c = (rig_world.make_world(config, seed) for seed in (3, 3, 4))
+  np.testing.assert_array_equal(a.values, b.values)
+  assert np.abs(a.values - c.values).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  "changes, word",
+  [
+    ({"longest": 9}, "longest 9"),
+    ({"words": 1}, "words 1"),
+    ({"limit": 3}, "penalty"),
+  ],
+)
+def test_bad_worlds_are_named(changes, word):
+  with pytest.raises(ValueError, match=word):
+    rig_world.WorldConfig(**{**CONFIG, **changes})
