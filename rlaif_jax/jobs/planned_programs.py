@@ -288,7 +288,7 @@ def _rollout(shapes: _Shapes) -> Iterator[Program]:
     return model.logits(params, hidden), cache
 
   def token(params, logits, keys, cache):
-    drawn = sampling_ops.sample(
+    drawn, _ = sampling_ops.sample(
       keys,
       logits,
       temperature=recipe.sampling.temperature,
