@@ -74,7 +74,6 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --job=JOB --help   what a job does and takes
 """
 
-
 _FLAGS = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
 
 

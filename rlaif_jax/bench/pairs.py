@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, Callable
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -63,19 +63,25 @@ def packed(pairs: batches.PairBatch, **more: Any) -> Any:
   return packing.pack_pairs(pairs, shape, multiple=1, **more)
 
 
+def arguments(description: str) -> argparse.ArgumentParser:
+  """What the benches of pairs take."""
+  parser = argparse.ArgumentParser(description=description)
+  parser.add_argument("--pairs", type=int, default=8)
+  parser.add_argument("--prompt", type=int, default=300)
+  parser.add_argument("--response", type=int, default=40)
+  parser.add_argument("--ragged", action="store_true")
+  parser.add_argument("--padded", action="store_true")
+  parser.add_argument("--repetitions", type=int, default=4)
+  return parser
+
+
 def timed_update(
   init: Callable[[jax.Array], Any], loss: Any, batch: Any
 ) -> Callable[[], Any]:
   """A call that makes one AdamW update and returns its metrics."""
   tx = optimizer_lib.make_optimizer(ADAMW)
-  mesh = mesh_lib.make_mesh("data:-1")
-  params = nn.unbox(jax.jit(init)(jax.random.key(0)))
-  shardings = mesh_lib.param_shardings(
-    mesh, jax.eval_shape(init, jax.random.key(0))
-  )
-  held = [
-    step_lib.state_from_params(jax.device_put(params, shardings), tx, mesh)
-  ]
+  mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
+  held = [step_lib.init_state(init, tx, jax.random.key(0), mesh)]
   step = step_lib.make_train_step(loss, tx)
   batch = mesh_lib.put_batch(mesh, batch)
 
@@ -92,30 +98,39 @@ def update_phases(
   *,
   with_logits: bool,
 ) -> list[roofline.Phase]:
-  """Forward and backward of what has to be read, and the optimizer.
+  """Forward and backward of what has to be read, and the optimizer."""
+  return [
+    _pass(config, pairs, "update", with_logits=with_logits, passes=3),
+    optimizer_phase(config),
+  ]
 
-  A prompt is read once, padding never. The last layer's queries and MLP are
-  needed where states are read out alone.
-  """
+
+def forward_phase(
+  config: decoder.DecoderConfig, pairs: batches.PairBatch
+) -> roofline.Phase:
+  """Log-probs of both candidates."""
+  return _pass(config, pairs, "reference", with_logits=True, passes=1)
+
+
+def _pass(config, pairs, name, *, with_logits, passes) -> roofline.Phase:
+  """A prompt is read once, padding never. The last layer's queries and MLP
+  are needed where states are read out alone."""
   lengths = packing.lengths_of(pairs)
   prompt, responses = lengths.prompt.sum(), lengths.responses.sum()
   read_out = responses if with_logits else 2 * len(lengths.prompt)
-  return [
-    branch_pass(
-      config,
-      name="update",
-      columns=float(prompt + responses),
-      attended=float(
-        np.sum(lengths.prompt * (lengths.prompt + 1) / 2)
-        + np.sum(lengths.responses * lengths.prompt)
-        + np.sum(_own(pairs))
-      ),
-      read_out=float(read_out),
-      logits=float(responses) if with_logits else 0.0,
-      passes=3,
+  return branch_pass(
+    config,
+    name=name,
+    columns=float(prompt + responses),
+    attended=float(
+      np.sum(lengths.prompt * (lengths.prompt + 1) / 2)
+      + np.sum(lengths.responses * lengths.prompt)
+      + np.sum(_own(pairs))
     ),
-    optimizer_phase(config),
-  ]
+    read_out=float(read_out),
+    logits=float(responses) if with_logits else 0.0,
+    passes=passes,
+  )
 
 
 def _own(pairs: batches.PairBatch) -> np.ndarray:
@@ -166,9 +181,11 @@ def branch_pass(
   )
 
 
-def optimizer_phase(config: decoder.DecoderConfig) -> roofline.Phase:
+def optimizer_phase(
+  config: decoder.DecoderConfig, name: str = "optimizer"
+) -> roofline.Phase:
   """AdamW reads gradient, parameter and two moments, and writes three."""
   numbers = workload.block_numbers(config) + config.vocab_size * config.width
   return roofline.Phase(
-    name="optimizer", flops=12.0 * numbers, bytes=4.0 * 7 * numbers
+    name=name, flops=12.0 * numbers, bytes=4.0 * 7 * numbers
   )

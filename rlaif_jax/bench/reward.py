@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, Sequence
 
 from rlaif_jax.bench import pairs as pairs_lib
@@ -53,15 +52,7 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """The command line."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--pairs", type=int, default=8)
-  parser.add_argument("--prompt", type=int, default=300)
-  parser.add_argument("--response", type=int, default=40)
-  parser.add_argument("--ragged", action="store_true")
-  parser.add_argument("--padded", action="store_true")
-  parser.add_argument("--repetitions", type=int, default=4)
-  given = parser.parse_args(arguments)
-  run(**vars(given))
+  run(**vars(pairs_lib.arguments(__doc__).parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,19 @@ def prompts_of(batch):
   )
 
 
+def pairs(generator):
+  """PairBatch whose candidates have the same prompts."""
+  first, second = texts(generator), texts(generator)
+  second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
+  second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
+  return batches.PairBatch(
+    first=first,
+    second=second,
+    label=generator.random(ROWS).astype(np.float32),
+    weight=np.ones(ROWS, np.float32),
+  )
+
+
 @dataclasses.dataclass
 class Training:
   """What is trained; `batch(state, number)` may read the parameters."""
@@ -94,17 +107,6 @@ def trainings(config, mesh):
   def put(make):
     return lambda state, number: mesh_lib.put_batch(
       mesh, make(np.random.default_rng(number))
-    )
-
-  def pairs(generator):
-    first, second = texts(generator), texts(generator)
-    second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
-    second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
-    return batches.PairBatch(
-      first=first,
-      second=second,
-      label=generator.random(ROWS).astype(np.float32),
-      weight=np.ones(ROWS, np.float32),
     )
 
   yield (

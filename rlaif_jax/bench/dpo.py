@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs a second of DPO: python -m rlaif_jax.bench.dpo."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import jax
+import numpy as np
+
+from rlaif_jax.bench import pairs as pairs_lib
+from rlaif_jax.bench import workload
+from rlaif_jax.core import batches
+from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.engine import scoring
+from rlaif_jax.models import decoder
+
+
+def run(
+  pairs: int = 8,
+  prompt: int = 300,
+  response: int = 40,
+  *,
+  ragged: bool = False,
+  padded: bool = False,
+  reference: bool = False,
+  repetitions: int = 4,
+  model_config: decoder.DecoderConfig = workload.MODEL,
+) -> dict[str, Any]:
+  """Updates on pairs; ragged ones are packed, unless they shall be padded.
+
+  The reference's log-probs are data, made once a run; with `reference` they
+  are made again for each update, as where each pair is seen once.
+  """
+  model, params = workload.build(model_config)
+  log_probs = jax.jit(
+    lambda params, part: scoring.pair_log_probs(model, params, part)
+  )
+  data = pairs_lib.random_pairs(
+    pairs, prompt, response, ragged=ragged, vocab_size=model_config.vocab_size
+  )
+  known = map(np.asarray, log_probs(params, data))
+  more = dict(zip(("ref_first", "ref_second"), known, strict=True))
+  rows = data
+  if ragged and not padded:
+    rows, more = pairs_lib.packed(data, **more)
+  update = pairs_lib.timed_update(
+    model.init,
+    dpo_model.make_loss(model, dpo_model.DPOConfig()),
+    batches.ReferencedPairs(pairs=rows, **more),
+  )
+  phases = pairs_lib.update_phases(model_config, data, with_logits=True)
+  if reference:
+    phases.append(pairs_lib.forward_phase(model_config, data))
+  return workload.report(
+    "dpo",
+    "pairs",
+    pairs,
+    lambda: (log_probs(params, rows) if reference else None, update()),
+    phases,
+    repetitions=repetitions,
+    extra={
+      "pairs": pairs,
+      "prompt": prompt,
+      "response": response,
+      "ragged": ragged,
+      "padded": padded,
+      "reference": reference,
+    },
+  )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """The command line."""
+  parser = pairs_lib.arguments(__doc__)
+  parser.add_argument("--reference", action="store_true")
+  run(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+  main()
