@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
+import flax.struct
 import jax
 import numpy as np
 
@@ -140,6 +141,13 @@ class NextBatch(Protocol):
   def __call__(self, state: Any, step: int) -> Any: ...
 
 
+@flax.struct.dataclass
+class Prepared:
+  """A language model's parameters, laid out for reading token by token."""
+
+  weights: Any
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel:
   """A language model as plain functions, params first.
@@ -160,6 +168,13 @@ class LanguageModel:
         the state after each prompt's last real token, and a cache with room
         for that many tokens more
       extend(params, tokens [B, L], valid [B, L], cache) -> ([B, L, D], cache)
+      prepare(params) -> Prepared, which `extend` and `logits` take in place of
+        params: what a loop over tokens would do to them over and over
+      widen(cache, room) -> a cache with room for that many tokens more, whose
+        columns are then written in turn, over and over
+      put_row(cache, row, other, number) -> cache, with row `number` of the
+        other, which is not wider, as row `row`; None, like `widen`, where a
+        response's columns have to stand in order
 
   `max_length` bounds prompt + response in tokens. `is_causal`: a prompt may be
   read in pieces, the first by prefill and the others by extend, and the arrays
@@ -173,6 +188,9 @@ class LanguageModel:
   logits: Callable[..., jax.Array]
   prefill: Callable[..., Any]
   extend: Callable[..., Any]
+  prepare: Callable[..., Prepared]
+  widen: Callable[..., Any] | None
+  put_row: Callable[..., Any] | None
   vocab_size: int
   max_length: int
   is_causal: bool

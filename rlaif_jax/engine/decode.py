@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling with a cache: prefill, then one while_loop on the device.
 
-The loop ends early when every row has ended. A row's samples depend on its
-own key alone, not on its place in the batch or on the batch's size.
+The loop ends early when every row has ended; with `SamplingConfig.slots`,
+rows that have ended take the next prompts, in the same loop. A row's samples
+depend on its own key alone, not on its place in the batch, the batch's size
+or its slot.
 """
 
 from __future__ import annotations
@@ -17,18 +19,23 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
-from rlaif_jax.ops import logprobs
 from rlaif_jax.ops import sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-  """How responses are drawn. temperature 0 is greedy; top_k 0, top_p 1: off."""
+  """How responses are drawn. temperature 0 is greedy; top_k 0, top_p 1: off.
+
+  `slots` responses are written at a time, and the next begins where one has
+  ended (the samples stay the same); 0: all at once. It pays where lengths
+  differ much; prompts and slots are then best on one device.
+  """
 
   max_tokens: int
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  slots: int = 0
 
   def __post_init__(self):
     if self.max_tokens < 1:
@@ -39,6 +46,11 @@ class SamplingConfig:
       raise ValueError(
         f"SamplingConfig.temperature is {self.temperature}; use 0 for greedy "
         "or a positive number"
+      )
+    if self.slots < 0:
+      raise ValueError(
+        f"SamplingConfig.slots is {self.slots}; use 0 for all responses at "
+        "once or the number that is written at a time"
       )
     if self.top_k < 0 or not 0 < self.top_p <= 1:
       raise ValueError(
@@ -60,11 +72,122 @@ class Sampled:
 
 @flax.struct.dataclass
 class _Loop:
-  step: jax.Array  # tokens drawn so far
-  logits: jax.Array  # [B, V] that predict the next token
-  running: jax.Array  # [B] rows that have not ended
+  """S slots, each with the response that it writes.
+
+  owner: [S] its number, that of no response where none is left; age: [S] its
+  tokens so far; hidden: [S, D] states that predict the next; running: [S];
+  waiting: the first response that has no slot yet.
+  """
+
+  owner: jax.Array
+  age: jax.Array
+  running: jax.Array
+  waiting: jax.Array
+  hidden: jax.Array
   cache: Any
   out: Sampled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sampler:
+  """What stays the same from token to token."""
+
+  model: protocols.LanguageModel
+  weights: protocols.Prepared
+  keys: jax.Array  # [N]
+  limits: jax.Array  # [N] the most tokens of each response
+  config: SamplingConfig
+  eos_ids: tuple[int, ...]
+
+  @property
+  def count(self) -> int:
+    return self.keys.shape[0]
+
+  def start(self, slots: int, hidden: jax.Array, cache: Any) -> _Loop:
+    """The first responses in the slots, after states [S, D] of prompts."""
+    shape = (self.count, self.config.max_tokens)
+    return _Loop(
+      owner=jnp.arange(slots),
+      age=jnp.zeros((slots,), jnp.int32),
+      running=jnp.ones((slots,), bool),
+      waiting=jnp.asarray(slots, jnp.int32),
+      hidden=hidden,
+      cache=cache,
+      out=Sampled(
+        response=jnp.zeros(shape, jnp.int32),
+        mask=jnp.zeros(shape, jnp.float32),
+        log_probs=jnp.zeros(shape, jnp.float32),
+      ),
+    )
+
+  def draw(self, loop: _Loop) -> _Loop:
+    """One more token in every running slot."""
+    config = self.config
+    mine = jnp.minimum(loop.owner, self.count - 1)
+    token, log_prob = sampling.sample(
+      jax.vmap(jax.random.fold_in)(self.keys[mine], loop.age),
+      self.model.logits(self.weights, loop.hidden),
+      temperature=config.temperature,
+      top_k=config.top_k,
+      top_p=config.top_p,
+    )
+    token = jnp.where(loop.running, token, 0)
+    # Where nothing is written any more, the row is that of no response.
+    place = (jnp.where(loop.running, loop.owner, self.count), loop.age)
+
+    def put(array, values):
+      return array.at[place].set(values, mode="drop")
+
+    hidden, cache = self.model.extend(
+      self.weights, token[:, None], loop.running[:, None], loop.cache
+    )
+    age = loop.age + 1
+    ended = jnp.any(token[:, None] == jnp.asarray(self.eos_ids)[None], axis=1)
+    return loop.replace(
+      age=age,
+      running=loop.running & ~ended & (age < self.limits[mine]),
+      hidden=hidden[:, -1],
+      cache=cache,
+      out=Sampled(
+        response=put(loop.out.response, token),
+        mask=put(loop.out.mask, 1.0),
+        log_probs=put(loop.out.log_probs, log_prob),
+      ),
+    )
+
+  def refill(self, loop: _Loop, prompts: tuple[jax.Array, Any]) -> _Loop:
+    """The next responses into slots that have ended.
+
+    `prompts` are states [P, D] and a cache of all prompts; those of one prompt
+    stand together.
+    """
+    states, cache = prompts
+    samples = self.count // states.shape[0]
+    free = ~loop.running
+    next_one = loop.waiting + jnp.cumsum(free) - 1
+    taken = free & (next_one < self.count)
+    prompt = jnp.minimum(next_one, self.count - 1) // samples
+
+    def put(carry):
+      # The states, too, so that the loop begins after all reading of the
+      # cache: or else XLA would copy it.
+      left, hidden, own = carry
+      slot = jnp.argmax(left)
+      hidden = hidden.at[slot].set(states[prompt[slot]])
+      own = self.model.put_row(own, slot, cache, prompt[slot])
+      return left.at[slot].set(False), hidden, own
+
+    _, hidden, own = jax.lax.while_loop(
+      lambda carry: jnp.any(carry[0]), put, (taken, loop.hidden, loop.cache)
+    )
+    return loop.replace(
+      owner=jnp.where(taken, next_one, loop.owner),
+      age=jnp.where(taken, 0, loop.age),
+      running=loop.running | taken,
+      waiting=loop.waiting + jnp.sum(taken),
+      hidden=hidden,
+      cache=own,
+    )
 
 
 def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
@@ -81,6 +204,7 @@ def generate(
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
+  limits: jax.Array | None = None,
 ) -> Sampled:
   """Draws one response per key; call under jit.
 
@@ -94,14 +218,22 @@ def generate(
     keys: [B G] typed PRNG keys, one per response; see `row_keys`.
     config: lengths and temperature, static under jit.
     eos_ids: tokens that end a response; the end token is part of it.
+    limits: [B G] int32 >= 1, the most tokens of each response; None is
+      config.max_tokens, which they may not exceed.
 
   Returns:
     Sampled with R = config.max_tokens columns.
+
+  Raises:
+    ValueError: slots for a model that has none.
   """
+  sampler = _sampler(model, params, keys, config, eos_ids, limits)
+  if 0 < config.slots < keys.shape[0]:
+    return _in_slots(sampler, params, prompt, prompt_valid)
   hidden, cache = model.prefill(params, prompt, prompt_valid, config.max_tokens)
   samples = keys.shape[0] // prompt.shape[0]
   hidden, cache = scoring.repeat_rows((hidden, cache), samples)
-  return _write_on(model, params, hidden, cache, keys, config, eos_ids)
+  return _write_on(sampler, hidden, cache)
 
 
 def generate_shared(
@@ -115,61 +247,67 @@ def generate_shared(
 ) -> Sampled:
   """`generate` of a causal model after prompts whose beginnings it shares."""
   hidden, cache = scoring.read_shared(model, params, batch, config.max_tokens)
-  return _write_on(model, params, hidden[:, -1], cache, keys, config, eos_ids)
+  sampler = _sampler(model, params, keys, config, eos_ids, None)
+  return _write_on(sampler, hidden[:, -1], cache)
 
 
-def _write_on(model, params, hidden, cache, keys, config, eos_ids) -> Sampled:
-  """Draws from states [B, D] of the prompts' last tokens and their cache."""
-  batch = hidden.shape[0]
-  shape = (batch, config.max_tokens)
-  start = _Loop(
-    step=jnp.zeros((), jnp.int32),
-    logits=model.logits(params, hidden),
-    running=jnp.ones((batch,), bool),
-    cache=cache,
-    out=Sampled(
-      response=jnp.zeros(shape, jnp.int32),
-      mask=jnp.zeros(shape, jnp.float32),
-      log_probs=jnp.zeros(shape, jnp.float32),
-    ),
+def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
+  if limits is None:
+    limits = jnp.full(keys.shape, config.max_tokens, jnp.int32)
+  return _Sampler(
+    model=model,
+    weights=model.prepare(params),
+    keys=keys,
+    limits=limits,
+    config=config,
+    eos_ids=eos_ids,
   )
 
-  def go_on(loop: _Loop) -> jax.Array:
-    return (loop.step < config.max_tokens) & jnp.any(loop.running)
 
-  def draw(loop: _Loop) -> _Loop:
-    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.step)
-    token = sampling.sample(
-      step_keys,
-      loop.logits,
-      temperature=config.temperature,
-      top_k=config.top_k,
-      top_p=config.top_p,
-    )
-    token = jnp.where(loop.running, token, 0)
-    log_prob = logprobs.token_log_probs(
-      loop.logits, token, temperature=config.temperature or 1.0
-    )
-    column = (0, loop.step)
+def _write_on(sampler: _Sampler, hidden: jax.Array, cache: Any) -> Sampled:
+  """Draws from states [B, D] of the prompts' last tokens and their cache."""
+  start = sampler.start(sampler.count, hidden, cache)
+  return jax.lax.while_loop(
+    lambda loop: jnp.any(loop.running), sampler.draw, start
+  ).out
 
-    def put(array, values):
-      return jax.lax.dynamic_update_slice(array, values[:, None], column)
 
-    out = Sampled(
-      response=put(loop.out.response, token),
-      mask=put(loop.out.mask, loop.running.astype(jnp.float32)),
-      log_probs=put(loop.out.log_probs, jnp.where(loop.running, log_prob, 0.0)),
+def _in_slots(sampler: _Sampler, params, prompt, prompt_valid) -> Sampled:
+  """Reads all prompts, and writes as many responses at a time as are slots."""
+  model, slots = sampler.model, sampler.config.slots
+  if model.put_row is None:
+    raise ValueError(
+      f"SamplingConfig.slots is {slots}, but an encoder-decoder has no slots; "
+      "use slots = 0"
     )
-    ended = jnp.any(token[:, None] == jnp.asarray(eos_ids)[None], axis=1)
-    hidden, cache = model.extend(
-      params, token[:, None], loop.running[:, None], loop.cache
-    )
-    return _Loop(
-      step=loop.step + 1,
-      logits=model.logits(params, hidden[:, -1]),
-      running=loop.running & ~ended,
-      cache=cache,
-      out=out,
-    )
+  states, cache = _read_prompts(model, params, prompt, prompt_valid, slots)
+  first = jnp.arange(slots) // (sampler.count // prompt.shape[0])
+  hidden, own = scoring.take_rows((states, cache), first)
+  own = model.widen(own, sampler.config.max_tokens)
 
-  return jax.lax.while_loop(go_on, draw, start).out
+  def go_on(loop: _Loop) -> _Loop:
+    return sampler.refill(sampler.draw(loop), (states, cache))
+
+  return jax.lax.while_loop(
+    lambda loop: jnp.any(loop.running),
+    go_on,
+    sampler.start(slots, hidden, own),
+  ).out
+
+
+def _read_prompts(model, params, prompt, valid, rows) -> tuple[jax.Array, Any]:
+  """States [B, D] and a cache of all prompts, read `rows` at a time."""
+  count = prompt.shape[0]
+  parts = -(-count // rows)
+  if parts == 1:
+    return model.prefill(params, prompt, valid, 0)
+  pad = ((0, parts * rows - count), (0, 0))
+  shape = (parts, rows, -1)
+  read = jax.lax.map(
+    lambda part: model.prefill(params, *part, 0),
+    (jnp.pad(prompt, pad).reshape(shape), jnp.pad(valid, pad).reshape(shape)),
+  )
+  # Numbers, such as the next column, are the same in all parts.
+  return jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:])[:count] if x.ndim > 1 else x[0], read
+  )

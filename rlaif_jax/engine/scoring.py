@@ -187,14 +187,15 @@ def read_shared(
   columns = batch.prefixes.shape[1] + batch.suffixes.shape[1] + room
   _, cache = model.prefill(params, batch.common, batch.common_valid, columns)
   every = jnp.zeros((batch.prefixes.shape[0],), jnp.int32)
-  cache = _take_rows(cache, every)
+  cache = take_rows(cache, every)
   _, cache = model.extend(params, batch.prefixes, batch.prefix_valid, cache)
-  cache = _take_rows(cache, batch.owner)
+  cache = take_rows(cache, batch.owner)
   return model.extend(params, batch.suffixes, batch.suffix_valid, cache)
 
 
-def _take_rows(cache: Any, rows: jax.Array) -> Any:
-  return jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
+def take_rows(tree: Any, rows: jax.Array) -> Any:
+  """Rows [N] of every array; numbers stay."""
+  return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)
 
 
 def _room(options: tuple[tuple[int, ...], ...]) -> int:

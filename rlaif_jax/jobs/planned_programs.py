@@ -287,7 +287,7 @@ def _rollout(shapes: planned_shapes.Shapes):
     model = model_of(config)
 
     def token(params, logits, keys, cache):
-      drawn = sampling_ops.sample(
+      drawn, _ = sampling_ops.sample(
         keys,
         logits,
         temperature=recipe.sampling.temperature,

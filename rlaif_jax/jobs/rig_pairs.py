@@ -139,7 +139,7 @@ class PairTrainer:
     tx = optimizer_lib.make_optimizer(self._config.optimizer)
     return tx, step_lib.make_train_step(losses[loss](), tx)
 
-  def run(
+  def learn(
     self, setting: rig_setting.Setting, arm: PairArm, proxies: "Judges"
   ) -> list[dict[str, Any]]:
     """A row per measurement; gold, KL to the first policy, proxy, length."""

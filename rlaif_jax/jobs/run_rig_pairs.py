@@ -73,7 +73,7 @@ def run(
     ]
     rows += [
       {**base, "stage": "policy", **row}
-      for row in trainer.run(setting, arm, judges)
+      for row in trainer.learn(setting, arm, judges)
     ]
     run_rig.append(directory / "rows.jsonl", rows)
     progress.update(

@@ -24,17 +24,60 @@ MASKED = -1e30
 class Cache:
   """Keys and values of the columns that a model has read.
 
-  keys, values: one [B, S, K, C] array per layer; last_keys: one [B, M, C] per
-  layer, the unrotated keys of the last real token in the M heads that use the
-  previous token's key; valid: [B, S] bool; column: the next column to write,
-  a scalar int32.
+  keys, values: one [B, K, S, C] array per layer, so that a token's reading of
+  a row is K products with matrices that lie in one piece; last_keys: one
+  [B, M, C] per layer, the unrotated keys of the last real token in the M heads
+  that use the previous token's key; places: [B, S] int32, the position of each
+  column's token, -1 where there is none, so that columns may stand in any
+  order; column: the next column to write, and first: the one that comes after
+  the last, scalars int32.
   """
 
   keys: tuple[jax.Array, ...]
   values: tuple[jax.Array, ...]
   last_keys: tuple[jax.Array, ...]
-  valid: jax.Array
+  places: jax.Array
   column: jax.Array
+  first: jax.Array
+
+
+def widen(cache: Cache, room: int) -> Cache:
+  """The cache with `room` empty columns more, which are the next to write."""
+  columns = cache.places.shape[1]
+  pad = ((0, 0), (0, 0), (0, room), (0, 0))
+  return cache.replace(
+    keys=tuple(jnp.pad(key, pad) for key in cache.keys),
+    values=tuple(jnp.pad(value, pad) for value in cache.values),
+    places=jnp.pad(cache.places, pad[1:3], constant_values=-1),
+    column=jnp.asarray(columns, jnp.int32),
+    first=jnp.asarray(columns, jnp.int32),
+  )
+
+
+def put_row(
+  cache: Cache, row: jax.Array, other: Cache, number: jax.Array
+) -> Cache:
+  """Row `number` of another cache, which may be narrower, as row `row`.
+
+  Where columns are written next stays as it was.
+  """
+
+  def put(array, rows):
+    new = jax.lax.dynamic_slice_in_dim(rows, number, 1)
+    start = (row,) + (0,) * (array.ndim - 1)
+    return jax.lax.dynamic_update_slice(array, new, start)
+
+  arrays = (cache.keys, cache.values, cache.last_keys)
+  others = (other.keys, other.values, other.last_keys)
+  keys, values, last_keys = jax.tree.map(put, arrays, others)
+  missing = cache.places.shape[1] - other.places.shape[1]
+  places = jnp.pad(other.places, ((0, 0), (0, missing)), constant_values=-1)
+  return cache.replace(
+    keys=keys,
+    values=values,
+    last_keys=last_keys,
+    places=put(cache.places, places),
+  )
 
 
 def positions_from_valid(valid: jax.Array, start: jax.Array | int = 0):
@@ -108,6 +151,11 @@ def within_window(
   return positions[:, :, None] - key_positions[:, None, :] < window
 
 
+def heads_first(x: jax.Array) -> jax.Array:
+  """[B, L, K, C] -> [B, K, L, C]."""
+  return jnp.swapaxes(x, 1, 2)
+
+
 def attend(
   query: jax.Array,
   key: jax.Array,
@@ -119,10 +167,13 @@ def attend(
 ) -> jax.Array:
   """Softmax attention with H = G * K query heads; softmax in float32.
 
+  Keys and values have their heads in front, as caches have them and as
+  products need them.
+
   Args:
     query: [B, L, H, C].
-    key: [B, S, K, C].
-    value: [B, S, K, C].
+    key: [B, K, S, C].
+    value: [B, K, S, C].
     mask: [B, L, S] bool.
     scale: of the scores; 0 is C ** -0.5.
     bias: [B, H, L, S], added to the scores.
@@ -131,17 +182,22 @@ def attend(
     [B, L, H, C].
   """
   batch, length, heads, channels = query.shape
-  kv_heads = key.shape[2]
-  query = query.reshape(batch, length, kv_heads, heads // kv_heads, channels)
+  kv_heads = key.shape[1]
+  # The queries of all heads that share a key are rows of one product.
+  joined = (batch, kv_heads, heads // kv_heads * length, channels)
+  apart = (batch, kv_heads, heads // kv_heads, length)
+  query = heads_first(query).reshape(joined)
   scores = jnp.einsum(
-    "blkgc,bskc->bkgls", query, key, preferred_element_type=jnp.float32
+    "bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32
   ) * (scale or channels**-0.5)
+  scores = scores.reshape(*apart, -1)
   if bias is not None:
     scores = scores + bias.reshape(scores.shape)
   scores = jnp.where(mask[:, None, None], scores, MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  out = jnp.einsum("bkgls,bskc->blkgc", weights, value)
-  return out.reshape(batch, length, heads, channels)
+  weights = weights.reshape(*joined[:3], -1)
+  out = jnp.einsum("bkqs,bksc->bkqc", weights, value)
+  return heads_first(out.reshape(batch, heads, length, channels))
 
 
 def previous_keys(
@@ -201,7 +257,7 @@ class Attention(nn.Module):
       positions: [B, L].
       valid: [B, L] bool, which columns of x are real.
       mask: [B, L, S]; S = L without a cache.
-      cached: (keys [B, S, K, C], values, last keys [B, M, C], column) to
+      cached: (keys [B, K, S, C], values, last keys [B, M, C], column) to
         write into and read from.
       before: [B, L] the column of the token before each, -1 for none, where
         it is not the last real column before; without a cache.
@@ -234,12 +290,14 @@ class Attention(nn.Module):
         previous = take_columns(own, jnp.maximum(before, 0))
         previous *= (before >= 0)[:, :, None, None]
       key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
-    frequency = self._frequencies()
-    query = layers.rotary(query, asked_at, frequency)
-    key = layers.rotary(key, positions, frequency)
+    # A position is less than the number of columns.
+    turn = (self._frequencies(), mask.shape[2])
+    query = layers.rotary(query, layers.turns(asked_at, *turn))
+    key = heads_first(layers.rotary(key, layers.turns(positions, *turn)))
+    value = heads_first(value)
     if cached is not None:
       keys, values, _, column = cached
-      start = (0, column, 0, 0)
+      start = (0, 0, column, 0)
       key = jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), start)
       value = jax.lax.dynamic_update_slice(
         values, value.astype(values.dtype), start

@@ -202,31 +202,25 @@ class Decoder(nn.Module):
   ) -> tuple[jax.Array, attention.Cache]:
     """Reads prompts [B, P]; the cache has room for `room` tokens more."""
     hidden, states = self._read(prompt, valid)
-    pad = ((0, 0), (0, room), (0, 0), (0, 0))
-    cache = attention.Cache(
-      keys=tuple(jnp.pad(key, pad) for key, _, _ in states),
-      values=tuple(jnp.pad(value, pad) for _, value, _ in states),
-      last_keys=tuple(last for _, _, last in states),
-      valid=jnp.pad(valid, pad[:2]),
-      column=jnp.asarray(prompt.shape[1], jnp.int32),
-    )
-    return attention.last_real(hidden, valid), cache
+    keys, values, last_keys = zip(*states, strict=True)
+    columns = jnp.asarray(prompt.shape[1], jnp.int32)
+    places = jnp.where(valid, attention.positions_from_valid(valid), -1)
+    cache = attention.Cache(keys, values, last_keys, places, columns, columns)
+    return attention.last_real(hidden, valid), attention.widen(cache, room)
 
   def extend(
     self, tokens: jax.Array, valid: jax.Array, cache: attention.Cache
   ) -> tuple[jax.Array, attention.Cache]:
     """Reads [B, L] more tokens after those in the cache."""
-    length, capacity = tokens.shape[1], cache.valid.shape[1]
-    seen = jnp.sum(cache.valid, axis=1, keepdims=True)
+    seen = jnp.max(cache.places, axis=1, keepdims=True) + 1
     positions = attention.positions_from_valid(valid, seen)
-    all_valid = jax.lax.dynamic_update_slice(
-      cache.valid, valid, (0, cache.column)
+    places = jax.lax.dynamic_update_slice(
+      cache.places, jnp.where(valid, positions, -1), (0, cache.column)
     )
-    query_column = cache.column + jnp.arange(length)
-    causal = jnp.arange(capacity)[None, :] <= query_column[:, None]
-    mask = causal[None] & all_valid[:, None, :]
-    key_positions = attention.positions_from_valid(all_valid)
-    masks = self._masks(mask, positions, key_positions)
+    # By position: columns may stand in any order.
+    before = places[:, None, :] <= positions[:, :, None]
+    mask = before & (places >= 0)[:, None, :]
+    masks = self._masks(mask, positions, places)
     x = self._embed(tokens)
     states = []
     for block, *cached in zip(
@@ -238,8 +232,10 @@ class Decoder(nn.Module):
       x = self.how.split(x)
       states.append(state)
     keys, values, last_keys = zip(*states, strict=True)
+    column = cache.column + tokens.shape[1]
+    column = jnp.where(column < places.shape[1], column, cache.first)
     return self.final_norm(x), attention.Cache(
-      keys, values, last_keys, all_valid, cache.column + length
+      keys, values, last_keys, places, column, cache.first
     )
 
   def _in_line(self, valid) -> _Place:
@@ -322,6 +318,8 @@ def functions(
 
   def method(name):
     def call(params, *args):
+      if isinstance(params, protocols.Prepared):
+        params = params.weights
       return module.apply({"params": params}, *args, method=name)
 
     return call
@@ -349,14 +347,24 @@ def functions(
         match_keys_to_queries(params[f"blocks_{layer}"]["attention"], config)
     return params
 
+  def prepare(params):
+    weights = layers.as_products_read(params, config.dtype)
+    if config.tie_embeddings:
+      embedding = layers.with_head(params["embedding"], config.dtype)
+      weights = {**weights, "embedding": embedding}
+    return protocols.Prepared(weights=weights)
+
   return protocols.LanguageModel(
     init=init,
     hidden=hidden,
     hidden_group=hidden_group,
     hidden_packed=hidden_packed,
     logits=method("logits"),
+    prepare=prepare,
     prefill=method("prefill"),
     extend=method("extend"),
+    widen=attention.widen,
+    put_row=attention.put_row,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
     is_causal=True,

@@ -205,7 +205,10 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-  """Token table [V, D]; also reads out logits when tied."""
+  """Token table [V, D]; also reads out logits when tied.
+
+  From `head` [D, V] where the parameters have it; see `with_head`.
+  """
 
   vocab_size: int
   width: int
@@ -226,26 +229,67 @@ class Embedding(nn.Module):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> [..., V], returned in float32."""
+    if self.has_variable("params", "head"):
+      head = self.get_variable("params", "head")
+      return matmul(hidden, head, jnp.float32)
     table = self.table.astype(self.dtype)
     return jnp.einsum(
       "...d,vd->...v", hidden, table, preferred_element_type=jnp.float32
     )
 
 
-def rotary(
-  x: jax.Array, positions: jax.Array, frequency: jax.Array
-) -> jax.Array:
-  """Rotates channel pairs (i, i + C/2) by position (arXiv:2104.09864).
+def as_products_read(params: Any, dtype: Dtype) -> Any:
+  """The parameters with kernels in `dtype`, which products turn them into."""
+
+  def read(path, leaf):
+    return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+  return jax.tree_util.tree_map_with_path(read, params)
+
+
+def with_head(params: Any, dtype: Dtype) -> Any:
+  """An embedding's parameters and `head`, the table's transpose in `dtype`.
+
+  For logits of few rows, many times: a product reads it in the order in which
+  it lies in memory.
+  """
+  return {**params, "head": params["table"].T.astype(dtype)}
+
+
+def turns(
+  positions: jax.Array, frequency: jax.Array, bound: int
+) -> tuple[jax.Array, jax.Array]:
+  """Cosine and sine [B, L, C / 2] of the rotary angles, float32.
+
+  XLA's CPU backend would compute them anew for each head of each layer, so
+  there they are looked up in a table.
 
   Args:
-    x: [B, L, H, C], C even.
     positions: [B, L] int32.
     frequency: [C / 2] radians a token; see `variant.rope_frequencies`.
+    bound: above all positions, such as the number of columns.
+  """
+
+  def computed(positions):
+    each = frequency.reshape((1,) * positions.ndim + (-1,))
+    angle = positions[..., None].astype(jnp.float32) * each
+    return jnp.cos(angle), jnp.sin(angle)
+
+  def looked_up(positions):
+    table = jnp.concatenate(computed(jnp.arange(bound)), axis=-1)
+    found = jnp.take(table, positions, axis=0, mode="clip")
+    return tuple(jnp.split(found, 2, axis=-1))
+
+  return jax.lax.platform_dependent(positions, cpu=looked_up, default=computed)
+
+
+def rotary(x: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotates channel pairs (i, i + C/2) of x [B, L, H, C], C even, by `turns`.
+
+  arXiv:2104.09864.
   """
   half = x.shape[-1] // 2
-  angle = positions[:, :, None].astype(jnp.float32) * frequency[None, None]
-  cos = jnp.cos(angle)[:, :, None].astype(x.dtype)
-  sin = jnp.sin(angle)[:, :, None].astype(x.dtype)
+  cos, sin = (part[:, :, None].astype(x.dtype) for part in turn)
   left, right = x[..., :half], x[..., half:]
   return jnp.concatenate(
     [left * cos - right * sin, right * cos + left * sin], axis=-1

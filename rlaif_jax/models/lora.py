@@ -18,6 +18,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import protocols
+
 Adapters = Mapping[str, Mapping[str, jax.Array]]
 Model = TypeVar("Model")
 
@@ -210,6 +212,8 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
 
   def adapted(function):
     def call(adapters, *args, **kwargs):
+      if isinstance(adapters, protocols.Prepared):
+        return function(adapters, *args, **kwargs)
       return function(apply(frozen, adapters, config), *args, **kwargs)
 
     return call
@@ -217,7 +221,8 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
   changes = {
     field.name: adapted(getattr(functions, field.name))
     for field in dataclasses.fields(functions)
-    if callable(getattr(functions, field.name)) and field.name != "init"
+    if callable(getattr(functions, field.name))
+    and field.name not in ("init", "widen", "put_row")
   }
   changes["init"] = lambda key: init(key, frozen, config)
   return dataclasses.replace(functions, **changes)

@@ -181,6 +181,8 @@ def functions(
 
   def method(name):
     def call(params, *args):
+      if isinstance(params, protocols.Prepared):
+        params = params.weights
       return module.apply({"params": params}, *args, method=name)
 
     return call
@@ -198,14 +200,22 @@ def functions(
     found = states(params, *prompt, response[:, :-1], valid[:, :-1])
     return found.reshape(*batch.response.shape, -1)
 
+  def prepare(params):
+    return protocols.Prepared(
+      weights=layers.as_products_read(params, config.dtype)
+    )
+
   return protocols.LanguageModel(
     init=_init(module),
     hidden=hidden,
     hidden_group=hidden_group,
     hidden_packed=None,
     logits=method("logits"),
+    prepare=prepare,
     prefill=method("prefill"),
     extend=method("extend"),
+    widen=None,
+    put_row=None,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
     is_causal=False,

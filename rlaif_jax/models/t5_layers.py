@@ -160,6 +160,7 @@ class Attention(nn.Module):
     """
     rows = (key.shape[0], -1, x.shape[-1])
     query = self._split(self.query(x.reshape(rows)))
+    key, value = map(attention.heads_first, (key, value))
     out = attention.attend(query, key, value, mask, scale=1.0, bias=bias)
     return self.out(out.reshape(*x.shape[:2], -1))
 

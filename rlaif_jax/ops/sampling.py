@@ -6,6 +6,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.ops import logprobs
+
+# Tokens that are drawn from together; see `_draw`.
+BLOCK = 128
+
 
 def filter_top_k(logits: jax.Array, top_k: int) -> jax.Array:
   """Keeps the top_k largest of [..., V] (ties all kept), -inf elsewhere."""
@@ -33,7 +38,7 @@ def sample(
   temperature: float,
   top_k: int = 0,
   top_p: float = 1.0,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   """Draws one token per row with that row's own key.
 
   Args:
@@ -44,13 +49,46 @@ def sample(
     top_p: 1 is off; applied after temperature and top_k.
 
   Returns:
-    [B] int32.
+    Tokens [B] int32, and their log-probs [B] under softmax(logits /
+    temperature) before any cut (at temperature 1 for greedy).
   """
+  logits = logits.astype(jnp.float32)
   if temperature == 0:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  logits = logits.astype(jnp.float32) / temperature
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return token, logprobs.token_log_probs(logits, token)
+  if not top_k and top_p == 1.0:
+    return _draw(keys, logits, temperature)
+  cut = logits / temperature
   if top_k:
-    logits = filter_top_k(logits, top_k)
+    cut = filter_top_k(cut, top_k)
   if top_p < 1.0:
-    logits = filter_top_p(logits, top_p)
-  return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    cut = filter_top_p(cut, top_p)
+  token, _ = _draw(keys, cut, 1.0)
+  return token, logprobs.token_log_probs(logits, token, temperature=temperature)
+
+
+def _draw(keys, logits, temperature) -> tuple[jax.Array, jax.Array]:
+  """Tokens [B] and their log-probs [B]: a block of tokens, then one of it.
+
+  The chance of a block is its share of the mass, so the product of the two is
+  the token's own. It takes V / BLOCK + BLOCK random numbers a row where a draw
+  from all takes V, and the blocks' masses add up to the log-prob's normaliser.
+  """
+  rows, vocab = logits.shape
+  pad = ((0, 0), (0, -vocab % BLOCK))
+  blocks = jnp.pad(logits, pad, constant_values=-jnp.inf)
+  blocks = blocks.reshape(rows, -1, BLOCK)
+  # Maxima of the logits as they are: no scaled copy of them is made.
+  top = jnp.max(blocks, axis=-1)
+  top = jnp.where(jnp.isfinite(top), top, 0.0)  # A block that was cut away.
+  mass = jnp.exp((blocks - top[..., None]) / temperature)
+  mass = top / temperature + jnp.log(jnp.sum(mass, axis=-1))
+  draw = jax.vmap(jax.random.categorical)
+  inside = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  block = draw(keys, mass)
+  chosen = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  chosen = chosen / temperature
+  place = draw(inside, chosen)
+  log_prob = jnp.take_along_axis(chosen, place[:, None], axis=1)[:, 0]
+  token = block * BLOCK + place
+  return token.astype(jnp.int32), log_prob - jax.nn.logsumexp(mass, axis=-1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -14,14 +15,15 @@ from rlaif_jax.core import batches
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
+from rlaif_jax.models import t5
 from tests import testing
 
 VOCAB, EOS, PROMPT, LENGTH = 11, 1, 6, 7
 FUNCTIONS = decoder.functions(testing.tiny_decoder(VOCAB))
 CONFIG = decode.SamplingConfig(max_tokens=LENGTH, temperature=0.7)
+STATIC = ("config", "eos_ids")
 generate = jax.jit(
-  functools.partial(decode.generate, FUNCTIONS),
-  static_argnames=("config", "eos_ids"),
+  functools.partial(decode.generate, FUNCTIONS), static_argnames=STATIC
 )
 
 
@@ -39,9 +41,12 @@ def prompts(rows=8):
   return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-def draw(params, tokens, valid, rows, config=CONFIG, eos_ids=(EOS,)):
+def draw(
+  params, tokens, valid, rows, config=CONFIG, eos_ids=(EOS,), limits=None
+):
   keys = decode.row_keys(jax.random.key(3), jnp.asarray(rows))
-  return generate(params, tokens, valid, keys, config=config, eos_ids=eos_ids)
+  settings = dict(config=config, eos_ids=eos_ids, limits=limits)
+  return generate(params, tokens, valid, keys, **settings)
 
 
 def test_log_probs_are_those_of_the_full_forward_at_the_temperature(params):
@@ -122,7 +127,8 @@ def test_greedy_is_the_argmax_of_full_forwards(params):
 
 
 @pytest.mark.parametrize(
-  "changes", [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}]
+  "changes",
+  [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"slots": -1}],
 )
 def test_bad_settings_are_named(changes):
   with pytest.raises(ValueError, match=next(iter(changes))):
@@ -144,3 +150,112 @@ def test_sample_frequencies_follow_the_probabilities(params):
   expected = np.asarray(jax.nn.softmax(logits))
   seen = np.bincount(np.asarray(drawn.response)[:, 0], minlength=VOCAB) / many
   np.testing.assert_allclose(seen, expected, atol=0.035)
+
+
+def in_slots(slots):
+  return dataclasses.replace(CONFIG, slots=slots)
+
+
+@pytest.mark.parametrize("slots, samples", [(1, 1), (3, 1), (3, 4), (5, 2)])
+def test_slots_change_no_sample(params, slots, samples):
+  """Prompts are read in parts, slots refilled again and again; columns of the
+  cache come round several times."""
+  tokens, valid = prompts(7)
+  rows = range(7 * samples)
+  ends = (EOS, 4, 5)
+  expected = draw(params, tokens, valid, rows, eos_ids=ends)
+  found = draw(
+    params, tokens, valid, rows, config=in_slots(slots), eos_ids=ends
+  )
+  lengths = np.asarray(expected.mask).sum(axis=1)
+  assert len(set(lengths)) > 1 and lengths.sum() > slots * LENGTH
+  np.testing.assert_array_equal(found.response, expected.response)
+  np.testing.assert_array_equal(found.mask, expected.mask)
+  np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
+def test_as_many_slots_as_responses_are_all_at_once(params):
+  tokens, valid = prompts(3)
+  expected = draw(params, tokens, valid, range(3))
+  found = draw(params, tokens, valid, range(3), config=in_slots(9))
+  np.testing.assert_array_equal(found.response, expected.response)
+
+
+def test_a_response_ends_at_its_limit(params):
+  tokens, valid = prompts(8)
+  limits = jnp.array([1, 7, 2, 3, 7, 1, 5, 4])
+  free = draw(params, tokens, valid, range(8), eos_ids=(-1,))
+  for config in (CONFIG, in_slots(3)):
+    cut = draw(
+      params,
+      tokens,
+      valid,
+      range(8),
+      config=config,
+      eos_ids=(-1,),
+      limits=limits,
+    )
+    expected = np.arange(LENGTH)[None] < np.asarray(limits)[:, None]
+    np.testing.assert_array_equal(cut.mask, expected)
+    np.testing.assert_array_equal(cut.response, free.response * expected)
+
+
+@pytest.mark.parametrize("slots, steps", [(0, 7), (2, 8), (1, 16)])
+def test_a_slot_that_has_ended_goes_on_in_the_next_step(params, slots, steps):
+  """The fourth response has 7 tokens, nine have 1: two slots need one step
+  and seven more, all at once need 7, of ten rows."""
+  rows = []
+
+  def extend(params, tokens, valid, cache):
+    jax.debug.callback(lambda: rows.append(tokens.shape[0]))
+    return FUNCTIONS.extend(params, tokens, valid, cache)
+
+  model = dataclasses.replace(FUNCTIONS, extend=extend)
+  tokens, valid = prompts(10)
+  jax.block_until_ready(
+    jax.jit(functools.partial(decode.generate, model), static_argnames=STATIC)(
+      params,
+      tokens,
+      valid,
+      decode.row_keys(jax.random.key(0), jnp.arange(10)),
+      config=in_slots(slots),
+      eos_ids=(-1,),
+      limits=jnp.array([1, 1, 1, 7, 1, 1, 1, 1, 1, 1]),
+    )
+  )
+  jax.effects_barrier()
+  assert rows == [slots or 10] * steps
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_the_loop_copies_no_cache(params, slots):
+  """Trap: a cache that is written by one part of the loop's body and read by
+  another is copied for every token."""
+  tokens, valid = prompts(5)
+  keys = decode.row_keys(jax.random.key(0), jnp.arange(5))
+  settings = dict(config=in_slots(slots), eos_ids=(EOS,))
+  text = generate.lower(params, tokens, valid, keys, **settings)
+  text = text.compile().as_text()
+  cache = f"f32[{slots or 5},2,{PROMPT + LENGTH},8]"
+  entry = text.index("\nENTRY ")
+  loops = text[:entry].splitlines()
+  assert any(f"= {cache}" in line and "update-slice" in line for line in loops)
+  copies = [line for line in loops if f"= {cache}" in line and " copy(" in line]
+  assert not copies
+
+
+def test_an_encoder_decoder_has_no_slots():
+  sizes = dict(vocab_size=VOCAB, width=8, num_layers=1, num_decoder_layers=1)
+  heads = dict(num_heads=1, head_dim=8, mlp_dim=8, max_length=32)
+  model = t5.functions(t5.T5Config(**sizes, **heads))
+  tokens, valid = prompts(2)
+  with pytest.raises(ValueError, match="slots = 0"):
+    decode.generate(
+      model,
+      testing.build(model),
+      tokens,
+      valid,
+      decode.row_keys(jax.random.key(0), jnp.arange(2)),
+      config=in_slots(1),
+      eos_ids=(EOS,),
+    )

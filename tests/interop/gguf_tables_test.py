@@ -77,7 +77,10 @@ def test_pairs_of_rotary_channels_give_the_same_attention():
   ours = names.to_ours(theirs, rule, (24, 6, 4))
   query = jnp.asarray(np.einsum("d,dhc->hc", x, ours), jnp.float32)
   rotated = np.asarray(
-    layers.rotary(query[None, None], jnp.array([[7]]), jnp.asarray(frequency))
+    layers.rotary(
+      query[None, None],
+      layers.turns(jnp.array([[7]]), jnp.asarray(frequency), 8),
+    )
   )[0, 0]
   np.testing.assert_allclose(rotated[:, :2], turned.real, atol=1e-4)
   np.testing.assert_allclose(rotated[:, 2:], turned.imag, atol=1e-4)

@@ -103,11 +103,11 @@ def test_rounds_sample_from_whom_they_say():
   setting = tiny_rig.setting()
   online = arm(judge="pointwise", rounds=2, reference="initial")
   paths = {
-    "online": pairs.run(setting, online, judges),
-    "offline": pairs.run(
+    "online": pairs.learn(setting, online, judges),
+    "offline": pairs.learn(
       setting, dataclasses.replace(online, on_policy=False), judges
     ),
-    "previous": pairs.run(
+    "previous": pairs.learn(
       setting, dataclasses.replace(online, reference="previous"), judges
     ),
   }
@@ -124,7 +124,7 @@ def test_rounds_sample_from_whom_they_say():
 @pytest.mark.parametrize("loss", rig_pairs.LOSSES)
 def test_every_loss_learns_from_labels(loss):
   pairs, judges = trainer()
-  rows = pairs.run(tiny_rig.setting(), arm(loss=loss), judges)
+  rows = pairs.learn(tiny_rig.setting(), arm(loss=loss), judges)
   assert abs(rows[0]["kl"]) < 1e-4
   assert rows[-1]["gold"] > rows[0]["gold"]
 

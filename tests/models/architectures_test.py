@@ -113,6 +113,47 @@ def test_cached_reading_equals_the_full_forward(models, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_prepared_parameters_give_the_same_numbers(models, name):
+  functions, params = models(name)
+  both = batch()
+  tokens, valid = both.tokens, both.valid
+  state, cache = functions.prefill(params, tokens[:, :6], valid[:, :6], 2)
+  ready = jax.jit(functions.prepare)(params)
+  more = tokens[:, 6:8], valid[:, 6:8], cache
+  slow, _ = functions.extend(params, *more)
+  fast, _ = functions.extend(ready, *more)
+  np.testing.assert_allclose(fast, slow, atol=1e-5)
+  for hidden in (state, slow):
+    np.testing.assert_allclose(
+      functions.logits(ready, hidden),
+      functions.logits(params, hidden),
+      atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if "t5" not in n])
+def test_slots_change_no_sample(models, name):
+  """Columns of a slot stand in any order, windows and previous keys too."""
+  functions, params = models(name)
+  tokens = jnp.asarray(np.random.default_rng(1).integers(3, VOCAB, (5, 6)))
+  valid = jnp.arange(6)[None] >= jnp.array([0, 3, 1, 5, 2])[:, None]
+
+  def draw(slots):
+    config = decode.SamplingConfig(max_tokens=6, temperature=0.9, slots=slots)
+    keys = decode.row_keys(jax.random.key(0), jnp.arange(10))
+    return jax.jit(
+      lambda params: decode.generate(
+        functions, params, tokens, valid, keys, config=config, eos_ids=(1, 2)
+      )
+    )(params)
+
+  expected, found = draw(0), draw(2)
+  assert len(set(np.asarray(expected.mask).sum(axis=1))) > 2
+  np.testing.assert_array_equal(found.response, expected.response)
+  np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_padding_changes_nothing(models, name):
   functions, params = models(name)
   both = batch()

@@ -25,8 +25,8 @@ def test_mask_is_causal_and_valid():
 def test_attend_against_loops():
   keys = jax.random.split(jax.random.key(0), 3)
   query = jax.random.normal(keys[0], (1, 3, 4, 2))
-  key = jax.random.normal(keys[1], (1, 3, 2, 2))
-  value = jax.random.normal(keys[2], (1, 3, 2, 2))
+  key = jax.random.normal(keys[1], (1, 2, 3, 2))
+  value = jax.random.normal(keys[2], (1, 2, 3, 2))
   mask = attention.causal_mask(jnp.array([[1, 0, 1]], bool))
   result = np.asarray(attention.attend(query, key, value, mask))
   for i in range(3):
@@ -34,7 +34,7 @@ def test_attend_against_loops():
       group = head // 2
       scores = np.array(
         [
-          float(query[0, i, head] @ key[0, j, group]) / np.sqrt(2)
+          float(query[0, i, head] @ key[0, group, j]) / np.sqrt(2)
           if mask[0, i, j]
           else -np.inf
           for j in range(3)
@@ -42,7 +42,7 @@ def test_attend_against_loops():
       )
       weights = np.exp(scores - scores.max())
       weights /= weights.sum()
-      expected = weights @ np.asarray(value[0, :, group])
+      expected = weights @ np.asarray(value[0, group])
       np.testing.assert_allclose(result[0, i, head], expected, rtol=1e-4)
 
 

@@ -141,6 +141,15 @@ def test_every_function_is_wrapped(model, params):
   np.testing.assert_array_equal(
     wrapped.logits(adapters, state), model.logits(effective, expected)
   )
+  ready = wrapped.prepare(adapters)
+  np.testing.assert_allclose(
+    wrapped.logits(ready, state), model.logits(effective, state), atol=1e-5
+  )
+  np.testing.assert_allclose(
+    wrapped.extend(ready, *more, cache)[0],
+    model.extend(effective, *more, their_cache)[0],
+    atol=1e-5,
+  )
   fresh = wrapped.init(jax.random.key(3))
   assert jax.tree.structure(fresh) == jax.tree.structure(dict(adapters))
 

@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.ops import logprobs
 from rlaif_jax.ops import sampling
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
+
+
+def tokens(*args, **settings):
+  return sampling.sample(*args, **settings)[0]
 
 
 def test_top_k_and_top_p_by_hand():
@@ -22,13 +27,13 @@ def test_top_k_and_top_p_by_hand():
 def test_cuts_are_applied_when_sampling():
   keys = jax.random.split(jax.random.key(0), 300)
   logits = jnp.repeat(LOGITS, 300, axis=0)
-  plain = sampling.sample(keys, logits, temperature=1.0)
+  plain = tokens(keys, logits, temperature=1.0)
   assert set(np.asarray(plain)) == {0, 1, 2, 3}
-  top_k = sampling.sample(keys, logits, temperature=1.0, top_k=2)
+  top_k = tokens(keys, logits, temperature=1.0, top_k=2)
   assert set(np.asarray(top_k)) == {0, 1}
-  top_p = sampling.sample(keys, logits, temperature=1.0, top_p=0.4)
+  top_p = tokens(keys, logits, temperature=1.0, top_p=0.4)
   assert set(np.asarray(top_p)) == {0}
-  greedy = sampling.sample(keys, logits, temperature=0.0)
+  greedy = tokens(keys, logits, temperature=0.0)
   assert set(np.asarray(greedy)) == {0}
 
 
@@ -37,7 +42,7 @@ def test_frequencies_follow_the_temperature():
   rows = 4000
   keys = jax.random.split(jax.random.key(0), rows)
   logits = jnp.repeat(LOGITS, rows, axis=0)
-  drawn = sampling.sample(keys, logits, temperature=0.5)
+  drawn = tokens(keys, logits, temperature=0.5)
   squares = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
   expected = squares / squares.sum()
   error = np.bincount(drawn, minlength=4) / rows - expected
@@ -55,6 +60,42 @@ def test_top_k_beyond_the_vocabulary_keeps_all_and_ties_stay():
 def test_a_row_depends_on_its_own_key_only():
   keys = jax.random.split(jax.random.key(0), 6)
   logits = jax.random.normal(jax.random.key(1), (6, 9))
-  whole = sampling.sample(keys, logits, temperature=1.0)
-  part = sampling.sample(keys[2:4], logits[2:4], temperature=1.0)
+  whole = tokens(keys, logits, temperature=1.0)
+  part = tokens(keys[2:4], logits[2:4], temperature=1.0)
   np.testing.assert_array_equal(whole[2:4], part)
+
+
+def test_a_draw_from_many_blocks_follows_the_probabilities():
+  """A block, then a token of it; the last block is not full."""
+  vocab, rows = 2 * sampling.BLOCK + 9, 20_000
+  logits = 1.5 * jax.random.normal(jax.random.key(1), (vocab,))
+  keys = jax.random.split(jax.random.key(0), rows)
+  many = jnp.broadcast_to(logits, (rows, vocab))
+  drawn, log_probs = sampling.sample(keys, many, temperature=0.8)
+  expected = jax.nn.softmax(logits / 0.8)
+  seen = np.bincount(drawn, minlength=vocab)
+  square = np.sum((seen - rows * expected) ** 2 / (rows * expected))
+  # Chi-squared with 264 degrees of freedom: mean 264, deviation 23.
+  assert 264 - 4 * 23 < square < 264 + 4 * 23
+  slow = logprobs.token_log_probs(many, drawn, temperature=0.8)
+  np.testing.assert_allclose(log_probs, slow, atol=1e-5)
+
+
+def test_log_probs_are_those_before_a_cut():
+  keys = jax.random.split(jax.random.key(0), 50)
+  logits = jax.random.normal(jax.random.key(1), (50, 300))
+  for settings in (
+    {"temperature": 0.7, "top_k": 3},
+    {"temperature": 0.7, "top_p": 0.2},
+    {"temperature": 0.7, "top_k": 9, "top_p": 0.4},
+  ):
+    drawn, log_probs = sampling.sample(keys, logits, **settings)
+    slow = logprobs.token_log_probs(logits, drawn, temperature=0.7)
+    np.testing.assert_allclose(log_probs, slow, atol=1e-5)
+    rank = jnp.sum(logits > jnp.take_along_axis(logits, drawn[:, None], 1), 1)
+    # Whole blocks are cut away.
+    assert 0 < int(jnp.max(rank)) < 60
+  drawn, log_probs = sampling.sample(keys, logits, temperature=0.0)
+  np.testing.assert_array_equal(drawn, jnp.argmax(logits, axis=1))
+  slow = logprobs.token_log_probs(logits, drawn)
+  np.testing.assert_allclose(log_probs, slow, atol=1e-5)
