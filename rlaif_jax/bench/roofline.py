@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 # Sides of the square matrices whose product gives the rate, and the float32
-# numbers that are read for the bandwidth: more than any cache holds.
+# numbers that are read for the bandwidth, in rows: more than any cache holds.
 MATMUL_SIDES = (1024, 2048)
 READ_NUMBERS = 2**26
+ROW = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def measure(
 
   Args:
     sides: of the square matrices that are multiplied.
-    numbers: float32 numbers that are read, a multiple of 64.
+    numbers: float32 numbers that are read, a multiple of ROW.
     repetitions: of each try.
   """
   rates = []
@@ -80,7 +81,7 @@ def measure(
     matrix = jnp.ones((side, side), jnp.float32)
     times = seconds_of(lambda m=matrix: _product(m), repetitions)
     rates.append(2 * side**3 / min(times))
-  rows = jnp.ones((64, numbers // 64), jnp.float32)
+  rows = jnp.ones((numbers // ROW, ROW), jnp.float32)
   read = min(seconds_of(lambda: _row_sums(rows), repetitions))
   return Machine(flops=max(rates), bandwidth=4 * numbers / read)
 

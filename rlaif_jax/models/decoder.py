@@ -200,13 +200,18 @@ class Decoder(nn.Module):
   def prefill(
     self, prompt: jax.Array, valid: jax.Array, room: int
   ) -> tuple[jax.Array, attention.Cache]:
-    """Reads prompts [B, P]; the cache has room for `room` tokens more."""
-    hidden, states = self._read(prompt, valid)
+    """Reads prompts [B, P]; the cache has room for `room` tokens more.
+
+    The last layer asks for the last real column alone.
+    """
+    last = jnp.where(valid, jnp.arange(prompt.shape[1])[None], 0)
+    last = jnp.max(last, axis=1, keepdims=True)
+    hidden, states = self._read(prompt, valid, last)
     keys, values, last_keys = zip(*states, strict=True)
     columns = jnp.asarray(prompt.shape[1], jnp.int32)
     places = jnp.where(valid, attention.positions_from_valid(valid), -1)
     cache = attention.Cache(keys, values, last_keys, places, columns, columns)
-    return attention.last_real(hidden, valid), attention.widen(cache, room)
+    return hidden[:, 0], attention.widen(cache, room)
 
   def extend(
     self, tokens: jax.Array, valid: jax.Array, cache: attention.Cache
@@ -243,13 +248,17 @@ class Decoder(nn.Module):
     positions = attention.positions_from_valid(valid)
     return _Place(positions, valid, attention.causal_mask(valid), None)
 
-  def _read(self, tokens, valid):
+  def _read(self, tokens, valid, columns=None):
+    """Final states [B, L, D], or of columns [B, T] alone, and the layers'."""
     place = self._in_line(valid)
     masks = self._masks(place.mask, place.positions, place.positions)
     x = self._embed(tokens)
     states = []
     for block in self.blocks:
-      x, state = block(x, place.positions, valid, masks[block.is_local])
+      mask, asked = masks[block.is_local], None
+      if columns is not None and block is self.blocks[-1]:
+        mask, asked = attention.take_columns(mask, columns), columns
+      x, state = block(x, place.positions, valid, mask, None, None, asked)
       x = self.how.split(x)
       states.append(state)
     return self.final_norm(x), states
