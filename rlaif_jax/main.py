@@ -27,6 +27,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from gin import config_parser
 
+from rlaif_jax.core import compile_cache
 from rlaif_jax.core import configuration
 from rlaif_jax.core import gin_text
 from rlaif_jax.core import job_help
@@ -353,6 +354,8 @@ def run_job(command: Command) -> None:
     print(f"{command.job}: already done, see {path}")
   else:
     preemption.install()
+    if kept := os.environ.get(compile_cache.JAX):
+      print(f"compiled programs are kept in {kept}")
     begin = time.monotonic()
     with group.together() if group else contextlib.nullcontext():
       result = dict(run(output_dir=command.output_dir, **arguments))
@@ -393,8 +396,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  if "RLAIF_JAX_CACHE" in os.environ:  # Compiled programs, kept between runs.
-    os.environ.setdefault(
-      "JAX_COMPILATION_CACHE_DIR", os.environ["RLAIF_JAX_CACHE"]
-    )
+  compile_cache.turn_on(os.environ)
   sys.exit(main())

@@ -20,6 +20,8 @@ if "device_count" not in os.environ.get("XLA_FLAGS", ""):
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A config of the user's own must not change what a test sees.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+# Nor do jobs that tests start write into the user's home.
+os.environ["RLAIF_JAX_CACHE"] = "off"
 
 import jax
 import pytest

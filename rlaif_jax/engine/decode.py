@@ -307,7 +307,10 @@ def _read_prompts(model, params, prompt, valid, rows) -> tuple[jax.Array, Any]:
     lambda part: model.prefill(params, *part, 0),
     (jnp.pad(prompt, pad).reshape(shape), jnp.pad(valid, pad).reshape(shape)),
   )
-  # Numbers, such as the next column, are the same in all parts.
-  return jax.tree.map(
-    lambda x: x.reshape(-1, *x.shape[2:])[:count] if x.ndim > 1 else x[0], read
-  )
+
+  def joined(x):
+    if x.ndim == 1:  # Such as the next column: the same in all parts.
+      return x[0]
+    return x.reshape(parts * rows, *x.shape[2:])[:count]
+
+  return jax.tree.map(joined, read)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import math
 from typing import Any, Callable, Mapping
 
 import jax
 import numpy as np
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
@@ -69,7 +71,8 @@ def fit(
   3. The metrics of step n - 1 are fetched while step n runs.
   4. Every `save_every` steps, once all metrics are known to be finite: save.
   5. `evaluate(params, step)` every `evaluate_every` steps and at the end; its
-     numbers go to evaluations.jsonl, all others to metrics.jsonl.
+     numbers go to evaluations.jsonl, all others to metrics.jsonl, and how
+     long steps took, and their batches, to timing.json.
 
   Args:
     state: freshly initialised; gives the layout for restoring. Donated.
@@ -94,6 +97,7 @@ def fit(
   file.truncate_after(done)
   evaluations.truncate_after(done - 1)
   progress = metrics_lib.Progress(name, config.num_steps, done=done)
+  clock = metrics_lib.StepClock()
   pending: tuple[int, Any] | None = None
   seen: collections.Counter[Any] = collections.Counter()
 
@@ -113,7 +117,8 @@ def fit(
     if config.evaluate_every and step % config.evaluate_every == 0:
       flush()
       evaluate_now(step, state.params)
-    batch = next_batch(state, step)
+    with clock.making_a_batch():
+      batch = next_batch(state, step)
     key = rng.key(seed, f"{name}/update", step)
     shape = guards.shape_of(batch)
     with guards.steady(f"{name}: step {step + 1}", seen[shape] >= 2):
@@ -129,6 +134,9 @@ def fit(
       checkpoints.close()
       raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
   flush()
+  jsonl.write_text(
+    f"{directory}/timing.json", json.dumps(clock.summary()) + "\n"
+  )
   checkpoints.save(config.num_steps, state)
   evaluate_now(config.num_steps, state.params)
   checkpoints.close()

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import processes
@@ -53,6 +54,42 @@ class MetricsFile:
       return []
     lines = self.path.read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+class StepClock:
+  """How much of a run's time goes into the making of batches.
+
+  Devices work on while the host makes the next batch, so this share is the
+  most that they can have waited for it. The first step, which compiles, is
+  left out.
+  """
+
+  def __init__(self):
+    self._batches = 0.0
+    self._begin: float | None = None
+    self._steps = -1
+
+  @contextlib.contextmanager
+  def making_a_batch(self) -> Iterator[None]:
+    """Around what makes the batch of a step."""
+    now = time.monotonic()
+    if self._steps == 0:
+      self._begin = now
+    yield
+    if self._steps >= 0:
+      self._batches += time.monotonic() - now
+    self._steps += 1
+
+  def summary(self) -> dict[str, float]:
+    """Steps after the first, seconds of each, share of making batches."""
+    if self._begin is None or not self._steps:
+      return {"steps": 0, "step_seconds": 0.0, "input_share": 0.0}
+    seconds = time.monotonic() - self._begin
+    return {
+      "steps": self._steps,
+      "step_seconds": seconds / self._steps,
+      "input_share": self._batches / seconds,
+    }
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grouped-query attention, masks, and the key/value cache as a plain value.
+"""Grouped-query attention and masks.
 
 Positions and masks come from `valid`, never from a pad id, so padding may
 stand anywhere in a row and changes nothing.
@@ -18,66 +18,6 @@ from rlaif_jax.models import variant as variant_lib
 # A finite stand-in for minus infinity: a row with nothing to attend to gives
 # a uniform average instead of NaN; such rows are padding and are never read.
 MASKED = -1e30
-
-
-@flax.struct.dataclass
-class Cache:
-  """Keys and values of the columns that a model has read.
-
-  keys, values: one [B, K, S, C] array per layer, so that a token's reading of
-  a row is K products with matrices that lie in one piece; last_keys: one
-  [B, M, C] per layer, the unrotated keys of the last real token in the M heads
-  that use the previous token's key; places: [B, S] int32, the position of each
-  column's token, -1 where there is none, so that columns may stand in any
-  order; column: the next column to write, and first: the one that comes after
-  the last, scalars int32.
-  """
-
-  keys: tuple[jax.Array, ...]
-  values: tuple[jax.Array, ...]
-  last_keys: tuple[jax.Array, ...]
-  places: jax.Array
-  column: jax.Array
-  first: jax.Array
-
-
-def widen(cache: Cache, room: int) -> Cache:
-  """The cache with `room` empty columns more, which are the next to write."""
-  columns = cache.places.shape[1]
-  pad = ((0, 0), (0, 0), (0, room), (0, 0))
-  return cache.replace(
-    keys=tuple(jnp.pad(key, pad) for key in cache.keys),
-    values=tuple(jnp.pad(value, pad) for value in cache.values),
-    places=jnp.pad(cache.places, pad[1:3], constant_values=-1),
-    column=jnp.asarray(columns, jnp.int32),
-    first=jnp.asarray(columns, jnp.int32),
-  )
-
-
-def put_row(
-  cache: Cache, row: jax.Array, other: Cache, number: jax.Array
-) -> Cache:
-  """Row `number` of another cache, which may be narrower, as row `row`.
-
-  Where columns are written next stays as it was.
-  """
-
-  def put(array, rows):
-    new = jax.lax.dynamic_slice_in_dim(rows, number, 1)
-    start = (row,) + (0,) * (array.ndim - 1)
-    return jax.lax.dynamic_update_slice(array, new, start)
-
-  arrays = (cache.keys, cache.values, cache.last_keys)
-  others = (other.keys, other.values, other.last_keys)
-  keys, values, last_keys = jax.tree.map(put, arrays, others)
-  missing = cache.places.shape[1] - other.places.shape[1]
-  places = jnp.pad(other.places, ((0, 0), (0, missing)), constant_values=-1)
-  return cache.replace(
-    keys=keys,
-    values=values,
-    last_keys=last_keys,
-    places=put(cache.places, places),
-  )
 
 
 def positions_from_valid(valid: jax.Array, start: jax.Array | int = 0):
@@ -200,6 +140,85 @@ def attend(
   return heads_first(out.reshape(batch, heads, length, channels))
 
 
+@flax.struct.dataclass
+class Blocks:
+  """A mask [B, T, L] and where, whatever it says, nobody sees anybody.
+
+  branches: (number, length) of those at the end of the rows, none of which
+    sees another; before them all see backwards only.
+  is_whole: the queries are all columns (T = L), else equally many of each
+    branch, or of anything where there are no branches.
+  """
+
+  mask: jax.Array
+  branches: tuple[int, int] = flax.struct.field(pytree_node=False)
+  is_whole: bool = flax.struct.field(pytree_node=False, default=True)
+
+
+def asked_by(blocks: Blocks, columns: jax.Array) -> Blocks:
+  """Of queries at some columns [B, T] alone."""
+  mask = take_columns(blocks.mask, columns)
+  return Blocks(mask, blocks.branches, is_whole=False)
+
+
+# Queries before the branches that are asked together: fewer spare more of the
+# masked half, more make larger products. There are four parts at most.
+CHUNK = 128
+
+
+def attend_blocks(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  blocks: Blocks,
+  *,
+  scale: float = 0.0,
+) -> jax.Array:
+  """`attend`, without most of the scores that are masked anyway."""
+  mask, (group, length) = blocks.mask, blocks.branches
+  if not group and not blocks.is_whole:
+    return attend(query, key, value, mask, scale=scale)
+  cut = key.shape[2] - group * length
+  asking = cut if blocks.is_whole else 0
+  step = -(-asking // min(4, max(1, asking // CHUNK)))
+  out = []
+  for begin in range(0, asking, max(step, 1)):
+    end = min(begin + step, asking)
+    seen = (key[:, :, :end], value[:, :, :end], mask[:, begin:end, :end])
+    out.append(attend(query[:, begin:end], *seen, scale=scale))
+  if group:
+    rows = (key.shape[0] * group, -1)
+    answer = attend(
+      query[:, asking:].reshape(*rows, *query.shape[2:]),
+      _of_branches(key, cut, group),
+      _of_branches(value, cut, group),
+      _mask_of_branches(mask[:, asking:], cut, group),
+      scale=scale,
+    )
+    out.append(answer.reshape(key.shape[0], -1, *query.shape[2:]))
+  return jnp.concatenate(out, axis=1)
+
+
+def _of_branches(x: jax.Array, cut: int, group: int) -> jax.Array:
+  """[B, K, cut + G R, C] -> [B G, K, cut + R, C]: the beginning, its own."""
+  rows, heads, _, channels = x.shape
+  shape = (rows, group, heads, cut, channels)
+  first = jnp.broadcast_to(x[:, None, :, :cut], shape)
+  own = x[:, :, cut:].reshape(rows, heads, group, -1, channels)
+  both = jnp.concatenate([first, jnp.swapaxes(own, 1, 2)], axis=3)
+  return both.reshape(rows * group, heads, -1, channels)
+
+
+def _mask_of_branches(mask: jax.Array, cut: int, group: int) -> jax.Array:
+  """[B, G Q, cut + G R] -> [B G, Q, cut + R]: each branch's own part."""
+  rows, columns = mask.shape[0], mask.shape[2]
+  mask = mask.reshape(rows, group, -1, columns)
+  own = mask[..., cut:].reshape(*mask.shape[:3], group, -1)
+  own = jnp.stack([own[:, i, :, i] for i in range(group)], axis=1)
+  both = jnp.concatenate([mask[..., :cut], own], axis=3)
+  return both.reshape(rows * group, *both.shape[2:])
+
+
 def previous_keys(
   key: jax.Array, valid: jax.Array, last: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -245,7 +264,7 @@ class Attention(nn.Module):
     x: jax.Array,
     positions: jax.Array,
     valid: jax.Array,
-    mask: jax.Array,
+    mask: jax.Array | Blocks,
     cached: tuple[jax.Array, jax.Array, jax.Array, jax.Array] | None = None,
     before: jax.Array | None = None,
     columns: jax.Array | None = None,
@@ -291,7 +310,8 @@ class Attention(nn.Module):
         previous *= (before >= 0)[:, :, None, None]
       key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
     # A position is less than the number of columns.
-    turn = (self._frequencies(), mask.shape[2])
+    bound = x.shape[1] if cached is None else cached[0].shape[2]
+    turn = (self._frequencies(), bound)
     query = layers.rotary(query, layers.turns(asked_at, *turn))
     key = heads_first(layers.rotary(key, layers.turns(positions, *turn)))
     value = heads_first(value)
@@ -302,7 +322,8 @@ class Attention(nn.Module):
       value = jax.lax.dynamic_update_slice(
         values, value.astype(values.dtype), start
       )
-    out = attend(query, key, value, mask, scale=v.query_scale)
+    look = attend_blocks if isinstance(mask, Blocks) else attend
+    out = look(query, key, value, mask, scale=v.query_scale)
     out = layers.Projection(
       (x.shape[-1],),
       ("heads", "head_dim", "embed"),

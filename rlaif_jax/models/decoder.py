@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
 from rlaif_jax.models import branches
+from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import layers
 from rlaif_jax.models import variant as variant_lib
 
@@ -116,12 +117,14 @@ class Block(nn.Module):
 
 class _Place(NamedTuple):
   """Where the columns [B, L] of rows stand: their positions, which are real,
-  who sees whom [B, L, L], and `before` of `attention.Attention`."""
+  who sees whom [B, L, L], `before` of `attention.Attention`, and the number
+  and length of the branches that rows end with."""
 
   positions: jax.Array
   valid: jax.Array
   mask: jax.Array
-  before: jax.Array | None
+  before: jax.Array | None = None
+  branches: tuple[int, int] = (0, 0)
 
 
 class Decoder(nn.Module):
@@ -164,10 +167,13 @@ class Decoder(nn.Module):
     document: jax.Array,
     branch: jax.Array,
     columns: jax.Array,
+    branches: tuple[int, int] = (0, 0),
   ) -> jax.Array:
     """Final states [B, T, D] of columns [B, T] of rows [B, L] that branch.
 
     See `attention.branch_mask`. The last layer asks for these columns alone.
+    `branches`: (number, length) of those at the end of each row, whose columns
+    then are the ones that are asked for, equally many of each.
     """
     mask = attention.branch_mask(document, branch)
     place = _Place(
@@ -175,17 +181,18 @@ class Decoder(nn.Module):
       valid=document > 0,
       mask=mask,
       before=attention.previous_columns(mask),
+      branches=branches,
     )
     if self.how.scan_layers:
       return attention.take_columns(self._scan(tokens, place), columns)
-    masks = self._masks(place.mask, place.positions, place.positions)
+    masks = self._blocks(place)
     rest = (place.positions, place.valid)
     x = self._embed(tokens)
     for block in self.blocks[:-1]:
       x, _ = block(x, *rest, masks[block.is_local], None, place.before)
       x = self.how.split(x)
     block = self.blocks[-1]
-    mask = attention.take_columns(masks[block.is_local], columns)
+    mask = attention.asked_by(masks[block.is_local], columns)
     x, _ = block(x, *rest, mask, None, place.before, columns)
     return self.final_norm(self.how.split(x))
 
@@ -199,18 +206,23 @@ class Decoder(nn.Module):
 
   def prefill(
     self, prompt: jax.Array, valid: jax.Array, room: int
-  ) -> tuple[jax.Array, attention.Cache]:
-    """Reads prompts [B, P]; the cache has room for `room` tokens more."""
-    hidden, states = self._read(prompt, valid)
+  ) -> tuple[jax.Array, cache_lib.Cache]:
+    """Reads prompts [B, P]; the cache has room for `room` tokens more.
+
+    The last layer asks for the last real column alone.
+    """
+    last = jnp.where(valid, jnp.arange(prompt.shape[1])[None], 0)
+    last = jnp.max(last, axis=1, keepdims=True)
+    hidden, states = self._read(prompt, valid, last)
     keys, values, last_keys = zip(*states, strict=True)
     columns = jnp.asarray(prompt.shape[1], jnp.int32)
     places = jnp.where(valid, attention.positions_from_valid(valid), -1)
-    cache = attention.Cache(keys, values, last_keys, places, columns, columns)
-    return attention.last_real(hidden, valid), attention.widen(cache, room)
+    cache = cache_lib.Cache(keys, values, last_keys, places, columns, columns)
+    return hidden[:, 0], cache_lib.widen(cache, room)
 
   def extend(
-    self, tokens: jax.Array, valid: jax.Array, cache: attention.Cache
-  ) -> tuple[jax.Array, attention.Cache]:
+    self, tokens: jax.Array, valid: jax.Array, cache: cache_lib.Cache
+  ) -> tuple[jax.Array, cache_lib.Cache]:
     """Reads [B, L] more tokens after those in the cache."""
     seen = jnp.max(cache.places, axis=1, keepdims=True) + 1
     positions = attention.positions_from_valid(valid, seen)
@@ -234,29 +246,33 @@ class Decoder(nn.Module):
     keys, values, last_keys = zip(*states, strict=True)
     column = cache.column + tokens.shape[1]
     column = jnp.where(column < places.shape[1], column, cache.first)
-    return self.final_norm(x), attention.Cache(
+    return self.final_norm(x), cache_lib.Cache(
       keys, values, last_keys, places, column, cache.first
     )
 
   def _in_line(self, valid) -> _Place:
     """One text a row."""
     positions = attention.positions_from_valid(valid)
-    return _Place(positions, valid, attention.causal_mask(valid), None)
+    return _Place(positions, valid, attention.causal_mask(valid))
 
-  def _read(self, tokens, valid):
+  def _read(self, tokens, valid, columns=None):
+    """Final states [B, L, D], or of columns [B, T] alone, and the layers'."""
     place = self._in_line(valid)
-    masks = self._masks(place.mask, place.positions, place.positions)
+    masks = self._blocks(place)
     x = self._embed(tokens)
     states = []
     for block in self.blocks:
-      x, state = block(x, place.positions, valid, masks[block.is_local])
+      mask, asked = masks[block.is_local], None
+      if columns is not None and block is self.blocks[-1]:
+        mask, asked = attention.asked_by(mask, columns), columns
+      x, state = block(x, place.positions, valid, mask, None, None, asked)
       x = self.how.split(x)
       states.append(state)
     return self.final_norm(x), states
 
   def _scan(self, tokens, place: _Place):
     """`_read` without the states of layers; see `layers.scanned`."""
-    masks = self._masks(place.mask, place.positions, place.positions)
+    masks = self._blocks(place)
     rest = (place.positions, place.valid)
     unit = self.config.variant.period
     looped = len(self.blocks) // unit * unit
@@ -290,6 +306,11 @@ class Decoder(nn.Module):
       # Rounded to the compute type first, as the family's authors do.
       x = x * jnp.asarray(self.config.width**0.5, x.dtype)
     return self.how.split(x)
+
+  def _blocks(self, place: _Place) -> tuple[attention.Blocks, ...]:
+    """`_masks` of whole rows."""
+    masks = self._masks(place.mask, place.positions, place.positions)
+    return tuple(attention.Blocks(mask, place.branches) for mask in masks)
 
   def _masks(self, mask, positions, key_positions):
     """(mask of global layers, mask of local layers), each [B, L, S]."""
@@ -328,7 +349,8 @@ def functions(
 
   def hidden_group(params, batch):
     row = branches.row_of(batch)
-    states = read_branches(params, *row, branches.columns_before(batch))
+    columns = branches.columns_before(batch)
+    states = read_branches(params, *row, columns, batch.response.shape[1:])
     return states.reshape(*batch.response.shape, -1)
 
   def hidden_packed(params, batch):
@@ -363,8 +385,8 @@ def functions(
     prepare=prepare,
     prefill=method("prefill"),
     extend=method("extend"),
-    widen=attention.widen,
-    put_row=attention.put_row,
+    widen=cache_lib.widen,
+    put_row=cache_lib.put_row,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
     is_causal=True,

@@ -7,6 +7,8 @@ is the scalar at every position.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ class ScalarDecoder(nn.Module):
     """[B, L] -> float32 scalar per position [B, L]."""
     return self._scalar(self.decoder.read(tokens, valid))
 
-  def read_branches(self, *row: jax.Array) -> jax.Array:
+  def read_branches(self, *row: Any) -> jax.Array:
     """Scalars [B, T] of columns; see `decoder.Decoder.read_branches`."""
     return self._scalar(self.decoder.read_branches(*row))
 
@@ -68,12 +70,14 @@ def functions(
 
   def states_group(params, batch):
     row = branches.row_of(batch)
-    states = read_branches(params, *row, branches.columns_around(batch))
+    columns = branches.columns_around(batch)
+    states = read_branches(params, *row, columns, batch.response.shape[1:])
     return states.reshape(*batch.response.shape[:2], -1)
 
   def last_group(params, batch):
     row = branches.row_of(batch)
-    return read_branches(params, *row, branches.last_columns(batch))
+    columns = branches.last_columns(batch)
+    return read_branches(params, *row, columns, batch.response.shape[1:])
 
   def last_packed(params, batch):
     row = (batch.tokens, batch.document, batch.branch)

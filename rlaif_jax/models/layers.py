@@ -113,20 +113,25 @@ def scanned(
 
 
 def matmul(a: jax.Array, b: jax.Array, out_dtype: Dtype | None) -> jax.Array:
-  """a @ b, in `out_dtype` where one is given, else in that of a.
+  """a [..., K] @ b [K, N], in `out_dtype` where one is given, else that of a.
 
-  XLA's CPU backend multiplies bfloat16 at full speed only into float32 (twice
-  as fast as float32 itself on processors that know bfloat16), so there the
-  product is rounded afterwards.
+  On CPUs the leading axes are one: XLA multiplies matrices there by a faster
+  routine than arrays of more axes, of which its gradient for b sums over
+  several. And bfloat16 products are made in float32, which is as fast as it
+  gets on processors that know bfloat16, and rounded afterwards.
   """
-  if out_dtype is not None or a.dtype != jnp.bfloat16:
+
+  def flat(a, b):
+    wanted = a.dtype if out_dtype is None else out_dtype
+    into = jnp.float32 if a.dtype == jnp.bfloat16 else wanted
+    rows = a.reshape(-1, a.shape[-1])
+    out = jnp.matmul(rows, b, preferred_element_type=into).astype(wanted)
+    return out.reshape(*a.shape[:-1], b.shape[-1])
+
+  def plain(a, b):
     return jnp.matmul(a, b, preferred_element_type=out_dtype)
 
-  def rounded(a, b):
-    out = jnp.matmul(a, b, preferred_element_type=jnp.float32)
-    return out.astype(jnp.bfloat16)
-
-  return jax.lax.platform_dependent(a, b, cpu=rounded, default=jnp.matmul)
+  return jax.lax.platform_dependent(a, b, cpu=flat, default=plain)
 
 
 class Projection(nn.Module):
@@ -232,10 +237,7 @@ class Embedding(nn.Module):
     if self.has_variable("params", "head"):
       head = self.get_variable("params", "head")
       return matmul(hidden, head, jnp.float32)
-    table = self.table.astype(self.dtype)
-    return jnp.einsum(
-      "...d,vd->...v", hidden, table, preferred_element_type=jnp.float32
-    )
+    return matmul(hidden, self.table.astype(self.dtype).T, jnp.float32)
 
 
 def as_products_read(params: Any, dtype: Dtype) -> Any:

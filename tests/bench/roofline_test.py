@@ -30,11 +30,11 @@ def test_seconds_are_of_calls_after_the_first():
 
 def test_rates_are_those_of_the_work_that_was_timed(monkeypatch):
   monkeypatch.setattr(roofline, "seconds_of", lambda call, n: [4.0, 2.0])
-  found = roofline.measure(sides=(10, 20), numbers=640, repetitions=1)
+  found = roofline.measure(sides=(10, 20), numbers=5 * 1024, repetitions=1)
   assert found.flops == pytest.approx(2 * 20**3 / 2.0)
-  assert found.bandwidth == pytest.approx(4 * 640 / 2.0)
+  assert found.bandwidth == pytest.approx(4 * 5 * 1024 / 2.0)
 
 
 def test_a_machine_is_measured():
-  found = roofline.measure(sides=(64,), numbers=2**12, repetitions=2)
+  found = roofline.measure(sides=(64,), numbers=2**14, repetitions=2)
   assert found.flops > 0 and found.bandwidth > 0

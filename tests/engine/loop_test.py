@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import pathlib
 
@@ -78,6 +79,12 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, points):
   resumed = run(tmp_path / "killed")
   assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(resumed)
   assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_it_says_how_long_batches_took(tmp_path):
+  run(tmp_path)
+  summary = json.loads((tmp_path / "timing.json").read_text())
+  assert summary["steps"] == 9 and 0 < summary["input_share"] < 1
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path):

@@ -47,3 +47,16 @@ def test_the_last_of_two_late_reports_is_no_rate(capsys, monkeypatch):
   progress.update(1)
   progress.update(2)
   assert "2/2 steps, 0.0499 steps/s" in capsys.readouterr().err
+
+
+def test_the_clock_tells_the_share_of_making_batches(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+  clock = metrics.StepClock()
+  assert clock.summary()["steps"] == 0
+  for making, updating in ((50.0, 50.0), (1.0, 9.0), (3.0, 7.0)):
+    with clock.making_a_batch():
+      now[0] += making
+    now[0] += updating
+  summary = clock.summary()
+  assert summary == {"steps": 2, "step_seconds": 10.0, "input_share": 0.2}

@@ -12,6 +12,7 @@ import pytest
 
 from rlaif_jax.core import batches
 from rlaif_jax.models import architectures
+from rlaif_jax.models import attention
 from rlaif_jax.models import branches
 from tests import testing
 from tests.models import architectures_test
@@ -53,6 +54,12 @@ def assert_same(apart, together, params):
     both_of(apart),
     both_of(together),
   )
+
+
+@pytest.fixture(autouse=True)
+def prompts_in_parts(monkeypatch):
+  """Six columns are asked in four parts."""
+  monkeypatch.setattr(attention, "CHUNK", 1)
 
 
 @pytest.mark.parametrize(
