@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Every experiment of the rig, and one page with its tables and figures.
+#
+#   bash launch/rig.sh [DIRECTORY]
+#
+# DIRECTORY (default: runs) takes a folder for each recipe rig_*.gin, and
+# rig_report/ with report.html and tables.md. Killed and started again, it goes
+# on where it was; about an hour on two quiet cores. With RLAIF_VENV an
+# environment elsewhere is used.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = "--help" ]; then
+  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+runs=${1:-runs}
+
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+rlaif_environment "$PWD" "report"
+export JAX_PLATFORMS=cpu
+mkdir -p "$runs"
+runs=$(cd "$runs" && pwd)
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
+
+for recipe in gin_configs/recipes/rig_*.gin; do
+  name=$(basename "$recipe" .gin)
+  job=$(sed -n 's/^# Command:.* --job=\([a-z_]*\) .*/\1/p' "$recipe")
+  echo "== $name: $job"
+  python -m rlaif_jax.main --job="$job" --gin_file="$recipe" \
+    --output_dir="$runs/$name" >"$runs/$name.log"
+done
+python -m rlaif_jax.main --job=rig_report --runs_dir="$runs" \
+  --output_dir="$runs/rig_report" >"$runs/rig_report.log"
+echo "Report: $runs/rig_report/report.html"
