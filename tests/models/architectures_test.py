@@ -135,6 +135,7 @@ def test_prepared_parameters_give_the_same_numbers(models, name):
 def test_slots_change_no_sample(models, name):
   """Columns of a slot stand in any order, windows and previous keys too."""
   functions, params = models(name)
+  ends = (1, 2, 3, 4, 5)
   tokens = jnp.asarray(np.random.default_rng(1).integers(3, VOCAB, (5, 6)))
   valid = jnp.arange(6)[None] >= jnp.array([0, 3, 1, 5, 2])[:, None]
 
@@ -143,7 +144,7 @@ def test_slots_change_no_sample(models, name):
     keys = decode.row_keys(jax.random.key(0), jnp.arange(10))
     return jax.jit(
       lambda params: decode.generate(
-        functions, params, tokens, valid, keys, config=config, eos_ids=(1, 2)
+        functions, params, tokens, valid, keys, config=config, eos_ids=ends
       )
     )(params)
 
