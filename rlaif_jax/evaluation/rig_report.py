@@ -90,7 +90,6 @@ _PROXY = {
   "accuracy": "accuracy, test pairs",
   "member_accuracy": "one member's",
   "train_accuracy": "accuracy, noisy training labels",
-  "calibration_error": "calibration error",
   "disagreement": "members' deviation",
   "diversity": "nuclear ratio",
 }
