@@ -53,7 +53,7 @@ def phases(
     )
 
   first = workload.forward(
-    config, name="prompts", rows=prompts, columns=prompt, logits=1
+    config, name="prompts", rows=prompts, columns=prompt, logits=1, asked=1
   )
   result = [
     first,

@@ -28,7 +28,7 @@ def phases(
 ) -> list[roofline.Phase]:
   """Prompts once, then one token after another."""
   first = workload.forward(
-    config, name="prompts", rows=rows, columns=prompt, logits=1
+    config, name="prompts", rows=rows, columns=prompt, logits=1, asked=1
   )
   # The mean token reads half of the new columns.
   token = workload.forward(

@@ -64,6 +64,7 @@ def forward(
   columns: int,
   logits: int = 0,
   cached: int = 0,
+  asked: int | None = None,
   times: float = 1.0,
 ) -> roofline.Phase:
   """One float32 forward of [rows, columns] tokens, what is masked not counted.
@@ -75,14 +76,23 @@ def forward(
     columns: tokens of each that are read.
     logits: columns of each row that get logits.
     cached: tokens of each row that were read before.
+    asked: last columns of each row whose states are read; of the others the
+      last layer needs keys and values alone. None: all.
     times: how often it is done.
   """
-  attended = cached * columns + columns * (columns + 1) / 2
-  attention = 4 * config.num_layers * config.num_heads * config.head_dim
+  asked = columns if asked is None else asked
+
+  def attended(queries):  # by the last ones of all columns
+    return queries * (cached + columns) - queries * (queries - 1) / 2
+
+  layers = config.num_layers
+  attention = 4 * config.num_heads * config.head_dim
   head = config.vocab_size * config.width
+  kept = 2 * config.width * config.num_kv_heads * config.head_dim
+  spared = block_numbers(config) // layers - kept
   flops = rows * (
-    2 * block_numbers(config) * columns
-    + attention * attended
+    2 * (block_numbers(config) * columns - spared * (columns - asked))
+    + attention * ((layers - 1) * attended(columns) + attended(asked))
     + 2 * head * logits
   )
   state = 2 * config.num_layers * config.num_kv_heads * config.head_dim
