@@ -44,7 +44,11 @@ def test_every_plan_is_listed():
   assert {path.stem for path in recipes} == {recipe for recipe, _, _ in PLANS}
 
 
-@pytest.mark.parametrize("recipe, size, topology", PLANS)
+# A model of 32 layers takes a minute or two to trace on every mesh.
+@pytest.mark.parametrize(
+  "recipe, size, topology",
+  PLANS if "RLAIF_NIGHTLY" in os.environ else PLANS[:1],
+)
 def test_the_models_alone_fit(recipe, size, topology):
   """On some mesh that the rows divide by; nothing is compiled."""
   pytest.importorskip("libtpu")
