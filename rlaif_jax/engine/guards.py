@@ -3,29 +3,27 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import threading
 from typing import Any, Iterator
 
 import jax
 
 # What JAX calls a compilation, also one that its cache on disk answers.
-_COMPILED = "/jax/core/compile/backend_compile_duration"
+_EVENT = "/jax/core/compile/backend_compile_duration"
+
+# How many there were, by thread: others may compile meanwhile.
+_COMPILED: collections.Counter[int] = collections.Counter()
 
 
-class Compilations:
-  """Counts the programs that JAX compiles in this process."""
-
-  def __init__(self):
-    self.count = 0
-    jax.monitoring.register_event_duration_secs_listener(self._note)
-
-  def _note(self, event: str, duration: float, **kwargs) -> None:
-    del duration, kwargs
-    self.count += event == _COMPILED
+def _note(event: str, duration: float, **kwargs: Any) -> None:
+  del duration, kwargs
+  _COMPILED[threading.get_ident()] += event == _EVENT
 
 
-# One listener for all loops: JAX has no way to take a single one off again.
-_COMPILATIONS = Compilations()
+# For good: JAX has no way to take a single listener off again.
+jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def shape_of(batch: Any) -> Any:
@@ -46,10 +44,11 @@ def steady(name: str, is_steady: bool) -> Iterator[None]:
     AssertionError: something was compiled.
     jax.errors.JaxRuntimeError: something was transferred implicitly.
   """
-  before = _COMPILATIONS.count
+  thread = threading.get_ident()
+  before = _COMPILED[thread]
   with jax.transfer_guard("disallow"):
     yield
-  compiled = _COMPILATIONS.count - before
+  compiled = _COMPILED[thread] - before
   assert not (is_steady and compiled), (
     f"{name} compiled {compiled} program(s) again; its batch has another shape "
     "or type than those before"
