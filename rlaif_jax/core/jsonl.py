@@ -191,6 +191,13 @@ class RecordsOnDemand(Sequence[T]):
       raise _bad_line(f"{self._path}:{number}", error) from error
 
 
+def open_records(
+  cls: type[T], path: str | os.PathLike, *, on_demand: bool
+) -> Sequence[T]:
+  """Records of a file: all of them now, or each when it is asked for."""
+  return RecordsOnDemand(cls, path) if on_demand else read_records(cls, path)
+
+
 def stream_records(
   cls: type[T],
   path: str | os.PathLike,

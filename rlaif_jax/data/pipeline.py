@@ -272,8 +272,9 @@ def load_rows(
     _check_source(task, directory, data_dir)
   else:
     build_task(task, directory, data_dir)
-  read = jsonl.RecordsOnDemand if on_demand else jsonl.read_records
-  rows = read(TASKS[task].record, directory / f"{split}.jsonl")
+  rows = jsonl.open_records(
+    TASKS[task].record, directory / f"{split}.jsonl", on_demand=on_demand
+  )
   if not rows:
     raise ValueError(
       f"the split {split!r} of {task} is empty; see "

@@ -134,9 +134,10 @@ def fit(
       checkpoints.close()
       raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
   flush()
-  jsonl.write_text(
-    f"{directory}/timing.json", json.dumps(clock.summary()) + "\n"
-  )
+  if processes.is_writer():  # Each process has times of its own.
+    jsonl.write_text(
+      f"{directory}/timing.json", json.dumps(clock.summary()) + "\n"
+    )
   checkpoints.save(config.num_steps, state)
   evaluate_now(config.num_steps, state.params)
   checkpoints.close()

@@ -177,8 +177,7 @@ def load_examples(
     return pipeline.load_examples(
       task, split, cache_dir=data_dir, limit=limit, on_demand=on_demand
     )
-  read = jsonl.RecordsOnDemand if on_demand else jsonl.read_records
-  rows = read(records.Example, examples_file)
+  rows = jsonl.open_records(records.Example, examples_file, on_demand=on_demand)
   if not rows:
     raise ValueError(f"{examples_file} is empty; it needs at least one row")
   return rows[:limit] if limit else rows

@@ -184,8 +184,7 @@ def read_labels(
     ValueError: a bad line (named), or no rows at all.
   """
   several = on_demand and jax.process_count() > 1
-  read = jsonl.RecordsOnDemand if several else jsonl.read_records
-  labels = read(records.Preference, path)
+  labels = jsonl.open_records(records.Preference, path, on_demand=several)
   if not labels:
     raise ValueError(f"{path} has no labels; run the label job to its end")
   return labels
