@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs a second of judging in both orders: python -m rlaif_jax.bench.judge.
 
-Prompts of one preamble; `--plain` reads each of a pair's two prompts whole,
-and takes no more logits than it needs either.
+Prompts of one preamble, which is read before the clock starts, as in a run's
+first call; `--plain` reads each of a pair's two prompts whole, and takes no
+more logits than it needs either.
 """
 
 from __future__ import annotations
@@ -63,12 +64,11 @@ def phases(
   context: int,
   candidate: int,
 ) -> list[roofline.Phase]:
-  """The preamble once, each context once, each order's candidates."""
+  """Each context once, and each order's candidates, after the preamble."""
   own = 2 * candidate
-  columns = pairs * (context + 2 * own) + shared
+  columns = pairs * (context + 2 * own)
   attended = (
-    shared * (shared + 1) / 2
-    + pairs * (context * shared + context * (context + 1) / 2)
+    pairs * (context * shared + context * (context + 1) / 2)
     + 2 * pairs * (own * (shared + context) + own * (own + 1) / 2)
   )
   return [
