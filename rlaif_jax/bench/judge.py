@@ -67,10 +67,9 @@ def phases(
   """Each context once, and each order's candidates, after the preamble."""
   own = 2 * candidate
   columns = pairs * (context + 2 * own)
-  attended = (
-    pairs * (context * shared + context * (context + 1) / 2)
-    + 2 * pairs * (own * (shared + context) + own * (own + 1) / 2)
-  )
+  attended = pairs * (
+    context * shared + context * (context + 1) / 2
+  ) + 2 * pairs * (own * (shared + context) + own * (own + 1) / 2)
   return [
     pairs_lib.branch_pass(
       config,

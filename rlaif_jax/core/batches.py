@@ -171,6 +171,21 @@ class SharedBatch:
 
 
 @flax.struct.dataclass
+class PackedPrompts:
+  """Prompts of unequal lengths side by side in rows, for a causal model.
+
+  `document` and `branch` as in `PackedBatch`: prompts that begin alike are
+  branches of one document. All go on after what all of them begin with, if
+  they do (`engine.scoring.read_common`), which stands in no row.
+  """
+
+  tokens: Array  # [B, L] int32
+  document: Array  # [B, L] int32
+  branch: Array  # [B, L] int32
+  last: Array  # [B, M] int32; any column of prompts that are not there
+
+
+@flax.struct.dataclass
 class Rollout:
   """Sampled responses with all that an update needs, computed once.
 

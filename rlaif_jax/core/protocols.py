@@ -163,6 +163,9 @@ class LanguageModel:
         prompt read once
       hidden_packed(params, batch: PackedBatch) -> [B, T, D] states that
         predict the targets; None unless `is_causal`
+      hidden_after(params, beginning, batch: PackedPrompts) -> [B, M, D] states
+        of the last columns of prompts that go on after the cache of a
+        beginning, of one row; None unless `is_causal`
       logits(params, [..., D]) -> [..., V] float32
       prefill(params, prompt [B, P], valid [B, P], room) -> ([B, D], cache):
         the state after each prompt's last real token, and a cache with room
@@ -191,6 +194,7 @@ class LanguageModel:
   hidden: Callable[..., jax.Array]
   hidden_group: Callable[..., jax.Array]
   hidden_packed: Callable[..., jax.Array] | None
+  hidden_after: Callable[..., jax.Array] | None
   logits: Callable[..., jax.Array]
   prefill: Callable[..., Any]
   extend: Callable[..., Any]

@@ -204,6 +204,28 @@ def shared_option_log_probs(
   return _options_after(model, params, hidden[:, 0], cache, options, common)
 
 
+def packed_option_log_probs(
+  model: protocols.LanguageModel,
+  params: Any,
+  common: Any,
+  batch: batches.PackedPrompts,
+  options: tuple[tuple[int, ...], ...],
+) -> jax.Array:
+  """[B, M, len(options)]: `option_log_probs` of packed prompts.
+
+  Args:
+    model: functions of a causal language model.
+    params: its parameters.
+    common: from `read_common`.
+    batch: prompts without what is common.
+    options: token ids of each option, one each.
+  """
+  hidden = model.hidden_after(params, common, batch)
+  log_probs = jax.nn.log_softmax(model.logits(params, hidden), axis=-1)
+  (ids,) = zip(*options, strict=True)
+  return log_probs[..., jnp.asarray(ids)]
+
+
 def shared_log_likelihoods(
   model: protocols.LanguageModel,
   params: Any,

@@ -23,6 +23,7 @@ from rlaif_jax.core import rng
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
+from rlaif_jax.labeling import packed_prompts
 from rlaif_jax.labeling import prefixes
 from rlaif_jax.labeling import rating
 
@@ -80,6 +81,10 @@ class FlaxBackend:
     self._option_log_probs = jax.jit(
       functools.partial(options, model), static_argnames="options"
     )
+    self._packed_log_probs = jax.jit(
+      functools.partial(scoring.packed_option_log_probs, model),
+      static_argnames="options",
+    )
     self._generate = jax.jit(
       functools.partial(generate, model), static_argnames=("config", "eos_ids")
     )
@@ -102,18 +107,42 @@ class FlaxBackend:
     ids = [self.encode(prompt) for prompt in prompts]
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
-    for rows, inputs in self._inputs(ids, longest - 1):
-      log_probs = processes.to_host(
-        self._option_log_probs(self._params, *inputs, options=option_ids)
-      )
-      for row, values in zip(rows, log_probs, strict=False):
-        result[row] = [float(value) for value in values]
+    read = self._option_rows
+    if self._model.is_causal and longest == 1:
+      read = self._packed_option_rows
+    for row, values in read(ids, option_ids, self._limit(ids, longest - 1)):
+      result[row] = [float(value) for value in values]
     usage = records.Usage(
       input_tokens=sum(map(len, ids)),
       output_tokens=len(ids),
       requests=len(ids),
     )
     return result, usage
+
+  def _option_rows(self, ids: list[list[int]], options: Any, limit: int):
+    """Yields (prompt, its log-probs)."""
+    for rows, inputs in self._inputs(ids, limit):
+      log_probs = processes.to_host(
+        self._option_log_probs(self._params, *inputs, options=options)
+      )
+      yield from zip(rows, log_probs, strict=False)
+
+  def _packed_option_rows(self, ids: list[list[int]], options: Any, limit: int):
+    """The same of a causal model, where one step gives all options."""
+    del limit  # No row is padded to more.
+    done = 0
+    for part in packed_prompts.pack(
+      ids, batch_size=self._batch_size, bucket=self._bucket
+    ):
+      log_probs = processes.to_host(
+        self._packed_log_probs(
+          self._params, self._common(part.common), part.batch, options=options
+        )
+      )
+      for prompt, row, number in part.places:
+        yield prompt, log_probs[row, number]
+      done += len(part.places)
+      self._report(done, len(ids))
 
   def log_likelihoods(
     self, prompts: Sequence[str], texts: Sequence[str]
@@ -200,7 +229,7 @@ class FlaxBackend:
     eos_ids = self._tokenizer.eos_ids
     texts = [""] * len(ids)
     written = 0
-    for rows, inputs in self._inputs(ids, max_tokens):
+    for rows, inputs in self._inputs(ids, self._limit(ids, max_tokens)):
       numbers = np.zeros(jax.tree.leaves(inputs)[-1].shape[0], np.int32)
       numbers[: len(rows)] = [seeds[row] for row in rows]
       keys = decode.row_keys(key, numbers)
@@ -221,9 +250,8 @@ class FlaxBackend:
     )
     return texts, usage
 
-  def _inputs(self, ids: list[list[int]], room: int):
+  def _inputs(self, ids: list[list[int]], limit: int):
     """Yields (rows, arrays): see `_shared`, or [B, L] tokens and valid."""
-    limit = self._limit(ids, room)
     if self._model.is_causal:
       yield from self._shared(ids, [1] * len(ids))
     else:
@@ -260,8 +288,11 @@ class FlaxBackend:
     ):
       yield part.rows, (self._common(part.common), part.batch)
       done += len(part.rows)
-      if self._progress is not None:
-        self._progress(done, len(ids))
+      self._report(done, len(ids))
+
+  def _report(self, done: int, total: int) -> None:
+    if self._progress is not None:
+      self._progress(done, total)
 
   def _common(self, tokens: tuple[int, ...]) -> Any:
     """The cache of a beginning; those that were used last are kept."""
@@ -293,8 +324,7 @@ class FlaxBackend:
           valid[i, length - len(ids[row]) :] = True
         yield rows, tokens, valid
         done += len(rows)
-        if self._progress is not None:
-          self._progress(done, len(ids))
+        self._report(done, len(ids))
 
 
 def _response_log_prob(model, params, batch: batches.TokenBatch) -> jax.Array:

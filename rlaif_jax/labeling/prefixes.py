@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclasses.dataclass
-class _Group:
+class Group:
   """Prompts with the same first `shared` tokens."""
 
   rows: list[int]
@@ -86,11 +86,10 @@ def share(
   heads = [tuple(t[: len(t) - n]) for t, n in zip(ids, own, strict=True)]
   if not heads:
     return
-  step = max(bucket // 4, 1)
-  common = _alike(min(heads), max(heads)) // step * step
-  groups = _groups(heads, common, bucket // 2, batch_size)
+  common = common_length(heads, bucket)
+  groups = groups_of(heads, common, bucket // 2, batch_size)
 
-  def sizes(group: _Group) -> tuple[int, int]:
+  def sizes(group: Group) -> tuple[int, int]:
     longest = max(len(ids[row]) for row in group.rows)
     return (
       bucket_length(group.shared - common, 2 * bucket),
@@ -98,7 +97,7 @@ def share(
     )
 
   groups.sort(key=sizes)
-  batch: list[_Group] = []
+  batch: list[Group] = []
   for group in groups:
     is_full = sum(len(g.rows) for g in batch) + len(group.rows) > batch_size
     if batch and (is_full or sizes(group)[0] != sizes(batch[0])[0]):
@@ -106,6 +105,12 @@ def share(
       batch = []
     batch.append(group)
   yield _part(ids, batch, common, sizes(batch[-1]), batch_size)
+
+
+def common_length(heads: Sequence[Sequence[int]], bucket: int) -> int:
+  """How many tokens all of them begin with; see `share`."""
+  step = max(bucket // 4, 1)
+  return _alike(min(heads), max(heads)) // step * step
 
 
 def _alike(a: Sequence[int], b: Sequence[int]) -> int:
@@ -116,15 +121,15 @@ def _alike(a: Sequence[int], b: Sequence[int]) -> int:
   return min(len(a), len(b))
 
 
-def _groups(
+def groups_of(
   heads: Sequence[tuple[int, ...]], common: int, worth: int, batch_size: int
-) -> list[_Group]:
+) -> list[Group]:
   """Groups prompts so that the fewest tokens are read, going by their order.
 
   A prompt that joins a group saves what they share beyond `common`; the group
   then shares no more than that, which costs its other members the rest.
   """
-  groups: list[_Group] = []
+  groups: list[Group] = []
   for row in sorted(range(len(heads)), key=heads.__getitem__):
     if groups and len(groups[-1].rows) < batch_size:
       last = groups[-1]
@@ -134,13 +139,13 @@ def _groups(
         last.rows.append(row)
         last.shared = alike
         continue
-    groups.append(_Group([row], len(heads[row])))
+    groups.append(Group([row], len(heads[row])))
   return groups
 
 
 def _part(
   ids: Sequence[Sequence[int]],
-  groups: Sequence[_Group],
+  groups: Sequence[Group],
   common: int,
   lengths: tuple[int, int],
   batch_size: int,
@@ -151,9 +156,9 @@ def _part(
   prefixes = [ids[g.rows[0]][common : g.shared] for g in groups]
   suffixes = [ids[row][g.shared :] for g in groups for row in g.rows]
   owner = [i for i, group in enumerate(groups) for _ in group.rows]
-  height = _power(len(rows), batch_size)
+  height = min(power_of_two(len(rows)), batch_size)
   prefix, prefix_valid = _pad(
-    prefixes, lengths[0], _power(len(groups), batch_size)
+    prefixes, lengths[0], min(power_of_two(len(groups)), batch_size)
   )
   suffix, suffix_valid = _pad(suffixes, lengths[1], height)
   batch = batches.SharedBatch(
@@ -166,9 +171,9 @@ def _part(
   return Part(rows, tuple(first[:common]), batch)
 
 
-def _power(count: int, limit: int) -> int:
-  """A rest is padded to a power of two: few shapes, little waste."""
-  return min(1 << (count - 1).bit_length(), limit)
+def power_of_two(count: int) -> int:
+  """The least that is no smaller: few shapes, little waste."""
+  return 1 << (count - 1).bit_length()
 
 
 def _pad(

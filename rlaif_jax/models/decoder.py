@@ -19,6 +19,7 @@ from rlaif_jax.models import attention
 from rlaif_jax.models import beginnings
 from rlaif_jax.models import branches
 from rlaif_jax.models import cache as cache_lib
+from rlaif_jax.models import decoder_block
 from rlaif_jax.models import layers
 from rlaif_jax.models import self_attention
 from rlaif_jax.models import variant as variant_lib
@@ -77,46 +78,6 @@ class DecoderConfig:
       )
 
 
-class Block(nn.Module):
-  """Pre-norm attention and gated MLP; Gemma norms what comes out, too."""
-
-  config: DecoderConfig
-  is_local: bool
-
-  @nn.compact
-  def __call__(
-    self, x, positions, valid, mask, cached=None, before=None, columns=None
-  ):
-    """See `self_attention.Attention`; with `columns`, x [B, T, D] comes out."""
-    c = self.config
-    v = c.variant
-
-    def norm(name):
-      return layers.RMSNorm(
-        c.norm_epsilon, c.dtype, offset=v.norm_offset, name=name
-      )
-
-    out, state = self_attention.Attention(
-      num_heads=c.num_heads,
-      num_kv_heads=c.num_kv_heads,
-      head_dim=c.head_dim,
-      rope_theta=c.rope_theta,
-      is_local=self.is_local,
-      norm_epsilon=c.norm_epsilon,
-      variant=v,
-      dtype=c.dtype,
-      name="attention",
-    )(
-      norm("attention_norm")(x), positions, valid, mask, cached, before, columns
-    )
-    if columns is not None:
-      x = attention.take_columns(x, columns)
-    x = x + (norm("attention_post_norm")(out) if v.post_norms else out)
-    mlp = layers.GatedMLP(c.mlp_dim, c.dtype, v.activation, name="mlp")
-    out = mlp(norm("mlp_norm")(x))
-    return x + (norm("mlp_post_norm")(out) if v.post_norms else out), state
-
-
 class _Place(NamedTuple):
   """Where the columns [B, L] of rows stand: their positions, which are real,
   who sees whom [B, L, L], `before` of `self_attention`, and the number
@@ -137,7 +98,7 @@ class Decoder(nn.Module):
 
   def setup(self):
     c = self.config
-    block = self.how.block(Block)
+    block = self.how.block(decoder_block.Block)
     self.embedding = layers.Embedding(c.vocab_size, c.width, c.dtype)
     self.blocks = [
       block(c, c.variant.is_local(layer)) for layer in range(c.num_layers)
@@ -238,27 +199,58 @@ class Decoder(nn.Module):
     positions, places = cache.placed(valid, beginning)
     # By position: columns may stand in any order.
     before = places[:, None, :] <= positions[:, :, None]
-    mask = before & (places >= 0)[:, None, :]
-    masks = self._masks(mask, positions, places)
+    place = _Place(positions, valid, before & (places >= 0)[:, None, :])
+    x, states = self._go_on(tokens, place, places, cache, beginning, columns)
+    return x, cache.written(states, places, tokens.shape[1])
+
+  def read_after(
+    self,
+    beginning: cache_lib.Cache,
+    tokens: jax.Array,
+    document: jax.Array,
+    branch: jax.Array,
+    columns: jax.Array,
+  ) -> jax.Array:
+    """`read_branches` of documents that go on after a beginning of one row."""
+    mask = attention.branch_mask(document, branch)
+    start = jnp.max(beginning.places) + 1
+    place = _Place(
+      positions=start + jnp.maximum(jnp.sum(mask, axis=2) - 1, 0),
+      valid=document > 0,
+      mask=mask,
+      before=attention.previous_columns(mask),
+    )
+    cache = cache_lib.begin(beginning, *tokens.shape)
+    x, _ = self._go_on(
+      tokens, place, place.positions, cache, beginning, columns
+    )
+    return x
+
+  def _go_on(
+    self, tokens, place: _Place, key_positions, cache, beginning, asked
+  ):
+    """Final states after a cache and a beginning, and those of the layers."""
+    masks = self._masks(place.mask, place.positions, key_positions)
     begun = [(None, None)] * len(self.blocks)
     if beginning is not None:
       real = (beginning.places >= 0)[:, None]
-      first_masks = self._masks(real, positions, beginning.places)
+      first_masks = self._masks(real, place.positions, beginning.places)
       begun = beginnings.of_layers(beginning, first_masks)
+    rest = (place.positions, place.valid)
     x = self._embed(tokens)
     states = []
     for block, own, first in zip(
       self.blocks, cache.layers(), begun, strict=True
     ):
-      mask, first, asked = masks[block.is_local], first[block.is_local], None
-      if columns is not None and block is self.blocks[-1]:
-        mask, asked = attention.take_columns(mask, columns), columns
-        first = first and first.asked_by(columns)
+      mask, first, columns = masks[block.is_local], first[block.is_local], None
+      if asked is not None and block is self.blocks[-1]:
+        mask, columns = attention.take_columns(mask, asked), asked
+        first = first and first.asked_by(asked)
       cached = self_attention.Cached(*own, cache.column, first)
-      x, state = block(x, positions, valid, mask, cached, None, asked)
+      x, state = block(x, *rest, mask, cached, place.before, columns)
       x = self.how.split(x)
       states.append(state)
-    return self.final_norm(x), cache.written(states, places, tokens.shape[1])
+    return self.final_norm(x), states
 
   def _in_line(self, valid) -> _Place:
     """One text a row."""
@@ -287,7 +279,7 @@ class Decoder(nn.Module):
     unit = self.config.variant.period
     looped = len(self.blocks) // unit * unit
     alike = [
-      Block(self.config, block.is_local, parent=None)
+      decoder_block.Block(self.config, block.is_local, parent=None)
       for block in self.blocks[:unit]
     ]
 
@@ -357,6 +349,10 @@ def functions(
     row = (batch.tokens, batch.document, batch.branch)
     return read_branches(params, *row, batch.source)
 
+  def hidden_after(params, beginning, batch):
+    row = (batch.tokens, batch.document, batch.branch)
+    return method("read_after")(params, beginning, *row, batch.last)
+
   def hidden(params, batch):
     begin = batch.tokens.shape[1] - batch.weights.shape[1] - 1
     return read(params, batch.tokens, batch.valid)[:, begin:-1]
@@ -383,6 +379,7 @@ def functions(
     hidden=hidden,
     hidden_group=hidden_group,
     hidden_packed=hidden_packed,
+    hidden_after=hidden_after,
     logits=method("logits"),
     prepare=prepare,
     prefill=method("prefill"),

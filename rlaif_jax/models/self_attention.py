@@ -85,8 +85,8 @@ class Attention(nn.Module):
       valid: [B, L] bool, which columns of x are real.
       mask: [B, L, S]; S = L without a cache.
       cached: to write into and read from; S are its own columns.
-      before: [B, L] the column of the token before each, -1 for none, where
-        it is not the last real column before; without a cache.
+      before: [B, L] the column of the token before each, where it is not the
+        last real column before; -1 for what was cached before, if it was.
       columns: [B, T] queries alone; T is then L in `mask` and in the output.
 
     Returns:
@@ -114,7 +114,8 @@ class Attention(nn.Module):
         previous, last = attention.previous_keys(own, valid, last)
       else:
         previous = attention.take_columns(own, jnp.maximum(before, 0))
-        previous *= (before >= 0)[:, :, None, None]
+        is_here = (before >= 0)[:, :, None, None]
+        previous = jnp.where(is_here, previous, last[:, None])
       key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
     # A position is less than the number of columns.
     bound = x.shape[1] if cached is None else cached.columns

@@ -210,6 +210,7 @@ def functions(
     hidden=hidden,
     hidden_group=hidden_group,
     hidden_packed=None,
+    hidden_after=None,
     logits=method("logits"),
     prepare=prepare,
     prefill=method("prefill"),

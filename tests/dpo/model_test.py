@@ -156,6 +156,7 @@ def tabular():
     hidden=nothing,
     hidden_group=hidden_group,
     hidden_packed=nothing,
+    hidden_after=nothing,
     logits=lambda params, hidden: hidden,
     prefill=nothing,
     extend=nothing,

@@ -134,9 +134,7 @@ def test_logits_of_few_columns_at_a_time(monkeypatch, shape, at_once):
     return jnp.sum(found * weights), found
 
   def whole(table, hidden):
-    found = logprobs.token_log_probs(
-      hidden @ table.T, targets, temperature=0.7
-    )
+    found = logprobs.token_log_probs(hidden @ table.T, targets, temperature=0.7)
     return jnp.sum(found * weights), found
 
   expected = jax.grad(whole, argnums=(0, 1), has_aux=True)(table, hidden)

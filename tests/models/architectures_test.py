@@ -163,6 +163,46 @@ def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
   np.testing.assert_allclose(found, expected, atol=atol)
 
 
+@pytest.mark.parametrize("begin", [0, 5])
+@pytest.mark.parametrize(
+  "name", [n for n in FAMILIES if not n.startswith("t5")]
+)
+def test_packed_prompts_are_prompts_alone(name, begin):
+  """After a beginning or none: two documents in one row, one with branches."""
+  functions = testing.jitted(architectures.language(FAMILIES[name]))
+  params = testing.build(functions)
+  generator = np.random.default_rng(1)
+  first, *parts = (
+    generator.integers(3, VOCAB, n).astype(np.int32)
+    for n in (begin, 4, 2, 3, 0, 5)
+  )
+  row = np.concatenate([*parts, [0, 0]]).astype(np.int32)
+  document = np.repeat([1, 1, 1, 2, 2, 0], [4, 2, 3, 0, 5, 2])
+  branch = np.repeat([0, 1, 2, 0, 1, 0], [4, 2, 3, 0, 5, 2])
+  packed = batches.PackedPrompts(
+    tokens=np.stack([row, 0 * row]),
+    document=np.stack([document, 0 * document]),
+    branch=np.stack([branch, 0 * branch]),
+    last=np.array([[5, 8, 13, 0], [0, 0, 0, 0]]),
+  )
+  options = ((4,), (7,), (5,))
+  # The beginning is padded to eight.
+  padded = np.pad(first, (8 - begin, 0))[None]
+  common = scoring.read_common(
+    functions, params, padded, np.arange(8)[None] >= 8 - begin
+  )
+  found = scoring.packed_option_log_probs(
+    functions, params, common, packed, options
+  )
+  for number, own in enumerate(([0, 1], [0, 2], [3, 4])):
+    alone = np.concatenate([first, *(parts[i] for i in own)])[None]
+    expected = scoring.option_log_probs(
+      functions, params, alone, np.ones(alone.shape, bool), options
+    )
+    np.testing.assert_allclose(found[0, number], expected[0], atol=1e-4)
+  assert np.isfinite(found).all() and np.std(found[0, :3]) > 0.01
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prepared_parameters_give_the_same_numbers(models, name):
   functions, params = models(name)

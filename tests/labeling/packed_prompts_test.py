@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed prompts: every one whole, little padding, few shapes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rlaif_jax.labeling import packed_prompts
+from tests.labeling import prefixes_test
+
+
+def pack(ids, batch_size=8, bucket=8):
+  return list(packed_prompts.pack(ids, batch_size=batch_size, bucket=bucket))
+
+
+def read_back(parts):
+  """Prompt -> its tokens, as a model would read them."""
+  found = {}
+  for part in parts:
+    b = part.batch
+    for prompt, row, number in part.places:
+      column = b.last[row, number]
+      document, branch = b.document[row, column], b.branch[row, column]
+      assert document > 0 and prompt not in found
+      mine = (b.document[row] == document) & (
+        (b.branch[row] == 0) | (b.branch[row] == branch)
+      )
+      assert mine.nonzero()[0][-1] == column
+      found[prompt] = [*part.common, *map(int, b.tokens[row][mine])]
+  return found
+
+
+@pytest.mark.parametrize("trial", range(5))
+def test_any_prompts_are_whole_and_answered_once(trial):
+  rng = random.Random(trial)
+  for _ in range(20):
+    ids = [
+      [rng.randrange(3) for _ in range(rng.randrange(1, 30))]
+      for _ in range(rng.randrange(1, 40))
+    ]
+    ids += ids[: rng.randrange(5)]
+    assert read_back(pack(ids)) == dict(enumerate(ids))
+
+
+def test_both_orders_share_their_context():
+  ids = prefixes_test.judge_prompts(random.Random(0), 50)
+  parts = pack(ids, batch_size=16)
+  real = sum(int((part.batch.document > 0).sum()) for part in parts)
+  assert real < 0.65 * sum(len(row) - 40 for row in ids)
+
+
+def test_little_is_padding_and_few_programs_are_compiled():
+  rng = random.Random(0)
+  shapes, cells, real = set(), 0, 0
+  for _ in range(20):
+    ids = prefixes_test.judge_prompts(rng, 64)
+    for part in pack(ids, batch_size=32):
+      document = part.batch.document
+      shapes.add((document.shape, part.batch.last.shape))
+      cells += document.size
+      real += int((document > 0).sum())
+  assert real > 0.8 * cells
+  assert len(shapes) <= 6
+
+
+def test_the_layout_depends_on_the_tokens_alone():
+  ids = prefixes_test.judge_prompts(random.Random(0), 20)
+  turned = ids[::-1]
+  for one, two in zip(pack(ids), pack(turned), strict=True):
+    assert (one.batch.tokens == two.batch.tokens).all()
+    assert [(len(ids) - 1 - p, r, n) for p, r, n in two.places] == one.places
+
+
+def test_none_is_none():
+  assert pack([]) == []

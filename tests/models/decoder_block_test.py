@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A layer asked at some columns alone gives what it gives at all of them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlaif_jax.models import attention
+from rlaif_jax.models import decoder_block
+from tests.models import architectures_test
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_columns_alone_are_those_of_all(name):
+  config = architectures_test.FAMILIES[name]
+  block = decoder_block.Block(config, is_local=False)
+  x = jax.random.normal(jax.random.key(0), (2, 6, config.width))
+  valid = jnp.arange(6)[None] >= jnp.array([[0], [2]])
+  positions = attention.positions_from_valid(valid)
+  place = (positions, valid, attention.causal_mask(valid))
+  params = block.init(jax.random.key(1), x, *place)
+  whole, _ = block.apply(params, x, *place)
+  columns = jnp.array([[5, 1], [4, 3]])
+  mask = attention.take_columns(place[2], columns)
+  found, _ = block.apply(params, x, *place[:2], mask, columns=columns)
+  expected = attention.take_columns(whole, columns)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert np.std(expected - attention.take_columns(x, columns)) > 0.1
