@@ -121,7 +121,7 @@ class FlaxBackend:
 
   def _option_rows(self, ids: list[list[int]], options: Any, limit: int):
     """Yields (prompt, its log-probs)."""
-    for rows, inputs in self._inputs(ids, limit):
+    for rows, inputs in self._inputs(ids, limit, self._bucket):
       log_probs = processes.to_host(
         self._option_log_probs(self._params, *inputs, options=options)
       )
@@ -172,7 +172,7 @@ class FlaxBackend:
     whole = [prompt + text for prompt, text in zip(ids, own, strict=True)]
     # The first token of a text is predicted after the prompt's last.
     for rows, (common, batch) in self._shared(
-      whole, [len(text) + 1 for text in own]
+      whole, [len(text) + 1 for text in own], self._bucket
     ):
       weights = np.zeros(batch.suffixes.shape, np.float32)
       for i, row in enumerate(rows):
@@ -183,7 +183,8 @@ class FlaxBackend:
     """Yields (rows, log-probs of their texts) of any model."""
     longest = max(map(len, own), default=0)
     room = prefixes.bucket_length(longest, self._bucket)
-    for rows, tokens, valid in self._batches(ids, self._limit(ids, room)):
+    limit = self._limit(ids, room)
+    for rows, tokens, valid in self._batches(ids, limit, self._bucket):
       response = np.zeros((len(tokens), room), np.int32)
       mask = np.zeros((len(tokens), room), np.float32)
       for i, row in enumerate(rows):
@@ -229,7 +230,9 @@ class FlaxBackend:
     eos_ids = self._tokenizer.eos_ids
     texts = [""] * len(ids)
     written = 0
-    for rows, inputs in self._inputs(ids, self._limit(ids, max_tokens)):
+    limit = self._limit(ids, max_tokens)
+    # To read prompts is the least of it, and the program is long to compile.
+    for rows, inputs in self._inputs(ids, limit, bucket=4 * self._bucket):
       numbers = np.zeros(jax.tree.leaves(inputs)[-1].shape[0], np.int32)
       numbers[: len(rows)] = [seeds[row] for row in rows]
       keys = decode.row_keys(key, numbers)
@@ -250,12 +253,12 @@ class FlaxBackend:
     )
     return texts, usage
 
-  def _inputs(self, ids: list[list[int]], limit: int):
+  def _inputs(self, ids: list[list[int]], limit: int, bucket: int):
     """Yields (rows, arrays): see `_shared`, or [B, L] tokens and valid."""
     if self._model.is_causal:
-      yield from self._shared(ids, [1] * len(ids))
+      yield from self._shared(ids, [1] * len(ids), bucket)
     else:
-      for rows, tokens, valid in self._batches(ids, limit):
+      for rows, tokens, valid in self._batches(ids, limit, bucket):
         yield rows, (tokens, valid)
 
   def _limit(self, ids: list[list[int]], room: int) -> int:
@@ -280,11 +283,11 @@ class FlaxBackend:
         )
     return limit
 
-  def _shared(self, ids: list[list[int]], own: list[int]):
+  def _shared(self, ids: list[list[int]], own: list[int], bucket: int):
     """Yields (rows, (common, SharedBatch)); see `prefixes.share`."""
     done = 0
     for part in prefixes.share(
-      ids, own, batch_size=self._batch_size, bucket=self._bucket
+      ids, own, batch_size=self._batch_size, bucket=bucket
     ):
       yield part.rows, (self._common(part.common), part.batch)
       done += len(part.rows)
@@ -304,11 +307,11 @@ class FlaxBackend:
       self._beginnings.popitem(last=False)
     return self._beginnings[tokens]
 
-  def _batches(self, ids: list[list[int]], limit: int):
+  def _batches(self, ids: list[list[int]], limit: int, bucket: int):
     """Yields (rows, tokens [B, L], valid [B, L]) with few distinct L."""
     buckets: dict[int, list[int]] = {}
     for row, tokens in enumerate(ids):
-      length = prefixes.bucket_length(len(tokens), self._bucket)
+      length = prefixes.bucket_length(len(tokens), bucket)
       buckets.setdefault(min(length, limit), []).append(row)
     done = 0
     for length in sorted(buckets):
