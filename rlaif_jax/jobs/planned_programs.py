@@ -361,12 +361,12 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   def by_labeler(config, _, __, options=None):
     model = architectures.language(config, shapes.how_read)
     # Ten options whose last is two tokens, the first of them that of "1".
-    options = (*((i,) for i in range(1, 10)), (1, 10))
+    scores = (*((i,) for i in range(1, 10)), (1, 10))
     read = scoring.option_log_probs
     texts = shapes.rated()
     if model.is_causal:
       read, texts = scoring.shared_option_log_probs, (shapes.rated_apart(),)
-    step = jax.jit(lambda params, *texts: read(model, params, *texts, options))
+    step = jax.jit(lambda params, *texts: read(model, params, *texts, scores))
     lowered = step.lower(shapes.read(model.init), *texts)
     return lowered.compile(compiler_options=options)
 
