@@ -56,8 +56,9 @@ def wilson(successes: float, n: int) -> Estimate:
   scale = 1 + Z95**2 / n
   return Estimate(
     value=share,
-    low=max(0.0, (centre - spread) / scale),
-    high=min(1.0, (centre + spread) / scale),
+    # At 0 and 1 rounding would leave the share itself out.
+    low=min(share, max(0.0, (centre - spread) / scale)),
+    high=max(share, min(1.0, (centre + spread) / scale)),
     n=n,
     method="Wilson",
   )

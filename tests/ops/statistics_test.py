@@ -14,6 +14,14 @@ from statsmodels.stats import proportion
 from rlaif_jax.ops import statistics
 
 
+def test_every_interval_holds_its_share():
+  """Also of none and of all, whatever rounding does."""
+  for n in range(1, 300):
+    for successes in (0, n / 2, n):
+      found = statistics.wilson(successes, n)
+      assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 def test_wilson_of_eight_in_ten():
   result = statistics.wilson(8, 10)
   assert result.value == 0.8 and result.n == 10
