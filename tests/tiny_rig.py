@@ -42,6 +42,7 @@ PROXIES = rig_rewards.ProxyConfig(
 SEARCH = rig_policies.SearchConfig(samples=16, prompts=4, sizes=(1, 4, 16))
 TRAIN = rig_policies.PolicyConfig(
   optimizer=adam(1e-2),
+  value=adam(3e-2),
   steps=6,
   prompts=8,
   evaluations=3,
@@ -49,9 +50,12 @@ TRAIN = rig_policies.PolicyConfig(
 )
 
 
-@functools.cache
+def policies() -> rig_policies.Policies:
+  return rig_policies.make_policies(CONFIG, PROXIES, SEARCH, TRAIN)
+
+
 def programs() -> rig_setting.Programs:
-  return rig_setting.Programs(CONFIG)
+  return rig_setting.make_programs(CONFIG)
 
 
 @functools.cache
@@ -59,6 +63,5 @@ def setting(seed: int = 0) -> rig_setting.Setting:
   return rig_setting.make_setting(programs(), seed)
 
 
-@functools.cache
 def trainer() -> rig_rewards.Trainer:
-  return rig_rewards.Trainer(programs(), PROXIES)
+  return rig_rewards.make_trainer(CONFIG, PROXIES)

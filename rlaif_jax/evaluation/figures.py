@@ -99,7 +99,7 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
 
   def paint(axes):
     for ax, (name, label) in zip(axes, panels):
-      for arm, quantities in lines.items():
+      for number, (arm, quantities) in enumerate(lines.items()):
         points = quantities.get(name) or []
         kl, value, error = zip(*points) if points else ((), (), ())
         ax.errorbar(
@@ -107,6 +107,7 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
           value,
           yerr=error,
           marker="o",
+          ls="-" if number < len(_COLORS) else "--",
           ms=2,
           lw=1.2,
           elinewidth=0.5,

@@ -75,12 +75,18 @@ def column(path: Sequence[Row], name: str) -> list[float]:
   return [float(row[name]) for row in path]
 
 
+def paths(rows: Sequence[Row], arm: str) -> dict[int, list[Row]]:
+  """seed -> an arm's way from the first policy: what its policy measured in
+  training, or, of an arm that trains none, its best of n by n."""
+  found = by_seed(rows, arm, "policy")
+  return found or by_seed(rows, arm, "search")
+
+
 def path_values(
   rows: Sequence[Row], arm: str, value: Callable[[Sequence[Row]], float]
 ) -> dict[int, float]:
-  """seed -> a number of an arm's policy path."""
-  paths = by_seed(rows, arm, "policy")
-  return {seed: value(path) for seed, path in paths.items()}
+  """seed -> a number of an arm's path."""
+  return {seed: value(path) for seed, path in paths(rows, arm).items()}
 
 
 def difference(
@@ -90,9 +96,9 @@ def difference(
   return measure([ours[s] - theirs[s] for s in ours if s in theirs])
 
 
-def gold_at(target: float) -> Callable[[Sequence[Row]], float]:
-  """Gold of a path where it first reaches a KL."""
-  return lambda path: at_kl(column(path, "kl"), column(path, "gold"), target)
+def at(name: str, target: float) -> Callable[[Sequence[Row]], float]:
+  """A quantity of a path where it first reaches a KL."""
+  return lambda path: at_kl(column(path, "kl"), column(path, name), target)
 
 
 def last(name: str) -> Callable[[Sequence[Row]], float]:
@@ -115,14 +121,14 @@ def search_values(rows: Sequence[Row], arm: str, n: int) -> dict[int, float]:
 
 
 def curve(
-  rows: Sequence[Row], arm: str, stage: str, name: str
+  found: Mapping[int, Sequence[Row]], name: str
 ) -> list[tuple[float, Measure]]:
-  """(mean KL, quantity over seeds) at each measurement of an arm."""
-  paths = list(by_seed(rows, arm, stage).values())
-  if not paths or any(name not in row for path in paths for row in path):
+  """(mean KL, quantity over seeds) at each measurement of an arm's paths."""
+  lines = list(found.values())
+  if not lines or any(name not in row for line in lines for row in line):
     return []
   points = []
-  for i in range(min(map(len, paths))):
-    kl = float(np.mean([path[i]["kl"] for path in paths]))
-    points.append((kl, measure([path[i][name] for path in paths])))
+  for i in range(min(map(len, lines))):
+    kl = float(np.mean([line[i]["kl"] for line in lines]))
+    points.append((kl, measure([line[i][name] for line in lines])))
   return points

@@ -15,22 +15,28 @@ Row = Mapping[str, Any]
 
 # The KL at which policies are compared, in nats a response.
 TARGETS = (2.0, 5.0, 10.0)
-# Lines that can be told apart in one figure.
-_LINES = 6
+# Lines that can be told apart in one figure: colours, then dashes.
+_LINES = 12
 
 
 def policies(rows: Sequence[Row]) -> Table:
   """Gold of policies at matched KL, at best and at the end of training.
 
-  Differences are to the first arm, within seeds.
+  An arm that only searches stands there with its best of n, whose KL is the
+  bound. Differences are to the first arm, within seeds.
   """
   arms = rig_curves.arms_of(rows)
-  arms = [a for a in arms if rig_curves.by_seed(rows, a, "policy")]
+  arms = [a for a in arms if rig_curves.paths(rows, a)]
   head = ["arm", "seeds"]
   head += [f"gold at KL {target:g}" for target in TARGETS]
   head += ["best gold", "gold at the end", "end minus the first arm's"]
-  head += ["proxy at the end", "KL at the end", "tokens at the end"]
-  values = [rig_curves.gold_at(target) for target in TARGETS]
+  last = [
+    name
+    for name in ("win_rate", "proxy", "kl", "tokens")
+    if any(name in row for row in rows)
+  ]
+  head += [f"{_NAMES.get(name, name)} at the end" for name in last]
+  values = [rig_curves.at("gold", target) for target in TARGETS]
   values += [rig_curves.best, rig_curves.last("gold")]
   lines = []
   for arm in arms:
@@ -44,11 +50,41 @@ def policies(rows: Sequence[Row]) -> Table:
     cells.append(
       "" if arm == arms[0] else str(rig_curves.difference(ours, theirs))
     )
-    for name in ("proxy", "kl", "tokens"):
+    for name in last:
       path = rig_curves.path_values(rows, arm, _last_or_nothing(name))
       cells.append(str(rig_curves.measure(list(path.values()))))
     lines.append(cells)
   return head, lines
+
+
+# Key of a `policy` row -> its name in a table, where they differ.
+_NAMES = {"win_rate": "win rate", "kl": "KL"}
+
+
+def deviations(rows: Sequence[Row]) -> Table | None:
+  """The members' deviation along training: does it grow with the KL?"""
+  arms = [
+    arm
+    for arm in rig_curves.arms_of(rows)
+    if any(
+      row["arm"] == arm and row["stage"] == "policy" and row.get("deviation")
+      for row in rows
+    )
+  ]
+  if not arms:
+    return None
+  values = {"at the start": lambda path: float(path[0]["deviation"])}
+  for target in TARGETS:
+    values[f"at KL {target:g}"] = rig_curves.at("deviation", target)
+  values["at the end"] = rig_curves.last("deviation")
+  lines = []
+  for arm in arms:
+    seeds = len(rig_curves.paths(rows, arm))
+    found = [rig_curves.path_values(rows, arm, v) for v in values.values()]
+    cells = [_of_seeds(one, seeds) for one in found]
+    change = rig_curves.difference(found[-1], found[0])
+    lines.append([arm, *cells, str(change)])
+  return ["arm", *values, "end minus start"], lines
 
 
 def _last_or_nothing(name: str):
@@ -89,14 +125,22 @@ def searches(rows: Sequence[Row]) -> Table | None:
 _PROXY = {
   "accuracy": "accuracy, test pairs",
   "member_accuracy": "one member's",
-  "train_accuracy": "accuracy, noisy training labels",
+  "train_accuracy": "accuracy, its own training labels",
+  "ece": "ECE",
+  "ece_if_right": "ECE if right",
+  "ece_rescaled": "ECE, rescaled",
   "disagreement": "members' deviation",
+  "correlation": "members' correlation",
+  "far_correlation": "the same, any words",
   "diversity": "nuclear ratio",
 }
 
 
 def proxies(rows: Sequence[Row], costs: Sequence[Row]) -> Table | None:
-  """Accuracy and disagreement of the proxies, and what they cost."""
+  """Accuracy, calibration and disagreement of the proxies, and their cost.
+
+  A quantity that no proxy has gets no column.
+  """
   arms = [
     arm
     for arm in rig_curves.arms_of(rows)
@@ -104,13 +148,19 @@ def proxies(rows: Sequence[Row], costs: Sequence[Row]) -> Table | None:
   ]
   if not arms:
     return None
-  head = ["arm", *_PROXY.values(), "parameters", "learned at last"]
+  keys = [
+    key
+    for key in _PROXY
+    if any(row["stage"] == "proxy" and key in row for row in rows)
+  ]
+  head = ["arm", *(_PROXY[key] for key in keys)]
+  head += ["parameters", "learned at last"]
   head += ["ms an update", "ms a scoring of 2,048"]
   lines = []
   for arm in arms:
     found = [p[0] for p in rig_curves.by_seed(rows, arm, "proxy").values()]
     cells = [arm]
-    for key in _PROXY:
+    for key in keys:
       values = [row[key] for row in found if key in row]
       cells.append(_three_digits(rig_curves.measure(values)))
     cells += [f"{found[0][key]:,}" for key in ("parameters", "learned")]
@@ -139,6 +189,7 @@ def tables(rows: Sequence[Row], costs: Sequence[Row]) -> dict[str, Table]:
   """Title -> table of all that the rows hold."""
   found = {
     "Policies": policies(rows) if _has(rows, "policy") else None,
+    "Members' deviation": deviations(rows),
     "Best of n": searches(rows),
     "Proxies": proxies(rows, costs),
   }
@@ -152,22 +203,25 @@ def _has(rows: Sequence[Row], stage: str) -> bool:
 def drawings(rows: Sequence[Row]) -> list[str]:
   """Gold, proxy and deviation against KL: trained policies, then best of n.
 
-  The first arm stands in every figure.
+  An arm that only searches stands among the trained ones. The first arm
+  stands in every figure.
   """
   result = []
-  for stage, word in (("policy", "trained"), ("search", "best of n")):
-    arms = [
-      arm
+  for word in ("trained", "best of n"):
+    found = {
+      arm: rig_curves.paths(rows, arm)
+      if word == "trained"
+      else rig_curves.by_seed(rows, arm, "search")
       for arm in rig_curves.arms_of(rows)
-      if rig_curves.by_seed(rows, arm, stage)
-    ]
+    }
+    arms = [arm for arm in found if found[arm]]
     for begin in range(1, max(len(arms), 2), _LINES - 1):
       shown = arms[:1] + arms[begin : begin + _LINES - 1]
       lines = {
         arm: {
           name: [
             (kl, m.mean, 0.0 if m.n < 2 else m.error)
-            for kl, m in rig_curves.curve(rows, arm, stage, name)
+            for kl, m in rig_curves.curve(found[arm], name)
           ]
           for name in ("gold", "proxy", "deviation", "tokens")
         }

@@ -102,6 +102,12 @@ class World:
     mask = (column <= lengths[:, None]).astype(np.float32)
     return np.where(mask > 0, tokens, 0).astype(np.int32), mask
 
+  def even(self) -> "World":
+    """The world in which writers use all words alike."""
+    return dataclasses.replace(
+      self, usage=np.full_like(self.usage, 1.0 / self.config.words)
+    )
+
   def gold(
     self, prompts: np.ndarray, response: np.ndarray, mask: np.ndarray
   ) -> np.ndarray:

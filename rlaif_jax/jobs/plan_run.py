@@ -93,6 +93,9 @@ def run(
     whole: compile programs in full depth for their memory, which takes long;
       else it is added up from models of few layers.
   """
+  if topology:
+    # Programs of chips that are not here cannot be read back.
+    jax.config.update("jax_enable_compilation_cache", False)
   devices = chips.devices_of(topology)
   known = chips.chip_named(chip) if chip else chips.chip_of(devices[0])
   recipe = planned_shapes.Recipe(

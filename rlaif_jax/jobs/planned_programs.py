@@ -27,6 +27,11 @@ from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
 
 
+# The TPU compiler gathers split parameters in loops that multiply what has come
+# meanwhile, and counts the body of a loop once. This keeps it from doing so.
+_WITHOUT_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
   """A program to be measured.
@@ -35,17 +40,20 @@ class Program:
     name: of it.
     runs: per update of the phase.
     config: of its model.
-    compiled: (config, are its layers a loop, microbatches) -> compiled.
+    compiled: (config, are its layers a loop, microbatches, options of the
+      compiler) -> compiled.
     scan_layers: layers are a loop in the run.
     microbatches: of the run.
     held: bytes on each device of what is there too but not its argument.
+    has_hidden_loops: the compiler may make loops where none was written.
   """
 
   name: str
   runs: int
   config: architectures.Config
-  compiled: Callable[[architectures.Config, bool, int], Any]
+  compiled: Callable[..., Any]
   held: float
+  has_hidden_loops: bool
   scan_layers: bool = False
   microbatches: int = 1
 
@@ -67,38 +75,34 @@ def measure(
     note: is called with what is compiled next.
   """
   count = program.microbatches
-  loops = program.scan_layers or count > 1
+  is_loop = program.scan_layers or count > 1
+  as_counted = (False, 1, _WITHOUT_LOOPS if program.has_hidden_loops else None)
+  as_run = (program.scan_layers, count, None)
 
-  def cost(config, scan_layers, microbatches):
+  def cost(config, *how):
     layers = getattr(config, "num_layers", 0)
-    note(f"{program.name}, {layers} layers{' in a loop' * scan_layers}")
-    return programs.cost(
-      program.compiled(config, scan_layers, microbatches), chip
+    purpose = "as it runs" if how == as_run else "to be counted"
+    note(f"{program.name}, {layers} layers, {purpose}")
+    return programs.cost(program.compiled(config, *how), chip)
+
+  def shallow(how, least):
+    return programs.added(
+      [
+        (times, cost(config, *how))
+        for times, config in planned_shapes.shallow(program.config, least)
+      ]
     )
 
-  if whole and not loops:
-    return cost(program.config, False, 1)
-  pieces = [
-    (count * times, cost(config, False, 1))
-    for times, config in planned_shapes.shallow(program.config)
-  ]
-  costs = programs.added(pieces)
-  if not loops:
-    return costs
-  if whole:
-    return programs.with_memory_of(
-      costs, cost(program.config, program.scan_layers, count)
-    )
+  if as_counted == as_run:
+    return cost(program.config, *as_run) if whole else shallow(as_run, 1)
+  costs = programs.added([(count, shallow(as_counted, 1))])
   # A loop over one layer is none, so the shallowest has two.
-  return programs.with_memory_of(
-    costs,
-    programs.added(
-      [
-        (times, cost(config, program.scan_layers, count))
-        for times, config in planned_shapes.shallow(program.config, 2)
-      ]
-    ),
+  memory = (
+    cost(program.config, *as_run)
+    if whole
+    else shallow(as_run, 2 if is_loop else 1)
   )
+  return programs.with_memory_of(costs, memory)
 
 
 def programs_of(
@@ -194,12 +198,13 @@ def _update(name, phase, shapes, build, batch, held) -> Program:
   recipe = shapes.recipe
   count = recipe.microbatches
 
-  def compiled(config, scan_layers, microbatches):
+  def compiled(config, scan_layers, microbatches, options=None):
     init, tx, loss = build(shapes, config, scan_layers)
     step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
     state = step_lib.abstract_state(init, tx, shapes.mesh)
     rows = batch(recipe.rows(phase) * microbatches // count)
-    return step.lower(state, rows, shapes.key, None).compile()
+    lowered = step.lower(state, rows, shapes.key, None)
+    return lowered.compile(compiler_options=options)
 
   return Program(
     name=name,
@@ -207,6 +212,7 @@ def _update(name, phase, shapes, build, batch, held) -> Program:
     config=recipe.reward_model if phase == "reward" else recipe.model,
     compiled=compiled,
     held=held,
+    has_hidden_loops=shapes.has_hidden_loops,
     scan_layers=recipe.scan_layers,
     microbatches=count,
   )
@@ -228,6 +234,7 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
     config=recipe.model,
     compiled=first,
     held=without,
+    has_hidden_loops=shapes.has_hidden_loops,
   )
   yield Program(
     name="rollout, a token",
@@ -235,6 +242,7 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
     config=recipe.model,
     compiled=one,
     held=without,
+    has_hidden_loops=shapes.has_hidden_loops,
   )
   yield Program(
     name="reference log-probs",
@@ -242,6 +250,7 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
     config=recipe.model,
     compiled=_reference(shapes),
     held=everything - found["reference"],
+    has_hidden_loops=shapes.has_hidden_loops,
   )
   yield _score(shapes, everything - found["scorer"])
   held = found["reference"] + found["scorer"]
@@ -280,10 +289,15 @@ def _rollout(shapes: planned_shapes.Shapes):
     )
 
   @functools.cache
-  def first(config, *_):
+  def as_run(config):
     return lowered(config).compile()
 
-  def one(config, *_):
+  def first(config, _, __, options=None):
+    if options is None:
+      return as_run(config)
+    return lowered(config).compile(compiler_options=options)
+
+  def one(config, _, __, options=None):
     model = model_of(config)
 
     def token(params, logits, keys, cache):
@@ -303,14 +317,15 @@ def _rollout(shapes: planned_shapes.Shapes):
         leaf.shape, leaf.dtype, sharding=sharding
       ),
       lowered(config).out_info,
-      first(config, False, 1).output_shardings,
+      as_run(config).output_shardings,
     )
     keys = jax.eval_shape(
       lambda: decode.row_keys(jax.random.key(0), jnp.zeros((rows,), jnp.int32))
     )
     step = jax.jit(token, donate_argnums=3)
     params = shapes.learned(model.init)
-    return step.lower(params, logits, keys, cache).compile()
+    lowered_step = step.lower(params, logits, keys, cache)
+    return lowered_step.compile(compiler_options=options)
 
   return first, one
 
@@ -319,7 +334,7 @@ def _reference(shapes: planned_shapes.Shapes):
   """`compiled` of the reference's log-probs."""
   recipe = shapes.recipe
 
-  def compiled(config, *_):
+  def compiled(config, _, __, options=None):
     model = architectures.language(config, shapes.how_read)
 
     def log_probs(params, group):
@@ -328,7 +343,7 @@ def _reference(shapes: planned_shapes.Shapes):
       )
 
     lowered = jax.jit(log_probs).lower(shapes.read(model.init), shapes.group())
-    return lowered.compile()
+    return lowered.compile(compiler_options=options)
 
   return compiled
 
@@ -337,22 +352,24 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   """The reward model's forward, or the labeler's."""
   recipe = shapes.recipe
 
-  def by_reward_model(config, *_):
+  def by_reward_model(config, _, __, options=None):
     scalar = architectures.scalar(config, shapes.how_read)
     params = shapes.read(scalar.init)
-    return jax.jit(scalar.last_group).lower(params, shapes.group()).compile()
+    lowered = jax.jit(scalar.last_group).lower(params, shapes.group())
+    return lowered.compile(compiler_options=options)
 
-  def by_labeler(config, *_):
+  def by_labeler(config, _, __, options=None):
     model = architectures.language(config, shapes.how_read)
     # Ten options whose last is two tokens, the first of them that of "1".
-    options = (*((i,) for i in range(1, 10)), (1, 10))
+    scores = (*((i,) for i in range(1, 10)), (1, 10))
     read = scoring.option_log_probs
     texts = shapes.rated()
     if model.is_causal:
       read = scoring.shared_option_log_probs
       texts = shapes.rated_apart(model)
-    step = jax.jit(lambda params, *texts: read(model, params, *texts, options))
-    return step.lower(shapes.read(model.init), *texts).compile()
+    step = jax.jit(lambda params, *texts: read(model, params, *texts, scores))
+    lowered = step.lower(shapes.read(model.init), *texts)
+    return lowered.compile(compiler_options=options)
 
   return Program(
     name="score by labeler" if recipe.labeler else "score by reward model",
@@ -360,4 +377,5 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
     config=recipe.labeler or recipe.reward_model,
     compiled=by_labeler if recipe.labeler else by_reward_model,
     held=held,
+    has_hidden_loops=shapes.has_hidden_loops,
   )

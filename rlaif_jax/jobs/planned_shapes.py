@@ -115,6 +115,13 @@ class Shapes:
       split_by=mesh_lib.activation_sharding(mesh)
     )
 
+  @property
+  def has_hidden_loops(self) -> bool:
+    """Parameters are split, and the compiler is the TPU's."""
+    shape = self.mesh.shape
+    split = shape["fsdp"] * shape["model"] > 1
+    return split and self.mesh.devices.flat[0].platform == "tpu"
+
   def how(self, scan_layers: bool) -> architectures.Execution:
     """Of models that are updated."""
     return dataclasses.replace(

@@ -96,7 +96,8 @@ class PairTrainConfig:
   """Training on pairs; arms of one rig take the same pairs and updates.
 
   `pairs` and `samples` are those of a round: the rig's labelled pairs are as
-  many as it says itself. Half of the samples are drawn at `cool`.
+  many as it says itself. Half of the samples are drawn at `cool`. A policy is
+  measured `evaluations` times in a round, at even distances.
   """
 
   optimizer: optimizer_lib.OptimizerConfig
@@ -105,6 +106,7 @@ class PairTrainConfig:
   pairs: int = 256
   samples: int = 8
   cool: float = 0.7
+  evaluations: int = 6
 
 
 class PairTrainer:
@@ -112,13 +114,11 @@ class PairTrainer:
 
   def __init__(
     self,
-    programs: rig_setting.Programs,
-    rewards: rig_rewards.Trainer,
     policies: rig_policies.Policies,
     config: PairTrainConfig,
   ):
+    programs = policies.programs
     self._programs = programs
-    self._rewards = rewards
     self._policies = policies
     self._config = config
     self._update = functools.cache(self._make_update)
@@ -138,6 +138,15 @@ class PairTrainer:
     }
     tx = optimizer_lib.make_optimizer(self._config.optimizer)
     return tx, step_lib.make_train_step(losses[loss](), tx)
+
+  def stages(
+    self, setting: rig_setting.Setting, arm: PairArm, proxies: "Judges"
+  ) -> dict[str, list[dict[str, Any]]]:
+    """All rows of an arm by stage; the policy's last measurement is last."""
+    return {
+      "judges": [judge_numbers(setting, proxies)],
+      "policy": self.learn(setting, arm, proxies),
+    }
 
   def learn(
     self, setting: rig_setting.Setting, arm: PairArm, proxies: "Judges"
@@ -160,7 +169,8 @@ class PairTrainer:
         pairs=pairs, ref_first=np.asarray(first), ref_second=np.asarray(second)
       )
       steps = self._steps(len(pairs.label))
-      times = set(np.linspace(0, steps, 6, dtype=int).tolist())
+      grid = np.linspace(0, steps, self._config.evaluations, dtype=int)
+      times = set(grid.tolist())
       for local in range(steps + 1):
         if local in times and (local or not number):
           rows.append({"step": step, **self._measure(setting, state, proxies)})
@@ -185,9 +195,7 @@ class PairTrainer:
     return self._policies.measure(
       setting,
       state.params,
-      proxies.score,
-      proxies.proxy.unit,
-      lambda prompts, drawn: {},
+      rig_policies.Reward(proxies.score, proxies.proxy.unit),
     )
 
   def sampled_pairs(self, setting, arm, proxies, policy, number):
@@ -285,11 +293,10 @@ def _rows(group: batches.TokenBatch) -> batches.TokenBatch:
 
 
 def make_judges(
-  setting: rig_setting.Setting,
-  rewards: rig_rewards.Trainer,
-  policies: rig_policies.Policies,
+  setting: rig_setting.Setting, policies: rig_policies.Policies
 ) -> Judges:
   """Trains both on the setting's pairs, with the same updates."""
+  rewards = policies.rewards
   single = ensemble_lib.EnsembleConfig()
   return Judges(
     proxy=rewards.train(setting, single),

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.evaluation import rig_world
 from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.ops import best_of_n
@@ -24,6 +26,16 @@ from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
 Row = dict[str, Any]
+
+
+class Reward(NamedTuple):
+  """A Scorer with its parameters."""
+
+  score: Any
+  params: Any
+
+  def __call__(self, prompts, response, mask):
+    return self.score(self.params, prompts, response, mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +58,14 @@ class SearchConfig:
 class PolicyConfig:
   """Training of a policy: `steps` updates of `prompts` prompts each.
 
-  It is measured `evaluations` times on `evaluation_rows` fresh samples, and
-  never stopped early.
+  An objective with m minibatches draws m times as many prompts at once, so
+  that arms take the same samples and updates. `value` optimizes the value
+  network of the algorithms that have one. A policy is measured `evaluations`
+  times on `evaluation_rows` fresh samples, and never stopped early.
   """
 
   optimizer: optimizer_lib.OptimizerConfig
+  value: optimizer_lib.OptimizerConfig
   steps: int = 300
   prompts: int = 32
   evaluations: int = 20
@@ -73,11 +88,11 @@ class Policies:
     search: SearchConfig,
     train: PolicyConfig,
   ):
-    self._programs = programs
-    self._rewards = rewards
+    self.programs = programs
+    self.rewards = rewards
     self._search = search
     self._train = train
-    self._samples: tuple[int, Any] | None = None
+    self._samples: tuple[rig_setting.Setting, Any] | None = None
     self.scorer = functools.cache(self._make_scorer)
     self._trainer = functools.cache(self._make_trainer)
 
@@ -90,7 +105,7 @@ class Policies:
     """The jitted Scorer of an aggregate."""
     return jax.jit(
       ensemble_lib.ensemble_scorer(
-        self._programs.scalar,
+        self.programs.scalar,
         ensemble,
         aggregate=aggregate,
         coefficient=coefficient,
@@ -100,108 +115,185 @@ class Policies:
   def deviation(self, ensemble, unit, prompts, drawn) -> float:
     """Mean standard deviation of the members' rewards, in their units."""
     joined = scoring.join(prompts, jnp.asarray(drawn.response), drawn.mask)
-    raw = self._rewards.rewards(ensemble)(unit.params, joined)
+    raw = self.rewards.rewards(ensemble)(unit.params, joined)
     members = (raw - unit.shift[:, None]) / unit.scale[:, None]
     return float(jnp.mean(jnp.std(members, axis=0)))
 
   def search_samples(self, setting: rig_setting.Setting):
     """Prompts, samples and their gold [P, N]; kept for the seed's arms."""
-    if self._samples is None or self._samples[0] != setting.seed:
+    if self._samples is None or self._samples[0] is not setting:
       n = self._search.samples
       rows = np.repeat(np.arange(self._search.prompts), n)
       prompts = rig_setting.prompt_rows(setting.world, rows)
       prompts = prompts.replace(row=np.arange(len(rows), dtype=np.int32))
-      drawn = self._programs.draw(
+      drawn = self.programs.draw(
         setting.policy, prompts, rng.key(setting.seed, "search")
       )
       gold = setting.gold(prompts, drawn).reshape(-1, n)
-      self._samples = (setting.seed, (prompts, drawn, gold))
+      self._samples = (setting, (prompts, drawn, gold))
     return self._samples[1]
 
-  def best_of_n(self, setting, score, unit) -> list[Row]:
-    """A row per n: the unbiased estimates of proxy, gold and length."""
+  def best_of_n(
+    self, setting: rig_setting.Setting, reward: Reward
+  ) -> list[Row]:
+    """A row per n: the unbiased estimates of proxy, gold, wins and length."""
     prompts, drawn, gold = self.search_samples(setting)
-    proxy = self._score(score, unit, prompts, drawn).reshape(gold.shape)
-    tokens = drawn.mask.sum(axis=1).reshape(gold.shape)
+    shape = gold.shape
+    values = {
+      "proxy": self._score(reward, prompts, drawn).reshape(shape),
+      "gold": gold,
+      "win_rate": setting.wins(prompts, gold.reshape(-1)).reshape(shape),
+      "tokens": drawn.mask.sum(axis=1).reshape(shape),
+    }
     rows = []
     for n in self._search.sizes:
-      values = {"proxy": proxy, "gold": gold, "tokens": tokens}
       means = {
-        name: float(best_of_n.estimate(proxy, value, n).mean())
+        name: float(best_of_n.estimate(values["proxy"], value, n).mean())
         for name, value in values.items()
       }
       rows.append({"n": n, "kl": best_of_n.kl(n), **means})
     return rows
 
-  def _score(self, score, unit, prompts, drawn) -> np.ndarray:
-    block, parts = 8 * self._programs.config.batch_size, []
+  def _score(self, reward: Reward, prompts, drawn) -> np.ndarray:
+    block, parts = 8 * self.programs.config.batch_size, []
     for index in rig_setting.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
-      parts.append(score(unit, part, drawn.response[index], drawn.mask[index]))
+      parts.append(reward(part, drawn.response[index], drawn.mask[index]))
     return np.concatenate(parts)[: len(prompts.row)]
 
-  def _make_trainer(self, score, rl: algorithms.RLConfig):
-    """(optimizer, collect, update) of a scorer and an objective."""
-    policy, sampling = self._programs.policy, self._programs.sampling()
-    value = None
+  def _make_trainer(self, rl: algorithms.RLConfig):
+    """(optimizer, collect, update) of an objective, for any `Reward`."""
+    policy, sampling = self.programs.policy, self.programs.sampling()
+    value, optimizers = None, {"policy": self._train.optimizer}
     if algorithms.ALGORITHMS[rl.algorithm].needs_value:
-      raise ValueError(
-        f"RLConfig.algorithm is {rl.algorithm!r}; the rig has no value "
-        "network: use rloo or grpo"
-      )
+      value = self.programs.value
+      optimizers["value"] = self._train.value
     collect = rollout_lib.make_collect(
-      policy, value, score, config=rl, sampling=sampling, eos_ids=(1,)
+      policy,
+      value,
+      lambda reward, *responses: reward(*responses),
+      config=rl,
+      sampling=sampling,
+      eos_ids=(rig_world.END,),
     )
-    tx = optimizer_lib.make_joint_optimizer({"policy": self._train.optimizer})
-    loss = algorithms.make_loss(policy, value, config=rl, temperature=1.0)
-    return tx, collect, step_lib.make_train_step(loss, tx)
+    tx = optimizer_lib.make_joint_optimizer(optimizers)
+    update = step_lib.make_train_step(
+      algorithms.make_loss(policy, value, config=rl, temperature=1.0),
+      tx,
+      epochs=rl.epochs,
+      minibatches=rl.minibatches,
+      together=rl.samples_per_prompt,
+    )
+    return tx, collect, update
 
-  def reinforce(self, setting, score, unit, rl, measure) -> list[Row]:
-    """Trains on the proxy to the end; a row per measurement.
+  def start(self, setting, rl: algorithms.RLConfig):
+    """The first policy, and a value network on its trunk if need be."""
+    params = {"policy": jax.tree.map(jnp.copy, setting.policy)}
+    if algorithms.ALGORITHMS[rl.algorithm].needs_value:
+      value = nn.unbox(self.programs.value.init(rng.key(setting.seed, "value")))
+      trunk = {name: setting.policy[name] for name in value["decoder"]}
+      params["value"] = {**value, "decoder": jax.tree.map(jnp.copy, trunk)}
+    return params
+
+  def reinforce(
+    self,
+    setting: rig_setting.Setting,
+    reward: Reward,
+    rl: algorithms.RLConfig,
+    *,
+    proxy: Reward | None = None,
+    more: Callable[..., Row] | None = None,
+  ) -> list[Row]:
+    """Trains on a reward to the end; a row per measurement.
 
     Args:
       setting: the seed's world.
-      score: jitted Scorer.
-      unit: its parameters.
+      reward: what the policy is trained on.
       rl: objective and algorithm.
-      measure: (prompts, Sampled) -> more numbers of a row.
+      proxy: what is reported as the proxy, if it is another than `reward`.
+      more: (prompts, Sampled) -> more numbers of a row.
+
+    Raises:
+      ValueError: updates of a rollout do not divide the steps.
     """
-    tx, collect, update = self._trainer(score, rl)
-    params = {"policy": jax.tree.map(jnp.copy, setting.policy)}
-    state = step_lib.state_from_params(params, tx, self._programs.devices)
-    frozen = {"reference": setting.policy, "scorer": unit}
-    times, rows = set(self._train.times()), []
-    for step in range(self._train.steps + 1):
-      if step in times:
-        policy = state.params["policy"]
-        rows.append(
-          {"step": step, **self.measure(setting, policy, score, unit, measure)}
+    inner = rl.epochs * rl.minibatches
+    if self._train.steps % inner:
+      raise ValueError(
+        f"PolicyConfig.steps is {self._train.steps}; it must be a multiple of "
+        f"the {inner} updates (epochs times minibatches) of a rollout"
+      )
+    tx, collect, update = self._trainer(rl)
+    state = step_lib.state_from_params(
+      self.start(setting, rl), tx, self.programs.devices
+    )
+    frozen = {"reference": setting.policy, "scorer": reward}
+    due, rows = self._train.times(), []
+    size = self._train.prompts * rl.minibatches
+    for number in range(self._train.steps // inner + 1):
+      step = number * inner
+      if due[0] <= step:
+        due = [time for time in due if time > step]
+        row = self.measure(
+          setting, state.params["policy"], proxy or reward, more
         )
+        rows.append({"step": step, **row})
       if step == self._train.steps:
         break
-      numbers = np.arange(self._train.prompts) + step * self._train.prompts
-      prompts = rig_setting.prompt_rows(setting.world, numbers)
-      key = rng.key(setting.seed, "rollout", step)
+      prompts = rig_setting.prompt_rows(
+        setting.world, np.arange(size) + number * size
+      )
+      key = rng.key(setting.seed, "rollout", number)
       batch, _ = collect(state.params, frozen, prompts, key)
-      state, _ = update(state, batch, rng.key(setting.seed, "update", step))
+      state, _ = update(state, batch, rng.key(setting.seed, "update", number))
     return rows
 
-  def measure(self, setting, policy, score, unit, more) -> Row:
+  def measure(
+    self,
+    setting: rig_setting.Setting,
+    policy: Any,
+    proxy: Reward,
+    more: Callable[..., Row] | None = None,
+  ) -> Row:
     """Gold, proxy, KL and length of a policy on fresh samples.
 
     All policies of a seed answer the same prompts with the same keys. The KL
-    is the mean over samples of log pi - log ref, exact in expectation.
+    is the mean over samples of log pi - log ref, exact in expectation. The win
+    rate is that against the first policy's samples, by gold.
     """
     rows = np.arange(self._train.evaluation_rows)
     prompts = rig_setting.prompt_rows(setting.world, rows)
     key = rng.key(setting.seed, "measure")
-    drawn = self._programs.draw(policy, prompts, key)
-    reference = self._programs.log_probs(setting.policy, prompts, drawn)
+    drawn = self.programs.draw(policy, prompts, key)
+    reference = self.programs.log_probs(setting.policy, prompts, drawn)
     gap = (drawn.log_probs - reference) * drawn.mask
+    gold = setting.gold(prompts, drawn)
     return {
       "kl": float(gap.sum(axis=1).mean()),
-      "gold": float(setting.gold(prompts, drawn).mean()),
-      "proxy": float(self._score(score, unit, prompts, drawn).mean()),
+      "gold": float(gold.mean()),
+      "proxy": float(self._score(proxy, prompts, drawn).mean()),
       "tokens": float(drawn.mask.sum(axis=1).mean()),
-      **more(prompts, drawn),
+      "win_rate": float(setting.wins(prompts, gold).mean()),
+      **(more(prompts, drawn) if more else {}),
     }
+
+
+def gold_reward(setting: rig_setting.Setting) -> Reward:
+  """Gold itself as a Scorer, on the host between sampling and update."""
+  return Reward(_gold, setting)
+
+
+def _gold(setting, prompts, response, mask):
+  return setting.score(np.asarray(prompts.prompt), response, mask)
+
+
+@functools.lru_cache(maxsize=4)
+def make_policies(
+  rig: rig_setting.RigConfig,
+  proxies: rig_rewards.ProxyConfig,
+  search: SearchConfig,
+  train: PolicyConfig,
+) -> Policies:
+  """All programs of a rig; those of the latest configs are kept, so that a
+  second start in one process compiles nothing anew."""
+  rewards = rig_rewards.make_trainer(rig, proxies)
+  return Policies(rewards.programs, rewards, search, train)

@@ -18,6 +18,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.evaluation import rig_numbers
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.reward import difference as difference_lib
 from rlaif_jax.reward import ensemble as ensemble_lib
@@ -41,7 +42,7 @@ class ProxyConfig:
 class Proxy:
   """A trained ensemble with its members' units, and how it does.
 
-  numbers: accuracies, disagreement, parameters; functions of the seed.
+  numbers: reliability, disagreement, parameters; functions of the seed.
   costs: seconds and bytes of this machine.
   """
 
@@ -54,7 +55,7 @@ class Trainer:
   """Trains proxies; compiled programs are kept per ensemble config."""
 
   def __init__(self, programs: rig_setting.Programs, config: ProxyConfig):
-    self._programs = programs
+    self.programs = programs
     self._config = config
     self._update = functools.cache(self._make_update)
     self.rewards = functools.cache(self._make_rewards)
@@ -72,14 +73,14 @@ class Trainer:
     combine = None
     if is_second:
       combine = lambda members, shared: {"shared": shared, "members": members}
-    loss = ensemble_lib.make_loss(self._programs.scalar, ensemble)
+    loss = ensemble_lib.make_loss(self.programs.scalar, ensemble)
     return tx, step_lib.make_train_step(loss, tx, combine=combine)
 
   def _make_rewards(self, ensemble: ensemble_lib.EnsembleConfig):
     """The jitted (params, TokenBatch) -> member rewards [k, B]."""
     return jax.jit(
       lambda params, batch: ensemble_lib.member_rewards(
-        self._programs.scalar, ensemble, params, batch
+        self.programs.scalar, ensemble, params, batch
       )
     )
 
@@ -94,7 +95,7 @@ class Trainer:
     rows = len(pairs.label)
     key = rng.key(setting.seed, "proxy")
     if ensemble.kind != "lora":
-      params = ensemble_lib.init(self._programs.scalar, ensemble, key)
+      params = ensemble_lib.init(self.programs.scalar, ensemble, key)
       params, seconds = self._fit(setting, ensemble, params, pairs, range(rows))
     else:
       params, seconds = self._two_phases(setting, ensemble, key, pairs)
@@ -102,17 +103,17 @@ class Trainer:
 
   def _make_difference_update(self):
     tx = optimizer_lib.make_optimizer(self._config.optimizer)
-    loss = difference_lib.make_loss(self._programs.scalar)
+    loss = difference_lib.make_loss(self.programs.scalar)
     return tx, step_lib.make_train_step(loss, tx)
 
   def train_difference(self, setting: rig_setting.Setting) -> Any:
     """Parameters of a difference model, with as many updates as a proxy."""
     tx, update = self._difference_update()
     state = step_lib.init_state(
-      self._programs.scalar.init,
+      self.programs.scalar.init,
       tx,
       rng.key(setting.seed, "difference"),
-      self._programs.devices,
+      self.programs.devices,
     )
     rows, size = len(setting.train.label), self._config.batch_size
     for step in range(max(1, round(self._config.epochs * rows / size))):
@@ -135,11 +136,11 @@ class Trainer:
     rows = len(pairs.label)
     cut = int(rows * ensemble.first_phase)
     heads = dataclasses.replace(ensemble, kind="heads", diversity=0.0)
-    first = ensemble_lib.init(self._programs.scalar, heads, key)
+    first = ensemble_lib.init(self.programs.scalar, heads, key)
     if cut:
       first, _ = self._fit(setting, heads, first, pairs, range(cut))
     trunk = first["shared"]["decoder"]
-    start = ensemble_lib.init(self._programs.scalar, ensemble, key, trunk)
+    start = ensemble_lib.init(self.programs.scalar, ensemble, key, trunk)
     members = {**start["members"], "head": first["members"]["head"]}
     start = {**start, "members": members}
     return self._fit(setting, ensemble, start, pairs, range(cut, rows))
@@ -148,10 +149,10 @@ class Trainer:
     """Parameters, and seconds an update once the program is compiled."""
     is_second = ensemble.kind == "lora"
     tx, update = self._update(ensemble, is_second)
-    params = rig_setting.on_mesh(params, self._programs)
+    params = rig_setting.on_mesh(params, self.programs)
     shared = params["shared"]
     learned = params["members"] if is_second else params
-    state = step_lib.state_from_params(learned, tx, self._programs.devices)
+    state = step_lib.state_from_params(learned, tx, self.programs.devices)
     generator = rng.numpy_generator(setting.seed, "bootstrap")
     weights = ensemble_lib.bootstrap_weights(ensemble, generator, len(rows))
     size = self._config.batch_size
@@ -196,26 +197,24 @@ class Trainer:
       shift=jnp.asarray(reference.mean(axis=1)),
       scale=jnp.asarray(np.maximum(reference.std(axis=1), 1e-6)),
     )
-    same = (reference - reference.mean(axis=1, keepdims=True)) / np.asarray(
-      unit.scale
-    )[:, None]
-    margins = pair_margins(score, params, setting.test)
     learned = jax.tree.leaves(params["members"])
     if ensemble.kind != "lora" or ensemble.first_phase:
       learned = jax.tree.leaves(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    margins = pair_margins(score, params, setting.test)
     numbers = {
-      "accuracy": _accuracy(margins.mean(axis=0), setting.test.label),
-      "member_accuracy": float(
-        np.mean([_accuracy(m, setting.test.label) for m in margins])
-      ),
-      "train_accuracy": _accuracy(
+      **rig_numbers.reliability(margins, setting.test_gaps),
+      "train_accuracy": rig_numbers.accuracy(
         pair_margins(score, params, pairs).mean(axis=0), pairs.label
       ),
-      "disagreement": float(same.std(axis=0).mean()),
+      "disagreement": rig_numbers.disagreement(reference),
       "parameters": sum(sizes),
       "learned": sum(leaf.size for leaf in learned),
     }
+    if ensemble.members > 1:
+      far = score(params, any_words(setting))
+      numbers["correlation"] = rig_numbers.correlation(reference)
+      numbers["far_correlation"] = rig_numbers.correlation(np.asarray(far))
     if "adapters" in params["members"]:
       ratio = ensemble_lib.diversity_ratio(params["members"]["adapters"])
       numbers["diversity"] = float(ratio)
@@ -228,10 +227,20 @@ class Trainer:
     return Proxy(unit=unit, numbers=numbers, costs=costs)
 
 
+@functools.lru_cache(maxsize=4)
+def make_trainer(rig: rig_setting.RigConfig, config: ProxyConfig) -> Trainer:
+  """The programs of a rig's proxies; those of the latest configs are kept."""
+  return Trainer(rig_setting.make_programs(rig), config)
+
+
+def any_words(setting: rig_setting.Setting) -> batches.TokenBatch:
+  """As many texts as set the units, of all words alike: what no data hold."""
+  prompts, _ = setting.reference
+  generator = rng.numpy_generator(setting.seed, "any words")
+  response, mask = setting.world.even().write(prompts.prompt, generator)
+  return scoring.join(prompts, response, mask)
+
+
 def pair_margins(score: Any, params: Any, pairs: Any) -> np.ndarray:
   """Each member's reward of the first minus that of the second: [k, B]."""
   return np.asarray(score(params, pairs.first) - score(params, pairs.second))
-
-
-def _accuracy(margins: np.ndarray, labels: np.ndarray) -> float:
-  return float(np.mean((margins > 0) == (labels > 0.5)))

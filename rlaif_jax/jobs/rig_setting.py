@@ -77,6 +77,7 @@ class Programs:
     self.devices = mesh_lib.make_mesh("data:1", jax.devices()[:1])
     self.policy = architectures.language(config.policy)
     self.scalar = architectures.scalar(config.proxy)
+    self.value = architectures.scalar(config.policy)
     self.sft_optimizer = optimizer_lib.make_optimizer(config.sft)
     self.sampler = functools.cache(self._sampler)
     self.update_sft = step_lib.make_train_step(
@@ -135,6 +136,12 @@ class Programs:
     return np.asarray(self._response_log_probs(params, joined))
 
 
+@functools.lru_cache(maxsize=4)
+def make_programs(config: RigConfig) -> Programs:
+  """The programs of a rig; those of the latest configs are kept."""
+  return Programs(config)
+
+
 def blocks(rows: int, size: int) -> list[np.ndarray]:
   """Row numbers in blocks of one size; the last is filled from the front."""
   return [
@@ -176,12 +183,27 @@ class Setting:
       prompts: of the rows.
       drawn: anything with `response` and `mask` [B, R].
     """
-    raw = self.world.gold(
-      np.asarray(prompts.prompt),
-      np.asarray(drawn.response),
-      np.asarray(drawn.mask),
-    )
-    return (raw - self.shift) / self.scale
+    return self.score(np.asarray(prompts.prompt), drawn.response, drawn.mask)
+
+  def score(self, prompt: np.ndarray, response: Any, mask: Any) -> np.ndarray:
+    """Gold [B G] of responses that stand together by prompt [B, 1]."""
+    prompt = np.repeat(prompt, len(response) // len(prompt), axis=0)
+    raw = self.world.gold(prompt, np.asarray(response), np.asarray(mask))
+    return ((raw - self.shift) / self.scale).astype(np.float32)
+
+  def wins(self, prompts: batches.PromptBatch, gold: np.ndarray) -> np.ndarray:
+    """[B]: the share of the first policy's samples to the same prompt that
+    have less gold than a response; ties count half."""
+    reference, drawn = self.reference
+    theirs = self.gold(reference, drawn)
+    result = np.empty(len(gold))
+    for prompt in np.unique(prompts.prompt[:, 0]):
+      ours = prompts.prompt[:, 0] == prompt
+      sort = np.sort(theirs[reference.prompt[:, 0] == prompt])
+      below = np.searchsorted(sort, gold[ours], side="left")
+      up_to = np.searchsorted(sort, gold[ours], side="right")
+      result[ours] = (below + up_to) / (2 * len(sort))
+    return result
 
 
 def prompt_rows(world: rig_world.World, rows: np.ndarray):

@@ -4,25 +4,25 @@
 For each seed: a world with a gold reward, a first policy, pairs with noisy
 labels. For each arm: a proxy trained on those pairs, the best of n by it, and
 a policy trained on it without stopping. Gold and proxy against KL are the
-result (arXiv:2210.10760; arXiv:2310.02743).
+result (arXiv:2210.10760; arXiv:2310.02743). Arms that learn from the pairs
+directly stand beside them (arXiv:2305.18290).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 from typing import Any
 
-from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
-from rlaif_jax.engine import metrics
+from rlaif_jax.jobs import rig_pairs
 from rlaif_jax.jobs import rig_policies
 from rlaif_jax.jobs import rig_rewards
+from rlaif_jax.jobs import rig_rows
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.ops import ensembles
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
+
+REWARDS = ("proxy", "gold")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,22 +32,30 @@ class RigArm:
   Fields:
     name: in rows, tables and figures.
     ensemble: the proxy.
+    rl: objective of the policy; its beta weighs the KL. None trains no policy:
+      the best of n is all there is.
     aggregate: how its members' rewards become one.
     coefficient: of the deviation (lcb) or the variance (uwo).
-    rl: objective of the policy; its beta weighs the KL.
+    reward: what is searched by and trained on: the "proxy", or "gold" itself,
+      of which the proxy is then only reported.
   """
 
   name: str
   ensemble: ensemble_lib.EnsembleConfig
-  rl: algorithms.RLConfig
+  rl: algorithms.RLConfig | None
   aggregate: str = "mean"
   coefficient: float = 0.0
+  reward: str = "proxy"
 
   def __post_init__(self):
     if self.aggregate not in ensembles.AGGREGATES:
       raise ValueError(
         f"RigArm.aggregate is {self.aggregate!r}; use one of "
         f"{ensembles.AGGREGATES}"
+      )
+    if self.reward not in REWARDS:
+      raise ValueError(
+        f"RigArm.reward is {self.reward!r}; use one of {REWARDS}"
       )
 
 
@@ -58,15 +66,16 @@ def run(
   proxies: rig_rewards.ProxyConfig,
   search: rig_policies.SearchConfig,
   train: rig_policies.PolicyConfig,
-  arms: tuple[RigArm, ...],
+  arms: tuple[RigArm | rig_pairs.PairArm, ...],
+  pairs: rig_pairs.PairTrainConfig | None = None,
   seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
 ) -> dict[str, Any]:
   """Runs all arms on all seeds, and writes rows.jsonl.
 
   A row has the arm, the seed and its stage: `proxy` (accuracies), `search`
-  (one per n) or `policy` (one per measurement). costs.jsonl has seconds and
-  bytes. An arm of a seed is written when it is finished; a second start goes
-  on with the next.
+  (one per n), `policy` (one per measurement) or `judges` (of a PairArm).
+  costs.jsonl has seconds and bytes. An arm of a seed is written when it is
+  finished; a second start goes on with the next.
 
   Args:
     output_dir: where everything goes.
@@ -75,81 +84,83 @@ def run(
     search: best of n.
     train: of policies.
     arms: the arms; the first is the one that others are compared with.
+    pairs: training of the arms that learn from pairs.
     seeds: of worlds, data and training alike.
   """
-  names = [arm.name for arm in arms]
-  if len(set(names)) < len(names):
-    raise ValueError(f"rig.arms have the names {names}; each must be its own")
-  # 1. What was finished before.
-  directory = pathlib.Path(output_dir)
-  done = finished(directory)
-  units = [(seed, arm) for seed in seeds for arm in arms]
-  left = [unit for unit in units if (unit[0], unit[1].name) not in done]
-  progress = metrics.Progress("rig", len(units), done=len(done), unit="arms")
-  # 2. Programs are compiled once for all seeds.
-  programs = rig_setting.Programs(rig)
-  rewards = rig_rewards.Trainer(programs, proxies)
-  policies = rig_policies.Policies(programs, rewards, search, train)
-  setting, trained = None, {}
-  for number, (seed, arm) in enumerate(left):
-    if preemption.requested():
-      raise preemption.Preempted(f"rig: stopped before {arm.name}, {seed}")
-    # 3. The seed's world, and proxies that arms share.
-    if setting is None or setting.seed != seed:
-      setting, trained = rig_setting.make_setting(programs, seed), {}
-    if arm.ensemble not in trained:
-      trained[arm.ensemble] = rewards.train(setting, arm.ensemble)
-    proxy = trained[arm.ensemble]
-    # 4. The arm, written whole.
-    rows = arm_rows(policies, setting, arm, proxy)
-    costs = {"arm": arm.name, "seed": seed, **proxy.costs}
-    append(directory / "costs.jsonl", [costs])
-    append(directory / "rows.jsonl", rows)
-    progress.update(
-      len(done) + number + 1, f"{arm.name}, gold {rows[-1]['gold']:.2f}"
+  if pairs is None and any(isinstance(a, rig_pairs.PairArm) for a in arms):
+    raise ValueError(
+      "rig.pairs is None, and there is an arm that learns from pairs; say "
+      "rig.pairs = @PairTrainConfig()"
     )
-  return {
-    "rows": str(directory / "rows.jsonl"),
-    "arms": names,
-    "seeds": list(seeds),
-  }
+  # Programs are compiled once for all seeds.
+  policies = rig_policies.make_policies(rig, proxies, search, train)
+  learner = rig_pairs.PairTrainer(policies, pairs) if pairs else None
+
+  def of_seed(seed):
+    shared = Shared(policies, rig_setting.make_setting(policies.programs, seed))
+
+    def of_arm(arm):
+      if isinstance(arm, rig_pairs.PairArm):
+        return learner.stages(shared.setting, arm, shared.judges()), []
+      proxy = shared.proxy(arm.ensemble)
+      return stages(policies, shared.setting, arm, proxy), [proxy.costs]
+
+    return of_arm
+
+  return rig_rows.run_arms(
+    "rig", output_dir=output_dir, arms=arms, seeds=seeds, of_seed=of_seed
+  )
 
 
-def arm_rows(
+class Shared:
+  """What the arms of a seed share: each is made when it is first asked for."""
+
+  def __init__(
+    self, policies: rig_policies.Policies, setting: rig_setting.Setting
+  ):
+    self.setting = setting
+    self._policies = policies
+    self._proxies: dict[Any, rig_rewards.Proxy] = {}
+    self._judges: rig_pairs.Judges | None = None
+
+  def proxy(self, ensemble: ensemble_lib.EnsembleConfig) -> rig_rewards.Proxy:
+    """The ensemble, trained on the setting's pairs."""
+    if ensemble not in self._proxies:
+      self._proxies[ensemble] = self._policies.rewards.train(
+        self.setting, ensemble
+      )
+    return self._proxies[ensemble]
+
+  def judges(self) -> rig_pairs.Judges:
+    """Of pairs."""
+    if self._judges is None:
+      self._judges = rig_pairs.make_judges(self.setting, self._policies)
+    return self._judges
+
+
+def stages(
   policies: rig_policies.Policies,
   setting: rig_setting.Setting,
   arm: RigArm,
   proxy: rig_rewards.Proxy,
-) -> list[dict[str, Any]]:
-  """All rows of an arm on a seed; the policy's last measurement is last."""
+) -> dict[str, rig_rows.Rows]:
+  """All rows of an arm by stage; the policy's last measurement is last."""
   score = policies.scorer(arm.ensemble, arm.aggregate, arm.coefficient)
+  reported = rig_policies.Reward(score, proxy.unit)
+  reward = reported
+  if arm.reward == "gold":
+    reward = rig_policies.gold_reward(setting)
 
   def deviation(prompts, drawn):
     u = policies.deviation(arm.ensemble, proxy.unit, prompts, drawn)
     return {"deviation": u}
 
-  stages = {
+  found = {
     "proxy": [proxy.numbers],
-    "search": policies.best_of_n(setting, score, proxy.unit),
-    "policy": policies.reinforce(setting, score, proxy.unit, arm.rl, deviation),
+    "search": policies.best_of_n(setting, reward),
   }
-  return [
-    {"arm": arm.name, "seed": setting.seed, "stage": stage, **row}
-    for stage, rows in stages.items()
-    for row in rows
-  ]
-
-
-def finished(directory: pathlib.Path) -> set[tuple[int, str]]:
-  """(seed, arm) of all rows that are there."""
-  path = directory / "rows.jsonl"
-  if not path.exists():
-    return set()
-  return {(row["seed"], row["arm"]) for row in jsonl.parse_rows(path, dict)}
-
-
-def append(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-  """Adds rows to a file that is seen with all of them or with none."""
-  before = path.read_text("utf-8") if path.exists() else ""
-  text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-  jsonl.write_text(path, before + text)
+  if arm.rl is not None:
+    found["policy"] = policies.reinforce(
+      setting, reward, arm.rl, proxy=reported, more=deviation
+    )
+  return found

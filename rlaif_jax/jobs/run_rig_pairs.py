@@ -7,16 +7,13 @@ the same labels, pairs and updates.
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
-from rlaif_jax.core import preemption
-from rlaif_jax.engine import metrics
 from rlaif_jax.jobs import rig_pairs
 from rlaif_jax.jobs import rig_policies
 from rlaif_jax.jobs import rig_rewards
+from rlaif_jax.jobs import rig_rows
 from rlaif_jax.jobs import rig_setting
-from rlaif_jax.jobs import run_rig
 
 
 def run(
@@ -40,47 +37,16 @@ def run(
     arms: the arms; the first is the one that others are compared with.
     seeds: of worlds, data and training alike.
   """
-  names = [arm.name for arm in arms]
-  if len(set(names)) < len(names):
-    raise ValueError(
-      f"rig_pairs.arms have the names {names}; each must be its own"
-    )
-  directory = pathlib.Path(output_dir)
-  done = run_rig.finished(directory)
-  units = [(seed, arm) for seed in seeds for arm in arms]
-  left = [unit for unit in units if (unit[0], unit[1].name) not in done]
-  progress = metrics.Progress(
-    "rig_pairs", len(units), done=len(done), unit="arms"
+  policies = rig_policies.make_policies(
+    rig, proxies, rig_policies.SearchConfig(), measure
   )
-  programs = rig_setting.Programs(rig)
-  rewards = rig_rewards.Trainer(programs, proxies)
-  policies = rig_policies.Policies(
-    programs, rewards, rig_policies.SearchConfig(), measure
+  trainer = rig_pairs.PairTrainer(policies, train)
+
+  def of_seed(seed):
+    setting = rig_setting.make_setting(policies.programs, seed)
+    judges = rig_pairs.make_judges(setting, policies)
+    return lambda arm: (trainer.stages(setting, arm, judges), [])
+
+  return rig_rows.run_arms(
+    "rig_pairs", output_dir=output_dir, arms=arms, seeds=seeds, of_seed=of_seed
   )
-  trainer = rig_pairs.PairTrainer(programs, rewards, policies, train)
-  setting, judges = None, None
-  for number, (seed, arm) in enumerate(left):
-    if preemption.requested():
-      raise preemption.Preempted(
-        f"rig_pairs: stopped before {arm.name}, {seed}"
-      )
-    if setting is None or setting.seed != seed:
-      setting = rig_setting.make_setting(programs, seed)
-      judges = rig_pairs.make_judges(setting, rewards, policies)
-    base = {"arm": arm.name, "seed": seed}
-    rows = [
-      {**base, "stage": "judges", **rig_pairs.judge_numbers(setting, judges)}
-    ]
-    rows += [
-      {**base, "stage": "policy", **row}
-      for row in trainer.learn(setting, arm, judges)
-    ]
-    run_rig.append(directory / "rows.jsonl", rows)
-    progress.update(
-      len(done) + number + 1, f"{arm.name}, gold {rows[-1]['gold']:.2f}"
-    )
-  return {
-    "rows": str(directory / "rows.jsonl"),
-    "arms": names,
-    "seeds": list(seeds),
-  }

@@ -59,11 +59,25 @@ def test_best_end_and_differences_within_seeds():
 
 
 def test_a_curve_has_a_point_for_each_measurement():
-  points = rig_curves.curve(rows(), "a", "policy", "gold")
+  paths = rig_curves.paths(rows(), "a")
+  points = rig_curves.curve(paths, "gold")
   assert [kl for kl, _ in points] == [0.0, 2.0, 1.0, 4.0]
   assert points[-1][1].mean == 2.5
-  assert rig_curves.curve(rows(), "a", "policy", "proxy") == []
-  assert rig_curves.curve(rows(), "a", "search", "gold") == []
+  assert rig_curves.curve(paths, "proxy") == []
+  assert rig_curves.curve({}, "gold") == []
+
+
+def test_an_arm_without_a_policy_goes_by_its_best_of_n():
+  search = [
+    {"arm": arm, "seed": 0, "stage": "search", "n": n, "kl": n / 4, "gold": n}
+    for arm in ("a", "c")
+    for n in (4, 8)
+  ]
+  found = rows() + search
+  assert len(rig_curves.paths(found, "a")[0]) == 4
+  assert rig_curves.paths(found, "c") == {0: search[2:]}
+  value = rig_curves.at("gold", 1.5)
+  assert rig_curves.path_values(found, "c", value) == {0: 6.0}
 
 
 def test_search_values():

@@ -27,7 +27,8 @@ def rows(deviation=True):
       for step, kl in enumerate((0.0, 3.0, 6.0)):
         row = {**base, "stage": "policy", "step": step, "kl": kl}
         row |= {"gold": kl + lift + seed, "proxy": 2.0, "tokens": 9.0}
-        found.append({**row, "deviation": 0.1} if deviation else row)
+        u = lift * (1 + kl + seed)  # One model has none.
+        found.append({**row, "deviation": u} if deviation else row)
   return found
 
 
@@ -62,12 +63,38 @@ def test_searches_and_proxies():
   assert first["accuracy, test pairs"] == "0.650 ± 0.050"
   assert first["ms an update"] == "2.0"
   assert first["parameters"] == "12,345"
-  assert second["ms an update"] == "-" == second["nuclear ratio"]
+  assert second["ms an update"] == "-" and "nuclear ratio" not in second
+  more = [{**row, "ece": 0.25} for row in rows()[:1]] + rows()[1:]
+  first, second = lines(rig_report.proxies(more, costs))
+  assert (first["ECE"], second["ECE"]) == ("0.250", "-")
+
+
+def test_deviation_at_matched_kl():
+  (found,) = lines(rig_report.deviations(rows()))
+  # 0.5 (1 + kl + seed): at KL 2 the mean is 1.75, over seeds half apart.
+  assert found["arm"] == "five <b>" and found["at the start"] == "0.75 ± 0.25"
+  assert found["at KL 2"] == "1.75 ± 0.25" and found["at KL 10"] == "-"
+  assert found["end minus start"] == "3.00 ± 0.00"
+  assert rig_report.deviations(rows(deviation=False)) is None
+
+
+def test_best_of_n_stands_beside_policies_where_nothing_is_trained():
+  search = [r for r in rows() if r["arm"] != "one" or r["stage"] == "search"]
+  first, second = lines(rig_report.policies(search))
+  assert (first["arm"], first["gold at the end"]) == ("one", "4.00 ± 0.00")
+  assert second["end minus the first arm's"] == "3.00 ± 0.50"
+  assert first["KL at the end"] == "1.00 ± 0.00"
+  wins = [{**r, "win_rate": 0.75} for r in search]
+  assert lines(rig_report.policies(wins))[0]["win rate at the end"] == (
+    "0.75 ± 0.00"
+  )
+  assert "win rate at the end" not in first
 
 
 def test_stages_that_nobody_ran_have_no_table():
   only = [row for row in rows() if row["stage"] == "policy"]
-  assert list(rig_report.tables(only, [])) == ["Policies"]
+  titles = ["Policies", "Members' deviation"]
+  assert list(rig_report.tables(only, [])) == titles
   assert rig_report.searches(only) is None
   assert rig_report.proxies(only, []) is None
 

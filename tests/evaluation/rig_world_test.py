@@ -61,6 +61,16 @@ def test_what_writers_write_is_worth_zero_and_rare_words_less():
   np.testing.assert_allclose(share, world.usage[0], atol=0.01)
 
 
+def test_an_even_world_uses_all_words_alike_and_values_them_as_before():
+  world = rig_world.make_world(rig_world.WorldConfig(**CONFIG), 2)
+  even = world.even()
+  prompts = world.prompts(np.arange(20_000))
+  tokens, _ = even.write(prompts, np.random.default_rng(0))
+  share = np.bincount(tokens[:, :2].ravel() - 4, minlength=5) / 40_000
+  np.testing.assert_allclose(share, 0.2, atol=0.01)
+  np.testing.assert_array_equal(even.values, world.values)
+
+
 def test_worlds_are_functions_of_the_seed():
   config = rig_world.WorldConfig(**CONFIG)
   a, b, c = (rig_world.make_world(config, seed) for seed in (3, 3, 4))

@@ -11,7 +11,6 @@ import pytest
 
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.jobs import rig_pairs
-from rlaif_jax.jobs import rig_policies
 from tests import tiny_rig
 
 DPO = dpo_model.DPOConfig()
@@ -21,6 +20,7 @@ TRAIN = rig_pairs.PairTrainConfig(
   batch_size=32,
   pairs=64,
   samples=4,
+  evaluations=3,
 )
 
 
@@ -30,16 +30,9 @@ def arm(**changes):
 
 @functools.cache
 def trainer():
-  policies = rig_policies.Policies(
-    tiny_rig.programs(), tiny_rig.trainer(), tiny_rig.SEARCH, tiny_rig.TRAIN
-  )
-  judges = rig_pairs.make_judges(
-    tiny_rig.setting(), tiny_rig.trainer(), policies
-  )
-  pairs = rig_pairs.PairTrainer(
-    tiny_rig.programs(), tiny_rig.trainer(), policies, TRAIN
-  )
-  return pairs, judges
+  policies = tiny_rig.policies()
+  judges = rig_pairs.make_judges(tiny_rig.setting(), policies)
+  return rig_pairs.PairTrainer(policies, TRAIN), judges
 
 
 def test_weights_have_mean_one_and_shuffling_keeps_their_histogram():
@@ -127,6 +120,7 @@ def test_every_loss_learns_from_labels(loss):
   rows = pairs.learn(tiny_rig.setting(), arm(loss=loss), judges)
   assert abs(rows[0]["kl"]) < 1e-4
   assert rows[-1]["gold"] > rows[0]["gold"]
+  assert [row["step"] for row in rows] == [0, 3, 6]
 
 
 @pytest.mark.parametrize(

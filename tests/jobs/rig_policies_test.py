@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,9 +19,7 @@ RLOO = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=4, beta=0.0)
 
 @pytest.fixture(scope="module")
 def policies():
-  return rig_policies.Policies(
-    tiny_rig.programs(), tiny_rig.trainer(), tiny_rig.SEARCH, tiny_rig.TRAIN
-  )
+  return tiny_rig.policies()
 
 
 def count_first_word(params, prompts, response, mask):
@@ -27,9 +28,7 @@ def count_first_word(params, prompts, response, mask):
   return jnp.sum((response == 4) * mask, axis=1)
 
 
-def nothing_more(prompts, drawn):
-  del prompts, drawn
-  return {}
+WORDS = rig_policies.Reward(count_first_word, None)
 
 
 def test_best_of_n_by_gold_itself_is_the_best_of_gold(policies):
@@ -37,12 +36,7 @@ def test_best_of_n_by_gold_itself_is_the_best_of_gold(policies):
   _, drawn, gold = policies.search_samples(setting)
   assert gold.shape == (4, 16)
 
-  def oracle(unit, prompts, response, mask):
-    del unit
-    fake = type("Drawn", (), {"response": response, "mask": mask})
-    return setting.gold(prompts, fake)
-
-  rows = policies.best_of_n(setting, oracle, None)
+  rows = policies.best_of_n(setting, rig_policies.gold_reward(setting))
   assert [row["n"] for row in rows] == [1, 4, 16]
   np.testing.assert_allclose(rows[0]["gold"], gold.mean(), rtol=1e-6)
   np.testing.assert_allclose(rows[-1]["gold"], gold.max(axis=1).mean())
@@ -54,14 +48,12 @@ def test_best_of_n_by_gold_itself_is_the_best_of_gold(policies):
 
 def test_training_raises_the_proxy_and_moves_away(policies):
   setting = tiny_rig.setting()
-  rows = policies.reinforce(setting, count_first_word, None, RLOO, nothing_more)
+  rows = policies.reinforce(setting, WORDS, RLOO)
   assert [row["step"] for row in rows] == tiny_rig.TRAIN.times()
   assert abs(rows[0]["kl"]) < 1e-4 < rows[-1]["kl"]
   assert rows[-1]["proxy"] > rows[0]["proxy"] + 0.2
   # The first policy is left as it was.
-  again = policies.measure(
-    setting, setting.policy, count_first_word, None, nothing_more
-  )
+  again = policies.measure(setting, setting.policy, WORDS)
   assert again["gold"] == rows[0]["gold"]
 
 
@@ -69,8 +61,7 @@ def test_a_kl_penalty_keeps_it_near(policies):
   setting = tiny_rig.setting()
   strict = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=4, beta=0.9)
   free, held = (
-    policies.reinforce(setting, count_first_word, None, rl, nothing_more)[-1]
-    for rl in (RLOO, strict)
+    policies.reinforce(setting, WORDS, rl)[-1] for rl in (RLOO, strict)
   )
   assert held["kl"] < 0.5 * free["kl"]
 
@@ -80,14 +71,61 @@ def test_measurements_are_dense_at_the_start_and_end_at_the_end():
   assert times == [0, 2, 6]
 
 
-def test_what_the_rig_does_not_have_is_named(policies):
-  with pytest.raises(ValueError, match="value"):
-    policies.reinforce(
-      tiny_rig.setting(),
-      count_first_word,
-      None,
-      algorithms.RLConfig(),
-      nothing_more,
-    )
+@pytest.mark.parametrize(
+  "algorithm, minibatches", [("reinforce", 1), ("ppo", 3)]
+)
+def test_a_value_network_learns_beside_the_policy(
+  policies, algorithm, minibatches
+):
+  """Gold is the reward, and the proxy is only reported."""
+  setting = tiny_rig.setting()
+  rl = algorithms.RLConfig(
+    algorithm=algorithm,
+    samples_per_prompt=4,
+    beta=0.0,
+    minibatches=minibatches,
+  )
+  rows = policies.reinforce(
+    setting, rig_policies.gold_reward(setting), rl, proxy=WORDS
+  )
+  # PPO measures when a rollout's three updates are done.
+  assert [row["step"] for row in rows] == ([0, 2, 6], [0, 3, 6])[
+    minibatches > 1
+  ]
+  assert rows[-1]["gold"] > rows[0]["gold"] + 0.1
+  assert rows[-1]["win_rate"] > rows[0]["win_rate"]
+  # A count of words is no gold.
+  assert 0 <= rows[0]["proxy"] <= 4
+
+
+def test_the_value_network_begins_with_the_policys_trunk(policies):
+  setting = tiny_rig.setting()
+  params = policies.start(setting, algorithms.RLConfig(algorithm="ppo"))
+  trunk = params["value"]["decoder"]
+  assert set(params) == {"policy", "value"} and set(trunk) <= set(
+    setting.policy
+  )
+  for name, tree in trunk.items():
+    jax.tree.map(np.testing.assert_array_equal, tree, setting.policy[name])
+
+
+def test_gold_as_a_scorer_reads_each_prompt_for_all_of_its_samples(policies):
+  setting = tiny_rig.setting()
+  prompts, drawn = setting.reference
+  reward = rig_policies.gold_reward(setting)
+  expected = setting.gold(prompts, drawn)
+  found = reward(prompts, drawn.response, drawn.mask)
+  np.testing.assert_array_equal(found, expected)
+  # Rows 0 and 2 have one prompt, and so do 1 and 3.
+  order = np.array([0, 2, 1, 3])
+  part = jax.tree.map(lambda x: x[:2], prompts)
+  found = reward(part, drawn.response[order], drawn.mask[order])
+  np.testing.assert_array_equal(found, expected[order])
+
+
+def test_what_does_not_divide_is_named(policies):
+  rl = dataclasses.replace(RLOO, algorithm="ppo", minibatches=4)
+  with pytest.raises(ValueError, match="multiple of the 4 updates"):
+    policies.reinforce(tiny_rig.setting(), WORDS, rl)
   with pytest.raises(ValueError, match="needs n samples"):
     rig_policies.SearchConfig(samples=4, sizes=(1, 8))

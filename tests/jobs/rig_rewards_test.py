@@ -31,6 +31,11 @@ def test_a_proxy_learns_and_its_members_are_in_one_unit(kind):
   np.testing.assert_allclose(unit.std(axis=1), 1.0, atol=1e-3)
   assert proxy.numbers["disagreement"] > 0
   assert proxy.costs["bytes"] == 4 * proxy.numbers["parameters"]
+  # Members learned from one set of pairs, and differ where it says nothing.
+  assert proxy.numbers["far_correlation"] < 1.0
+  np.testing.assert_allclose(
+    proxy.numbers["correlation"], np.corrcoef(raw)[0, 1], atol=1e-4
+  )
 
 
 def test_only_the_first_phase_moves_the_trunk():
@@ -58,3 +63,4 @@ def test_labels_the_other_way_round_teach_the_opposite():
   single = ensemble.EnsembleConfig()
   proxy = tiny_rig.trainer().train(setting, single, turned)
   assert proxy.numbers["accuracy"] < 0.45
+  assert "correlation" not in proxy.numbers  # There is but one member.

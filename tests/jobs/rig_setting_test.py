@@ -33,6 +33,17 @@ def test_gold_is_in_units_of_the_first_policy():
   np.testing.assert_allclose([gold.mean(), gold.std()], [0, 1], atol=1e-6)
 
 
+def test_wins_are_over_samples_of_the_same_prompt():
+  setting = tiny_rig.setting()
+  prompts, drawn = setting.reference
+  gold = setting.gold(prompts, drawn)
+  wins = setting.wins(prompts, gold)
+  np.testing.assert_allclose(wins.mean(), 0.5, atol=1e-6)
+  same = prompts.prompt[:, 0] == prompts.prompt[3, 0]
+  by_hand = np.mean(gold[same] < gold[3]) + np.mean(gold[same] == gold[3]) / 2
+  np.testing.assert_allclose(wins[3], by_hand)
+
+
 def test_pairs_are_of_one_prompt_and_two_samples():
   train = tiny_rig.setting().train
   np.testing.assert_array_equal(

@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import pytest
-
 from rlaif_jax.core import jsonl
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.jobs import rig_pairs
@@ -43,8 +39,3 @@ def test_rows_of_an_arm_and_going_on(tmp_path):
   path.write_text(before.replace('"seed": 0', '"mark": 1, "seed": 0'))
   run(tmp_path, ARM)
   assert path.read_text().count('"mark"') == len(rows)
-
-
-def test_arms_have_their_own_names(tmp_path):
-  with pytest.raises(ValueError, match="names"):
-    run(tmp_path, ARM, dataclasses.replace(ARM, loss="kto"))

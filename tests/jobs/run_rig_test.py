@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
+from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.jobs import rig_pairs
 from rlaif_jax.jobs import run_rig
 from rlaif_jax.reward import ensemble
 from rlaif_jax.rl import algorithms
@@ -14,34 +18,34 @@ from tests import tiny_rig
 
 RLOO = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=2, beta=0.0)
 TWO = ensemble.EnsembleConfig(members=2)
-ARMS = (
-  run_rig.RigArm(name="mean", ensemble=TWO, rl=RLOO),
-  run_rig.RigArm(
-    name="lcb", ensemble=TWO, rl=RLOO, aggregate="lcb", coefficient=1.0
-  ),
-)
+MEAN = run_rig.RigArm(name="mean", ensemble=TWO, rl=RLOO)
+LCB = dataclasses.replace(MEAN, name="lcb", aggregate="lcb", coefficient=1.0)
+GOLD = dataclasses.replace(MEAN, name="gold", reward="gold", rl=None)
+DPO = rig_pairs.PairArm(name="DPO", dpo=dpo_model.DPOConfig())
+PAIRS = rig_pairs.PairTrainConfig(optimizer=tiny_rig.adam(1e-2), epochs=1)
 
 
-def run(directory, **changes):
+def run(directory, *arms, **changes):
   settings = dict(
     rig=tiny_rig.CONFIG,
     proxies=tiny_rig.PROXIES,
     search=tiny_rig.SEARCH,
     train=tiny_rig.TRAIN,
-    arms=ARMS,
     seeds=(3,),
   )
-  return run_rig.run(output_dir=str(directory), **{**settings, **changes})
+  return run_rig.run(
+    output_dir=str(directory), arms=arms, **{**settings, **changes}
+  )
 
 
 def test_every_arm_has_its_rows_and_the_same_bytes_after_a_stop(
   tmp_path, monkeypatch
 ):
-  run(tmp_path / "whole")
+  run(tmp_path / "whole", MEAN, LCB)
   text = (tmp_path / "whole" / "rows.jsonl").read_bytes()
   rows = jsonl.parse_rows(tmp_path / "whole" / "rows.jsonl", dict)
   stages = ["proxy"] + 3 * ["search"] + 3 * ["policy"]
-  for arm in ARMS:
+  for arm in (MEAN, LCB):
     own = [r for r in rows if r["arm"] == arm.name]
     assert [r["stage"] for r in own] == stages
   # Arms share the proxy, and the one that pays for deviation scores less.
@@ -55,15 +59,31 @@ def test_every_arm_has_its_rows_and_the_same_bytes_after_a_stop(
   with monkeypatch.context() as patch:
     patch.setattr(preemption, "requested", lambda: next(calls))
     with pytest.raises(preemption.Preempted, match="lcb"):
-      run(tmp_path / "parts")
+      run(tmp_path / "parts", MEAN, LCB)
   part = (tmp_path / "parts" / "rows.jsonl").read_bytes()
   assert text.startswith(part) and len(part) < len(text)
-  run(tmp_path / "parts")
+  run(tmp_path / "parts", MEAN, LCB)
   assert (tmp_path / "parts" / "rows.jsonl").read_bytes() == text
 
 
-def test_arms_have_their_own_names(tmp_path):
-  with pytest.raises(ValueError, match="names"):
-    run(tmp_path, arms=ARMS[:1] * 2)
+def test_gold_as_the_reward_and_arms_on_pairs(tmp_path):
+  run(tmp_path, GOLD, DPO, pairs=PAIRS)
+  rows = jsonl.parse_rows(tmp_path / "rows.jsonl", dict)
+  assert [r["stage"] for r in rows if r["arm"] == "gold"] == [
+    "proxy",
+    *3 * ["search"],
+  ]
+  search = [r for r in rows if r["stage"] == "search"]
+  assert [r["gold"] for r in search] == [r["proxy"] for r in search]
+  assert search[-1]["win_rate"] > search[0]["win_rate"] + 0.2
+  pairs = [r for r in rows if r["arm"] == "DPO"]
+  assert [r["stage"] for r in pairs] == ["judges", *4 * ["policy"]]
+
+
+def test_what_makes_no_sense_is_named(tmp_path):
   with pytest.raises(ValueError, match="median"):
-    run_rig.RigArm(name="x", ensemble=TWO, rl=RLOO, aggregate="median")
+    dataclasses.replace(MEAN, aggregate="median")
+  with pytest.raises(ValueError, match="silver"):
+    dataclasses.replace(MEAN, reward="silver")
+  with pytest.raises(ValueError, match="PairTrainConfig"):
+    run(tmp_path, DPO)
