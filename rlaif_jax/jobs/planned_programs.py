@@ -300,18 +300,6 @@ def _rollout(shapes: planned_shapes.Shapes):
   def one(config, _, __, options=None):
     model = model_of(config)
 
-    def token(params, logits, keys, cache):
-      drawn, _ = sampling_ops.sample(
-        keys,
-        logits,
-        temperature=recipe.sampling.temperature,
-        top_k=recipe.sampling.top_k,
-        top_p=recipe.sampling.top_p,
-      )
-      here = jnp.ones((rows, 1), bool)
-      hidden, cache = model.extend(params, drawn[:, None], here, cache)
-      return model.logits(params, hidden[:, -1]), cache
-
     logits, cache = jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=sharding
@@ -322,12 +310,30 @@ def _rollout(shapes: planned_shapes.Shapes):
     keys = jax.eval_shape(
       lambda: decode.row_keys(jax.random.key(0), jnp.zeros((rows,), jnp.int32))
     )
-    step = jax.jit(token, donate_argnums=3)
+    step = jax.jit(_token(recipe, model), donate_argnums=3)
     params = shapes.learned(model.init)
     lowered_step = step.lower(params, logits, keys, cache)
     return lowered_step.compile(compiler_options=options)
 
   return first, one
+
+
+def _token(recipe: planned_shapes.Recipe, model: Any):
+  """What draws a token of each row, and reads it."""
+
+  def token(params, logits, keys, cache):
+    drawn, _ = sampling_ops.sample(
+      keys,
+      logits,
+      temperature=recipe.sampling.temperature,
+      top_k=recipe.sampling.top_k,
+      top_p=recipe.sampling.top_p,
+    )
+    here = jnp.ones((len(drawn), 1), bool)
+    hidden, cache = model.extend(params, drawn[:, None], here, cache)
+    return model.logits(params, hidden[:, -1]), cache
+
+  return token
 
 
 def _reference(shapes: planned_shapes.Shapes):

@@ -357,16 +357,6 @@ def functions(
     begin = batch.tokens.shape[1] - batch.weights.shape[1] - 1
     return read(params, batch.tokens, batch.valid)[:, begin:-1]
 
-  def init(key):
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    params = module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
-    if config.match_gain:
-      for layer in range(config.num_layers):
-        self_attention.match_keys_to_queries(
-          params[f"blocks_{layer}"]["attention"], config.match_gain
-        )
-    return params
-
   def prepare(params):
     weights = layers.as_products_read(params, config.dtype)
     if config.tie_embeddings:
@@ -375,7 +365,7 @@ def functions(
     return protocols.Prepared(weights=weights)
 
   return protocols.LanguageModel(
-    init=init,
+    init=lambda key: _init(module, key),
     hidden=hidden,
     hidden_group=hidden_group,
     hidden_packed=hidden_packed,
@@ -392,3 +382,15 @@ def functions(
     is_causal=True,
     row_devices=how.row_devices,
   )
+
+
+def _init(module: Decoder, key: jax.Array):
+  """Boxed parameters; see `DecoderConfig.match_gain`."""
+  config, tokens = module.config, jnp.zeros((1, 2), jnp.int32)
+  params = module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
+  if config.match_gain:
+    for layer in range(config.num_layers):
+      self_attention.match_keys_to_queries(
+        params[f"blocks_{layer}"]["attention"], config.match_gain
+      )
+  return params

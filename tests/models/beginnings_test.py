@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.core import batches
+from rlaif_jax.engine import scoring
+from rlaif_jax.models import architectures
 from rlaif_jax.models import attention
 from rlaif_jax.models import beginnings
 from rlaif_jax.models import cache as cache_lib
+from tests import testing
+from tests.models import architectures_test
+
+FAMILIES, VOCAB = architectures_test.FAMILIES, architectures_test.VOCAB
+CAUSAL = [name for name in FAMILIES if not name.startswith("t5")]
+OPTIONS = ((3,), (4, 5), (4, 6))
 
 ROWS, LENGTH, HEADS, KEY_HEADS, CHANNELS = 3, 4, 4, 2, 8
 COMMON, OWN = 5, 6
@@ -111,3 +122,89 @@ def test_columns_of_a_mask_are_taken_where_it_has_them():
   np.testing.assert_array_equal(
     each.asked_by(columns).mask[0], both[1][0, jnp.array([3, 0])]
   )
+
+
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-4), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
+  """Log-probs after a beginning of 5, prefixes of 2 and 4 and suffixes of 1 to
+  4 tokens, against each row read whole."""
+  config = dataclasses.replace(FAMILIES[name], dtype=dtype)
+  functions = testing.jitted(architectures.language(config))
+  params = testing.build(functions)
+  generator = np.random.default_rng(0)
+  begin, *texts = (
+    generator.integers(3, VOCAB, n).astype(np.int32) for n in (5, 2, 4, 1, 4, 3)
+  )
+  prefix, suffix, owner = texts[:2], texts[2:], [1, 0, 1]
+
+  def padded(rows, length):
+    pads = [length - len(row) for row in rows]
+    tokens = np.stack([np.pad(r, (p, 0)) for r, p in zip(rows, pads)])
+    return tokens, np.arange(length) >= np.array(pads)[:, None]
+
+  (prefixes, prefix_valid), (suffixes, suffix_valid) = (
+    padded(prefix, 5),
+    padded(suffix, 6),
+  )
+  common = scoring.read_common(functions, params, *padded([begin], 7))
+  found = scoring.shared_option_log_probs(
+    functions,
+    params,
+    common,
+    batches.SharedBatch(
+      prefixes=prefixes,
+      prefix_valid=prefix_valid,
+      owner=jnp.array(owner),
+      suffixes=suffixes,
+      suffix_valid=suffix_valid,
+    ),
+    OPTIONS,
+  )
+  rows = [
+    np.concatenate([begin, prefix[mine], own])
+    for mine, own in zip(owner, suffix, strict=True)
+  ]
+  expected = scoring.option_log_probs(
+    functions, params, *padded(rows, 13), OPTIONS
+  )
+  assert np.std(expected) > 0.01
+  np.testing.assert_allclose(found, expected, atol=atol)
+
+
+@pytest.mark.parametrize("begin", [0, 5])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_packed_prompts_are_prompts_alone(name, begin):
+  """After a beginning or none: two documents in one row, one with branches."""
+  functions = testing.jitted(architectures.language(FAMILIES[name]))
+  params = testing.build(functions)
+  generator = np.random.default_rng(1)
+  first, *parts = (
+    generator.integers(3, VOCAB, n).astype(np.int32)
+    for n in (begin, 4, 2, 3, 0, 5)
+  )
+  row = np.concatenate([*parts, [0, 0]]).astype(np.int32)
+  document = np.repeat([1, 1, 1, 2, 2, 0], [4, 2, 3, 0, 5, 2])
+  branch = np.repeat([0, 1, 2, 0, 1, 0], [4, 2, 3, 0, 5, 2])
+  packed = batches.PackedPrompts(
+    tokens=np.stack([row, 0 * row]),
+    document=np.stack([document, 0 * document]),
+    branch=np.stack([branch, 0 * branch]),
+    last=np.array([[5, 8, 13, 0], [0, 0, 0, 0]]),
+  )
+  options = ((4,), (7,), (5,))
+  # The beginning is padded to eight.
+  padded = np.pad(first, (8 - begin, 0))[None]
+  common = scoring.read_common(
+    functions, params, padded, np.arange(8)[None] >= 8 - begin
+  )
+  found = scoring.packed_option_log_probs(
+    functions, params, common, packed, options
+  )
+  for number, own in enumerate(([0, 1], [0, 2], [3, 4])):
+    alone = np.concatenate([first, *(parts[i] for i in own)])[None]
+    expected = scoring.option_log_probs(
+      functions, params, alone, np.ones(alone.shape, bool), options
+    )
+    np.testing.assert_allclose(found[0, number], expected[0], atol=1e-4)
+  assert np.isfinite(found).all() and np.std(found[0, :3]) > 0.01
