@@ -111,14 +111,13 @@ def run(
 
   def read_whole():
     rows = np.asarray([tokenizer.encode(text) for text in texts])
-    valid = np.ones((batch_size, rows.shape[1]), bool)
-    parts = [
-      np.asarray(
-        whole(params, rows[i : i + batch_size], valid, options=options)
-      )
-      for i in range(0, len(rows), batch_size)
+    valid = np.ones(rows.shape, bool)
+    parts = [slice(i, i + batch_size) for i in range(0, len(rows), batch_size)]
+    found = [
+      np.asarray(whole(params, rows[part], valid[part], options=options))
+      for part in parts
     ]
-    return jnp.asarray(np.concatenate(parts))
+    return jnp.asarray(np.concatenate(found))
 
   def read_shared():
     return jnp.asarray(backend.score_options(texts, OPTIONS)[0])
