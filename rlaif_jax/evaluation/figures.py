@@ -119,6 +119,34 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
   return _draw(3.2 * len(panels), len(panels), paint)
 
 
+def growth(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Time per token against what grows, one panel each, both axes logarithmic.
+
+  Args:
+    rows: with work, axis, value, us_per_token and roofline_us_per_token, which
+      is drawn dashed.
+  """
+  names = list(dict.fromkeys(row["axis"] for row in rows))
+  if not names:
+    return ""
+
+  def paint(axes):
+    for ax, name in zip(axes, names):
+      for i, work in enumerate(dict.fromkeys(row["work"] for row in rows)):
+        own = [r for r in rows if (r["axis"], r["work"]) == (name, work)]
+        values = [row["value"] for row in own]
+        style = {"color": _COLORS[i], "lw": 1.2}
+        times = [row["us_per_token"] for row in own]
+        ax.loglog(values, times, marker="o", ms=3, label=work, **style)
+        least = [row["roofline_us_per_token"] for row in own]
+        ax.loglog(values, least, ls="--", **style)
+      ax.set_xlabel(name)
+    axes[0].set_ylabel("microseconds a token")
+    axes[0].legend(frameon=False, fontsize=7)
+
+  return _draw(3.0 * len(names), len(names), paint)
+
+
 def training(curves: Mapping[str, Any]) -> str:
   """Reward, KL and length of rollouts against the step."""
   if not curves:

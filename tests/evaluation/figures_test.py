@@ -33,3 +33,16 @@ def test_only_quantities_that_arms_have_get_a_panel():
   one = figures.against_kl({"a": {"gold": points, "tokens": []}})
   assert "tokens" in both and "tokens" not in one
   assert figures.against_kl({"a": {}}) == ""
+
+
+def test_growth_has_a_panel_for_each_axis():
+  def row(work, axis, value):
+    times = {"us_per_token": 3.0 * value, "roofline_us_per_token": 1.0}
+    return {"work": work, "axis": axis, "value": value, **times}
+
+  rows = [row("update", "rows", n) for n in (1, 2)]
+  one = figures.growth(rows)
+  both = figures.growth([*rows, row("sampling", "layers", 4)])
+  assert both.count('id="axes_') == 2 > one.count('id="axes_')
+  assert one != figures.growth([*rows, row("sampling", "rows", 4)])
+  assert figures.growth([]) == ""
