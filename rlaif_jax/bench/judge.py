@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs a second of judging in both orders: python -m rlaif_jax.bench.judge.
 
-Prompts of one preamble; `--plain` reads each of a pair's two prompts whole,
-and takes no more logits than it needs either.
+Prompts of one preamble, which is read before the clock starts, as in a run's
+first call; `--plain` reads each of a pair's two prompts whole, and takes no
+more logits than it needs either.
 """
 
 from __future__ import annotations
@@ -63,14 +64,12 @@ def phases(
   context: int,
   candidate: int,
 ) -> list[roofline.Phase]:
-  """The preamble once, each context once, each order's candidates."""
+  """Each context once, and each order's candidates, after the preamble."""
   own = 2 * candidate
-  columns = pairs * (context + 2 * own) + shared
-  attended = (
-    shared * (shared + 1) / 2
-    + pairs * (context * shared + context * (context + 1) / 2)
-    + 2 * pairs * (own * (shared + context) + own * (own + 1) / 2)
-  )
+  columns = pairs * (context + 2 * own)
+  attended = pairs * (
+    context * shared + context * (context + 1) / 2
+  ) + 2 * pairs * (own * (shared + context) + own * (own + 1) / 2)
   return [
     pairs_lib.branch_pass(
       config,
@@ -112,14 +111,13 @@ def run(
 
   def read_whole():
     rows = np.asarray([tokenizer.encode(text) for text in texts])
-    valid = np.ones((batch_size, rows.shape[1]), bool)
-    parts = [
-      np.asarray(
-        whole(params, rows[i : i + batch_size], valid, options=options)
-      )
-      for i in range(0, len(rows), batch_size)
+    valid = np.ones(rows.shape, bool)
+    parts = [slice(i, i + batch_size) for i in range(0, len(rows), batch_size)]
+    found = [
+      np.asarray(whole(params, rows[part], valid[part], options=options))
+      for part in parts
     ]
-    return jnp.asarray(np.concatenate(parts))
+    return jnp.asarray(np.concatenate(found))
 
   def read_shared():
     return jnp.asarray(backend.score_options(texts, OPTIONS)[0])

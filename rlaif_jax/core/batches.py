@@ -159,11 +159,10 @@ class PromptBatch:
 class SharedBatch:
   """Rows that begin alike, each beginning once, for a causal model.
 
-  Row b is common + prefixes[owner[b]] + suffixes[b], all of them left-padded.
+  Row b is prefixes[owner[b]] + suffixes[b], all of them left-padded, after
+  what all rows begin with, if they do (`engine.scoring.read_common`).
   """
 
-  common: Array  # [1, C] int32
-  common_valid: Array  # [1, C] bool
   prefixes: Array  # [P, L] int32
   prefix_valid: Array  # [P, L] bool
   owner: Array  # [B] int32

@@ -167,7 +167,12 @@ class LanguageModel:
       prefill(params, prompt [B, P], valid [B, P], room) -> ([B, D], cache):
         the state after each prompt's last real token, and a cache with room
         for that many tokens more
-      extend(params, tokens [B, L], valid [B, L], cache) -> ([B, L, D], cache)
+      extend(params, tokens [B, L], valid [B, L], cache) -> ([B, L, D], cache);
+        where `is_causal`, it takes two more: the cache of a beginning, of one
+        row, which all rows go on after, or None; and columns [B, T], to get
+        the states [B, T, D] of these alone
+      begin(beginning, rows, room) -> the cache of rows that have read nothing
+        but that; None unless `is_causal`
       prepare(params) -> Prepared, which `extend` and `logits` take in place of
         params: what a loop over tokens would do to them over and over
       widen(cache, room) -> a cache with room for that many tokens more, whose
@@ -176,9 +181,10 @@ class LanguageModel:
         other, which is not wider, as row `row`; None, like `widen`, where a
         response's columns have to stand in order
 
-  `max_length` bounds prompt + response in tokens. `is_causal`: a prompt may be
+  `max_length` bounds prompt + response in tokens. `row_devices` share the rows
+  of what it computes. `is_causal`: a prompt may be
   read in pieces, the first by prefill and the others by extend, and the arrays
-  of a cache have the rows in front, so that rows may share a beginning.
+  of a cache have the rows in front, so that rows may begin alike.
   """
 
   init: Callable[..., Any]
@@ -189,11 +195,13 @@ class LanguageModel:
   prefill: Callable[..., Any]
   extend: Callable[..., Any]
   prepare: Callable[..., Prepared]
+  begin: Callable[..., Any] | None
   widen: Callable[..., Any] | None
   put_row: Callable[..., Any] | None
   vocab_size: int
   max_length: int
   is_causal: bool
+  row_devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,7 @@ class _Sampler:
   limits: jax.Array  # [N] the most tokens of each response
   config: SamplingConfig
   eos_ids: tuple[int, ...]
+  common: tuple[Any, ...] = ()  # The cache of what all rows begin with.
 
   @property
   def count(self) -> int:
@@ -139,7 +140,11 @@ class _Sampler:
       return array.at[place].set(values, mode="drop")
 
     hidden, cache = self.model.extend(
-      self.weights, token[:, None], loop.running[:, None], loop.cache
+      self.weights,
+      token[:, None],
+      loop.running[:, None],
+      loop.cache,
+      *self.common,
     )
     age = loop.age + 1
     ended = jnp.any(token[:, None] == jnp.asarray(self.eos_ids)[None], axis=1)
@@ -239,16 +244,23 @@ def generate(
 def generate_shared(
   model: protocols.LanguageModel,
   params: Any,
+  common: Any,
   batch: batches.SharedBatch,
   keys: jax.Array,
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
 ) -> Sampled:
-  """`generate` of a causal model after prompts whose beginnings it shares."""
-  hidden, cache = scoring.read_shared(model, params, batch, config.max_tokens)
+  """`generate` of a causal model after prompts whose beginnings it shares.
+
+  `common` is `scoring.read_common` of what all begin with.
+  """
+  hidden, cache = scoring.read_shared(
+    model, params, common, batch, config.max_tokens, last_only=True
+  )
   sampler = _sampler(model, params, keys, config, eos_ids, None)
-  return _write_on(sampler, hidden[:, -1], cache)
+  sampler = dataclasses.replace(sampler, common=(common,))
+  return _write_on(sampler, hidden[:, 0], cache)
 
 
 def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:

@@ -12,6 +12,10 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.ops import logprobs
 
+# Logits that exist at a time on a device, 256 MiB of them. Fewer make smaller
+# products, and as many sums of the head's gradient as there are parts.
+LOGITS_AT_ONCE = 2**26
+
 
 def response_logits(
   model: protocols.LanguageModel, params: Any, batch: batches.TokenBatch
@@ -29,9 +33,12 @@ def response_log_probs(
 ) -> jax.Array:
   """Float32 log-probs [B, R] of the responses under softmax(logits / T)."""
   response_length = batch.weights.shape[1]
-  logits = response_logits(model, params, batch)
-  return logprobs.token_log_probs(
-    logits, batch.tokens[:, -response_length:], temperature=temperature
+  return log_probs_after(
+    model,
+    params,
+    model.hidden(params, batch),
+    batch.tokens[:, -response_length:],
+    temperature=temperature,
   )
 
 
@@ -43,10 +50,52 @@ def group_log_probs(
   temperature: float = 1.0,
 ) -> jax.Array:
   """`response_log_probs` [B, G, R], each prompt read once."""
-  logits = model.logits(params, model.hidden_group(params, batch))
-  return logprobs.token_log_probs(
-    logits, batch.response, temperature=temperature
+  hidden = model.hidden_group(params, batch)
+  return log_probs_after(
+    model, params, hidden, batch.response, temperature=temperature
   )
+
+
+def log_probs_after(
+  model: protocols.LanguageModel,
+  params: Any,
+  hidden: jax.Array,
+  targets: jax.Array,
+  *,
+  temperature: float = 1.0,
+) -> jax.Array:
+  """Float32 log-probs [..., T] of targets after states [..., T, D].
+
+  The more columns and words, the fewer columns at a time: at most about
+  LOGITS_AT_ONCE logits exist, whatever the vocabulary. Where that takes
+  several parts, the gradient makes each part's logits again.
+  """
+
+  def read(part):
+    logits = model.logits(params, part[0])
+    return logprobs.token_log_probs(logits, part[1], temperature=temperature)
+
+  columns = targets.shape[-1]
+  numbers = targets.size * model.vocab_size // model.row_devices
+  width = -(-columns // max(1, -(-numbers // LOGITS_AT_ONCE)))
+  if width >= columns:
+    return read((hidden, targets))
+  parts = -(-columns // width)
+
+  def split(x, axis):
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (0, parts * width - columns)
+    x = jnp.pad(x, pad)
+    x = x.reshape(*x.shape[:axis], parts, width, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x, axis, 0)
+
+  axis = targets.ndim - 1
+  found = jax.lax.map(
+    jax.checkpoint(read, prevent_cse=False),
+    (split(hidden, axis), split(targets, axis)),
+  )
+  found = jnp.moveaxis(found, 0, axis)
+  return found.reshape(*targets.shape[:-1], -1)[..., :columns]
 
 
 def pair_log_probs(
@@ -64,8 +113,8 @@ def pair_log_probs(
     sums = logprobs.sequence_log_prob(log_probs, batch.response_valid)
   else:
     texts = pairs.texts
-    logits = model.logits(params, model.hidden_packed(params, texts))
-    log_probs = logprobs.token_log_probs(logits, texts.target)
+    hidden = model.hidden_packed(params, texts)
+    log_probs = log_probs_after(model, params, hidden, texts.target)
     # [B, M, T]: whose target it is.
     mine = (
       texts.owner[:, None] == jnp.arange(texts.last.shape[1])[None, :, None]
@@ -143,54 +192,76 @@ def option_log_probs(
 def shared_option_log_probs(
   model: protocols.LanguageModel,
   params: Any,
+  common: Any,
   batch: batches.SharedBatch,
   options: tuple[tuple[int, ...], ...],
 ) -> jax.Array:
   """`option_log_probs` of a causal model, each beginning read once."""
-  hidden, cache = read_shared(model, params, batch, _room(options))
-  return _options_after(model, params, hidden[:, -1], cache, options)
+  room = _room(options)
+  hidden, cache = read_shared(
+    model, params, common, batch, room, last_only=True
+  )
+  return _options_after(model, params, hidden[:, 0], cache, options, common)
 
 
 def shared_log_likelihoods(
   model: protocols.LanguageModel,
   params: Any,
+  common: Any,
   batch: batches.SharedBatch,
   weights: jax.Array,
 ) -> jax.Array:
   """Sums [B] of float32 log-probs of the tokens with weight, [B, S].
 
-  Of the suffixes, that is, whose first token is never scored. Logits exist
-  for eight rows at a time.
+  Of the suffixes, that is, whose first token is never scored.
   """
-  hidden, _ = read_shared(model, params, batch, 0)
+  hidden, _ = read_shared(model, params, common, batch, 0)
+  log_probs = log_probs_after(
+    model, params, hidden[:, :-1], batch.suffixes[:, 1:]
+  )
+  weights = weights[:, 1:]
+  return jnp.sum(jnp.where(weights > 0, log_probs * weights, 0.0), axis=1)
 
-  def row_sum(row):
-    states, targets, weight = row
-    log_probs = logprobs.token_log_probs(model.logits(params, states), targets)
-    return jnp.sum(jnp.where(weight > 0, log_probs * weight, 0.0))
 
-  rows = (hidden[:, :-1], batch.suffixes[:, 1:], weights[:, 1:])
-  return jax.lax.map(row_sum, rows, batch_size=8)
+def read_common(
+  model: protocols.LanguageModel,
+  params: Any,
+  tokens: jax.Array,
+  valid: jax.Array,
+) -> Any:
+  """The cache of one row [1, C] that many rows begin with, made once."""
+  return model.prefill(params, tokens, valid, 0)[1]
 
 
 def read_shared(
   model: protocols.LanguageModel,
   params: Any,
+  common: Any,
   batch: batches.SharedBatch,
   room: int,
+  *,
+  last_only: bool = False,
 ) -> tuple[jax.Array, Any]:
-  """States [B, S, D] of the suffixes, and a cache of the whole rows.
+  """States [B, S, D] of the suffixes, and a cache of the rows after `common`.
 
-  The cache has room for `room` tokens more. Its keys and values are copied
-  for each row; only the reading is shared.
+  Args:
+    model: functions of a causal language model.
+    params: its parameters.
+    common: from `read_common`; it is read where it is, and not copied.
+    batch: the rest of the rows; a prefix is copied for those that own it.
+    room: tokens more that the cache has room for.
+    last_only: states [B, 1, D] of the suffixes' last columns alone.
   """
-  columns = batch.prefixes.shape[1] + batch.suffixes.shape[1] + room
-  _, cache = model.prefill(params, batch.common, batch.common_valid, columns)
-  every = jnp.zeros((batch.prefixes.shape[0],), jnp.int32)
-  cache = take_rows(cache, every)
-  _, cache = model.extend(params, batch.prefixes, batch.prefix_valid, cache)
-  cache = take_rows(cache, batch.owner)
-  return model.extend(params, batch.suffixes, batch.suffix_valid, cache)
+  rows, length = batch.suffixes.shape
+  cache = model.begin(common, *batch.prefixes.shape)
+  _, cache = model.extend(
+    params, batch.prefixes, batch.prefix_valid, cache, common
+  )
+  cache = model.widen(take_rows(cache, batch.owner), length + room)
+  asked = jnp.full((rows, 1), length - 1) if last_only else None
+  return model.extend(
+    params, batch.suffixes, batch.suffix_valid, cache, common, asked
+  )
 
 
 def take_rows(tree: Any, rows: jax.Array) -> Any:
@@ -209,14 +280,15 @@ def _room(options: tuple[tuple[int, ...], ...]) -> int:
   return max(map(len, options)) - 1
 
 
-def _options_after(model, params, hidden, cache, options) -> jax.Array:
+def _options_after(model, params, hidden, cache, options, *common) -> jax.Array:
   """[B, len(options)] log-probs after the state [B, D] and its cache."""
   after = {(): jax.nn.log_softmax(model.logits(params, hidden), axis=-1)}
   prefixes = {option[:j] for option in options for j in range(1, len(option))}
   for prefix in sorted(prefixes):
     shape = (hidden.shape[0], len(prefix))
     ids = jnp.broadcast_to(jnp.asarray(prefix, jnp.int32)[None], shape)
-    states, _ = model.extend(params, ids, jnp.ones(shape, bool), cache)
+    here = jnp.ones(shape, bool)
+    states, _ = model.extend(params, ids, here, cache, *common)
     after[prefix] = jax.nn.log_softmax(
       model.logits(params, states[:, -1]), axis=-1
     )

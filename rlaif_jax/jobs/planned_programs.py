@@ -349,7 +349,8 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
     read = scoring.option_log_probs
     texts = shapes.rated()
     if model.is_causal:
-      read, texts = scoring.shared_option_log_probs, (shapes.rated_apart(),)
+      read = scoring.shared_option_log_probs
+      texts = shapes.rated_apart(model)
     step = jax.jit(lambda params, *texts: read(model, params, *texts, options))
     return step.lower(shapes.read(model.init), *texts).compile()
 

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import protocols
 from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
 from rlaif_jax.models import variant
 from rlaif_jax.rl import algorithms
@@ -167,24 +169,34 @@ class Shapes:
       self.array(rows, columns, dtype=jnp.bool_),
     )
 
-  def rated_apart(self) -> batches.SharedBatch:
+  def rated_apart(
+    self, model: protocols.LanguageModel
+  ) -> tuple[Any, batches.SharedBatch]:
     """The same as `labeling.direct` reads them: each part once.
 
-    Almost all of the constant text stands before the context.
+    Almost all of the constant text stands before the context; its cache, made
+    once a run, lies on each device.
     """
     recipe = self.recipe
     rows, ending = recipe.rows("policy"), min(8, recipe.rating_tokens - 1)
     everywhere = mesh_lib.replicated(self.mesh)
-    common = (1, recipe.rating_tokens - ending)
     prefix = (recipe.batch_size, self.prompt)
     suffix = (rows, recipe.sampling.max_tokens + ending)
-
-    def one(dtype):
-      return jax.ShapeDtypeStruct(common, dtype, sharding=everywhere)
-
-    return batches.SharedBatch(
-      common=one(jnp.int32),
-      common_valid=one(jnp.bool_),
+    text = jax.ShapeDtypeStruct((1, recipe.rating_tokens - ending), jnp.int32)
+    cache = jax.eval_shape(
+      lambda params, tokens: scoring.read_common(
+        model, params, tokens, tokens >= 0
+      ),
+      self.read(model.init),
+      text,
+    )
+    common = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=everywhere
+      ),
+      cache,
+    )
+    return common, batches.SharedBatch(
       prefixes=self.array(*prefix),
       prefix_valid=self.array(*prefix, dtype=jnp.bool_),
       owner=self.array(rows),

@@ -104,15 +104,15 @@ def make_scorer(
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
       inner = text_scorer(config, labeler, policy)
     else:
-      inner = jax.jit(
-        direct.direct_scorer(
-          labeler.functions,
-          labeler.tokenizer,
-          parts=template.pointwise_parts(),
-          options=template.options,
-          chat=labeler.chat,
-        )
+      rating_scorer = direct.direct_scorer(
+        labeler.functions,
+        labeler.tokenizer,
+        parts=template.pointwise_parts(),
+        options=template.options,
+        chat=labeler.chat,
       )
+      inner = jax.jit(rating_scorer.score)
+      params = rating_scorer.prepare(labeler.params)
   mean, std = 0.0, 1.0
   if config.standardize_file:
     mean, std = statistics(config, inner, params, policy)

@@ -2,12 +2,13 @@
 """Where a language model answers: a Flax model in this process.
 
 Prompts are sorted into length buckets, so each bucket compiles once whatever
-the texts, and a causal model reads what prompts share once; answers come back
-in the order of the questions.
+the texts, and a causal model reads what prompts share once, what all of them
+begin with once for all calls; answers come back in the order of the questions.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 from typing import Any, Callable, Sequence
 
@@ -24,6 +25,10 @@ from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import prefixes
 from rlaif_jax.labeling import rating
+
+# Beginnings whose keys and values are kept for later calls: a judge with
+# rationales has two.
+KEPT = 4
 
 
 class FlaxBackend:
@@ -65,6 +70,8 @@ class FlaxBackend:
     self._end = tokenizer.encode(chat[1])
     self._progress = progress
     # A causal model reads what prompts share once.
+    self._beginnings = collections.OrderedDict()
+    self._read_common = jax.jit(functools.partial(scoring.read_common, model))
     options, generate = (
       (scoring.shared_option_log_probs, decode.generate_shared)
       if model.is_causal
@@ -135,11 +142,13 @@ class FlaxBackend:
     self._limit(ids, max(map(len, own), default=0))
     whole = [prompt + text for prompt, text in zip(ids, own, strict=True)]
     # The first token of a text is predicted after the prompt's last.
-    for rows, batch in self._shared(whole, [len(text) + 1 for text in own]):
+    for rows, (common, batch) in self._shared(
+      whole, [len(text) + 1 for text in own]
+    ):
       weights = np.zeros(batch.suffixes.shape, np.float32)
       for i, row in enumerate(rows):
         weights[i, -len(own[row]) :] = 1.0
-      yield rows, self._shared_likelihoods(self._params, batch, weights)
+      yield rows, self._shared_likelihoods(self._params, common, batch, weights)
 
   def _read_whole(self, ids: list[list[int]], own: list[list[int]]):
     """Yields (rows, log-probs of their texts) of any model."""
@@ -213,11 +222,10 @@ class FlaxBackend:
     return texts, usage
 
   def _inputs(self, ids: list[list[int]], room: int):
-    """Yields (rows, arrays): a SharedBatch, or [B, L] tokens and valid."""
+    """Yields (rows, arrays): see `_shared`, or [B, L] tokens and valid."""
     limit = self._limit(ids, room)
     if self._model.is_causal:
-      for rows, batch in self._shared(ids, [1] * len(ids)):
-        yield rows, (batch,)
+      yield from self._shared(ids, [1] * len(ids))
     else:
       for rows, tokens, valid in self._batches(ids, limit):
         yield rows, (tokens, valid)
@@ -245,15 +253,25 @@ class FlaxBackend:
     return limit
 
   def _shared(self, ids: list[list[int]], own: list[int]):
-    """Yields (rows, SharedBatch); see `prefixes.share`."""
+    """Yields (rows, (common, SharedBatch)); see `prefixes.share`."""
     done = 0
     for part in prefixes.share(
       ids, own, batch_size=self._batch_size, bucket=self._bucket
     ):
-      yield part.rows, part.batch
+      yield part.rows, (self._common(part.common), part.batch)
       done += len(part.rows)
       if self._progress is not None:
         self._progress(done, len(ids))
+
+  def _common(self, tokens: tuple[int, ...]) -> Any:
+    """The cache of a beginning; those that were used last are kept."""
+    if tokens not in self._beginnings:
+      row = prefixes.common_row(tokens, bucket=self._bucket)
+      self._beginnings[tokens] = self._read_common(self._params, *row)
+    self._beginnings.move_to_end(tokens)
+    if len(self._beginnings) > KEPT:
+      self._beginnings.popitem(last=False)
+    return self._beginnings[tokens]
 
   def _batches(self, ids: list[list[int]], limit: int):
     """Yields (rows, tokens [B, L], valid [B, L]) with few distinct L."""

@@ -2,13 +2,16 @@
 """Direct RLAIF: the labeler's expected 1..10 score as a reward on the device.
 
 The labeler's prompt is put together from token segments around the sampled
-response inside the jitted program, so no token leaves the device.
+response inside the jitted program, so no token leaves the device. The preamble
+is read once a run.
 """
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+import functools
+from typing import Any, Callable, NamedTuple, Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +21,23 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import rating
 
 
+@flax.struct.dataclass
+class Rater:
+  """The labeler's parameters, and the cache of what its prompts begin with,
+  read once for all rollouts; None where it cannot be read apart."""
+
+  params: Any
+  common: Any
+
+
+class DirectScorer(NamedTuple):
+  """`score`, a Scorer, and `prepare`: what makes its params, a Rater, of the
+  labeler's parameters."""
+
+  score: protocols.Scorer
+  prepare: Callable[[Any], Rater]
+
+
 def direct_scorer(
   model: protocols.LanguageModel,
   tokenizer: protocols.Tokenizer,
@@ -25,7 +45,7 @@ def direct_scorer(
   parts: tuple[str, str, str],
   options: Sequence[str],
   chat: tuple[str, str] = ("", ""),
-) -> protocols.Scorer:
+) -> DirectScorer:
   """(score - 5.5) / 4.5 in [-1, 1] of each response (paper section 2.2.2).
 
   The prompt is bos + parts[0] + context + parts[1] + response + parts[2],
@@ -34,7 +54,7 @@ def direct_scorer(
   labeler with another one reads text, through `responses.rate`.
 
   Args:
-    model: functions of the labeler. The Scorer's params are its parameters.
+    model: functions of the labeler.
     tokenizer: of both policy and labeler.
     parts: constant texts, from `prompts.Template.pointwise_parts`.
     options: the ten score strings.
@@ -50,8 +70,14 @@ def direct_scorer(
   # What all begin with is read once, and each context once for its responses.
   is_shared = bool(model.is_causal and before and after)
 
+  def prepare(params: Any) -> Rater:
+    if not is_shared:
+      return Rater(params=params, common=None)
+    read = functools.partial(scoring.read_common, model)
+    return Rater(params=params, common=jax.jit(read)(params, *_join([before])))
+
   def score(
-    params: Any,
+    rater: Rater,
     prompts: batches.PromptBatch,
     response: jax.Array,
     mask: jax.Array,
@@ -61,12 +87,9 @@ def direct_scorer(
     context = (prompts.context, prompts.context_valid)
     samples = response.shape[0] // prompts.context.shape[0]
     if is_shared:
-      common, common_valid = _join([before])
       prefixes, prefix_valid = _join([context, between])
       suffixes, suffix_valid = _join([rated, after])
       shared = batches.SharedBatch(
-        common=common,
-        common_valid=common_valid,
         prefixes=prefixes,
         prefix_valid=prefix_valid,
         owner=jnp.repeat(jnp.arange(prefixes.shape[0]), samples),
@@ -74,20 +97,20 @@ def direct_scorer(
         suffix_valid=suffix_valid,
       )
       log_probs = scoring.shared_option_log_probs(
-        model, params, shared, option_ids
+        model, rater.params, rater.common, shared, option_ids
       )
     else:
       context = scoring.repeat_rows(context, samples)
       tokens, valid = _join([before, context, between, rated, after])
       log_probs = scoring.option_log_probs(
-        model, params, tokens, valid, option_ids
+        model, rater.params, tokens, valid, option_ids
       )
     probabilities = rating.probabilities_from_log_probs(
       log_probs, prefix_of, xp=jnp
     )
     return rating.to_reward(rating.expected_score(probabilities, xp=jnp))
 
-  return score
+  return DirectScorer(score=score, prepare=prepare)
 
 
 def _join(segments: Sequence[Any]) -> tuple[jax.Array, jax.Array]:

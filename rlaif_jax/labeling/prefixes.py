@@ -19,9 +19,13 @@ from rlaif_jax.core import batches
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """One device call: the prompts that it answers, and what it reads."""
+  """One device call: the prompts that it answers, and what it reads.
+
+  `batch` goes on after `common`, which all parts of a call have.
+  """
 
   rows: list[int]
+  common: tuple[int, ...]
   batch: batches.SharedBatch
 
 
@@ -44,6 +48,13 @@ def bucket_length(tokens: int, step: int) -> int:
   return -(-max(tokens, 1) // step) * step
 
 
+def common_row(
+  common: Sequence[int], *, bucket: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens and valid [1, C] of what all begin with; C has few values."""
+  return _pad([common], -(-max(len(common), 1) // bucket) * bucket, 1)
+
+
 def share(
   ids: Sequence[Sequence[int]],
   own: Sequence[int],
@@ -59,7 +70,9 @@ def share(
     batch_size: prompts of a batch, at most.
     bucket: lengths are padded to multiples of about this many tokens, so that
       few programs are compiled; fewer tokens than half of it are not worth
-      sharing.
+      sharing. What is common to all is cut to a multiple of a quarter of it,
+      so that the prompts of a run, whose contexts may by chance begin alike,
+      have the same in each call.
 
   Raises:
     ValueError: `own` leaves a prompt nothing to read, or is below 1.
@@ -73,7 +86,8 @@ def share(
   heads = [tuple(t[: len(t) - n]) for t, n in zip(ids, own, strict=True)]
   if not heads:
     return
-  common = _alike(min(heads), max(heads)) // bucket * bucket
+  step = max(bucket // 4, 1)
+  common = _alike(min(heads), max(heads)) // step * step
   groups = _groups(heads, common, bucket // 2, batch_size)
 
   def sizes(group: _Group) -> tuple[int, int]:
@@ -138,21 +152,18 @@ def _part(
   suffixes = [ids[row][g.shared :] for g in groups for row in g.rows]
   owner = [i for i, group in enumerate(groups) for _ in group.rows]
   height = _power(len(rows), batch_size)
-  read, is_read = _pad([first[:common]], max(common, 1), 1)
   prefix, prefix_valid = _pad(
     prefixes, lengths[0], _power(len(groups), batch_size)
   )
   suffix, suffix_valid = _pad(suffixes, lengths[1], height)
   batch = batches.SharedBatch(
-    common=read,
-    common_valid=is_read,
     prefixes=prefix,
     prefix_valid=prefix_valid,
     owner=np.asarray(owner + [0] * (height - len(rows)), np.int32),
     suffixes=suffix,
     suffix_valid=suffix_valid,
   )
-  return Part(rows, batch)
+  return Part(rows, tuple(first[:common]), batch)
 
 
 def _power(count: int, limit: int) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grouped-query attention and masks.
+"""Grouped-query attention and masks, as functions of arrays.
 
 Positions and masks come from `valid`, never from a pad id, so padding may
 stand anywhere in a row and changes nothing.
@@ -7,13 +7,9 @@ stand anywhere in a row and changes nothing.
 
 from __future__ import annotations
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-
-from rlaif_jax.models import layers
-from rlaif_jax.models import variant as variant_lib
 
 # A finite stand-in for minus infinity: a row with nothing to attend to gives
 # a uniform average instead of NaN; such rows are padding and are never read.
@@ -238,125 +234,3 @@ def previous_keys(
   newest = jax.lax.cummax(columns, axis=1)
   shifted = jnp.take_along_axis(extended, newest[:, :, None, None], axis=1)
   return shifted[:, :-1], shifted[:, -1]
-
-
-class Attention(nn.Module):
-  """Rotary grouped-query self-attention.
-
-  The first `variant.previous_key_heads` key heads use the key of the previous
-  token instead of their own, which makes copying what followed an earlier
-  token a one-layer affair (the smeared keys of arXiv:2209.11895, with the
-  mixture fixed at the previous token). Public checkpoints have none (0).
-  """
-
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  rope_theta: float
-  is_local: bool
-  norm_epsilon: float
-  variant: variant_lib.Variant
-  dtype: layers.Dtype
-
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    positions: jax.Array,
-    valid: jax.Array,
-    mask: jax.Array | Blocks,
-    cached: tuple[jax.Array, jax.Array, jax.Array, jax.Array] | None = None,
-    before: jax.Array | None = None,
-    columns: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """Attends from x [B, L, D].
-
-    Args:
-      x: [B, L, D].
-      positions: [B, L].
-      valid: [B, L] bool, which columns of x are real.
-      mask: [B, L, S]; S = L without a cache.
-      cached: (keys [B, K, S, C], values, last keys [B, M, C], column) to
-        write into and read from.
-      before: [B, L] the column of the token before each, -1 for none, where
-        it is not the last real column before; without a cache.
-      columns: [B, T] queries alone; T is then L in `mask` and in the output.
-
-    Returns:
-      Output [B, L, D] and (keys, values, last keys) as they now stand.
-    """
-    v = self.variant
-    asking, asked_at = x, positions
-    if columns is not None:
-      asking = take_columns(x, columns)
-      asked_at = take_columns(positions, columns)
-    query = self._project(asking, self.num_heads, "heads", "query")
-    key = self._project(x, self.num_kv_heads, "kv_heads", "key")
-    value = self._project(x, self.num_kv_heads, "kv_heads", "value")
-    if v.qk_norm:
-      query = self._norm("query_norm")(query)
-      key = self._norm("key_norm")(key)
-    mixed = v.previous_key_heads
-    if cached is None:
-      last = jnp.zeros((x.shape[0], mixed, self.head_dim), key.dtype)
-    else:
-      last = cached[2]
-    if mixed:
-      own = key[:, :, :mixed]
-      if before is None:
-        previous, last = previous_keys(own, valid, last)
-      else:
-        previous = take_columns(own, jnp.maximum(before, 0))
-        previous *= (before >= 0)[:, :, None, None]
-      key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
-    # A position is less than the number of columns.
-    bound = x.shape[1] if cached is None else cached[0].shape[2]
-    turn = (self._frequencies(), bound)
-    query = layers.rotary(query, layers.turns(asked_at, *turn))
-    key = heads_first(layers.rotary(key, layers.turns(positions, *turn)))
-    value = heads_first(value)
-    if cached is not None:
-      keys, values, _, column = cached
-      start = (0, 0, column, 0)
-      key = jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), start)
-      value = jax.lax.dynamic_update_slice(
-        values, value.astype(values.dtype), start
-      )
-    look = attend_blocks if isinstance(mask, Blocks) else attend
-    out = look(query, key, value, mask, scale=v.query_scale)
-    out = layers.Projection(
-      (x.shape[-1],),
-      ("heads", "head_dim", "embed"),
-      num_inputs=2,
-      dtype=self.dtype,
-      name="out",
-    )(out)
-    return out, (key, value, last)
-
-  def _project(self, x, heads: int, axis: str, name: str) -> jax.Array:
-    return layers.Projection(
-      (heads, self.head_dim),
-      ("embed", axis, "head_dim"),
-      use_bias=self.variant.qkv_bias,
-      dtype=self.dtype,
-      name=name,
-    )(x)
-
-  def _norm(self, name: str) -> layers.RMSNorm:
-    return layers.RMSNorm(
-      self.norm_epsilon,
-      self.dtype,
-      offset=self.variant.norm_offset,
-      axis="head_dim",
-      name=name,
-    )
-
-  def _frequencies(self) -> jax.Array:
-    v = self.variant
-    if self.is_local and v.local_rope_theta:
-      return variant_lib.rope_frequencies(
-        self.head_dim, v.local_rope_theta, None
-      )
-    return variant_lib.rope_frequencies(
-      self.head_dim, self.rope_theta, v.rope_scaling
-    )

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any, Iterable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from rlaif_jax.models import attention
 
 
 @flax.struct.dataclass
@@ -27,6 +31,57 @@ class Cache:
   places: jax.Array
   column: jax.Array
   first: jax.Array
+
+  def layers(self) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Keys, values and last keys of each layer."""
+    return list(zip(self.keys, self.values, self.last_keys, strict=True))
+
+  def placed(
+    self, valid: jax.Array, beginning: Cache | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Positions [B, L] of the next columns, and `places` with them.
+
+    They go on after those that are there, and after the beginning's.
+    """
+    seen = jnp.max(self.places, axis=1, keepdims=True)
+    if beginning is not None:
+      seen = jnp.maximum(seen, jnp.max(beginning.places))
+    positions = attention.positions_from_valid(valid, seen + 1)
+    new = jnp.where(valid, positions, -1)
+    start = (0, self.column)
+    return positions, jax.lax.dynamic_update_slice(self.places, new, start)
+
+  def written(
+    self, layers: Iterable[Any], places: jax.Array, length: int
+  ) -> Cache:
+    """With other `layers()` and places, after `length` columns more."""
+    keys, values, last_keys = zip(*layers, strict=True)
+    column = self.column + length
+    column = jnp.where(column < places.shape[1], column, self.first)
+    return Cache(keys, values, last_keys, places, column, self.first)
+
+
+def begin(beginning: Cache, rows: int, room: int) -> Cache:
+  """An empty cache of rows that go on after a beginning of one row.
+
+  It has `room` columns; those of the beginning stay where they are.
+  """
+
+  def empty(array):
+    shape = (rows, array.shape[1], room, array.shape[3])
+    return jnp.zeros(shape, array.dtype)
+
+  return Cache(
+    keys=tuple(map(empty, beginning.keys)),
+    values=tuple(map(empty, beginning.values)),
+    last_keys=tuple(
+      jnp.broadcast_to(key, (rows, *key.shape[1:]))
+      for key in beginning.last_keys
+    ),
+    places=jnp.full((rows, room), -1, jnp.int32),
+    column=jnp.zeros((), jnp.int32),
+    first=jnp.zeros((), jnp.int32),
+  )
 
 
 def widen(cache: Cache, room: int) -> Cache:

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
+from rlaif_jax.models import beginnings
 from rlaif_jax.models import branches
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import layers
+from rlaif_jax.models import self_attention
 from rlaif_jax.models import variant as variant_lib
 
 
@@ -85,7 +87,7 @@ class Block(nn.Module):
   def __call__(
     self, x, positions, valid, mask, cached=None, before=None, columns=None
   ):
-    """See `attention.Attention`; with `columns`, x [B, T, D] comes out."""
+    """See `self_attention.Attention`; with `columns`, x [B, T, D] comes out."""
     c = self.config
     v = c.variant
 
@@ -94,7 +96,7 @@ class Block(nn.Module):
         c.norm_epsilon, c.dtype, offset=v.norm_offset, name=name
       )
 
-    out, state = attention.Attention(
+    out, state = self_attention.Attention(
       num_heads=c.num_heads,
       num_kv_heads=c.num_kv_heads,
       head_dim=c.head_dim,
@@ -117,7 +119,7 @@ class Block(nn.Module):
 
 class _Place(NamedTuple):
   """Where the columns [B, L] of rows stand: their positions, which are real,
-  who sees whom [B, L, L], `before` of `attention.Attention`, and the number
+  who sees whom [B, L, L], `before` of `self_attention`, and the number
   and length of the branches that rows end with."""
 
   positions: jax.Array
@@ -221,34 +223,42 @@ class Decoder(nn.Module):
     return hidden[:, 0], cache_lib.widen(cache, room)
 
   def extend(
-    self, tokens: jax.Array, valid: jax.Array, cache: cache_lib.Cache
+    self,
+    tokens: jax.Array,
+    valid: jax.Array,
+    cache: cache_lib.Cache,
+    beginning: cache_lib.Cache | None = None,
+    columns: jax.Array | None = None,
   ) -> tuple[jax.Array, cache_lib.Cache]:
-    """Reads [B, L] more tokens after those in the cache."""
-    seen = jnp.max(cache.places, axis=1, keepdims=True) + 1
-    positions = attention.positions_from_valid(valid, seen)
-    places = jax.lax.dynamic_update_slice(
-      cache.places, jnp.where(valid, positions, -1), (0, cache.column)
-    )
+    """Reads [B, L] more tokens after those in the cache.
+
+    With `beginning`, the cache of one row, all rows go on after that; with
+    `columns` [B, T], states [B, T, D] of these alone.
+    """
+    positions, places = cache.placed(valid, beginning)
     # By position: columns may stand in any order.
     before = places[:, None, :] <= positions[:, :, None]
     mask = before & (places >= 0)[:, None, :]
     masks = self._masks(mask, positions, places)
+    begun = [(None, None)] * len(self.blocks)
+    if beginning is not None:
+      real = (beginning.places >= 0)[:, None]
+      first_masks = self._masks(real, positions, beginning.places)
+      begun = beginnings.of_layers(beginning, first_masks)
     x = self._embed(tokens)
     states = []
-    for block, *cached in zip(
-      self.blocks, cache.keys, cache.values, cache.last_keys, strict=True
+    for block, own, first in zip(
+      self.blocks, cache.layers(), begun, strict=True
     ):
-      x, state = block(
-        x, positions, valid, masks[block.is_local], (*cached, cache.column)
-      )
+      mask, first, asked = masks[block.is_local], first[block.is_local], None
+      if columns is not None and block is self.blocks[-1]:
+        mask, asked = attention.take_columns(mask, columns), columns
+        first = first and first.asked_by(columns)
+      cached = self_attention.Cached(*own, cache.column, first)
+      x, state = block(x, positions, valid, mask, cached, None, asked)
       x = self.how.split(x)
       states.append(state)
-    keys, values, last_keys = zip(*states, strict=True)
-    column = cache.column + tokens.shape[1]
-    column = jnp.where(column < places.shape[1], column, cache.first)
-    return self.final_norm(x), cache_lib.Cache(
-      keys, values, last_keys, places, column, cache.first
-    )
+    return self.final_norm(x), cache.written(states, places, tokens.shape[1])
 
   def _in_line(self, valid) -> _Place:
     """One text a row."""
@@ -321,16 +331,6 @@ class Decoder(nn.Module):
     return mask, mask & near
 
 
-def match_keys_to_queries(attention_params, config: DecoderConfig) -> None:
-  """Makes each key head a copy of the first query head that reads it."""
-  query = attention_params["query"]["kernel"]
-  key = attention_params["key"]["kernel"]
-  group = config.num_heads // config.num_kv_heads
-  value = query.value * config.match_gain
-  attention_params["query"]["kernel"] = query.replace(value=value)
-  attention_params["key"]["kernel"] = key.replace(value=value[:, ::group])
-
-
 def functions(
   config: DecoderConfig, how: layers.Execution = layers.PLAIN
 ) -> protocols.LanguageModel:
@@ -366,7 +366,9 @@ def functions(
     params = module.init(key, tokens, jnp.ones((1, 2), bool))["params"]
     if config.match_gain:
       for layer in range(config.num_layers):
-        match_keys_to_queries(params[f"blocks_{layer}"]["attention"], config)
+        self_attention.match_keys_to_queries(
+          params[f"blocks_{layer}"]["attention"], config.match_gain
+        )
     return params
 
   def prepare(params):
@@ -385,9 +387,11 @@ def functions(
     prepare=prepare,
     prefill=method("prefill"),
     extend=method("extend"),
+    begin=cache_lib.begin,
     widen=cache_lib.widen,
     put_row=cache_lib.put_row,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
     is_causal=True,
+    row_devices=how.row_devices,
   )

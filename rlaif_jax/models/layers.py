@@ -55,15 +55,24 @@ class Execution:
       return block
     return nn.remat(block, policy=REMAT[self.remat])
 
+  @property
+  def row_devices(self) -> int:
+    """The devices over which rows are split."""
+    if self.split_by is None:
+      return 1
+    return self._parts(self.split_by.spec[0])
+
+  def _parts(self, axes: Any) -> int:
+    names = axes if isinstance(axes, tuple) else (axes,)
+    return math.prod(self.split_by.mesh.shape[name] for name in names)
+
   def split(self, x: jax.Array) -> jax.Array:
     """x [B, L, D] over the devices, where their numbers divide B (and L)."""
     if self.split_by is None:
       return x
     mesh, spec = self.split_by.mesh, []
     for axes, size in zip(self.split_by.spec, x.shape, strict=False):
-      names = axes if isinstance(axes, tuple) else (axes,)
-      parts = math.prod(mesh.shape[name] for name in names)
-      spec.append(axes if size % parts == 0 else None)
+      spec.append(axes if size % self._parts(axes) == 0 else None)
     if spec[0] is None:
       return x
     return jax.lax.with_sharding_constraint(

@@ -222,7 +222,7 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
     field.name: adapted(getattr(functions, field.name))
     for field in dataclasses.fields(functions)
     if callable(getattr(functions, field.name))
-    and field.name not in ("init", "widen", "put_row")
+    and field.name not in ("init", "begin", "widen", "put_row")
   }
   changes["init"] = lambda key: init(key, frozen, config)
   return dataclasses.replace(functions, **changes)

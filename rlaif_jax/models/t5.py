@@ -214,11 +214,13 @@ def functions(
     prepare=prepare,
     prefill=method("prefill"),
     extend=method("extend"),
+    begin=None,
     widen=None,
     put_row=None,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
     is_causal=False,
+    row_devices=how.row_devices,
   )
 
 

@@ -68,7 +68,7 @@ class Variant:
     local_rope_theta: rotary base of local layers, unscaled; 0 uses the
       global layers' base and scaling.
     rope_scaling: of the global layers.
-    previous_key_heads: see `attention.Attention`; 0 in public models.
+    previous_key_heads: see `self_attention.Attention`; 0 in public models.
   """
 
   qkv_bias: bool = False

@@ -37,8 +37,11 @@ def test_shared_and_plain_agree(monkeypatch):
   )
 
 
-def test_the_preamble_costs_nothing_in_a_long_run():
+def test_the_preamble_costs_no_reading_but_is_seen():
   def flops(pairs, shared):
-    return judge.phases(CONFIG, pairs, shared, 1, 1)[0].flops
+    return judge.phases(CONFIG, pairs, shared, 7, 2)[0].flops
 
-  assert flops(1000, 10) < 1.2 * flops(1000, 1)
+  # 7 tokens of a context and 2 x 4 of candidates see 10 more each.
+  heads = CONFIG.num_heads * CONFIG.head_dim
+  more = 4 * CONFIG.num_layers * heads * 15 * 10
+  assert flops(3, 11) - flops(3, 1) == 3 * more

@@ -160,6 +160,7 @@ def tabular():
     prefill=nothing,
     extend=nothing,
     prepare=nothing,
+    begin=nothing,
     widen=nothing,
     put_row=nothing,
     vocab_size=5,

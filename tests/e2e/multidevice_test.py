@@ -127,7 +127,9 @@ def trainings(config, mesh):
     ),
     "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
     "policy": learn(score, build(scalar, 3), mesh),
-    "direct": learn(by_labeler, build(language, 4), mesh),
+    "direct": learn(
+      by_labeler.score, by_labeler.prepare(build(language, 4)), mesh
+    ),
   }
 
 

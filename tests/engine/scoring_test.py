@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from rlaif_jax.core import batches
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
+from rlaif_jax.ops import logprobs
 from tests import testing
 
 FUNCTIONS = testing.jitted(decoder.functions(testing.tiny_decoder(9)))
@@ -71,9 +74,13 @@ def test_response_log_probs_with_padding_on_both_sides(params):
 
 def test_rows_that_begin_alike_are_read_once(params):
   """Common beginning [3, 4], prefixes [5] and [6, 7], three suffixes."""
+  common = scoring.read_common(
+    FUNCTIONS,
+    params,
+    jnp.array([[0, 3, 4]]),
+    jnp.array([[False, True, True]]),
+  )
   batch = batches.SharedBatch(
-    common=jnp.array([[0, 3, 4]]),
-    common_valid=jnp.array([[False, True, True]]),
     prefixes=jnp.array([[0, 5], [6, 7]]),
     prefix_valid=jnp.array([[False, True], [True, True]]),
     owner=jnp.array([1, 0, 1, 0]),
@@ -82,15 +89,84 @@ def test_rows_that_begin_alike_are_read_once(params):
   )
   whole = ([3, 4, 6, 7, 2], [3, 4, 5, 8, 3], [3, 4, 6, 7, 2, 5])
   options = ((1,), (1, 8))
-  found = scoring.shared_option_log_probs(FUNCTIONS, params, batch, options)
+  found = scoring.shared_option_log_probs(
+    FUNCTIONS, params, common, batch, options
+  )
   for row, prompt in enumerate(whole):
     for column, option in enumerate(options):
       expected = log_prob_by_hand(params, prompt, option)
       assert abs(float(found[row, column]) - expected) < 1e-4
   weights = jnp.array([[0.0, 0], [0, 1], [0, 1], [0, 0]])
-  sums = scoring.shared_log_likelihoods(FUNCTIONS, params, batch, weights)
+  sums = scoring.shared_log_likelihoods(
+    FUNCTIONS, params, common, batch, weights
+  )
   expected = [
     0.0,
     *(log_prob_by_hand(params, w[:-1], w[-1:]) for w in whole[1:]),
   ]
   np.testing.assert_allclose(sums[:3], expected, atol=1e-4)
+
+
+def head_only(vocab, width=8):
+  """A model that is its table [V, D] of the output layer."""
+  return dataclasses.replace(
+    FUNCTIONS,
+    logits=lambda table, hidden: hidden @ table.T,
+    vocab_size=vocab,
+  ), jax.random.normal(jax.random.key(3), (vocab, width))
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (2, 2, 5), (2, 1)])
+@pytest.mark.parametrize("at_once", [1, 60, 10**6])
+def test_logits_of_few_columns_at_a_time(monkeypatch, shape, at_once):
+  """Values and both gradients are those of all columns at once, whatever the
+  part, one column at least."""
+  model, table = head_only(11)
+  generator = np.random.default_rng(0)
+  hidden = jnp.asarray(generator.normal(0, 1, (*shape, 8)), jnp.float32)
+  targets = jnp.asarray(generator.integers(0, 11, shape))
+  weights = jnp.asarray(generator.normal(0, 1, shape), jnp.float32)
+
+  def total(table, hidden):
+    found = scoring.log_probs_after(
+      model, table, hidden, targets, temperature=0.7
+    )
+    return jnp.sum(found * weights), found
+
+  def whole(table, hidden):
+    found = logprobs.token_log_probs(hidden @ table.T, targets, temperature=0.7)
+    return jnp.sum(found * weights), found
+
+  expected = jax.grad(whole, argnums=(0, 1), has_aux=True)(table, hidden)
+  monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", at_once)
+  found = jax.grad(total, argnums=(0, 1), has_aux=True)(table, hidden)
+  for a, b in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_vocabulary(monkeypatch):
+  """Temporary bytes of the gradient beyond the table's own, as compiled."""
+  monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 2**16)
+  hidden = jax.ShapeDtypeStruct((4, 64, 8), jnp.float32)
+  targets = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+
+  def temporary(vocab, **changes):
+    model, table = head_only(vocab)
+    model = dataclasses.replace(model, **changes)
+
+    def total(table, hidden, targets):
+      found = scoring.log_probs_after(model, table, hidden, targets)
+      return jnp.sum(found)
+
+    step = jax.jit(jax.grad(total))
+    compiled = step.lower(table, hidden, targets).compile()
+    bytes_ = compiled.memory_analysis().temp_size_in_bytes
+    return bytes_ - 2 * table.nbytes
+
+  few, many = temporary(1024), temporary(8192)
+  assert many < 1.5 * few
+  # Rows that lie on many devices are as many logits less on each.
+  assert temporary(8192, row_devices=64) > 4 * many

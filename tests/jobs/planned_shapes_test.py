@@ -75,6 +75,7 @@ def test_what_is_read_may_be_of_another_type():
 
 def test_the_labelers_parts_are_its_whole_prompt():
   shapes = planned_shapes.Shapes(tiny.recipe(), mesh("data:8"))
-  apart, (tokens, _) = shapes.rated_apart(), shapes.rated()
-  parts = (apart.common, apart.prefixes, apart.suffixes)
+  common, apart = shapes.rated_apart(architectures.language(tiny.DECODER))
+  tokens, _ = shapes.rated()
+  parts = (common.places, apart.prefixes, apart.suffixes)
   assert sum(part.shape[1] for part in parts) == tokens.shape[1] == 48 + 12 + 8

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
+from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import backends
 from rlaif_jax.models import decoder
 from tests import testing
@@ -87,6 +89,40 @@ def test_reading_prompts_together_changes_no_answer(backend):
   assert len({round(total, 3) for total, _ in together}) == 6
   ask = dict(max_tokens=5, temperature=1.0, top_k=5, seed=3, stop="")
   assert backend.complete(prompts, **ask) == apart.complete(prompts, **ask)
+
+
+def test_what_all_prompts_begin_with_is_read_once_for_all_calls(monkeypatch):
+  """And its cache is kept for the last few beginnings alone."""
+  read = []
+  read_common = scoring.read_common
+
+  def counted(model, params, tokens, valid):
+    jax.debug.callback(lambda real: read.append(int(real.sum())), valid)
+    return read_common(model, params, tokens, valid)
+
+  monkeypatch.setattr(scoring, "read_common", counted)
+  backend = backends.FlaxBackend(
+    FUNCTIONS, testing.build(FUNCTIONS), TOKENIZER, name="tiny", bucket=8
+  )
+
+  def ask(begin):
+    prompts = [begin + "one", begin + "and two"]
+    scores, _ = backend.score_options(prompts, ("1", "2"))
+    jax.effects_barrier()
+    return scores
+
+  begins = [letter * 19 for letter in "abcde"]
+  first = ask(begins[0])
+  assert read == [20]
+  assert ask(begins[0]) == first and read == [20]
+  # Others are read, too, and the oldest makes room.
+  for begin in begins[1 : backends.KEPT + 1]:
+    ask(begin)
+  assert len(read) == backends.KEPT + 1
+  ask(begins[2])
+  assert len(read) == backends.KEPT + 1
+  assert ask(begins[0]) == first
+  assert len(read) == backends.KEPT + 2
 
 
 def test_an_empty_prompt_is_an_error():

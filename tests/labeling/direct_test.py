@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
   response, mask, _ = converters.encode_responses(
     [r for _, r in TEXTS], tokenizer, 7
   )
-  result = jax.jit(score)(params, batch, response, mask)
+  result = jax.jit(score.score)(score.prepare(params), batch, response, mask)
 
   backend = backends.FlaxBackend(
     functions, params, tokenizer, name="tiny", chat=chat
@@ -70,21 +71,20 @@ def test_what_stands_behind_the_end_changes_nothing():
   functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
   params = testing.build(functions)
   template = prompts.load("docstring_rating")
-  score = jax.jit(
-    direct.direct_scorer(
-      functions,
-      tokenizer,
-      parts=template.pointwise_parts(),
-      options=template.options,
-    )
+  scorer = direct.direct_scorer(
+    functions,
+    tokenizer,
+    parts=template.pointwise_parts(),
+    options=template.options,
   )
+  score = functools.partial(jax.jit(scorer.score), scorer.prepare(params))
   config = converters.SequenceConfig(max_context=8, max_response=7)
   batch, _ = converters.encode_prompts(["ab", "cde"], tokenizer, config)
   response, mask, _ = converters.encode_responses(["x", "yz"], tokenizer, 7)
   assert isinstance(batch, batches.PromptBatch)
   spoiled = np.where(mask > 0, response, 50)
   np.testing.assert_array_equal(
-    score(params, batch, response, mask), score(params, batch, spoiled, mask)
+    score(batch, response, mask), score(batch, response=spoiled, mask=mask)
   )
 
 
@@ -98,16 +98,23 @@ def test_sharing_the_beginning_and_the_context_changes_nothing():
   batch, _ = converters.encode_prompts(["ab", "cde"], tokenizer, config)
   texts = ["x", "yz a", "q", "ab"]
   response, mask, _ = converters.encode_responses(texts, tokenizer, 7)
-  scores = [
-    jax.jit(
-      direct.direct_scorer(
-        model,
-        tokenizer,
-        parts=template.pointwise_parts(),
-        options=template.options,
-      )
-    )(params, batch, response, mask)
+  scorers = [
+    direct.direct_scorer(
+      model,
+      tokenizer,
+      parts=template.pointwise_parts(),
+      options=template.options,
+    )
     for model in (functions, dataclasses.replace(functions, is_causal=False))
+  ]
+  raters = [scorer.prepare(params) for scorer in scorers]
+  # The preamble is read by `prepare`, and by nothing after it.
+  begin = 1 + len(tokenizer.encode(template.pointwise_parts()[0]))
+  assert raters[0].common.places.shape == (1, begin)
+  assert raters[1].common is None
+  scores = [
+    jax.jit(scorer.score)(rater, batch, response, mask)
+    for scorer, rater in zip(scorers, raters, strict=True)
   ]
   assert np.std(scores[0]) > 1e-6
   np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)

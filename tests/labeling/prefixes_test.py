@@ -16,7 +16,9 @@ def read_back(parts):
   found = {}
   for part in parts:
     b = part.batch
-    common = b.common[b.common_valid]
+    tokens, valid = prefixes.common_row(part.common, bucket=8)
+    assert tokens.shape[1] % 8 == 0 and tokens.shape[1] - valid.sum() <= 8
+    common = tokens[valid]
     for i, row in enumerate(part.rows):
       owner = b.owner[i]
       pieces = (
@@ -32,9 +34,9 @@ def read_back(parts):
 
 def tokens_read(parts):
   return sum(
-    int(b.common_valid.sum() + b.prefix_valid.sum() + b.suffix_valid.sum())
+    int(b.prefix_valid.sum() + b.suffix_valid.sum())
     for b in (part.batch for part in parts)
-  )
+  ) + len(parts[0].common)
 
 
 def judge_prompts(rng, pairs, preamble=40):
@@ -71,8 +73,9 @@ def test_both_orders_read_preamble_and_context_once():
   ids = judge_prompts(random.Random(1), pairs=16)
   parts = list(prefixes.share(ids, [1] * 32, batch_size=32, bucket=8))
   contexts = sum(len(row) - 40 - 12 for row in ids[::2])
-  # What is read: the preamble for each batch, contexts once, candidates twice.
-  expected = 40 * len(parts) + contexts + 32 * 12
+  # What is read: the preamble once, contexts once, candidates twice.
+  assert {part.common for part in parts} == {tuple(ids[0][:40])}
+  expected = 40 + contexts + 32 * 12
   assert expected - 32 <= tokens_read(parts) <= expected
   assert tokens_read(parts) < 0.5 * sum(map(len, ids))
   shapes = {part.batch.suffixes.shape for part in parts}

@@ -57,6 +57,7 @@ FAMILIES = {
   "t5_1_1": t5_config(),
   "t5_1_0": t5_config(tie_embeddings=True, scale_logits=True, gated=False),
 }
+OPTIONS = ((3,), (4, 5), (4, 6))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,56 @@ def test_cached_reading_equals_the_full_forward(models, name):
     [np.ones((2, 1), bool), np.asarray(both.valid[:, 6:9])], axis=1
   )
   np.testing.assert_allclose(cached[real], full[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-4), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(
+  "name", [n for n in FAMILIES if not n.startswith("t5")]
+)
+def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
+  """Log-probs after a beginning of 5, prefixes of 2 and 4 and suffixes of 1 to
+  4 tokens, against each row read whole."""
+  config = dataclasses.replace(FAMILIES[name], dtype=dtype)
+  functions = testing.jitted(architectures.language(config))
+  params = testing.build(functions)
+  generator = np.random.default_rng(0)
+  begin, *texts = (
+    generator.integers(3, VOCAB, n).astype(np.int32) for n in (5, 2, 4, 1, 4, 3)
+  )
+  prefix, suffix, owner = texts[:2], texts[2:], [1, 0, 1]
+
+  def padded(rows, length):
+    pads = [length - len(row) for row in rows]
+    tokens = np.stack([np.pad(r, (p, 0)) for r, p in zip(rows, pads)])
+    return tokens, np.arange(length) >= np.array(pads)[:, None]
+
+  (prefixes, prefix_valid), (suffixes, suffix_valid) = (
+    padded(prefix, 5),
+    padded(suffix, 6),
+  )
+  common = scoring.read_common(functions, params, *padded([begin], 7))
+  found = scoring.shared_option_log_probs(
+    functions,
+    params,
+    common,
+    batches.SharedBatch(
+      prefixes=prefixes,
+      prefix_valid=prefix_valid,
+      owner=jnp.array(owner),
+      suffixes=suffixes,
+      suffix_valid=suffix_valid,
+    ),
+    OPTIONS,
+  )
+  rows = [
+    np.concatenate([begin, prefix[mine], own])
+    for mine, own in zip(owner, suffix, strict=True)
+  ]
+  expected = scoring.option_log_probs(
+    functions, params, *padded(rows, 13), OPTIONS
+  )
+  assert np.std(expected) > 0.01
+  np.testing.assert_allclose(found, expected, atol=atol)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -54,3 +54,29 @@ def test_a_row_takes_the_place_of_another():
   np.testing.assert_array_equal(put.places[1, 4:], -1)
   np.testing.assert_array_equal(put.places[2], own.places[2])
   assert int(put.column) == 5
+
+
+def test_rows_that_go_on_after_a_beginning_are_empty():
+  beginning = cache.Cache(
+    keys=(jnp.ones((1, 2, 3, 4)),),
+    values=(jnp.ones((1, 2, 3, 4)),),
+    last_keys=(jnp.full((1, 1, 4), 7.0),),
+    places=jnp.array([[-1, 0, 1]]),
+    column=jnp.asarray(3),
+    first=jnp.asarray(3),
+  )
+  rows = cache.begin(beginning, 5, 2)
+  ((keys, values, last_keys),) = rows.layers()
+  assert keys.shape == values.shape == (5, 2, 2, 4)
+  assert not np.any(keys) and np.all(rows.places == -1)
+  np.testing.assert_array_equal(last_keys, np.full((5, 1, 4), 7.0))
+  assert rows.column == rows.first == 0
+  # After positions 0 and 1 comes 2, and where nothing stands, 0.
+  valid = jnp.tile(jnp.array([[False, True]]), (5, 1))
+  positions, places = rows.placed(valid, beginning)
+  np.testing.assert_array_equal(positions[:, 1], 2)
+  np.testing.assert_array_equal(places, [[-1, 2]] * 5)
+  np.testing.assert_array_equal(rows.placed(valid)[0][:, 1], 0)
+  # Two columns are full: the next is the first again.
+  assert rows.written(rows.layers(), places, 1).column == 1
+  assert rows.written(rows.layers(), places, 2).column == 0
