@@ -193,7 +193,8 @@ def test_a_scorer_may_be_held_in_bfloat16(world, policy):
   _, unit = scoring_model.make_scorer(
     config(world, placement=placement), policy, devices
   )
-  assert {x.dtype for x in jax.tree.leaves(unit.params)} == {jnp.bfloat16.dtype}
+  held = {x.dtype for x in jax.tree.leaves(unit.params.params)}
+  assert held == {jnp.bfloat16.dtype}
   plain, small = (
     scores(config(world, placement=p), policy) for p in (mesh.PLAIN, placement)
   )
