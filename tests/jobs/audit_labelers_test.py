@@ -116,6 +116,13 @@ def test_a_second_start_asks_nothing_and_ends_the_same(world, tmp_path, humans):
   assert cells(few)[0]["usage"]["requests"] == 12
 
 
+def numbers(tree):
+  """Those of a table with tables inside, in order."""
+  if isinstance(tree, dict):
+    return [x for key in sorted(tree) for x in numbers(tree[key])]
+  return [tree] if isinstance(tree, int | float) else []
+
+
 def test_the_rest_is_asked_in_the_best_way_alone(world, tmp_path, humans):
   grid = dataclasses.replace(GRID, only_best_on_rest=True)
   result = audit(world, tmp_path / "few", humans, grid=grid)
@@ -123,9 +130,14 @@ def test_the_rest_is_asked_in_the_best_way_alone(world, tmp_path, humans):
   few, whole = cells(tmp_path / "few"), cells(tmp_path / "all")
   (best,) = result["best"]
   for row, full in zip(few, whole, strict=True):
-    assert row["selection"] == full["selection"]
+    # What stands beside a prompt changes its answer by rounding.
+    assert numbers(row["selection"]) == pytest.approx(
+      numbers(full["selection"]), abs=1e-6
+    )
     if row["cell"] == best["cell"]:
-      assert row["alignment"] == full["alignment"]
+      assert numbers(row["alignment"]) == pytest.approx(
+        numbers(full["alignment"]), abs=1e-6
+      )
     else:
       assert row["alignment"] is None
       assert row["usage"]["requests"] < full["usage"]["requests"]
