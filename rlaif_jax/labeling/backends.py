@@ -107,10 +107,12 @@ class FlaxBackend:
     ids = [self.encode(prompt) for prompt in prompts]
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
-    read = self._option_rows
+    limit = self._limit(ids, longest - 1)
     if self._model.is_causal and longest == 1:
-      read = self._packed_option_rows
-    for row, values in read(ids, option_ids, self._limit(ids, longest - 1)):
+      answers = self._packed_option_rows(ids, option_ids)
+    else:
+      answers = self._option_rows(ids, option_ids, limit)
+    for row, values in answers:
       result[row] = [float(value) for value in values]
     usage = records.Usage(
       input_tokens=sum(map(len, ids)),
@@ -127,9 +129,8 @@ class FlaxBackend:
       )
       yield from zip(rows, log_probs, strict=False)
 
-  def _packed_option_rows(self, ids: list[list[int]], options: Any, limit: int):
+  def _packed_option_rows(self, ids: list[list[int]], options: Any):
     """The same of a causal model, where one step gives all options."""
-    del limit  # No row is padded to more.
     done = 0
     for part in packed_prompts.pack(
       ids, batch_size=self._batch_size, bucket=self._bucket

@@ -20,7 +20,7 @@ SMALL = {
   "RigConfig.reference": 32,
   "RigConfig.batch_size": 8,
   "ProxyConfig.epochs": 1,
-  "PolicyConfig.steps": 2,
+  "PolicyConfig.steps": 4,
   "PolicyConfig.evaluations": 2,
   "PolicyConfig.evaluation_rows": 32,
 }
