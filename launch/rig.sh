@@ -5,7 +5,7 @@
 #
 # DIRECTORY (default: runs) takes a folder for each recipe rig_*.gin, and
 # rig_report/ with report.html and tables.md. Killed and started again, it goes
-# on where it was; about an hour on two quiet cores. With RLAIF_VENV an
+# on where it was; about half an hour on a quiet core. With RLAIF_VENV an
 # environment elsewhere is used.
 set -euo pipefail
 cd "$(dirname "$0")/.."
