@@ -58,8 +58,7 @@ def pack(
     sum(len(ids[row]) - g.shared for row in g.rows) + g.shared - common
     for g in groups
   ]
-  base = prefixes.bucket_length(2 * sum(sizes) // len(sizes), 8 * bucket)
-  rows = _first_fit(sizes, base)
+  rows = _first_fit(sizes, _base(sizes, bucket))
   for columns in sorted(rows):
     alike = [[groups[g] for g in row] for row in rows[columns]]
     counts = [sum(len(group.rows) for group in row) for row in alike]
@@ -71,6 +70,18 @@ def pack(
       here = alike[begin : begin + height]
       shape = (min(height, prefixes.power_of_two(len(here))), columns)
       yield _part(ids, here, common, shape, most)
+
+
+def _base(sizes: Sequence[int], bucket: int) -> int:
+  """Columns of a row: of about two documents, so that they fill it.
+
+  Documents of one length, or nearly, have a row each: those that share one
+  look at each other's columns in vain.
+  """
+  mean = sum(sizes) / len(sizes)
+  if max(sizes) <= 1.25 * mean:
+    return prefixes.bucket_length(max(sizes), 4 * bucket)
+  return prefixes.bucket_length(round(2 * mean), 8 * bucket)
 
 
 def _first_fit(sizes: Sequence[int], base: int) -> dict[int, list[list[int]]]:

@@ -73,5 +73,12 @@ def test_the_layout_depends_on_the_tokens_alone():
     assert [(len(ids) - 1 - p, r, n) for p, r, n in two.places] == one.places
 
 
+def test_documents_of_one_length_have_a_row_each():
+  ids = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
+  (part,) = pack(ids)
+  assert part.batch.tokens.shape == (8, 32)
+  assert read_back([part]) == dict(enumerate(ids))
+
+
 def test_none_is_none():
   assert pack([]) == []
