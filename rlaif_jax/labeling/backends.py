@@ -108,7 +108,12 @@ class FlaxBackend:
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
     limit = self._limit(ids, longest - 1)
-    if self._model.is_causal and longest == 1:
+    if (
+      ids
+      and self._model.is_causal
+      and longest == 1
+      and packed_prompts.is_worth_it(ids, bucket=self._bucket)
+    ):
       answers = self._packed_option_rows(ids, option_ids)
     else:
       answers = self._option_rows(ids, option_ids, limit)

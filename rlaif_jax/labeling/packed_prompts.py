@@ -49,16 +49,12 @@ def pack(
     bucket: see `prefixes.share`; rows are some multiple of it long.
   """
   ids = [tuple(tokens) for tokens in ids]
-  heads = [tokens[:-1] for tokens in ids]
-  if not heads:
+  if not ids:
     return
-  common = prefixes.common_length(heads, bucket)
-  groups = prefixes.groups_of(heads, common, _WORTH, _BRANCHES)
-  sizes = [
-    sum(len(ids[row]) - g.shared for row in g.rows) + g.shared - common
-    for g in groups
-  ]
-  rows = _first_fit(sizes, _base(sizes, bucket))
+  common, groups, sizes = _documents(ids, bucket)
+  # About two documents a row, so that they fill it.
+  base = prefixes.bucket_length(2 * sum(sizes) // len(sizes), 8 * bucket)
+  rows = _first_fit(sizes, base)
   for columns in sorted(rows):
     alike = [[groups[g] for g in row] for row in rows[columns]]
     counts = [sum(len(group.rows) for group in row) for row in alike]
@@ -72,16 +68,28 @@ def pack(
       yield _part(ids, here, common, shape, most)
 
 
-def _base(sizes: Sequence[int], bucket: int) -> int:
-  """Columns of a row: of about two documents, so that they fill it.
+def is_worth_it(ids: Sequence[Sequence[int]], *, bucket: int) -> bool:
+  """Whether documents differ in length.
 
-  Documents of one length, or nearly, have a row each: those that share one
-  look at each other's columns in vain.
+  Those of one length, or nearly, are padded little by `prefixes.share`, where
+  none looks at the columns of another in vain.
   """
-  mean = sum(sizes) / len(sizes)
-  if max(sizes) <= 1.25 * mean:
-    return prefixes.bucket_length(max(sizes), 4 * bucket)
-  return prefixes.bucket_length(round(2 * mean), 8 * bucket)
+  _, _, sizes = _documents([tuple(tokens) for tokens in ids], bucket)
+  return max(sizes) > 1.25 * sum(sizes) / len(sizes)
+
+
+def _documents(
+  ids: Sequence[tuple[int, ...]], bucket: int
+) -> tuple[int, list[prefixes.Group], list[int]]:
+  """Tokens that all begin with; who shares a document; how long each is."""
+  heads = [tokens[:-1] for tokens in ids]
+  common = prefixes.common_length(heads, bucket)
+  groups = prefixes.groups_of(heads, common, _WORTH, _BRANCHES)
+  sizes = [
+    sum(len(ids[row]) - g.shared for row in g.rows) + g.shared - common
+    for g in groups
+  ]
+  return common, groups, sizes
 
 
 def _first_fit(sizes: Sequence[int], base: int) -> dict[int, list[list[int]]]:

@@ -73,11 +73,10 @@ def test_the_layout_depends_on_the_tokens_alone():
     assert [(len(ids) - 1 - p, r, n) for p, r, n in two.places] == one.places
 
 
-def test_documents_of_one_length_have_a_row_each():
-  ids = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
-  (part,) = pack(ids)
-  assert part.batch.tokens.shape == (8, 32)
-  assert read_back([part]) == dict(enumerate(ids))
+def test_documents_of_one_length_are_better_padded():
+  alike = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
+  assert not packed_prompts.is_worth_it(alike, bucket=8)
+  assert packed_prompts.is_worth_it([*alike, [1] * 90], bucket=8)
 
 
 def test_none_is_none():
