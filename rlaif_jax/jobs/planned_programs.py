@@ -53,9 +53,9 @@ class Program:
   config: architectures.Config
   compiled: Callable[..., Any]
   held: float
-  has_hidden_loops: bool
   scan_layers: bool = False
   microbatches: int = 1
+  has_hidden_loops: bool = False
 
 
 def measure(
@@ -93,16 +93,16 @@ def measure(
       ]
     )
 
-  if as_counted == as_run:
-    return cost(program.config, *as_run) if whole else shallow(as_run, 1)
-  costs = programs.added([(count, shallow(as_counted, 1))])
   # A loop over one layer is none, so the shallowest has two.
-  memory = (
+  running = (
     cost(program.config, *as_run)
     if whole
     else shallow(as_run, 2 if is_loop else 1)
   )
-  return programs.with_memory_of(costs, memory)
+  if as_counted == as_run:
+    return running
+  costs = programs.added([(count, shallow(as_counted, 1))])
+  return programs.with_memory_of(costs, running)
 
 
 def programs_of(
@@ -110,6 +110,12 @@ def programs_of(
 ) -> Iterator[Program]:
   """The programs of a phase ("sft", "reward", "policy")."""
   shapes = planned_shapes.Shapes(recipe, mesh)
+  for program in _of_phase(shapes, phase):
+    yield dataclasses.replace(program, has_hidden_loops=shapes.has_hidden_loops)
+
+
+def _of_phase(shapes: planned_shapes.Shapes, phase: str) -> Iterator[Program]:
+  recipe = shapes.recipe
   if phase == "sft":
     # What training started from stays, for its configuration and tokenizer.
     start = architectures.language(recipe.model).init
@@ -212,7 +218,6 @@ def _update(name, phase, shapes, build, batch, held) -> Program:
     config=recipe.reward_model if phase == "reward" else recipe.model,
     compiled=compiled,
     held=held,
-    has_hidden_loops=shapes.has_hidden_loops,
     scan_layers=recipe.scan_layers,
     microbatches=count,
   )
@@ -234,7 +239,6 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
     config=recipe.model,
     compiled=first,
     held=without,
-    has_hidden_loops=shapes.has_hidden_loops,
   )
   yield Program(
     name="rollout, a token",
@@ -242,7 +246,6 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
     config=recipe.model,
     compiled=one,
     held=without,
-    has_hidden_loops=shapes.has_hidden_loops,
   )
   yield Program(
     name="reference log-probs",
@@ -250,7 +253,6 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
     config=recipe.model,
     compiled=_reference(shapes),
     held=everything - found["reference"],
-    has_hidden_loops=shapes.has_hidden_loops,
   )
   yield _score(shapes, everything - found["scorer"])
   held = found["reference"] + found["scorer"]
@@ -383,5 +385,4 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
     config=recipe.labeler or recipe.reward_model,
     compiled=by_labeler if recipe.labeler else by_reward_model,
     held=held,
-    has_hidden_loops=shapes.has_hidden_loops,
   )
