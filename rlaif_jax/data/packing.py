@@ -13,6 +13,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import first_fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,19 +89,8 @@ def assign(lengths: Lengths, shape: RowShape) -> list[list[int]]:
       f"a pair of {worst[0]} tokens, {worst[1]} of them of responses, does not "
       f"fit into a row of {shape}"
     )
-  rows: list[list[int]] = []
-  left = np.zeros((0, 3), need.dtype)
-  for pair in np.argsort(-lengths.both, kind="stable"):
-    fits = np.flatnonzero(np.all(left >= need[pair], axis=1))
-    if len(fits):
-      row = fits[0]
-    else:
-      row = len(rows)
-      rows.append([])
-      left = np.concatenate([left, room[None]])
-    rows[row].append(int(pair))
-    left[row] -= need[pair]
-  return rows
+  order = np.argsort(-lengths.both, kind="stable")
+  return first_fit.first_fit(need, order, lambda pair: room)
 
 
 def pack_pairs(

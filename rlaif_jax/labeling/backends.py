@@ -108,15 +108,11 @@ class FlaxBackend:
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)
     limit = self._limit(ids, longest - 1)
-    if (
-      ids
-      and self._model.is_causal
-      and longest == 1
-      and packed_prompts.is_worth_it(ids, bucket=self._bucket)
-    ):
-      answers = self._packed_option_rows(ids, option_ids)
-    else:
-      answers = self._option_rows(ids, option_ids, limit)
+    answers = self._option_rows(ids, option_ids, limit)
+    if self._model.is_causal and longest == 1:
+      documents = packed_prompts.documents_of(ids, bucket=self._bucket)
+      if documents.differ:
+        answers = self._packed_option_rows(documents, option_ids)
     for row, values in answers:
       result[row] = [float(value) for value in values]
     usage = records.Usage(
@@ -134,12 +130,12 @@ class FlaxBackend:
       )
       yield from zip(rows, log_probs, strict=False)
 
-  def _packed_option_rows(self, ids: list[list[int]], options: Any):
+  def _packed_option_rows(
+    self, documents: packed_prompts.Documents, options: Any
+  ):
     """The same of a causal model, where one step gives all options."""
     done = 0
-    for part in packed_prompts.pack(
-      ids, batch_size=self._batch_size, bucket=self._bucket
-    ):
+    for part in packed_prompts.pack(documents, batch_size=self._batch_size):
       log_probs = processes.to_host(
         self._packed_log_probs(
           self._params, self._common(part.common), part.batch, options=options
@@ -148,7 +144,7 @@ class FlaxBackend:
       for prompt, row, number in part.places:
         yield prompt, log_probs[row, number]
       done += len(part.places)
-      self._report(done, len(ids))
+      self._report(done, len(documents.ids))
 
   def log_likelihoods(
     self, prompts: Sequence[str], texts: Sequence[str]
@@ -325,7 +321,7 @@ class FlaxBackend:
       for begin in range(0, len(members), self._batch_size):
         rows = members[begin : begin + self._batch_size]
         # A rest is padded to a power of two: few shapes, little waste.
-        padded = min(1 << (len(rows) - 1).bit_length(), self._batch_size)
+        padded = min(prefixes.power_of_two(len(rows)), self._batch_size)
         tokens = np.zeros((padded, length), np.int32)
         valid = np.zeros((padded, length), bool)
         for i, row in enumerate(rows):

@@ -15,6 +15,7 @@ from typing import Iterator, Sequence
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import first_fit
 from rlaif_jax.labeling import prefixes
 
 # Prompts of one document, at most: a row has to hold all of them.
@@ -37,26 +38,61 @@ class Part:
   batch: batches.PackedPrompts
 
 
-def pack(
-  ids: Sequence[Sequence[int]], *, batch_size: int, bucket: int
-) -> Iterator[Part]:
+@dataclasses.dataclass(frozen=True)
+class Documents:
+  """Prompts that begin alike, together.
+
+  ids: tokens of each prompt.
+  common: how many tokens all prompts begin with.
+  groups: who is a branch of which document.
+  sizes: columns of each document, without what is common.
+  bucket: see `prefixes.share`; rows are some multiple of it long.
+  """
+
+  ids: list[tuple[int, ...]]
+  common: int
+  groups: list[prefixes.Group]
+  sizes: list[int]
+  bucket: int
+
+  @property
+  def differ(self) -> bool:
+    """In length, so that packing is worth it.
+
+    Those of one length, or nearly, are padded little by `prefixes.share`, where
+    none looks at the columns of another in vain.
+    """
+    return bool(self.sizes) and (
+      max(self.sizes) > 1.25 * sum(self.sizes) / len(self.sizes)
+    )
+
+
+def documents_of(ids: Sequence[Sequence[int]], *, bucket: int) -> Documents:
+  """The documents of prompts, each of at least one token."""
+  ids = [tuple(tokens) for tokens in ids]
+  heads = [tokens[:-1] for tokens in ids]
+  common = prefixes.common_length(heads, bucket) if heads else 0
+  groups = prefixes.groups_of(heads, common, _WORTH, _BRANCHES)
+  sizes = [
+    sum(len(ids[row]) - g.shared for row in g.rows) + g.shared - common
+    for g in groups
+  ]
+  return Documents(ids, common, groups, sizes, bucket)
+
+
+def pack(documents: Documents, *, batch_size: int) -> Iterator[Part]:
   """Batches of packed prompts, laid out by their tokens alone.
 
   Args:
-    ids: tokens of each prompt, at least one.
+    documents: of the prompts.
     batch_size: prompts of a batch, about; the number of rows is a power of
       two, so that few programs are compiled.
-    bucket: see `prefixes.share`; rows are some multiple of it long.
   """
-  ids = [tuple(tokens) for tokens in ids]
-  if not ids:
+  if not documents.sizes:
     return
-  common, groups, sizes = _documents(ids, bucket)
-  # About two documents a row, so that they fill it.
-  base = prefixes.bucket_length(2 * sum(sizes) // len(sizes), 8 * bucket)
-  rows = _first_fit(sizes, base)
+  rows = _rows(documents)
   for columns in sorted(rows):
-    alike = [[groups[g] for g in row] for row in rows[columns]]
+    alike = [[documents.groups[g] for g in row] for row in rows[columns]]
     counts = [sum(len(group.rows) for group in row) for row in alike]
     most = prefixes.power_of_two(max(counts))
     # Rows of a batch: so many that they have about `batch_size` prompts.
@@ -65,66 +101,41 @@ def pack(
     for begin in range(0, len(alike), height):
       here = alike[begin : begin + height]
       shape = (min(height, prefixes.power_of_two(len(here))), columns)
-      yield _part(ids, here, common, shape, most)
+      yield _part(documents, here, shape, most)
 
 
-def is_worth_it(ids: Sequence[Sequence[int]], *, bucket: int) -> bool:
-  """Whether documents differ in length.
-
-  Those of one length, or nearly, are padded little by `prefixes.share`, where
-  none looks at the columns of another in vain.
-  """
-  _, _, sizes = _documents([tuple(tokens) for tokens in ids], bucket)
-  return max(sizes) > 1.25 * sum(sizes) / len(sizes)
-
-
-def _documents(
-  ids: Sequence[tuple[int, ...]], bucket: int
-) -> tuple[int, list[prefixes.Group], list[int]]:
-  """Tokens that all begin with; who shares a document; how long each is."""
-  heads = [tokens[:-1] for tokens in ids]
-  common = prefixes.common_length(heads, bucket)
-  groups = prefixes.groups_of(heads, common, _WORTH, _BRANCHES)
-  sizes = [
-    sum(len(ids[row]) - g.shared for row in g.rows) + g.shared - common
-    for g in groups
-  ]
-  return common, groups, sizes
-
-
-def _first_fit(sizes: Sequence[int], base: int) -> dict[int, list[list[int]]]:
+def _rows(documents: Documents) -> dict[int, list[list[int]]]:
   """Columns -> which documents share a row, the longest first.
 
-  A row has `base` columns, or twice as many as often as its first document
-  needs, and what that leaves is for others.
+  A row has room for about two documents, so that they fill it, or twice that
+  as often as its first document needs, and what that leaves is for others.
   """
-  rows: list[list[int]] = []
-  columns: list[int] = []
-  left = np.zeros((0,), int)
-  for document in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-    fits = np.flatnonzero(left >= sizes[document])
-    row = fits[0] if len(fits) else len(rows)
-    if row == len(rows):
-      needed = prefixes.power_of_two(-(-max(sizes[document], 1) // base))
-      rows.append([])
-      columns.append(needed * base)
-      left = np.append(left, columns[-1])
-    rows[row].append(document)
-    left[row] -= sizes[document]
+  sizes = documents.sizes
+  base = prefixes.bucket_length(
+    2 * sum(sizes) // len(sizes), 8 * documents.bucket
+  )
+
+  def columns(document: int) -> int:
+    return base * prefixes.power_of_two(-(-max(sizes[document], 1) // base))
+
   found: dict[int, list[list[int]]] = {}
-  for length, members in zip(columns, rows, strict=True):
-    found.setdefault(length, []).append(members)
+  for row in first_fit.first_fit(
+    np.asarray(sizes)[:, None],
+    sorted(range(len(sizes)), key=lambda i: -sizes[i]),
+    lambda document: [columns(document)],
+  ):
+    found.setdefault(columns(row[0]), []).append(row)
   return found
 
 
 def _part(
-  ids: Sequence[tuple[int, ...]],
+  documents: Documents,
   rows: Sequence[Sequence[prefixes.Group]],
-  common: int,
   shape: tuple[int, int],
   most: int,
 ) -> Part:
   """The arrays of some rows, with room for more rows and prompts."""
+  ids, common = documents.ids, documents.common
   tokens, document, branch = np.zeros((3, *shape), np.int32)
   last = np.zeros((shape[0], most), np.int32)
   places = []

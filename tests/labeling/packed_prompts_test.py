@@ -12,7 +12,8 @@ from tests.labeling import prefixes_test
 
 
 def pack(ids, batch_size=8, bucket=8):
-  return list(packed_prompts.pack(ids, batch_size=batch_size, bucket=bucket))
+  documents = packed_prompts.documents_of(ids, bucket=bucket)
+  return list(packed_prompts.pack(documents, batch_size=batch_size))
 
 
 def read_back(parts):
@@ -75,8 +76,9 @@ def test_the_layout_depends_on_the_tokens_alone():
 
 def test_documents_of_one_length_are_better_padded():
   alike = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
-  assert not packed_prompts.is_worth_it(alike, bucket=8)
-  assert packed_prompts.is_worth_it([*alike, [1] * 90], bucket=8)
+  assert not packed_prompts.documents_of(alike, bucket=8).differ
+  more = packed_prompts.documents_of([*alike, [1] * 90], bucket=8)
+  assert more.differ
 
 
 def test_none_is_none():
