@@ -185,9 +185,9 @@ class LanguageModel:
         response's columns have to stand in order
 
   `max_length` bounds prompt + response in tokens. `row_devices` share the rows
-  of what it computes. `is_causal`: a prompt may be
-  read in pieces, the first by prefill and the others by extend, and the arrays
-  of a cache have the rows in front, so that rows may begin alike.
+  of what it computes. `is_causal`: a prompt may be read in pieces, the first by
+  prefill and the others by extend, and the arrays of a cache have the rows in
+  front, so that rows may begin alike.
   """
 
   init: Callable[..., Any]

@@ -122,7 +122,7 @@ class Decoder(nn.Module):
     """[B, L] -> final hidden states [B, L, D]."""
     if self.how.scan_layers and not self.is_initializing():
       return self._scan(tokens, self._in_line(valid))
-    return self._read(tokens, valid)[0]
+    return self._read(tokens, self._in_line(valid))[0]
 
   def read_branches(
     self,
@@ -138,26 +138,10 @@ class Decoder(nn.Module):
     `branches`: (number, length) of those at the end of each row, whose columns
     then are the ones that are asked for, equally many of each.
     """
-    mask = attention.branch_mask(document, branch)
-    place = _Place(
-      positions=jnp.maximum(jnp.sum(mask, axis=2) - 1, 0),
-      valid=document > 0,
-      mask=mask,
-      before=attention.previous_columns(mask),
-      branches=branches,
-    )
+    place = self._branching(document, branch)._replace(branches=branches)
     if self.how.scan_layers:
       return attention.take_columns(self._scan(tokens, place), columns)
-    masks = self._blocks(place)
-    rest = (place.positions, place.valid)
-    x = self._embed(tokens)
-    for block in self.blocks[:-1]:
-      x, _ = block(x, *rest, masks[block.is_local], None, place.before)
-      x = self.how.split(x)
-    block = self.blocks[-1]
-    mask = attention.asked_by(masks[block.is_local], columns)
-    x, _ = block(x, *rest, mask, None, place.before, columns)
-    return self.final_norm(self.how.split(x))
+    return self._read(tokens, place, columns)[0]
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> float32 logits [..., V]."""
@@ -176,7 +160,7 @@ class Decoder(nn.Module):
     """
     last = jnp.where(valid, jnp.arange(prompt.shape[1])[None], 0)
     last = jnp.max(last, axis=1, keepdims=True)
-    hidden, states = self._read(prompt, valid, last)
+    hidden, states = self._read(prompt, self._in_line(valid), last)
     keys, values, last_keys = zip(*states, strict=True)
     columns = jnp.asarray(prompt.shape[1], jnp.int32)
     places = jnp.where(valid, attention.positions_from_valid(valid), -1)
@@ -212,14 +196,9 @@ class Decoder(nn.Module):
     columns: jax.Array,
   ) -> jax.Array:
     """`read_branches` of documents that go on after a beginning of one row."""
-    mask = attention.branch_mask(document, branch)
+    place = self._branching(document, branch)
     start = jnp.max(beginning.places) + 1
-    place = _Place(
-      positions=start + jnp.maximum(jnp.sum(mask, axis=2) - 1, 0),
-      valid=document > 0,
-      mask=mask,
-      before=attention.previous_columns(mask),
-    )
+    place = place._replace(positions=start + place.positions)
     cache = cache_lib.begin(beginning, *tokens.shape)
     x, _ = self._go_on(
       tokens, place, place.positions, cache, beginning, columns
@@ -257,9 +236,19 @@ class Decoder(nn.Module):
     positions = attention.positions_from_valid(valid)
     return _Place(positions, valid, attention.causal_mask(valid))
 
-  def _read(self, tokens, valid, columns=None):
+  def _branching(self, document, branch) -> _Place:
+    """Several texts a row, whose endings branch."""
+    mask = attention.branch_mask(document, branch)
+    return _Place(
+      positions=jnp.maximum(jnp.sum(mask, axis=2) - 1, 0),
+      valid=document > 0,
+      mask=mask,
+      before=attention.previous_columns(mask),
+    )
+
+  def _read(self, tokens, place: _Place, columns=None):
     """Final states [B, L, D], or of columns [B, T] alone, and the layers'."""
-    place = self._in_line(valid)
+    rest = (place.positions, place.valid)
     masks = self._blocks(place)
     x = self._embed(tokens)
     states = []
@@ -267,7 +256,7 @@ class Decoder(nn.Module):
       mask, asked = masks[block.is_local], None
       if columns is not None and block is self.blocks[-1]:
         mask, asked = attention.asked_by(mask, columns), columns
-      x, state = block(x, place.positions, valid, mask, None, None, asked)
+      x, state = block(x, *rest, mask, None, place.before, asked)
       x = self.how.split(x)
       states.append(state)
     return self.final_norm(x), states
