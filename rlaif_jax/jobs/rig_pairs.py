@@ -19,6 +19,7 @@ from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.evaluation import rig_numbers
 from rlaif_jax.jobs import rig_policies
 from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_setting
@@ -333,11 +334,10 @@ def judge_numbers(
   setting: rig_setting.Setting, judges: Judges
 ) -> dict[str, float]:
   """Accuracy on test pairs and correlation of gaps with gold's sign."""
-  truth = setting.test.label > 0.5
   result = {}
   for kind in ("pointwise", "difference"):
     gaps = judges.gaps(kind, setting.test)
-    result[f"{kind}_accuracy"] = float(np.mean((gaps > 0) == truth))
+    result[f"{kind}_accuracy"] = rig_numbers.accuracy(gaps, setting.test.label)
     result[f"{kind}_correlation"] = float(
       np.corrcoef(gaps, setting.test_gaps)[0, 1]
     )
