@@ -186,6 +186,19 @@ class PackedPrompts:
 
 
 @flax.struct.dataclass
+class Unpacked:
+  """Prompts of a `PackedPrompts` [B, L] with M in a row, one after the other.
+
+  number: [N] int32, its place in `last`, counted through all rows.
+  columns: [N, W] int32, where its tokens stand, counted through all rows; -1
+    after its end. Prompts that only fill the batch have no columns.
+  """
+
+  number: Array
+  columns: Array
+
+
+@flax.struct.dataclass
 class Rollout:
   """Sampled responses with all that an update needs, computed once.
 

@@ -166,6 +166,9 @@ class LanguageModel:
       hidden_after(params, beginning, batch: PackedPrompts) -> [B, M, D] states
         of the last columns of prompts that go on after the cache of a
         beginning, of one row; None unless `is_causal`
+      unpack(params, beginning, batch: PackedPrompts, prompts: Unpacked, room)
+        -> ([N, D], cache), as `prefill` of these prompts gives, each read
+        where it stands and then in a row of its own; None unless `is_causal`
       logits(params, [..., D]) -> [..., V] float32
       prefill(params, prompt [B, P], valid [B, P], room) -> ([B, D], cache):
         the state after each prompt's last real token, and a cache with room
@@ -195,6 +198,7 @@ class LanguageModel:
   hidden_group: Callable[..., jax.Array]
   hidden_packed: Callable[..., jax.Array] | None
   hidden_after: Callable[..., jax.Array] | None
+  unpack: Callable[..., Any] | None
   logits: Callable[..., jax.Array]
   prefill: Callable[..., Any]
   extend: Callable[..., Any]

@@ -258,9 +258,40 @@ def generate_shared(
   hidden, cache = scoring.read_shared(
     model, params, common, batch, config.max_tokens, last_only=True
   )
-  sampler = _sampler(model, params, keys, config, eos_ids, None)
-  sampler = dataclasses.replace(sampler, common=(common,))
-  return _write_on(sampler, hidden[:, 0], cache)
+  return _write_after(
+    _sampler(model, params, keys, config, eos_ids, None),
+    common,
+    jnp.any(batch.suffix_valid, axis=1),
+    hidden[:, 0],
+    cache,
+  )
+
+
+def generate_packed(
+  model: protocols.LanguageModel,
+  params: Any,
+  common: Any,
+  batch: batches.PackedPrompts,
+  prompts: batches.Unpacked,
+  keys: jax.Array,
+  *,
+  config: SamplingConfig,
+  eos_ids: tuple[int, ...],
+) -> Sampled:
+  """`generate` of a causal model after prompts that stand side by side.
+
+  `common` is `scoring.read_common` of what all begin with.
+  """
+  hidden, cache = model.unpack(
+    params, common, batch, prompts, config.max_tokens
+  )
+  return _write_after(
+    _sampler(model, params, keys, config, eos_ids, None),
+    common,
+    jnp.any(prompts.columns >= 0, axis=1),
+    hidden,
+    cache,
+  )
 
 
 def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
@@ -274,6 +305,16 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
     config=config,
     eos_ids=eos_ids,
   )
+
+
+def _write_after(sampler: _Sampler, common, is_prompt, hidden, cache) -> Sampled:
+  """`_write_on` after `common`; rows that only fill the batch end at once."""
+  sampler = dataclasses.replace(
+    sampler,
+    common=(common,),
+    limits=jnp.where(is_prompt, sampler.limits, 1),
+  )
+  return _write_on(sampler, hidden, cache)
 
 
 def _write_on(sampler: _Sampler, hidden: jax.Array, cache: Any) -> Sampled:

@@ -85,8 +85,11 @@ class FlaxBackend:
       functools.partial(scoring.packed_option_log_probs, model),
       static_argnames="options",
     )
-    self._generate = jax.jit(
-      functools.partial(generate, model), static_argnames=("config", "eos_ids")
+    self._generate, self._generate_packed = (
+      jax.jit(
+        functools.partial(write, model), static_argnames=("config", "eos_ids")
+      )
+      for write in (generate, decode.generate_packed)
     )
     self._shared_likelihoods = jax.jit(
       functools.partial(scoring.shared_log_likelihoods, model)
@@ -134,8 +137,7 @@ class FlaxBackend:
     self, documents: packed_prompts.Documents, options: Any
   ):
     """The same of a causal model, where one step gives all options."""
-    done = 0
-    for part in packed_prompts.pack(documents, batch_size=self._batch_size):
+    for part in self._packed(documents):
       log_probs = processes.to_host(
         self._packed_log_probs(
           self._params, self._common(part.common), part.batch, options=options
@@ -143,8 +145,6 @@ class FlaxBackend:
       )
       for prompt, row, number in part.places:
         yield prompt, log_probs[row, number]
-      done += len(part.places)
-      self._report(done, len(documents.ids))
 
   def log_likelihoods(
     self, prompts: Sequence[str], texts: Sequence[str]
@@ -233,14 +233,11 @@ class FlaxBackend:
     texts = [""] * len(ids)
     written = 0
     limit = self._limit(ids, max_tokens)
-    # To read prompts is the least of it, and the program is long to compile.
-    for rows, inputs in self._inputs(ids, limit, bucket=4 * self._bucket):
+    for write, rows, inputs in self._to_write_after(ids, limit):
       numbers = np.zeros(jax.tree.leaves(inputs)[-1].shape[0], np.int32)
       numbers[: len(rows)] = [seeds[row] for row in rows]
       keys = decode.row_keys(key, numbers)
-      drawn = self._generate(
-        self._params, *inputs, keys, config=config, eos_ids=eos_ids
-      )
+      drawn = write(self._params, *inputs, keys, config=config, eos_ids=eos_ids)
       response, mask = processes.to_host((drawn.response, drawn.mask))
       lengths = mask.sum(axis=1).astype(int)
       for i, row in enumerate(rows):
@@ -254,6 +251,25 @@ class FlaxBackend:
       requests=len(ids),
     )
     return texts, usage
+
+  def _to_write_after(self, ids: list[list[int]], limit: int):
+    """Yields (program, rows, its arrays): prompts are packed if it is worth it.
+
+    Prompts are padded to few lengths, since the programs are long to compile.
+    """
+    bucket = 4 * self._bucket
+    if self._model.is_causal:
+      documents = packed_prompts.documents_of(ids, bucket=self._bucket)
+      if documents.differ:
+        for part in self._packed(documents):
+          rows = [place[0] for place in part.places]
+          inputs = (self._common(part.common), part.batch)
+          yield (
+            self._generate_packed, rows, (*inputs, part.unpacked(bucket))
+          )
+        return
+    for rows, inputs in self._inputs(ids, limit, bucket):
+      yield self._generate, rows, inputs
 
   def _inputs(self, ids: list[list[int]], limit: int, bucket: int):
     """Yields (rows, arrays): see `_shared`, or [B, L] tokens and valid."""
@@ -284,6 +300,14 @@ class FlaxBackend:
           "that begins a sequence; ask it something"
         )
     return limit
+
+  def _packed(self, documents: packed_prompts.Documents):
+    """Yields the parts of documents; see `packed_prompts.pack`."""
+    done = 0
+    for part in packed_prompts.pack(documents, batch_size=self._batch_size):
+      yield part
+      done += len(part.places)
+      self._report(done, len(documents.ids))
 
   def _shared(self, ids: list[list[int]], own: list[int], bucket: int):
     """Yields (rows, (common, SharedBatch)); see `prefixes.share`."""

@@ -3,8 +3,7 @@
 
 What prompts share is read once (`prefixes`), and what is left of them fills
 rows of few lengths, so texts of any lengths compile next to nothing and little
-of what is read is padding. It serves where only the last columns are asked
-for: a row has no cache that its prompts could go on from.
+of what is read is padding.
 """
 
 from __future__ import annotations
@@ -36,6 +35,33 @@ class Part:
   places: list[tuple[int, int, int]]
   common: tuple[int, ...]
   batch: batches.PackedPrompts
+
+  def unpacked(self, bucket: int) -> batches.Unpacked:
+    """Its prompts one after the other, in the order of `places`.
+
+    Their columns are padded as `bucket` says (`prefixes.bucket_length`), and
+    eight or a few more prompts that are there fill the batch.
+    """
+    document, branch, last = map(
+      np.asarray, (self.batch.document, self.batch.branch, self.batch.last)
+    )
+    columns = []
+    for _, row, number in self.places:
+      end = last[row, number]
+      mine = document[row] == document[row, end]
+      mine &= (branch[row] == 0) | (branch[row] == branch[row, end])
+      columns.append(row * document.shape[1] + np.flatnonzero(mine))
+    shape = (
+      prefixes.bucket_length(len(columns), 8),
+      prefixes.bucket_length(max(map(len, columns)), bucket),
+    )
+    result = batches.Unpacked(
+      number=np.zeros(shape[0], np.int32), columns=np.full(shape, -1, np.int32)
+    )
+    for i, (_, row, number) in enumerate(self.places):
+      result.number[i] = row * last.shape[1] + number
+      result.columns[i, : len(columns[i])] = columns[i]
+    return result
 
 
 @dataclasses.dataclass(frozen=True)

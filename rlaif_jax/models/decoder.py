@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
 from rlaif_jax.models import beginnings
@@ -196,14 +197,40 @@ class Decoder(nn.Module):
     columns: jax.Array,
   ) -> jax.Array:
     """`read_branches` of documents that go on after a beginning of one row."""
+    row = (tokens, document, branch)
+    return self._read_after(beginning, row, columns)[0]
+
+  def unpack(
+    self,
+    beginning: cache_lib.Cache,
+    batch: batches.PackedPrompts,
+    prompts: batches.Unpacked,
+    room: int,
+  ) -> tuple[jax.Array, cache_lib.Cache]:
+    """States [N, D] and a cache of prompts that are read side by side.
+
+    Each has a row of its own in the cache, with room for more tokens.
+    """
+    row = (batch.tokens, batch.document, batch.branch)
+    x, place, states = self._read_after(beginning, row, batch.last)
+    chosen = prompts.number
+    last = batch.last.reshape(-1)[chosen]
+    row_of = chosen // batch.last.shape[1]
+    cache = cache_lib.unpack(
+      states, place.positions, prompts.columns, (row_of, last)
+    )
+    return x.reshape(-1, x.shape[-1])[chosen], cache_lib.widen(cache, room)
+
+  def _read_after(self, beginning, row, columns):
+    tokens, document, branch = row
     place = self._branching(document, branch)
     start = jnp.max(beginning.places) + 1
     place = place._replace(positions=start + place.positions)
     cache = cache_lib.begin(beginning, *tokens.shape)
-    x, _ = self._go_on(
+    x, states = self._go_on(
       tokens, place, place.positions, cache, beginning, columns
     )
-    return x
+    return x, place, states
 
   def _go_on(
     self, tokens, place: _Place, key_positions, cache, beginning, asked
@@ -359,6 +386,7 @@ def functions(
     hidden_group=hidden_group,
     hidden_packed=hidden_packed,
     hidden_after=hidden_after,
+    unpack=method("unpack"),
     logits=method("logits"),
     prepare=prepare,
     prefill=method("prefill"),

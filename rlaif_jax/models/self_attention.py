@@ -90,7 +90,9 @@ class Attention(nn.Module):
       columns: [B, T] queries alone; T is then L in `mask` and in the output.
 
     Returns:
-      Output [B, L, D] and (keys, values, last keys) as they now stand.
+      Output [B, L, D] and (keys, values, last keys) as they now stand; the
+      last keys [B, L, M, C] of every column where there is `before`, since
+      it has several texts in a row.
     """
     v = self.variant
     asking, asked_at = x, positions
@@ -108,8 +110,8 @@ class Attention(nn.Module):
       last = jnp.zeros((x.shape[0], mixed, self.head_dim), key.dtype)
     else:
       last = cached.last_keys
+    own = key[:, :, :mixed]
     if mixed:
-      own = key[:, :, :mixed]
       if before is None:
         previous, last = attention.previous_keys(own, valid, last)
       else:
@@ -117,6 +119,8 @@ class Attention(nn.Module):
         is_here = (before >= 0)[:, :, None, None]
         previous = jnp.where(is_here, previous, last[:, None])
       key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
+    if before is not None:
+      last = own
     # A position is less than the number of columns.
     bound = x.shape[1] if cached is None else cached.columns
     turn = (self._frequencies(), bound)

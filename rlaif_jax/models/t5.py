@@ -211,6 +211,7 @@ def functions(
     hidden_group=hidden_group,
     hidden_packed=None,
     hidden_after=None,
+    unpack=None,
     logits=method("logits"),
     prepare=prepare,
     prefill=method("prefill"),

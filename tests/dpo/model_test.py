@@ -157,6 +157,7 @@ def tabular():
     hidden_group=hidden_group,
     hidden_packed=nothing,
     hidden_after=nothing,
+    unpack=nothing,
     logits=lambda params, hidden: hidden,
     prefill=nothing,
     extend=nothing,

@@ -11,6 +11,7 @@ import pytest
 
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import backends
+from rlaif_jax.labeling import packed_prompts
 from rlaif_jax.models import decoder
 from tests import testing
 
@@ -89,6 +90,11 @@ def test_reading_prompts_together_changes_no_answer(backend):
   assert len({round(total, 3) for total, _ in together}) == 6
   ask = dict(max_tokens=5, temperature=1.0, top_k=5, seed=3, stop="")
   assert backend.complete(prompts, **ask) == apart.complete(prompts, **ask)
+  ragged = [*prompts, same + "z" * 25]
+  assert packed_prompts.documents_of(
+    [backend.encode(prompt) for prompt in ragged], bucket=16
+  ).differ
+  assert backend.complete(ragged, **ask) == apart.complete(ragged, **ask)
 
 
 def test_what_all_prompts_begin_with_is_read_once_for_all_calls(monkeypatch):

@@ -21,7 +21,9 @@ def read_back(parts):
   found = {}
   for part in parts:
     b = part.batch
-    for prompt, row, number in part.places:
+    rows = part.unpacked(8)
+    assert (rows.columns[len(part.places) :] == -1).all()
+    for i, (prompt, row, number) in enumerate(part.places):
       column = b.last[row, number]
       document, branch = b.document[row, column], b.branch[row, column]
       assert document > 0 and prompt not in found
@@ -30,6 +32,9 @@ def read_back(parts):
       )
       assert mine.nonzero()[0][-1] == column
       found[prompt] = [*part.common, *map(int, b.tokens[row][mine])]
+      own = rows.columns[i][rows.columns[i] >= 0]
+      assert (b.tokens.flat[own] == b.tokens[row][mine]).all()
+      assert rows.number[i] == row * b.last.shape[1] + number
   return found
 
 

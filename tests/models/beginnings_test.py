@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
+from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
 from rlaif_jax.models import attention
@@ -201,10 +202,36 @@ def test_packed_prompts_are_prompts_alone(name, begin):
   found = scoring.packed_option_log_probs(
     functions, params, common, packed, options
   )
+  unpacked = batches.Unpacked(
+    number=np.array([2, 0, 1, 3]),
+    columns=np.array(
+      [
+        [9, 10, 11, 12, 13, -1, -1],
+        [0, 1, 2, 3, 4, 5, -1],
+        [0, 1, 2, 3, 6, 7, 8],
+        [-1] * 7,
+      ]
+    ),
+  )
+  keys = decode.row_keys(jax.random.key(0), np.arange(4))
+  write = dict(config=decode.SamplingConfig(max_tokens=5), eos_ids=(1,))
+  drawn = decode.generate_packed(
+    functions, params, common, packed, unpacked, keys, **write
+  )
+  assert drawn.mask[3].sum() == 1  # It only fills the batch.
   for number, own in enumerate(([0, 1], [0, 2], [3, 4])):
     alone = np.concatenate([first, *(parts[i] for i in own)])[None]
+    valid = np.ones(alone.shape, bool)
     expected = scoring.option_log_probs(
-      functions, params, alone, np.ones(alone.shape, bool), options
+      functions, params, alone, valid, options
     )
     np.testing.assert_allclose(found[0, number], expected[0], atol=1e-4)
+    row = [1, 2, 0][number]
+    own = decode.generate(
+      functions, params, alone, valid, keys[row : row + 1], **write
+    )
+    np.testing.assert_array_equal(drawn.response[row], own.response[0])
+    np.testing.assert_allclose(
+      drawn.log_probs[row], own.log_probs[0], atol=1e-4
+    )
   assert np.isfinite(found).all() and np.std(found[0, :3]) > 0.01
