@@ -307,7 +307,9 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
   )
 
 
-def _write_after(sampler: _Sampler, common, is_prompt, hidden, cache) -> Sampled:
+def _write_after(
+  sampler: _Sampler, common, is_prompt, hidden, cache
+) -> Sampled:
   """`_write_on` after `common`; rows that only fill the batch end at once."""
   sampler = dataclasses.replace(
     sampler,

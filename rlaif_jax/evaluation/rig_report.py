@@ -123,6 +123,7 @@ def searches(rows: Sequence[Row]) -> Table | None:
 
 # Key of a `proxy` row -> its column.
 _PROXY = {
+  "label_accuracy": "labels that are right",
   "accuracy": "accuracy, test pairs",
   "member_accuracy": "one member's",
   "train_accuracy": "accuracy, its own training labels",

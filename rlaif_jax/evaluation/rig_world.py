@@ -108,6 +108,25 @@ class World:
       self, usage=np.full_like(self.usage, 1.0 / self.config.words)
     )
 
+  def tasted(self, size: float, generator: np.random.Generator) -> "World":
+    """The world of somebody who is wrong about what words are worth.
+
+    Each word's value has an error of `size` standard deviations of a word's
+    value; what writers say is worth 0 all the same.
+    """
+    error = size * self.values.std() * generator.normal(size=self.values.shape)
+    values = _centered(self.usage, self.values + error)
+    return dataclasses.replace(self, values=values)
+
+  def tilted(self, strength: float) -> "World":
+    """The world in which writers choose words by what they are worth.
+
+    Each word is used exp(strength * value) times as often as before, which is
+    the best that a penalty of 1 / strength a nat allows.
+    """
+    usage = self.usage * np.exp(strength * self.values)
+    return dataclasses.replace(self, usage=usage / usage.sum(1, keepdims=True))
+
   def gold(
     self, prompts: np.ndarray, response: np.ndarray, mask: np.ndarray
   ) -> np.ndarray:
@@ -135,5 +154,9 @@ def make_world(config: WorldConfig, seed: int) -> World:
   usage /= usage.sum(axis=1, keepdims=True)
   values = generator.normal(size=(c.topics, c.words))
   values += c.decline * (0.5 - rank / (c.words - 1))
-  values -= (usage * values).sum(axis=1, keepdims=True)
-  return World(config=c, usage=usage, values=values)
+  return World(config=c, usage=usage, values=_centered(usage, values))
+
+
+def _centered(usage: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """Values of which what writers use has the mean 0 under each topic."""
+  return values - (usage * values).sum(axis=1, keepdims=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -89,14 +89,29 @@ class Trainer:
     setting: rig_setting.Setting,
     ensemble: ensemble_lib.EnsembleConfig,
     pairs: batches.PairBatch | None = None,
+    *,
+    in_turn: Sequence[range] | None = None,
   ) -> Proxy:
-    """Trains on the setting's pairs, or on others of the same world."""
+    """Trains on the setting's pairs, or on others of the same world.
+
+    With `in_turn`, on parts of them, one after the other, each with a fresh
+    optimizer and for as many epochs as all pairs together would have.
+
+    Raises:
+      ValueError: parts for a lora ensemble, which has phases of its own.
+    """
     pairs = setting.train if pairs is None else pairs
     rows = len(pairs.label)
     key = rng.key(setting.seed, "proxy")
     if ensemble.kind != "lora":
       params = ensemble_lib.init(self.programs.scalar, ensemble, key)
-      params, seconds = self._fit(setting, ensemble, params, pairs, range(rows))
+      for part in in_turn or [range(rows)]:
+        params, seconds = self._fit(setting, ensemble, params, pairs, part)
+    elif in_turn:
+      raise ValueError(
+        "a lora ensemble has two phases of its own; train it on labels that "
+        "are mixed, or take another kind for labels in turn"
+      )
     else:
       params, seconds = self._two_phases(setting, ensemble, key, pairs)
     return self._measured(setting, ensemble, params, pairs, seconds)

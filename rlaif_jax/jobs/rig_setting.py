@@ -81,10 +81,11 @@ class Programs:
     self.sft_optimizer = optimizer_lib.make_optimizer(config.sft)
     self.sampler = functools.cache(self._sampler)
     self.update_sft = step_lib.make_train_step(
-      self._sft_loss, self.sft_optimizer
+      self.sft_loss, self.sft_optimizer
     )
 
-  def _sft_loss(self, params, batch, key):
+  def sft_loss(self, params, batch, key):
+    """Imitation of a TokenBatch's responses."""
     del key  # Nothing is drawn.
     log_probs = scoring.response_log_probs(self.policy, params, batch)
     return masked.weighted_sum(-log_probs, batch.weights), {}

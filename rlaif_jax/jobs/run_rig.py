@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rlaif_jax.jobs import rig_labels
 from rlaif_jax.jobs import rig_pairs
 from rlaif_jax.jobs import rig_policies
 from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_rows
 from rlaif_jax.jobs import rig_setting
+from rlaif_jax.jobs import rig_teachers
 from rlaif_jax.ops import ensembles
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
@@ -38,6 +40,7 @@ class RigArm:
     coefficient: of the deviation (lcb) or the variance (uwo).
     reward: what is searched by and trained on: the "proxy", or "gold" itself,
       of which the proxy is then only reported.
+    labels: who labels the proxy's pairs; None: as `RigConfig` says.
   """
 
   name: str
@@ -46,6 +49,7 @@ class RigArm:
   aggregate: str = "mean"
   coefficient: float = 0.0
   reward: str = "proxy"
+  labels: rig_labels.LabelsConfig | None = None
 
   def __post_init__(self):
     if self.aggregate not in ensembles.AGGREGATES:
@@ -66,8 +70,9 @@ def run(
   proxies: rig_rewards.ProxyConfig,
   search: rig_policies.SearchConfig,
   train: rig_policies.PolicyConfig,
-  arms: tuple[RigArm | rig_pairs.PairArm, ...],
+  arms: tuple[RigArm | rig_pairs.PairArm | rig_teachers.TeacherArm, ...],
   pairs: rig_pairs.PairTrainConfig | None = None,
+  teachers: rig_teachers.TeachersConfig | None = None,
   seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
 ) -> dict[str, Any]:
   """Runs all arms on all seeds, and writes rows.jsonl.
@@ -85,16 +90,22 @@ def run(
     train: of policies.
     arms: the arms; the first is the one that others are compared with.
     pairs: training of the arms that learn from pairs.
+    teachers: those of the arms that learn from a teacher.
     seeds: of worlds, data and training alike.
   """
-  if pairs is None and any(isinstance(a, rig_pairs.PairArm) for a in arms):
-    raise ValueError(
-      "rig.pairs is None, and there is an arm that learns from pairs; say "
-      "rig.pairs = @PairTrainConfig()"
-    )
+  for name, config, kind in (
+    ("pairs", pairs, rig_pairs.PairArm),
+    ("teachers", teachers, rig_teachers.TeacherArm),
+  ):
+    if config is None and any(isinstance(arm, kind) for arm in arms):
+      raise ValueError(
+        f"rig.{name} is None, and an arm is a {kind.__name__}; bind "
+        f"rig.{name}, as the recipes rig_frontier.gin and rig_teachers.gin do"
+      )
   # Programs are compiled once for all seeds.
   policies = rig_policies.make_policies(rig, proxies, search, train)
   learner = rig_pairs.PairTrainer(policies, pairs) if pairs else None
+  student = rig_teachers.Student(policies, teachers) if teachers else None
 
   def of_seed(seed):
     shared = Shared(policies, rig_setting.make_setting(policies.programs, seed))
@@ -102,7 +113,9 @@ def run(
     def of_arm(arm):
       if isinstance(arm, rig_pairs.PairArm):
         return learner.stages(shared.setting, arm, shared.judges()), []
-      proxy = shared.proxy(arm.ensemble)
+      if isinstance(arm, rig_teachers.TeacherArm):
+        return student.stages(shared.setting, arm), []
+      proxy = shared.proxy(arm.ensemble, arm.labels)
       return stages(policies, shared.setting, arm, proxy), [proxy.costs]
 
     return of_arm
@@ -123,13 +136,20 @@ class Shared:
     self._proxies: dict[Any, rig_rewards.Proxy] = {}
     self._judges: rig_pairs.Judges | None = None
 
-  def proxy(self, ensemble: ensemble_lib.EnsembleConfig) -> rig_rewards.Proxy:
-    """The ensemble, trained on the setting's pairs."""
-    if ensemble not in self._proxies:
-      self._proxies[ensemble] = self._policies.rewards.train(
-        self.setting, ensemble
+  def proxy(
+    self,
+    ensemble: ensemble_lib.EnsembleConfig,
+    labels: rig_labels.LabelsConfig | None,
+  ) -> rig_rewards.Proxy:
+    """The ensemble, trained on the setting's pairs and somebody's labels."""
+    trainer, key = self._policies.rewards, (ensemble, labels)
+    if key not in self._proxies:
+      self._proxies[key] = (
+        trainer.train(self.setting, ensemble)
+        if labels is None
+        else rig_labels.train(trainer, self.setting, ensemble, labels)
       )
-    return self._proxies[ensemble]
+    return self._proxies[key]
 
   def judges(self) -> rig_pairs.Judges:
     """Of pairs."""

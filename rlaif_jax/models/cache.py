@@ -98,32 +98,32 @@ def widen(cache: Cache, room: int) -> Cache:
 
 
 def unpack(
-  layers: Iterable[Any],
-  positions: jax.Array,
-  columns: jax.Array,
-  last: tuple[jax.Array, jax.Array],
+  positions: jax.Array, layers: Iterable[Any], columns: jax.Array
 ) -> Cache:
   """The cache of texts that were read side by side in rows.
 
   Args:
-    layers: keys and values [B, K, L, C] and unrotated keys [B, L, M, C].
     positions: [B, L].
-    columns: [N, W] of each text, counted through all rows; -1 is none.
-    last: rows and columns [N] of their last tokens.
+    layers: keys and values [B, K, L, C] and unrotated keys [B, L, M, C].
+    columns: [N, W] where each text stands, counted through all rows, in
+      order; -1 is none.
   """
+  here = jnp.maximum(columns, 0)
+
+  def flat(array):
+    rows, length, *rest = array.shape
+    return array.reshape(rows * length, *rest)
 
   def take(array):
-    flat = array.swapaxes(1, 2).reshape(-1, array.shape[1], array.shape[3])
-    return flat[jnp.maximum(columns, 0)].swapaxes(1, 2)
+    return flat(array.swapaxes(1, 2))[here].swapaxes(1, 2)
 
   keys, values, own = zip(*layers, strict=True)
-  places = positions.reshape(-1)[jnp.maximum(columns, 0)]
   width = jnp.asarray(columns.shape[1], jnp.int32)
   return Cache(
     keys=tuple(map(take, keys)),
     values=tuple(map(take, values)),
-    last_keys=tuple(key[last] for key in own),
-    places=jnp.where(columns >= 0, places, -1),
+    last_keys=tuple(flat(key)[here.max(axis=1)] for key in own),
+    places=jnp.where(columns >= 0, flat(positions)[here], -1),
     column=width,
     first=width,
   )

@@ -8,13 +8,12 @@ Owns the model and the plain functions that the engine uses of it
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
 from rlaif_jax.models import beginnings
@@ -195,34 +194,11 @@ class Decoder(nn.Module):
     document: jax.Array,
     branch: jax.Array,
     columns: jax.Array,
-  ) -> jax.Array:
-    """`read_branches` of documents that go on after a beginning of one row."""
-    row = (tokens, document, branch)
-    return self._read_after(beginning, row, columns)[0]
+  ) -> tuple[jax.Array, jax.Array, list[Any]]:
+    """`read_branches` of documents that go on after a beginning of one row.
 
-  def unpack(
-    self,
-    beginning: cache_lib.Cache,
-    batch: batches.PackedPrompts,
-    prompts: batches.Unpacked,
-    room: int,
-  ) -> tuple[jax.Array, cache_lib.Cache]:
-    """States [N, D] and a cache of prompts that are read side by side.
-
-    Each has a row of its own in the cache, with room for more tokens.
+    Also the positions [B, L], and the states of the layers.
     """
-    row = (batch.tokens, batch.document, batch.branch)
-    x, place, states = self._read_after(beginning, row, batch.last)
-    chosen = prompts.number
-    last = batch.last.reshape(-1)[chosen]
-    row_of = chosen // batch.last.shape[1]
-    cache = cache_lib.unpack(
-      states, place.positions, prompts.columns, (row_of, last)
-    )
-    return x.reshape(-1, x.shape[-1])[chosen], cache_lib.widen(cache, room)
-
-  def _read_after(self, beginning, row, columns):
-    tokens, document, branch = row
     place = self._branching(document, branch)
     start = jnp.max(beginning.places) + 1
     place = place._replace(positions=start + place.positions)
@@ -230,7 +206,7 @@ class Decoder(nn.Module):
     x, states = self._go_on(
       tokens, place, place.positions, cache, beginning, columns
     )
-    return x, place, states
+    return x, place.positions, states
 
   def _go_on(
     self, tokens, place: _Place, key_positions, cache, beginning, asked
@@ -362,12 +338,16 @@ def functions(
     return states.reshape(*batch.response.shape, -1)
 
   def hidden_packed(params, batch):
-    row = (batch.tokens, batch.document, batch.branch)
-    return read_branches(params, *row, batch.source)
+    return read_branches(params, *_row(batch), batch.source)
 
-  def hidden_after(params, beginning, batch):
-    row = (batch.tokens, batch.document, batch.branch)
-    return method("read_after")(params, beginning, *row, batch.last)
+  def read_after(params, beginning, batch):
+    return method("read_after")(params, beginning, *_row(batch), batch.last)
+
+  def unpack(params, beginning, batch, prompts, room):
+    hidden, *states = read_after(params, beginning, batch)
+    cache = cache_lib.unpack(*states, prompts.columns)
+    hidden = hidden.reshape(-1, hidden.shape[-1])[prompts.number]
+    return hidden, cache_lib.widen(cache, room)
 
   def hidden(params, batch):
     begin = batch.tokens.shape[1] - batch.weights.shape[1] - 1
@@ -385,8 +365,8 @@ def functions(
     hidden=hidden,
     hidden_group=hidden_group,
     hidden_packed=hidden_packed,
-    hidden_after=hidden_after,
-    unpack=method("unpack"),
+    hidden_after=lambda *args: read_after(*args)[0],
+    unpack=unpack,
     logits=method("logits"),
     prepare=prepare,
     prefill=method("prefill"),
@@ -399,6 +379,10 @@ def functions(
     is_causal=True,
     row_devices=how.row_devices,
   )
+
+
+def _row(batch):
+  return batch.tokens, batch.document, batch.branch
 
 
 def _init(module: Decoder, key: jax.Array):

@@ -89,3 +89,35 @@ def test_worlds_are_functions_of_the_seed():
 def test_bad_worlds_are_named(changes, word):
   with pytest.raises(ValueError, match=word):
     rig_world.WorldConfig(**{**CONFIG, **changes})
+
+
+def test_a_taste_is_wrong_about_words_and_writers_stay_at_zero():
+  world = rig_world.make_world(rig_world.WorldConfig(topics=3, words=400), 1)
+  other = world.tasted(0.5, np.random.default_rng(0))
+  error = other.values - world.values
+  assert error.std() == pytest.approx(0.5 * world.values.std(), rel=0.1)
+  np.testing.assert_allclose((other.usage * other.values).sum(1), 0, atol=1e-9)
+  same = world.tasted(0.0, np.random.default_rng(0))
+  np.testing.assert_allclose(same.values, world.values, atol=1e-12)
+
+
+def test_tilted_writers_are_the_optimum_of_value_less_kl():
+  """No other use of words has more value - KL / strength."""
+  world = rig_world.make_world(rig_world.WorldConfig(**CONFIG), 0)
+  tilted = world.tilted(2.0)
+  np.testing.assert_allclose(tilted.usage.sum(axis=1), 1)
+
+  def objective(usage):
+    kl = (usage * np.log(usage / world.usage)).sum(axis=1)
+    return (usage * world.values).sum(axis=1) - kl / 2.0
+
+  best = objective(tilted.usage)
+  # Known in closed form: log of the mean of exp(2 value), halved.
+  mean = (world.usage * np.exp(2.0 * world.values)).sum(axis=1)
+  np.testing.assert_allclose(best, np.log(mean) / 2.0)
+  generator = np.random.default_rng(0)
+  for _ in range(50):
+    noise = np.exp(0.1 * generator.normal(size=tilted.usage.shape))
+    other = tilted.usage * noise
+    other /= other.sum(axis=1, keepdims=True)
+    assert (objective(other) < best).all()

@@ -10,7 +10,9 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.jobs import rig_labels
 from rlaif_jax.jobs import rig_pairs
+from rlaif_jax.jobs import rig_teachers
 from rlaif_jax.jobs import run_rig
 from rlaif_jax.reward import ensemble
 from rlaif_jax.rl import algorithms
@@ -85,5 +87,29 @@ def test_what_makes_no_sense_is_named(tmp_path):
     dataclasses.replace(MEAN, aggregate="median")
   with pytest.raises(ValueError, match="silver"):
     dataclasses.replace(MEAN, reward="silver")
-  with pytest.raises(ValueError, match="PairTrainConfig"):
+  with pytest.raises(ValueError, match="rig.pairs is None"):
     run(tmp_path, DPO)
+  weak = rig_teachers.TeacherArm(name="weak", teacher="weak")
+  with pytest.raises(ValueError, match="rig.teachers is None"):
+    run(tmp_path, weak)
+
+
+def test_arms_with_labels_of_their_own_and_arms_of_teachers(tmp_path):
+  labels = rig_labels.LabelsConfig(labelers=(rig_labels.LabelerConfig(),))
+  right = dataclasses.replace(MEAN, name="right", labels=labels, rl=None)
+  weak = rig_teachers.TeacherArm(name="weak", teacher="weak")
+  teachers = rig_teachers.TeachersConfig(
+    sft=tiny_rig.adam(1e-2),
+    optimizer=tiny_rig.adam(1e-2),
+    dpo=dpo_model.DPOConfig(),
+    prompts=32,
+    updates=2,
+    evaluations=2,
+  )
+  plain = dataclasses.replace(MEAN, name="plain", rl=None)
+  run(tmp_path, plain, right, weak, teachers=teachers)
+  rows = jsonl.parse_rows(tmp_path / "rows.jsonl", dict)
+  proxies = {r["arm"]: r for r in rows if r["stage"] == "proxy"}
+  assert proxies["right"]["label_accuracy"] == 1.0
+  assert proxies["right"]["accuracy"] != proxies["plain"]["accuracy"]
+  assert [r["step"] for r in rows if r["arm"] == "weak"] == [0, 2]

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelers of the rig err as they say, and their labels reach the proxy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlaif_jax.jobs import rig_labels
+from rlaif_jax.jobs import rig_setting
+from rlaif_jax.reward import ensemble
+from tests import tiny_rig
+
+SINGLE = ensemble.EnsembleConfig()
+RIGHT = rig_labels.LabelerConfig()
+
+
+def label(**config):
+  return rig_labels.label(
+    tiny_rig.trainer(),
+    tiny_rig.setting(),
+    rig_labels.LabelerConfig(**config),
+  )
+
+
+def train(*labelers, order="mixed", kind=SINGLE):
+  config = rig_labels.LabelsConfig(labelers=labelers, order=order)
+  return rig_labels.train(
+    tiny_rig.trainer(), tiny_rig.setting(), kind, config
+  )
+
+
+def test_people_err_at_random_and_an_ai_by_its_taste():
+  setting = tiny_rig.setting()
+  truth = (setting.train_gaps > 0).astype(np.float32)
+  np.testing.assert_array_equal(label(), truth)
+  # Those who err as the rig's own labels do make the very same errors.
+  np.testing.assert_array_equal(label(flip=0.1), setting.train.label)
+  shares = [np.mean(label(taste=t) == truth) for t in (0.3, 1.0, 30.0)]
+  assert 1 > shares[0] > shares[1] > shares[2] > 0.3
+
+
+def test_a_model_of_ones_own_gives_soft_labels_from_other_pairs():
+  soft = label(pairs=256)
+  assert ((soft > 0) & (soft < 1)).all() and soft.std() > 0.05
+  truth = tiny_rig.setting().train_gaps > 0
+  assert np.mean((soft > 0.5) == truth) > 0.7
+  few, _ = rig_setting.sample_pairs(
+    tiny_rig.programs(), tiny_rig.setting(), 64, "labeler"
+  )
+  own = tiny_rig.setting().train.first.tokens[:64]
+  assert not np.array_equal(few.first.tokens, own)
+
+
+def test_halves_are_of_two_labelers():
+  """The half that is labelled wrongly throughout halves the accuracy."""
+  setting = tiny_rig.setting()
+  wrong = rig_labels.LabelerConfig(taste=1e9)
+  half = len(setting.train.label) // 2
+  expected = (label(taste=1e9) > 0.5) == (setting.train_gaps > 0)
+  expected[:half] = True
+  numbers = train(RIGHT, wrong).numbers
+  assert numbers["label_accuracy"] == pytest.approx(expected.mean())
+  assert train(RIGHT).numbers["label_accuracy"] == 1.0
+
+
+def test_labels_in_turn_leave_the_last_labelers_mark():
+  noise = rig_labels.LabelerConfig(flip=0.5)
+  last, first = (
+    train(*pair, order="in_turn").numbers["train_accuracy"]
+    for pair in ((RIGHT, noise), (noise, RIGHT))
+  )
+  mixed = train(noise, RIGHT).numbers["train_accuracy"]
+  assert len({last, first, mixed}) == 3
+  assert train(noise, RIGHT, order="in_turn").numbers["accuracy"] > 0.6
+
+
+def test_what_makes_no_sense_is_named():
+  with pytest.raises(ValueError, match="flip is 0.7"):
+    rig_labels.LabelerConfig(flip=0.7)
+  with pytest.raises(ValueError, match="shuffled"):
+    rig_labels.LabelsConfig(labelers=(RIGHT,), order="shuffled")
+  with pytest.raises(ValueError, match="labelers is empty"):
+    rig_labels.LabelsConfig(labelers=())
+  lora = ensemble.EnsembleConfig(kind="lora", members=2, lora=tiny_rig.LORA)
+  with pytest.raises(ValueError, match="two phases"):
+    train(RIGHT, RIGHT, order="in_turn", kind=lora)
