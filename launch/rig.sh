@@ -26,9 +26,8 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
 
 for recipe in gin_configs/recipes/rig_*.gin; do
   name=$(basename "$recipe" .gin)
-  job=$(sed -n 's/^# Command:.* --job=\([a-z_]*\) .*/\1/p' "$recipe")
-  echo "== $name: $job"
-  python -m rlaif_jax.main --job="$job" --gin_file="$recipe" \
+  echo "== $name"
+  python -m rlaif_jax.main --job=rig --gin_file="$recipe" \
     --output_dir="$runs/$name" >"$runs/$name.log"
 done
 python -m rlaif_jax.main --job=rig_report --runs_dir="$runs" \

@@ -47,6 +47,7 @@ JOBS = {
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
   "train_dpo": "rlaif_jax.jobs.train_dpo",
+  "train_ensemble": "rlaif_jax.jobs.train_ensemble",
   "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
   "compare": "rlaif_jax.jobs.compare_policies",
@@ -57,7 +58,6 @@ JOBS = {
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
   "rig": "rlaif_jax.jobs.run_rig",
-  "rig_pairs": "rlaif_jax.jobs.run_rig_pairs",
   "rig_report": "rlaif_jax.jobs.report_rig",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
 from rlaif_jax.models import architectures
+from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.text import tokenizers
 
 
@@ -42,6 +43,7 @@ class Loaded:
   chat: tuple[str, str]
   functions: Any  # protocols.LanguageModel or protocols.ScalarModel
   params: Any
+  ensemble: ensemble_lib.EnsembleConfig | None = None  # of several members
 
   def backend(self, progress: Any = None) -> backends.FlaxBackend:
     """This language model as one that answers a judge."""
@@ -61,7 +63,9 @@ def load(
   mesh: jax.sharding.Mesh,
   placement: mesh_lib.Placement = mesh_lib.PLAIN,
 ) -> Loaded:
-  """Loads a finished model of kind "language" or "scalar" onto the mesh.
+  """Loads a finished model onto the mesh.
+
+  Its kind is "language", "scalar", or "ensemble" of scalars.
 
   Raises:
     ValueError: nothing finished there, another kind, or another vocabulary.
@@ -71,7 +75,7 @@ def load(
     raise ValueError(
       f"{directory} holds a {description['kind']} model and this job needs a "
       f"{kind} one (train_sft and convert make language models, train_reward "
-      "scalar ones)"
+      "scalar ones, train_ensemble ensembles)"
     )
   architecture = architectures.ARCHITECTURES[description["architecture"]]
   config = records.from_row(architecture.config, description["config"])
@@ -88,7 +92,13 @@ def load(
   make = architecture.language if kind == "language" else architecture.scalar
   how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
   functions = make(config, how)
+  ensemble = None
   like = mesh_lib.abstract_params(functions.init, mesh, placement)
+  if kind == "ensemble":
+    ensemble = records.from_row(
+      ensemble_lib.EnsembleConfig, description["ensemble"]
+    )
+    like = ensemble_shapes(functions, ensemble, mesh, placement)
   return Loaded(
     directory=directory,
     name=description["name"],
@@ -98,7 +108,41 @@ def load(
     chat=tuple(description["chat"]),
     functions=functions,
     params=checkpoint.load_params(f"{directory}", like),
+    ensemble=ensemble,
   )
+
+
+def ensemble_shapes(
+  functions: protocols.ScalarModel,
+  ensemble: ensemble_lib.EnsembleConfig,
+  mesh: jax.sharding.Mesh,
+  placement: mesh_lib.Placement = mesh_lib.PLAIN,
+) -> Any:
+  """Shapes and shardings of an ensemble with a shared trunk.
+
+  The trunk is laid out as in one model, and members are whole everywhere.
+  """
+  whole = mesh_lib.abstract_params(functions.init, mesh, placement)
+  shapes = jax.eval_shape(
+    lambda key: ensemble_lib.init(functions, ensemble, key),
+    jax.random.key(0),
+  )
+  members = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape,
+      jnp.dtype(placement.dtype),
+      sharding=mesh_lib.replicated(mesh),
+    ),
+    shapes["members"],
+  )
+  return {"shared": {"decoder": whole["decoder"]}, "members": members}
+
+
+def part_of(wanted: Any, tree: Any) -> Any:
+  """The entries of a tree that another has: no output layer in a trunk."""
+  if not isinstance(wanted, Mapping):
+    return tree
+  return {name: part_of(wanted[name], tree[name]) for name in wanted}
 
 
 def save(
@@ -113,35 +157,47 @@ def save(
   chat: tuple[str, str] = ("", ""),
 ) -> None:
   """Writes a finished model; model.json comes last and makes it one."""
-  checkpoint.save_model(
-    pathlib.Path(directory),
-    params,
-    {
-      "name": name,
-      "kind": kind,
-      "architecture": architectures.name_of(config),
-      "config": dataclasses.asdict(config),
-      "sequence": dataclasses.asdict(sequence),
-      "vocabulary": tokenizers.load_tokenizer(tokenizer_dir).fingerprint,
-      "chat": chat,
-    },
-    files=tokenizers.tokenizer_files(tokenizer_dir),
-  )
+  description = {
+    "name": name,
+    "kind": kind,
+    "architecture": architectures.name_of(config),
+    "config": dataclasses.asdict(config),
+    "sequence": dataclasses.asdict(sequence),
+    "chat": chat,
+  }
+  _write(directory, params, description, tokenizer_dir)
 
 
 def save_like(
-  directory: str, params: Any, start: Loaded, *, name: str, kind: str
+  directory: str,
+  params: Any,
+  start: Loaded,
+  *,
+  name: str,
+  kind: str,
+  ensemble: ensemble_lib.EnsembleConfig | None = None,
 ) -> None:
   """Writes a finished model that reads what `start` reads."""
-  save(
-    directory,
+  description = {
+    "name": name,
+    "kind": kind,
+    "architecture": architectures.name_of(start.config),
+    "config": dataclasses.asdict(start.config),
+    "sequence": dataclasses.asdict(start.sequence),
+    "chat": start.chat,
+  }
+  if ensemble is not None:
+    description["ensemble"] = dataclasses.asdict(ensemble)
+  _write(directory, params, description, start.directory)
+
+
+def _write(directory, params, description, tokenizer_dir) -> None:
+  vocabulary = tokenizers.load_tokenizer(tokenizer_dir).fingerprint
+  checkpoint.save_model(
+    pathlib.Path(directory),
     params,
-    name=name,
-    kind=kind,
-    config=start.config,
-    sequence=start.sequence,
-    tokenizer_dir=start.directory,
-    chat=start.chat,
+    {**description, "vocabulary": vocabulary},
+    files=tokenizers.tokenizer_files(tokenizer_dir),
   )
 
 

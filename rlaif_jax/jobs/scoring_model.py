@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
@@ -38,9 +39,10 @@ class ScorerConfig:
   reward is then (r - mean) / std over them, times `scale`. The paper uses the
   raw reward; in a small world the unit of the reward has to be set by hand.
   `placement` is that of the model (or models) that score.
-  `more_reward_dirs` makes an ensemble of several reward models of one size,
-  each in its own unit over `standardize_file`; `aggregate` and `coefficient`
-  say how they become one reward (`ops.ensembles.aggregate`).
+  A `reward_dir` of `train_ensemble`, or several reward models of one size with
+  `more_reward_dirs`, make an ensemble, each member in its own unit over
+  `standardize_file`; `aggregate` and `coefficient` say how they become one
+  reward (`ops.ensembles.aggregate`).
   """
 
   reward_dir: str = ""
@@ -89,7 +91,7 @@ def make_scorer(
   Raises:
     ValueError: the reward model reads other prompts than the policy.
   """
-  if config.more_reward_dirs:
+  if config.reward_dir and is_ensemble(config):
     inner, params = make_ensemble(config, policy, devices)
   elif config.reward_dir:
     reward = load_reward(config.reward_dir, policy, devices, config.placement)
@@ -124,14 +126,39 @@ def make_scorer(
   return scorers.standardized(inner), unit
 
 
+def is_ensemble(config: ScorerConfig) -> bool:
+  """Several models, or one of `train_ensemble`.
+
+  Raises:
+    ValueError: ensembles that cannot be read so, or an aggregate of one model.
+  """
+  kind = checkpoint.read_description(config.reward_dir)["kind"]
+  if kind != "ensemble":
+    if not config.more_reward_dirs and config.aggregate != "mean":
+      raise ValueError(
+        f"ScorerConfig.aggregate is {config.aggregate!r} and "
+        f"{config.reward_dir} holds one model; name an ensemble of "
+        "train_ensemble, or more_reward_dirs"
+      )
+    return bool(config.more_reward_dirs)
+  if config.more_reward_dirs or not config.standardize_file:
+    raise ValueError(
+      f"ScorerConfig: {config.reward_dir} is an ensemble; it needs a "
+      "standardize_file, since preferences leave a member's zero and unit "
+      "open, and takes no more_reward_dirs"
+    )
+  return True
+
+
 def load_reward(
   directory: str,
   policy: loading.Loaded,
   devices: Any,
   placement: mesh_lib.Placement,
+  kind: str = "scalar",
 ) -> loading.Loaded:
   """A reward model that reads what the policy reads and writes."""
-  reward = loading.load(directory, "scalar", devices, placement)
+  reward = loading.load(directory, kind, devices, placement)
   check_same_text(directory, reward, policy)
   return reward
 
@@ -139,11 +166,46 @@ def load_reward(
 def make_ensemble(
   config: ScorerConfig, policy: loading.Loaded, devices: Any
 ) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
-  """The Scorer of several reward models, each in its own unit.
+  """The Scorer of several members, each in its own unit.
 
   Raises:
     ValueError: they are not of one size, or one does not fit the policy.
   """
+  functions, ensemble, params = (
+    whole_members(config, policy, devices)
+    if config.more_reward_dirs
+    else members_of_a_trunk(config, policy, devices)
+  )
+
+  @jax.jit
+  def members(params, prompts, response, mask):
+    group = scoring.join_groups(prompts, response, mask)
+    return ensemble_lib.member_rewards(functions, ensemble, params, group)
+
+  means, deviations = statistics(config, members, params, policy)
+  unit = ensemble_lib.Unit(
+    params=params,
+    shift=jnp.asarray(means, jnp.float32),
+    scale=jnp.asarray(deviations, jnp.float32),
+  )
+  scorer = ensemble_lib.ensemble_scorer(
+    functions,
+    ensemble,
+    aggregate=config.aggregate,
+    coefficient=config.coefficient,
+  )
+  return jax.jit(scorer), unit
+
+
+def members_of_a_trunk(config: ScorerConfig, policy: Any, devices: Any):
+  """Functions, config and parameters of an ensemble of `train_ensemble`."""
+  place = config.placement
+  loaded = load_reward(config.reward_dir, policy, devices, place, "ensemble")
+  return loaded.functions, loaded.ensemble, loaded.params
+
+
+def whole_members(config: ScorerConfig, policy: Any, devices: Any):
+  """The same of reward models that have nothing in common."""
   directories = (config.reward_dir, *config.more_reward_dirs)
   models = [
     load_reward(name, policy, devices, config.placement) for name in directories
@@ -154,29 +216,17 @@ def make_ensemble(
         f"{name} has the sizes {other.config} and {directories[0]} "
         f"{models[0].config}; members of an ensemble have one size"
       )
-  functions = models[0].functions
-  single = jax.jit(scorers.reward_scorer(functions))
-  units = [statistics(config, single, m.params, policy) for m in models]
   members = jax.tree.map(lambda *x: jnp.stack(x), *[m.params for m in models])
-  means, deviations = np.asarray(units, np.float32).T
-  unit = ensemble_lib.Unit(
-    params={"shared": {}, "members": members},
-    shift=jnp.asarray(means),
-    scale=jnp.asarray(deviations),
-  )
-  scorer = ensemble_lib.ensemble_scorer(
-    functions,
-    ensemble_lib.EnsembleConfig(members=len(models)),
-    aggregate=config.aggregate,
-    coefficient=config.coefficient,
-  )
-  return jax.jit(scorer), unit
+  ensemble = ensemble_lib.EnsembleConfig(members=len(models))
+  return models[0].functions, ensemble, {"shared": {}, "members": members}
 
 
 def statistics(
   config: ScorerConfig, score: Any, params: Any, policy: loading.Loaded
-) -> tuple[float, float]:
+) -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviation of the raw reward over stored responses.
+
+  `score` gives [B], or [k, B] of k members; these have k of each.
 
   Raises:
     ValueError: too few rows, or all rewards are the same.
@@ -198,14 +248,14 @@ def statistics(
   for index, real in converters.chunks(len(rows), 64):
     part = converters.take(arrays, index)
     scores = score(params, part, response[index], mask[index])
-    values.append(processes.to_host(scores)[:real])
-  values = np.concatenate(values)
-  if values.std() < 1e-6:
+    values.append(processes.to_host(scores)[..., :real])
+  values = np.concatenate(values, axis=-1)
+  if values.std(axis=-1).min() < 1e-6:
     raise ValueError(
       f"the reward is {values.mean():.4g} for every response of "
       f"{config.standardize_file}; a constant reward cannot train a policy"
     )
-  return float(values.mean()), float(values.std())
+  return values.mean(axis=-1), values.std(axis=-1)
 
 
 def text_scorer(
@@ -272,17 +322,10 @@ def scalar_params(
   params = make(rng.key(seed, "init"))
   trunk = jax.tree.map(
     lambda x, place: jax.device_put(jnp.copy(x), place),
-    _part(params["decoder"], start.params),
+    loading.part_of(params["decoder"], start.params),
     shardings["decoder"],
   )
   return {**params, "decoder": trunk}
-
-
-def _part(wanted: Any, tree: Any) -> Any:
-  """The entries of a tree that another has: no output layer in a trunk."""
-  if not isinstance(wanted, Mapping):
-    return tree
-  return {name: _part(wanted[name], tree[name]) for name in wanted}
 
 
 def check_same_text(

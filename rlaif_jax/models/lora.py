@@ -47,6 +47,8 @@ class LoraConfig:
         f"LoraConfig.targets is {self.targets!r}; give a tuple of one or more "
         "regular expressions"
       )
+    # A list, as JSON has it, is as good.
+    object.__setattr__(self, "targets", tuple(self.targets))
     for target in self.targets:
       try:
         re.compile(target)

@@ -12,7 +12,7 @@ member function under vmap, with the trunk either mapped over or shared.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import flax.linen as nn
 import flax.struct
@@ -27,6 +27,7 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.models import lora as lora_lib
 from rlaif_jax.ops import ensembles
 from rlaif_jax.ops import preference
+from rlaif_jax.reward import model as reward_model
 
 KINDS = ("independent", "heads", "lora")
 
@@ -80,9 +81,10 @@ class EnsembleConfig:
 
 @flax.struct.dataclass
 class MemberPairs:
-  """Pairs, and how often each member sees each: weights [B, k]."""
+  """Pairs, and how often each member sees each: weights [B, k], or None if
+  all see all, as packed pairs are seen."""
 
-  pairs: batches.PairBatch
+  pairs: batches.PairBatch | batches.PackedPairs
   weights: Any
 
 
@@ -146,14 +148,27 @@ def member_rewards(
   them cost k forward passes and save memory alone.
   """
 
+  def one(whole):
+    if isinstance(batch, batches.GroupBatch):
+      return model.last_group(whole, batch).reshape(-1)
+    return model.last(whole, batch)
+
+  return of_members(one, config, params)
+
+
+def of_members(
+  read: Callable[[Any], jax.Array],
+  config: EnsembleConfig,
+  params: Mapping[str, Any],
+) -> jax.Array:
+  """What `read` makes of each member's whole parameters: [k, ...]."""
+
   def one(member):
     whole = {**params["shared"], **member}
     adapters = whole.pop("adapters", None)
     if adapters is not None:
       whole = lora_lib.apply(whole, adapters, config.lora)
-    if isinstance(batch, batches.GroupBatch):
-      return model.last_group(whole, batch).reshape(-1)
-    return model.last(whole, batch)
+    return read(whole)
 
   return jax.vmap(one)(params["members"])
 
@@ -166,9 +181,16 @@ def make_loss(
   def loss(params: Any, batch: MemberPairs, key: jax.Array):
     del key  # Nothing is drawn.
     pairs = batch.pairs
-    rewards = member_rewards(model, config, params, pairs.grouped())
-    margins = rewards[:, 0::2] - rewards[:, 1::2]  # [k, B]
-    rows = jnp.mean(batch.weights, axis=1) * pairs.weight
+
+    def margin(whole):
+      first, second = reward_model.pair_rewards(model, whole, pairs)
+      return first - second
+
+    margins = of_members(margin, config, params)  # [k, ...]
+    seen = jnp.ones_like(margins)
+    if batch.weights is not None:
+      seen = batch.weights.T
+    rows = jnp.mean(seen, axis=0) * pairs.weight
     if config.loss_on == "mean":
       terms = preference.pair_logistic(jnp.mean(margins, axis=0), pairs.label)
       total = masked.weighted_sum(terms, rows)
@@ -176,7 +198,7 @@ def make_loss(
       terms = jax.vmap(preference.pair_logistic, (0, None))(
         margins, pairs.label
       )
-      weights = batch.weights.T * pairs.weight[None]
+      weights = seen * pairs.weight[None]
       total = masked.WeightedSum(
         masked.weighted_sum(terms, weights).total, jnp.sum(rows)
       )

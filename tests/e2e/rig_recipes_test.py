@@ -23,32 +23,31 @@ SMALL = {
   "PolicyConfig.steps": 4,
   "PolicyConfig.evaluations": 2,
   "PolicyConfig.evaluation_rows": 32,
-}
-SMALLER = {
-  "rig": {
-    "PolicyConfig.prompts": 4,
-    "SearchConfig.samples": 32,
-    "SearchConfig.prompts": 2,
-    "SearchConfig.sizes": "(1, 32)",
-  },
-  "rig_pairs": {"PairTrainConfig.epochs": 1, "PairTrainConfig.pairs": 32},
+  "PolicyConfig.prompts": 4,
+  "SearchConfig.samples": 32,
+  "SearchConfig.prompts": 2,
+  "SearchConfig.sizes": "(1, 32)",
+  "PairTrainConfig.epochs": 1,
+  "PairTrainConfig.pairs": 32,
+  "TeachersConfig.prompts": 32,
+  "TeachersConfig.updates": 4,
+  "rig.seeds": "(0,)",
 }
 
 
 def small(path, directory):
   """The command of a recipe's header with its last arm and one seed."""
-  (_, job), *_ = [
-    word.split("=", 1)
-    for word in recipes_test.command_of(path)["Command"]
-    if word.startswith("--job=")
-  ]
   bindings = main.read_gin_file(recipes_test.shown(path))
   arms = next(b.value for b in bindings if b.field == "arms")
-  changes = {**SMALL, **SMALLER[job], f"{job}.seeds": "(0,)"}
-  changes[f"{job}.arms"] = f"(@{arms[-1].scope}/{arms[-1].name}(),)"
-  sizes = [f"--gin.{name}={value}" for name, value in changes.items()]
+  changes = {**SMALL, "rig.arms": f"(@{arms[-1].scope}/{arms[-1].name}(),)"}
+  used = {getattr(binding.value, "name", "rig") for binding in bindings}
+  sizes = [
+    f"--gin.{name}={value}"
+    for name, value in changes.items()
+    if name.split(".")[0] in {"rig", *used}
+  ]
   recipe = f"--gin_file={recipes_test.shown(path)}"
-  return [f"--job={job}", recipe, *sizes, f"--output_dir={directory}"]
+  return ["--job=rig", recipe, *sizes, f"--output_dir={directory}"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
