@@ -157,14 +157,7 @@ def save(
   chat: tuple[str, str] = ("", ""),
 ) -> None:
   """Writes a finished model; model.json comes last and makes it one."""
-  description = {
-    "name": name,
-    "kind": kind,
-    "architecture": architectures.name_of(config),
-    "config": dataclasses.asdict(config),
-    "sequence": dataclasses.asdict(sequence),
-    "chat": chat,
-  }
+  description = _description(name, kind, config, sequence, chat)
   _write(directory, params, description, tokenizer_dir)
 
 
@@ -178,17 +171,22 @@ def save_like(
   ensemble: ensemble_lib.EnsembleConfig | None = None,
 ) -> None:
   """Writes a finished model that reads what `start` reads."""
-  description = {
-    "name": name,
-    "kind": kind,
-    "architecture": architectures.name_of(start.config),
-    "config": dataclasses.asdict(start.config),
-    "sequence": dataclasses.asdict(start.sequence),
-    "chat": start.chat,
-  }
+  own = (start.config, start.sequence, start.chat)
+  description = _description(name, kind, *own)
   if ensemble is not None:
     description["ensemble"] = dataclasses.asdict(ensemble)
   _write(directory, params, description, start.directory)
+
+
+def _description(name, kind, config, sequence, chat) -> dict[str, Any]:
+  return {
+    "name": name,
+    "kind": kind,
+    "architecture": architectures.name_of(config),
+    "config": dataclasses.asdict(config),
+    "sequence": dataclasses.asdict(sequence),
+    "chat": chat,
+  }
 
 
 def _write(directory, params, description, tokenizer_dir) -> None:
