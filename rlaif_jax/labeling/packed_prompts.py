@@ -39,8 +39,8 @@ class Part:
   def unpacked(self, bucket: int) -> batches.Unpacked:
     """Its prompts one after the other, in the order of `places`.
 
-    Their columns are padded as `bucket` says (`prefixes.bucket_length`), and
-    eight or a few more prompts that are there fill the batch.
+    Columns are padded as `bucket` says (`prefixes.bucket_length`), and so are
+    the prompts, in eights, with some that have no columns.
     """
     document, branch, last = map(
       np.asarray, (self.batch.document, self.batch.branch, self.batch.last)
