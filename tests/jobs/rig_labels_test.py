@@ -40,14 +40,20 @@ def test_people_err_at_random_and_an_ai_by_its_taste():
   assert 1 > shares[0] > shares[1] > shares[2] > 0.3
 
 
-def test_a_model_of_ones_own_gives_soft_labels_from_other_pairs():
+def test_a_model_of_ones_own_gives_soft_labels_from_other_pairs(monkeypatch):
+  names, sample = [], rig_setting.sample_pairs
+
+  def sampled(programs, setting, pairs, name):
+    names.append((pairs, name))
+    return sample(programs, setting, pairs, name)
+
+  monkeypatch.setattr(rig_setting, "sample_pairs", sampled)
   soft = label(pairs=256)
+  assert names == [(256, "labeler")]
   assert ((soft > 0) & (soft < 1)).all() and soft.std() > 0.05
   truth = tiny_rig.setting().train_gaps > 0
   assert np.mean((soft > 0.5) == truth) > 0.7
-  few, _ = rig_setting.sample_pairs(
-    tiny_rig.programs(), tiny_rig.setting(), 64, "labeler"
-  )
+  few, _ = sample(tiny_rig.programs(), tiny_rig.setting(), 64, "labeler")
   own = tiny_rig.setting().train.first.tokens[:64]
   assert not np.array_equal(few.first.tokens, own)
 

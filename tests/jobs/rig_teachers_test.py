@@ -63,6 +63,12 @@ def test_arms_take_as_many_updates_and_end_where_they_should(student):
   assert [r["step"] for r in rows["feedback"]] == [0, 10, 20, 30, 40]
   start = rows["weak"][0]
   assert start["kl"] == pytest.approx(0, abs=1e-5)
+  # The student has read texts of all words alike.
+  prompts = rig_setting.prompt_rows(setting.world, np.arange(4096))
+  even = setting.world.even().write(prompts.prompt, np.random.default_rng(0))
+  expected = setting.score(prompts.prompt, *even).mean()
+  assert expected < -0.3
+  assert start["gold"] == pytest.approx(expected, abs=0.3)
   for name in rows:
     assert rows[name][0] == start
     assert rows[name][-1]["proxy"] > start["proxy"]
