@@ -264,9 +264,7 @@ class FlaxBackend:
         for part in self._packed(documents):
           rows = [place[0] for place in part.places]
           inputs = (self._common(part.common), part.batch)
-          yield (
-            self._generate_packed, rows, (*inputs, part.unpacked(bucket))
-          )
+          yield (self._generate_packed, rows, (*inputs, part.unpacked(bucket)))
         return
     for rows, inputs in self._inputs(ids, limit, bucket):
       yield self._generate, rows, inputs

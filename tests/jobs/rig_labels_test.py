@@ -25,9 +25,7 @@ def label(**config):
 
 def train(*labelers, order="mixed", kind=SINGLE):
   config = rig_labels.LabelsConfig(labelers=labelers, order=order)
-  return rig_labels.train(
-    tiny_rig.trainer(), tiny_rig.setting(), kind, config
-  )
+  return rig_labels.train(tiny_rig.trainer(), tiny_rig.setting(), kind, config)
 
 
 def test_people_err_at_random_and_an_ai_by_its_taste():
