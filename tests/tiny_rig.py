@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import functools
 
+from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import optimizer
 from rlaif_jax.evaluation import rig_world
 from rlaif_jax.jobs import rig_policies
 from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_setting
+from rlaif_jax.jobs import rig_teachers
 from rlaif_jax.models import lora
 from tests import testing
 
@@ -47,6 +49,16 @@ TRAIN = rig_policies.PolicyConfig(
   prompts=8,
   evaluations=3,
   evaluation_rows=64,
+)
+
+TEACHERS = rig_teachers.TeachersConfig(
+  sft=adam(1e-2),
+  optimizer=adam(1e-2),
+  dpo=dpo_model.DPOConfig(),
+  prompts=128,
+  updates=40,
+  strength=2.0,
+  evaluations=3,
 )
 
 

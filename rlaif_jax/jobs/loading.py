@@ -93,12 +93,13 @@ def load(
   how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
   functions = make(config, how)
   ensemble = None
-  like = mesh_lib.abstract_params(functions.init, mesh, placement)
   if kind == "ensemble":
     ensemble = records.from_row(
       ensemble_lib.EnsembleConfig, description["ensemble"]
     )
     like = ensemble_shapes(functions, ensemble, mesh, placement)
+  else:
+    like = mesh_lib.abstract_params(functions.init, mesh, placement)
   return Loaded(
     directory=directory,
     name=description["name"],
@@ -143,6 +144,15 @@ def part_of(wanted: Any, tree: Any) -> Any:
   if not isinstance(wanted, Mapping):
     return tree
   return {name: part_of(wanted[name], tree[name]) for name in wanted}
+
+
+def trunk_of(start: Loaded, shardings: Any) -> Any:
+  """A copy of a language model's trunk, laid out like `shardings`."""
+  return jax.tree.map(
+    lambda x, place: jax.device_put(jnp.copy(x), place),
+    part_of(shardings, start.params),
+    shardings,
+  )
 
 
 def save(

@@ -41,6 +41,7 @@ class PairBatches:
     **more: np.ndarray,
   ):
     self._rows = rows
+    self._batch_size = batch_size
     self._more = more
     self._devices = devices
     self.shape = None
@@ -51,6 +52,19 @@ class PairBatches:
       parts = devices.shape["data"] * devices.shape["fsdp"] * microbatches
       height = batch_size * np.mean(lengths.both) / self.shape.columns
       self._multiple = parts * max(1, round(height / (8 * parts)))
+
+  def at_step(
+    self, step: int, rows: range, *, seed: int, name: str
+  ) -> tuple[Any, dict[str, Any]]:
+    """The batch of a step of epochs over some rows."""
+    index = converters.epoch_rows(
+      num_rows=len(rows),
+      batch_size=self._batch_size,
+      seed=seed,
+      name=name,
+      step=step,
+    )
+    return self.batch(index + rows.start)
 
   def batch(self, rows: np.ndarray) -> tuple[Any, dict[str, Any]]:
     """The pairs of these row numbers."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
+from rlaif_jax.evaluation import rig_numbers
 from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.reward import ensemble as ensemble_lib
@@ -92,8 +93,8 @@ def train(
     setting.train.replace(label=labels),
     in_turn=parts if config.order == "in_turn" else None,
   )
-  right = (labels > 0.5) == (setting.train_gaps > 0)
-  numbers = {**proxy.numbers, "label_accuracy": float(right.mean())}
+  right = rig_numbers.accuracy(setting.train_gaps, labels)
+  numbers = {**proxy.numbers, "label_accuracy": right}
   return dataclasses.replace(proxy, numbers=numbers)
 
 
@@ -128,8 +129,8 @@ def _judged(
     labeler.taste, rng.numpy_generator(setting.seed, "taste")
   )
   gaps = _score(world, pairs.first) - _score(world, pairs.second)
-  chance = rng.numpy_generator(setting.seed, name).random(len(gaps))
-  return ((gaps > 0) != (chance < labeler.flip)).astype(np.float32)
+  generator = rng.numpy_generator(setting.seed, name)
+  return rig_setting.turned_labels(gaps, labeler.flip, generator)
 
 
 def _score(world: Any, batch: batches.TokenBatch) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
-from rlaif_jax.data import converters
 from rlaif_jax.dpo import alternatives
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import optimizer as optimizer_lib
@@ -123,11 +122,6 @@ class PairTrainer:
     self._policies = policies
     self._config = config
     self._update = functools.cache(self._make_update)
-    self._log_probs = jax.jit(
-      lambda params, pairs: scoring.pair_log_probs(
-        programs.policy, params, pairs
-      )
-    )
 
   def _make_update(self, loss: str, dpo: dpo_model.DPOConfig):
     model = self._programs.policy
@@ -157,6 +151,7 @@ class PairTrainer:
     params = jax.tree.map(jnp.copy, setting.policy)
     state = step_lib.state_from_params(params, tx, self._programs.devices)
     reference, step, rows = setting.policy, 0, []
+    proxy = rig_policies.Reward(proxies.score, proxies.proxy.unit)
     for number in range(arm.rounds):
       if arm.judge == "labels":
         pairs = weighted_pairs(setting, arm, proxies)
@@ -165,39 +160,27 @@ class PairTrainer:
         pairs = self.sampled_pairs(setting, arm, proxies, sampled, number)
       if number and arm.reference == "previous":
         reference = jax.tree.map(jnp.copy, state.params)
-      first, second = self._log_probs(reference, pairs)
+      first, second = self._programs.pair_log_probs(reference, pairs)
       data = batches.ReferencedPairs(
         pairs=pairs, ref_first=np.asarray(first), ref_second=np.asarray(second)
       )
-      steps = self._steps(len(pairs.label))
-      grid = np.linspace(0, steps, self._config.evaluations, dtype=int)
-      times = set(grid.tolist())
-      for local in range(steps + 1):
-        if local in times and (local or not number):
-          rows.append({"step": step, **self._measure(setting, state, proxies)})
-        if local == steps:
-          break
-        index = converters.epoch_rows(
-          num_rows=len(pairs.label),
-          batch_size=self._config.batch_size,
-          seed=setting.seed,
-          name=f"pairs/{number}",
-          step=local,
-        )
-        key = rng.key(setting.seed, "pairs/update", step)
-        state, _ = update(state, converters.take(data, index), key)
-        step += 1
+      course = rig_policies.Course(
+        stream="pairs",
+        phase=number,
+        begin=step,
+        steps=self._steps(len(pairs.label)),
+        batch_size=self._config.batch_size,
+        evaluations=self._config.evaluations,
+      )
+      state, more = self._policies.follow(
+        setting, state, update, data, course, proxy
+      )
+      rows += more
+      step += course.steps
     return rows
 
   def _steps(self, pairs: int) -> int:
     return max(1, round(self._config.epochs * pairs / self._config.batch_size))
-
-  def _measure(self, setting, state, proxies):
-    return self._policies.measure(
-      setting,
-      state.params,
-      rig_policies.Reward(proxies.score, proxies.proxy.unit),
-    )
 
   def sampled_pairs(self, setting, arm, proxies, policy, number):
     """Winners and losers among fresh samples, ties of the judge dropped.

@@ -78,6 +78,22 @@ class PolicyConfig:
     return sorted({int(round(x)) for x in grid})
 
 
+class Course(NamedTuple):
+  """A stretch of updates on data that are there, rows in epochs.
+
+  `stream` and `phase` name what is drawn; `begin` counts the updates before.
+  The policy is measured `evaluations` times at even distances, the start with
+  them where nothing came before.
+  """
+
+  stream: str
+  phase: int
+  begin: int
+  steps: int
+  batch_size: int
+  evaluations: int
+
+
 class Policies:
   """Searches and trains with proxies; compiled programs are kept."""
 
@@ -246,6 +262,36 @@ class Policies:
       batch, _ = collect(state.params, frozen, prompts, key)
       state, _ = update(state, batch, rng.key(setting.seed, "update", number))
     return rows
+
+  def follow(
+    self,
+    setting: rig_setting.Setting,
+    state: step_lib.TrainState,
+    update: Callable[..., Any],
+    data: Any,
+    course: Course,
+    proxy: Reward,
+  ) -> tuple[step_lib.TrainState, list[Row]]:
+    """The state after a course of updates on data, and its measurements."""
+    times = np.linspace(0, course.steps, course.evaluations, dtype=int)
+    rows = []
+    for local in range(course.steps + 1):
+      step = course.begin + local
+      if local in times and (local or not course.begin):
+        row = self.measure(setting, state.params, proxy)
+        rows.append({"step": step, **row})
+      if local == course.steps:
+        break
+      index = converters.epoch_rows(
+        num_rows=len(jax.tree.leaves(data)[0]),
+        batch_size=course.batch_size,
+        seed=setting.seed,
+        name=f"{course.stream}/{course.phase}",
+        step=local,
+      )
+      key = rng.key(setting.seed, f"{course.stream}/update", step)
+      state, _ = update(state, converters.take(data, index), key)
+    return state, rows
 
   def measure(
     self,

@@ -124,6 +124,11 @@ class Programs:
     return jax.tree.map(lambda *x: np.concatenate(x)[:rows], *parts)
 
   @functools.cached_property
+  def pair_log_probs(self):
+    """The jitted (params, pairs) -> log-probs of both whole candidates."""
+    return jax.jit(functools.partial(scoring.pair_log_probs, self.policy))
+
+  @functools.cached_property
   def _response_log_probs(self):
     return jax.jit(
       lambda params, batch: scoring.response_log_probs(
@@ -177,6 +182,14 @@ class Setting:
   test_gaps: np.ndarray
   reference: tuple[batches.PromptBatch, decode.Sampled]
 
+  def judged_by(self, world: rig_world.World) -> "Setting":
+    """With another world's values, in units of the same first samples."""
+    prompts, drawn = self.reference
+    raw = world.gold(prompts.prompt, drawn.response, drawn.mask)
+    return dataclasses.replace(
+      self, world=world, shift=float(raw.mean()), scale=float(raw.std())
+    )
+
   def gold(self, prompts: batches.PromptBatch, drawn: Any) -> np.ndarray:
     """[B]: 0 is the first policy's mean, 1 its standard deviation.
 
@@ -228,19 +241,18 @@ def make_setting(programs: Programs, seed: int) -> Setting:
   # The units of gold.
   prompts = prompt_rows(world, np.arange(config.reference))
   drawn = programs.draw(policy, prompts, rng.key(seed, "reference"))
-  raw = world.gold(prompts.prompt, drawn.response, drawn.mask)
   setting = Setting(
     seed=seed,
     world=world,
     policy=policy,
-    shift=float(raw.mean()),
-    scale=float(raw.std()),
+    shift=0.0,
+    scale=1.0,
     train=None,
     test=None,
     train_gaps=None,
     test_gaps=None,
     reference=(prompts, drawn),
-  )
+  ).judged_by(world)
   train, gaps = sample_pairs(programs, setting, config.pairs, "train")
   test, test_gaps = sample_pairs(programs, setting, config.test_pairs, "test")
   return dataclasses.replace(
@@ -280,9 +292,17 @@ def sample_pairs(
 
   A pair of equal gold is drawn as often as it comes; its gap is 0.
   """
-  prompts = prompt_rows(setting.world, np.repeat(np.arange(pairs), 2))
-  prompts = prompts.replace(row=np.arange(2 * pairs, dtype=np.int32))
   key = rng.key(setting.seed, f"pairs/{name}")
+  return draw_pairs(programs, setting, np.arange(pairs), key)
+
+
+def draw_pairs(
+  programs: Programs, setting: Setting, rows: np.ndarray, key: jax.Array
+) -> tuple[batches.PairBatch, np.ndarray]:
+  """`sample_pairs` of prompts by their rows, with a key."""
+  pairs = len(rows)
+  prompts = prompt_rows(setting.world, np.repeat(rows, 2))
+  prompts = prompts.replace(row=np.arange(2 * pairs, dtype=np.int32))
   drawn = programs.draw(setting.policy, prompts, key)
   gold = setting.gold(prompts, drawn)
   joined = scoring.join(prompts, drawn.response, drawn.mask)
@@ -304,8 +324,16 @@ def noisy_labels(
 ) -> np.ndarray:
   """Hard labels [B] of somebody who knows gold and errs; see `RigConfig`."""
   generator = rng.numpy_generator(seed, name)
+  if not config.temperature:
+    return turned_labels(gaps, config.flip, generator)
   chance = generator.random(len(gaps))
-  if config.temperature:
-    prefers = chance < 1.0 / (1.0 + np.exp(-gaps / config.temperature))
-    return prefers.astype(np.float32)
-  return ((gaps > 0) != (chance < config.flip)).astype(np.float32)
+  prefers = chance < 1.0 / (1.0 + np.exp(-gaps / config.temperature))
+  return prefers.astype(np.float32)
+
+
+def turned_labels(
+  gaps: np.ndarray, flip: float, generator: np.random.Generator
+) -> np.ndarray:
+  """Hard labels [B] of gaps, each turned with chance `flip`."""
+  chance = generator.random(len(gaps))
+  return ((gaps > 0) != (chance < flip)).astype(np.float32)

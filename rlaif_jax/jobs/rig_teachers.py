@@ -10,7 +10,6 @@ Gold, which neither of them knows, judges.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -99,9 +98,6 @@ class Student:
     loss = dpo_model.make_loss(programs.policy, config.dpo)
     self._imitate = sft, step_lib.make_train_step(programs.sft_loss, sft)
     self._prefer = dpo, step_lib.make_train_step(loss, dpo)
-    self._log_probs = jax.jit(
-      functools.partial(scoring.pair_log_probs, programs.policy)
-    )
     self._start: tuple[int, Any] = (-1, None)
 
   def stages(
@@ -126,7 +122,7 @@ class Student:
       _, more = self._learn(
         started, critic, self._prefer, pairs, policy, updates, updates
       )
-      rows += more[1:]
+      rows += more
     return {"policy": rows}
 
   def _learn(self, started, critic, how, data, params, begin, steps):
@@ -135,46 +131,33 @@ class Student:
     state = step_lib.state_from_params(
       jax.tree.map(jnp.copy, params), tx, self._programs.devices
     )
-    times = np.linspace(0, steps, self._config.evaluations, dtype=int)
-    rows = []
-    for step in range(steps + 1):
-      if step in times:
-        row = self._policies.measure(started, state.params, critic.reward)
-        rows.append({"step": begin + step, **row})
-      if step == steps:
-        return state.params, rows
-      index = converters.epoch_rows(
-        num_rows=len(jax.tree.leaves(data)[0]),
-        batch_size=self._config.batch_size,
-        seed=started.seed,
-        name=f"teachers/{begin}",
-        step=step,
-      )
-      key = rng.key(started.seed, "teachers/update", begin + step)
-      state, _ = update(state, converters.take(data, index), key)
+    course = rig_policies.Course(
+      stream="teachers",
+      phase=begin,
+      begin=begin,
+      steps=steps,
+      batch_size=self._config.batch_size,
+      evaluations=self._config.evaluations,
+    )
+    state, rows = self._policies.follow(
+      started, state, update, data, course, critic.reward
+    )
+    return state.params, rows
 
   def _judged_pairs(self, setting, critic, policy, begin):
     """Two samples for each prompt from `begin` on; a tie weighs nothing."""
-    rows = np.repeat(np.arange(begin, self._config.prompts), 2)
-    prompts = rig_setting.prompt_rows(setting.world, rows)
-    prompts = prompts.replace(row=np.arange(len(rows), dtype=np.int32))
-    key = rng.key(setting.seed, "teachers/samples")
-    drawn = self._programs.draw(policy, prompts, key)
-    scores = critic.reward(prompts, drawn.response, drawn.mask)
-    gaps = scores[0::2] - scores[1::2]
-    joined = scoring.join(prompts, drawn.response, drawn.mask)
-    first, second = (
-      jax.tree.map(lambda x, side=side: np.asarray(x)[side::2], joined)
-      for side in (0, 1)
+    pairs, gaps = rig_setting.draw_pairs(
+      self._programs,
+      dataclasses.replace(critic.setting, policy=policy),
+      np.arange(begin, self._config.prompts),
+      rng.key(setting.seed, "teachers/samples"),
     )
-    pairs = batches.PairBatch(
-      first=first,
-      second=second,
+    pairs = pairs.replace(
       label=(gaps > 0).astype(np.float32),
       weight=(gaps != 0).astype(np.float32),
     )
     parts = [
-      self._log_probs(policy, converters.take(pairs, index))
+      self._programs.pair_log_probs(policy, converters.take(pairs, index))
       for index in rig_setting.blocks(len(gaps), self._config.batch_size)
     ]
     firsts, seconds = (
@@ -187,26 +170,27 @@ class Student:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Critic:
-  """The strong teacher: how it writes, and how much it likes a response."""
+  """The strong teacher: how it writes, and the world as it sees it.
+
+  Gold of `setting` is how much it likes a response: 0 is the weak teacher's
+  mean, 1 their standard deviation.
+  """
 
   writers: rig_world.World
-  reward: rig_policies.Reward
+  setting: rig_setting.Setting
+
+  @property
+  def reward(self) -> rig_policies.Reward:
+    """What it likes, as a Scorer."""
+    return rig_policies.gold_reward(self.setting)
 
 
 def make_critic(setting: rig_setting.Setting, config: TeachersConfig) -> Critic:
-  """Its scores are 0 for the weak teacher's mean, 1 is their deviation."""
+  """The one of a seed."""
   generator = rng.numpy_generator(setting.seed, "taste")
   liked = setting.world.tasted(config.taste, generator)
-  prompts, drawn = setting.reference
-  scores = liked.gold(prompts.prompt, drawn.response, drawn.mask)
-
-  def score(_, prompts, response, mask):
-    raw = liked.gold(np.asarray(prompts.prompt), response, mask)
-    return ((raw - scores.mean()) / scores.std()).astype(np.float32)
-
   return Critic(
-    writers=liked.tilted(config.strength),
-    reward=rig_policies.Reward(score, None),
+    writers=liked.tilted(config.strength), setting=setting.judged_by(liked)
   )
 
 

@@ -320,12 +320,7 @@ def scalar_params(
     lambda key: nn.unbox(functions.init(key)), out_shardings=shardings
   )
   params = make(rng.key(seed, "init"))
-  trunk = jax.tree.map(
-    lambda x, place: jax.device_put(jnp.copy(x), place),
-    loading.part_of(params["decoder"], start.params),
-    shardings["decoder"],
-  )
-  return {**params, "decoder": trunk}
+  return {**params, "decoder": loading.trunk_of(start, shardings["decoder"])}
 
 
 def check_same_text(

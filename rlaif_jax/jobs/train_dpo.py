@@ -17,7 +17,6 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
-from rlaif_jax.data import converters
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
@@ -110,14 +109,8 @@ def run(
 
   def next_batch(state, number):
     del state
-    rows = converters.epoch_rows(
-      num_rows=len(data.labels),
-      batch_size=batch_size,
-      seed=seed,
-      name=name,
-      step=number,
-    )
-    pairs, more = source.batch(rows)
+    rows = range(len(data.labels))
+    pairs, more = source.at_step(number, rows, seed=seed, name=name)
     return batches.ReferencedPairs(pairs=pairs, **more)
 
   num_steps = max(1, math.ceil(epochs * len(data.labels) / batch_size))
@@ -187,11 +180,8 @@ class LabelledPairs:
     self, path: str, policy: loading.Loaded, batch_size: int, *, hard=False
   ):
     self.labels = train_reward.read_labels(path)
-    self.pairs, self.cut = converters.encode_preferences(
-      self.labels, policy.tokenizer, policy.sequence
-    )
-    if hard:
-      self.pairs, _ = train_reward.hardened(self.pairs, self.cut)
+    encode = train_reward.encoder(policy, hard=hard)
+    self.pairs, self.cut = encode(self.labels)
     self._batch_size = batch_size
     self._log_probs = jax.jit(
       lambda params, part: scoring.pair_log_probs(
@@ -247,12 +237,5 @@ def held_out(
   """Accuracy of log pi / ref as a reward; writes test_rewards.jsonl."""
   ours, theirs = data.log_probs(params), data.log_probs(reference.params)
   rewards = tuple(a - b for a, b in zip(ours, theirs, strict=True))
-  rows = [
-    {"id": p.id, "first": float(a), "second": float(b), "label": p.p_first}
-    for p, a, b in zip(data.labels, *rewards, strict=True)
-  ]
-  jsonl.write_text(
-    directory / "test_rewards.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in rows),
-  )
+  train_reward.write_test_rewards(directory, data.labels, rewards)
   return train_reward.accuracy(rewards, data.labels)

@@ -10,22 +10,17 @@ named together by `ScorerConfig.more_reward_dirs`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
-from rlaif_jax.data import converters
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import pair_batches
@@ -83,17 +78,8 @@ def run(
   start = loading.load(init_from, "language", devices)
   labels = train_reward.read_labels(labels_file)
   test_labels = train_reward.read_labels(test_labels_file)
-  encode = functools.partial(
-    converters.encode_preferences,
-    tokenizer=start.tokenizer,
-    config=start.sequence,
-  )
-  rows = training_rows.TrainingRows(
-    labels,
-    lambda some: (
-      train_reward.hardened(*encode(some)) if hard_labels else encode(some)
-    ),
-  )
+  encode = train_reward.encoder(start, hard=hard_labels)
+  rows = training_rows.TrainingRows(labels, encode)
   # 2. A phase trains what learns in it on its part of the labels.
   how = architectures.Execution(
     remat=remat, split_by=mesh_lib.activation_sharding(devices)
@@ -141,13 +127,13 @@ def run(
     kind="ensemble",
     ensemble=ensemble,
   )
-  test_pairs, _ = encode(test_labels)
+  test_pairs, _ = train_reward.encoder(start)(test_labels)
   rewards = predict(functions, ensemble, params, test_pairs, batch_size)
   return {
     "model": f"{output_dir}/model",
     "labels": len(labels),
     **rows.counts,
-    **write_test_rewards(output_dir, rewards, test_labels),
+    **measured(output_dir, rewards, test_labels),
   }
 
 
@@ -188,14 +174,7 @@ class Phase:
 
     def next_batch(state, number):
       del state
-      index = converters.epoch_rows(
-        num_rows=len(rows),
-        batch_size=self.batch_size,
-        seed=self.seed,
-        name=name,
-        step=number,
-      )
-      pairs, _ = self.source.batch(index + rows.start)
+      pairs, _ = self.source.at_step(number, rows, seed=self.seed, name=name)
       return ensemble_lib.MemberPairs(pairs=pairs, weights=None)
 
     steps = max(1, math.ceil(self.epochs * len(rows) / self.batch_size))
@@ -256,17 +235,13 @@ def init(
 ) -> Any:
   """The trunk of a language model and fresh members, laid out as to train."""
   shapes = loading.ensemble_shapes(functions, ensemble, devices)
-  own = shapes["shared"]["decoder"]
-  trunk = jax.tree.map(
-    lambda x, like: jax.device_put(jnp.copy(x), like.sharding),
-    loading.part_of(own, start.params),
-    own,
-  )
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+  trunk = loading.trunk_of(start, shardings["shared"]["decoder"])
   make = jax.jit(
     lambda key, trunk: ensemble_lib.init(functions, ensemble, key, trunk)[
       "members"
     ],
-    out_shardings=jax.tree.map(lambda x: x.sharding, shapes["members"]),
+    out_shardings=shardings["members"],
   )
   return {
     "shared": {"decoder": trunk},
@@ -279,41 +254,24 @@ def predict(functions, ensemble, params, pairs, batch_size) -> np.ndarray:
 
   @jax.jit
   def score(params, part):
-    return ensemble_lib.of_members(
-      lambda whole: jnp.stack(
-        reward_model.pair_rewards(functions, whole, part)
-      ),
-      ensemble,
-      params,
-    )
+    def read(whole):
+      return reward_model.pair_rewards(functions, whole, part)
 
-  found = []
-  for rows, real in converters.chunks(pairs.label.shape[0], batch_size):
-    values = processes.to_host(score(params, converters.take(pairs, rows)))
-    found.append(values[..., :real])
-  return np.concatenate(found, axis=2).swapaxes(0, 1)
+    return ensemble_lib.of_members(read, ensemble, params)
+
+  return np.stack(train_reward.predict(score, params, pairs, batch_size))
 
 
-def write_test_rewards(output_dir, rewards, labels) -> dict[str, Any]:
+def measured(output_dir, rewards, labels) -> dict[str, Any]:
   """Writes each pair's mean rewards with the members' deviation, and measures.
 
   `deviation` is that of the members' margins, in rewards as they are.
   """
-  first, second = means = rewards.mean(axis=1)
+  means = rewards.mean(axis=1)
   deviation = (rewards[0] - rewards[1]).std(axis=0)
-  columns = zip(labels, first, second, deviation, strict=True)
-  rows = [
-    {
-      "id": p.id,
-      "first": float(a),
-      "second": float(b),
-      "deviation": float(u),
-      "label": p.p_first,
-    }
-    for p, a, b, u in columns
-  ]
-  text = "".join(jsonl.dump_row(row) + "\n" for row in rows)
-  jsonl.write_text(f"{output_dir}/test_rewards.jsonl", text)
+  train_reward.write_test_rewards(
+    output_dir, labels, means, deviation=deviation
+  )
   own = [
     train_reward.accuracy(rewards[:, member], labels)["accuracy"]
     for member in range(rewards.shape[1])

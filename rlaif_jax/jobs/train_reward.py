@@ -7,9 +7,9 @@ labels when asked, for the curve of accuracy against labels.
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any, Sequence
+import os
+from typing import Any, Callable, Sequence
 
 import jax
 import numpy as np
@@ -82,16 +82,8 @@ def run(
   start = loading.load(init_from, "language", devices)
   labels = read_labels(labels_file, on_demand=True)
   test_labels = read_labels(test_labels_file)
-  encode = functools.partial(
-    converters.encode_preferences,
-    tokenizer=start.tokenizer,
-    config=start.sequence,
-  )
-  rows = training_rows.TrainingRows(
-    labels,
-    lambda some: hardened(*encode(some)) if hard_labels else encode(some),
-  )
-  test_pairs, _ = encode(test_labels)
+  rows = training_rows.TrainingRows(labels, encoder(start, hard=hard_labels))
+  test_pairs, _ = encoder(start)(test_labels)
   # 2. One update step for all sizes: the compiled program is shared.
   how = architectures.Execution(
     remat=remat,
@@ -123,14 +115,8 @@ def run(
 
     def next_batch(state, number):
       del state
-      chosen = converters.epoch_rows(
-        num_rows=count,
-        batch_size=batch_size,
-        seed=seed,
-        name=run_name,
-        step=number,
-      )
-      return source.batch(chosen)[0]
+      pairs, _ = source.at_step(number, range(count), seed=seed, name=run_name)
+      return pairs
 
     return loop.fit(
       state,
@@ -155,14 +141,7 @@ def run(
   loading.save_like(
     f"{output_dir}/model", params, start, name=name, kind="scalar"
   )
-  test_rows = [
-    {"id": p.id, "first": float(a), "second": float(b), "label": p.p_first}
-    for p, a, b in zip(test_labels, *rewards, strict=True)
-  ]
-  jsonl.write_text(
-    f"{output_dir}/test_rewards.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in test_rows),
-  )
+  write_test_rewards(output_dir, test_labels, rewards)
   jsonl.write_text(
     f"{output_dir}/reward_accuracy.jsonl",
     "".join(jsonl.dump_row(row) + "\n" for row in curve),
@@ -190,6 +169,20 @@ def read_labels(
   return labels
 
 
+def encoder(
+  model: loading.Loaded, *, hard: bool = False
+) -> Callable[..., tuple[batches.PairBatch, dict[str, int]]]:
+  """Labels -> pairs in a model's tokens, and counts; `hard` rounds labels."""
+
+  def encode(labels):
+    found = converters.encode_preferences(
+      labels, model.tokenizer, model.sequence
+    )
+    return hardened(*found) if hard else found
+
+  return encode
+
+
 def hardened(pairs: batches.PairBatch, counts: dict[str, int]):
   """Encoded pairs with labels of 0, 0.5 or 1, and their counts."""
   label = np.where(pairs.label == 0.5, 0.5, np.round(pairs.label))
@@ -197,14 +190,42 @@ def hardened(pairs: batches.PairBatch, counts: dict[str, int]):
 
 
 def predict(score_pairs, params, pairs, batch_size):
-  """Scores of both candidates of every pair: two float arrays."""
+  """Scores of both candidates of every pair: two float arrays [..., n].
+
+  `score_pairs` gives two [..., B] of a batch.
+  """
   first, second = [], []
   for rows, real in converters.chunks(pairs.label.shape[0], batch_size):
     scores = score_pairs(params, converters.take(pairs, rows))
     a, b = processes.to_host(scores)
-    first.append(a[:real])
-    second.append(b[:real])
-  return np.concatenate(first), np.concatenate(second)
+    first.append(a[..., :real])
+    second.append(b[..., :real])
+  return np.concatenate(first, axis=-1), np.concatenate(second, axis=-1)
+
+
+def write_test_rewards(
+  directory: str | os.PathLike,
+  labels: Sequence[records.Preference],
+  rewards: Sequence[np.ndarray],
+  **more: np.ndarray,
+) -> None:
+  """Writes test_rewards.jsonl: rewards of both candidates of each pair.
+
+  `more` has further numbers, one a pair.
+  """
+  columns = {"first": rewards[0], "second": rewards[1], **more}
+  rows = [
+    {
+      "id": label.id,
+      "label": label.p_first,
+      **{name: float(values[i]) for name, values in columns.items()},
+    }
+    for i, label in enumerate(labels)
+  ]
+  jsonl.write_text(
+    f"{directory}/test_rewards.jsonl",
+    "".join(jsonl.dump_row(row) + "\n" for row in rows),
+  )
 
 
 def accuracy(rewards, labels) -> dict[str, float]:

@@ -112,10 +112,9 @@ class FlaxBackend:
     longest = max(len(option) for option in option_ids)
     limit = self._limit(ids, longest - 1)
     answers = self._option_rows(ids, option_ids, limit)
-    if self._model.is_causal and longest == 1:
-      documents = packed_prompts.documents_of(ids, bucket=self._bucket)
-      if documents.differ:
-        answers = self._packed_option_rows(documents, option_ids)
+    documents = self._documents(ids) if longest == 1 else None
+    if documents is not None:
+      answers = self._packed_option_rows(documents, option_ids)
     for row, values in answers:
       result[row] = [float(value) for value in values]
     usage = records.Usage(
@@ -258,16 +257,15 @@ class FlaxBackend:
     Prompts are padded to few lengths, since the programs are long to compile.
     """
     bucket = 4 * self._bucket
-    if self._model.is_causal:
-      documents = packed_prompts.documents_of(ids, bucket=self._bucket)
-      if documents.differ:
-        for part in self._packed(documents):
-          rows = [place[0] for place in part.places]
-          inputs = (self._common(part.common), part.batch)
-          yield (self._generate_packed, rows, (*inputs, part.unpacked(bucket)))
-        return
-    for rows, inputs in self._inputs(ids, limit, bucket):
-      yield self._generate, rows, inputs
+    documents = self._documents(ids)
+    if documents is None:
+      for rows, inputs in self._inputs(ids, limit, bucket):
+        yield self._generate, rows, inputs
+      return
+    for part in self._packed(documents):
+      rows = [place[0] for place in part.places]
+      inputs = (self._common(part.common), part.batch, part.unpacked(bucket))
+      yield self._generate_packed, rows, inputs
 
   def _inputs(self, ids: list[list[int]], limit: int, bucket: int):
     """Yields (rows, arrays): see `_shared`, or [B, L] tokens and valid."""
@@ -298,6 +296,13 @@ class FlaxBackend:
           "that begins a sequence; ask it something"
         )
     return limit
+
+  def _documents(self, ids: list[list[int]]):
+    """The documents of prompts, or None where packing is not worth it."""
+    if not self._model.is_causal:
+      return None
+    documents = packed_prompts.documents_of(ids, bucket=self._bucket)
+    return documents if documents.differ else None
 
   def _packed(self, documents: packed_prompts.Documents):
     """Yields the parts of documents; see `packed_prompts.pack`."""

@@ -157,11 +157,11 @@ def member_rewards(
 
 
 def of_members(
-  read: Callable[[Any], jax.Array],
+  read: Callable[[Any], Any],
   config: EnsembleConfig,
   params: Mapping[str, Any],
-) -> jax.Array:
-  """What `read` makes of each member's whole parameters: [k, ...]."""
+) -> Any:
+  """What `read` makes of each member's whole parameters: arrays [k, ...]."""
 
   def one(member):
     whole = {**params["shared"], **member}

@@ -8,20 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.jobs import rig_teachers
 from tests import tiny_rig
 
-CONFIG = rig_teachers.TeachersConfig(
-  sft=tiny_rig.adam(1e-2),
-  optimizer=tiny_rig.adam(1e-2),
-  dpo=dpo_model.DPOConfig(),
-  prompts=128,
-  updates=40,
-  strength=2.0,
-  evaluations=3,
-)
+CONFIG = tiny_rig.TEACHERS
 WEAK = rig_teachers.TeacherArm(name="weak", teacher="weak")
 STRONG = dataclasses.replace(WEAK, teacher="strong")
 

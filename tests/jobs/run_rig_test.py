@@ -98,13 +98,8 @@ def test_arms_with_labels_of_their_own_and_arms_of_teachers(tmp_path):
   labels = rig_labels.LabelsConfig(labelers=(rig_labels.LabelerConfig(),))
   right = dataclasses.replace(MEAN, name="right", labels=labels, rl=None)
   weak = rig_teachers.TeacherArm(name="weak", teacher="weak")
-  teachers = rig_teachers.TeachersConfig(
-    sft=tiny_rig.adam(1e-2),
-    optimizer=tiny_rig.adam(1e-2),
-    dpo=dpo_model.DPOConfig(),
-    prompts=32,
-    updates=2,
-    evaluations=2,
+  teachers = dataclasses.replace(
+    tiny_rig.TEACHERS, prompts=32, updates=2, evaluations=2
   )
   plain = dataclasses.replace(MEAN, name="plain", rl=None)
   run(tmp_path, plain, right, weak, teachers=teachers)
