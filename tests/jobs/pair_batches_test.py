@@ -58,3 +58,13 @@ def test_models_that_cannot_and_pairs_of_one_length_stay_padded():
     second=PAIRS.second.replace(valid=np.ones_like(PAIRS.second.valid)),
   )
   assert isinstance(source(full).batch(ROWS)[0], batches.PairBatch)
+
+
+def test_epochs_go_over_the_rows_that_are_named_and_no_others():
+  data = source(can_pack=False, batch_size=4, numbers=np.arange(64))
+  how = dict(rows=range(40, 52), seed=0, name="second phase")
+  seen = [np.asarray(data.at_step(s, **how)[1]["numbers"]) for s in range(6)]
+  for epoch in (seen[:3], seen[3:]):
+    assert sorted(np.concatenate(epoch)) == list(range(40, 52))
+  again = np.asarray(data.at_step(2, **how)[1]["numbers"])
+  np.testing.assert_array_equal(again, seen[2])
