@@ -35,8 +35,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import preemption
 from rlaif_jax.core import runs
 
-# In the order of the paper's pipeline, up to `evaluate`: each job is followed
-# by the next. The others stand by themselves.
+# Up to `evaluate` in the paper's order, each followed by the next; then others.
 JOBS = {
   "convert": "rlaif_jax.jobs.convert_checkpoint",
   "prepare": "rlaif_jax.jobs.prepare_data",
@@ -47,6 +46,8 @@ JOBS = {
   "train_policy": "rlaif_jax.jobs.train_policy",
   "evaluate": "rlaif_jax.jobs.evaluate",
   "train_dpo": "rlaif_jax.jobs.train_dpo",
+  "train_online_dpo": "rlaif_jax.jobs.train_online_dpo",
+  "weigh": "rlaif_jax.jobs.weigh_pairs",
   "train_ensemble": "rlaif_jax.jobs.train_ensemble",
   "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
@@ -164,11 +165,8 @@ def with_parameters(command: Command, run: Callable[..., Any]) -> Command:
 def help_text(job: str) -> str:
   """The general help, or a job's own."""
   if not job:
-    lines = [_USAGE, "Jobs:"]
-    lines += [
-      f"  {name:13} {job_help.first_line(m)}" for name, m in JOBS.items()
-    ]
-    return "\n".join(lines)
+    lines = [f"  {n:16} {job_help.first_line(m)}" for n, m in JOBS.items()]
+    return "\n".join([_USAGE, "Jobs:", *lines])
   return job_help.describe(job, load_job(job))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import typing
 from typing import Any, Mapping, TypeVar
 
@@ -114,7 +115,8 @@ class Preference:
   order, as P(first is better), before averaging: (first shown first, first
   shown second); empty for humans. `confidence` is the rater's 1..9 scale of
   the OpenAI comparisons (0 when the data has none). `cut_tokens` of the
-  context did not fit the labeler's prompt.
+  context did not fit the labeler's prompt. `weight` of the pair in a loss; a
+  mean of 1 leaves the learning rate what it is.
   """
 
   id: str
@@ -128,8 +130,14 @@ class Preference:
   confidence: int = 0
   cut_tokens: int = 0
   source: str = ""
+  weight: float = 1.0
 
   def __post_init__(self):
+    if not 0.0 <= self.weight < math.inf:
+      raise ValueError(
+        f"Preference {self.id}: weight is {self.weight!r}; it must be finite "
+        "and not negative"
+      )
     if not 0.0 <= self.p_first <= 1.0:
       raise ValueError(
         f"Preference {self.id}: p_first is {self.p_first!r}; a label is a "

@@ -192,7 +192,7 @@ def encode_preferences(
     first=token_batch(prompts, first, first_mask),
     second=token_batch(prompts, second, second_mask),
     label=np.asarray([p.p_first for p in preferences], np.float32),
-    weight=np.ones(len(preferences), np.float32),
+    weight=np.asarray([p.weight for p in preferences], np.float32),
   )
   counts = {
     "cut_contexts": cut_contexts,

@@ -23,7 +23,6 @@ from rlaif_jax.jobs import rig_policies
 from rlaif_jax.jobs import rig_rewards
 from rlaif_jax.jobs import rig_setting
 from rlaif_jax.ops import pair_choice
-from rlaif_jax.ops import preference
 from rlaif_jax.reward import ensemble as ensemble_lib
 
 LOSSES = ("dpo", "rrhf", "kto", "imitation")
@@ -303,14 +302,9 @@ def weighted_pairs(
     kind = "difference" if arm.weights == "difference" else "pointwise"
     gaps = judges.gaps(kind, pairs)
   won = np.where(pairs.label > 0.5, gaps, -gaps)  # In the winner's favour.
-  if arm.weights == "top":
-    weights = (won >= np.median(won)).astype(np.float32)
-    return pairs.replace(weight=weights / weights.mean())
-  weights = np.asarray(preference.gap_weights(jnp.asarray(won)))
-  if arm.weights == "shuffled":
-    generator = rng.numpy_generator(setting.seed, "shuffled weights")
-    weights = generator.permutation(weights)
-  return pairs.replace(weight=weights)
+  kind = arm.weights if arm.weights in pair_choice.WEIGHTS else "gap"
+  generator = rng.numpy_generator(setting.seed, "shuffled weights")
+  return pairs.replace(weight=pair_choice.weights(won, kind, generator))
 
 
 def judge_numbers(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Sequence
 
 import flax.linen as nn
 import jax
@@ -238,6 +238,23 @@ def statistics(
       f"{config.standardize_file} has {len(rows)} responses; a mean and a "
       "standard deviation need at least two"
     )
+  values = score_texts(score, params, rows, policy, 64)
+  if values.std(axis=-1).min() < 1e-6:
+    raise ValueError(
+      f"the reward is {values.mean():.4g} for every response of "
+      f"{config.standardize_file}; a constant reward cannot train a policy"
+    )
+  return values.mean(axis=-1), values.std(axis=-1)
+
+
+def score_texts(
+  score: Any,
+  params: Any,
+  rows: Sequence[records.Response],
+  policy: loading.Loaded,
+  batch_size: int,
+) -> np.ndarray:
+  """Rewards [n] of stored responses, or [k, n] where `score` gives [k, B]."""
   arrays, _ = converters.encode_prompts(
     [r.context for r in rows], policy.tokenizer, policy.sequence
   )
@@ -245,17 +262,11 @@ def statistics(
     [r.text for r in rows], policy.tokenizer, policy.sequence.max_response
   )
   values = []
-  for index, real in converters.chunks(len(rows), 64):
+  for index, real in converters.chunks(len(rows), batch_size):
     part = converters.take(arrays, index)
     scores = score(params, part, response[index], mask[index])
     values.append(processes.to_host(scores)[..., :real])
-  values = np.concatenate(values, axis=-1)
-  if values.std(axis=-1).min() < 1e-6:
-    raise ValueError(
-      f"the reward is {values.mean():.4g} for every response of "
-      f"{config.standardize_file}; a constant reward cannot train a policy"
-    )
-  return values.mean(axis=-1), values.std(axis=-1)
+  return np.concatenate(values, axis=-1)
 
 
 def text_scorer(

@@ -2,11 +2,13 @@
 """Trains a reward model on labelled pairs: soft AI labels or hard human ones.
 
 The loss is the same cross-entropy for both. Also trains on growing numbers of
-labels when asked, for the curve of accuracy against labels.
+labels when asked, for the curve of accuracy against labels, and difference
+models, which read both candidates together.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from typing import Any, Callable, Sequence
@@ -28,6 +30,7 @@ from rlaif_jax.jobs import pair_batches
 from rlaif_jax.jobs import scoring_model
 from rlaif_jax.jobs import training_rows
 from rlaif_jax.models import architectures
+from rlaif_jax.reward import difference
 from rlaif_jax.reward import model as reward_model
 
 # Each process has its own devices; arrays are global.
@@ -41,6 +44,7 @@ def run(
   test_labels_file: str,
   init_from: str,
   optimizer: optimizer_lib.OptimizerConfig,
+  kind: str = "scalar",
   epochs: float = 2.5,
   batch_size: int = 128,
   save_every: int = 100,
@@ -63,6 +67,9 @@ def run(
     init_from: finished language model whose trunk starts the reward model
       (the paper: the SFT model for AI labels, the base for human ones).
     optimizer: the paper's default is Adafactor at 1e-5.
+    kind: "scalar" gives one response a reward, as the paper does; "difference"
+      reads two together and says how much better the first is
+      (`reward.difference`), for `weigh` and for `train_online_dpo`.
     epochs: passes over the labels (paper: 2-3).
     batch_size: pairs per update (paper: 128 for summaries, 32 else).
     save_every: updates between checkpoints.
@@ -77,6 +84,8 @@ def run(
     seed: of the order.
     name: of the finished model.
   """
+  if kind not in OF_KIND:
+    raise ValueError(f"kind is {kind!r}; use one of {sorted(OF_KIND)}")
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
   start = loading.load(init_from, "language", devices)
@@ -91,21 +100,15 @@ def run(
     split_by=mesh_lib.activation_sharding(devices),
   )
   functions = architectures.scalar(start.config, how)
+  loss, score_pairs, can_pack = OF_KIND[kind](start, functions, label_smoothing)
   tx = optimizer_lib.make_optimizer(optimizer)
-  step = step_lib.make_train_step(
-    reward_model.make_loss(functions, label_smoothing=label_smoothing),
-    tx,
-    microbatches=microbatches,
-  )
+  step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
   source = pair_batches.PairBatches(
     rows,
     devices,
     batch_size=batch_size,
     microbatches=microbatches,
-    can_pack=functions.last_packed is not None,
-  )
-  score_pairs = jax.jit(
-    lambda params, part: reward_model.pair_rewards(functions, params, part)
+    can_pack=can_pack,
   )
 
   def train(count: int, directory: str, run_name: str):
@@ -138,9 +141,7 @@ def run(
   rewards = predict(score_pairs, params, test_pairs, batch_size)
   curve.append({"labels": len(labels), **accuracy(rewards, test_labels)})
   # 4. The finished model, and what it says of the held-out pairs.
-  loading.save_like(
-    f"{output_dir}/model", params, start, name=name, kind="scalar"
-  )
+  loading.save_like(f"{output_dir}/model", params, start, name=name, kind=kind)
   write_test_rewards(output_dir, test_labels, rewards)
   jsonl.write_text(
     f"{output_dir}/reward_accuracy.jsonl",
@@ -152,6 +153,60 @@ def run(
     **rows.counts,
     **curve[-1],
   }
+
+
+def of_responses(start, functions, label_smoothing):
+  """A reward model's loss and (params, pairs) -> two rewards [B]."""
+  del start
+  return (
+    reward_model.make_loss(functions, label_smoothing=label_smoothing),
+    jax.jit(
+      lambda params, part: reward_model.pair_rewards(functions, params, part)
+    ),
+    functions.last_packed is not None,
+  )
+
+
+def of_pairs(start, functions, label_smoothing):
+  """The same of a difference model; its second reward is 0.
+
+  Raises:
+    ValueError: an option that it has no use for, or texts too long for it.
+  """
+  if label_smoothing:
+    raise ValueError(
+      f"label_smoothing is {label_smoothing}, and a difference model takes "
+      "labels as they are; leave it 0"
+    )
+  sequence = start.sequence
+  both = dataclasses.replace(sequence, max_response=2 * sequence.max_response)
+  converters.check_fits(
+    both,
+    start.tokenizer,
+    vocab_size=start.config.vocab_size,
+    max_length=start.config.max_length,
+  )
+  margin = make_margin(functions)
+  return (
+    difference.make_loss(functions),
+    lambda params, part: (
+      margin(params, part.first, part.second),
+      np.zeros(part.label.shape, np.float32),
+    ),
+    False,
+  )
+
+
+OF_KIND = {"scalar": of_responses, "difference": of_pairs}
+
+
+def make_margin(functions):
+  """A jitted (params, first, second) -> [B] of a difference model."""
+  return jax.jit(
+    lambda params, first, second: difference.difference(
+      functions, params, first, second
+    )
+  )
 
 
 def read_labels(

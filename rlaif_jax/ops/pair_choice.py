@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which two of K responses become a pair, in numpy, on the host."""
+"""Which two of K responses become a pair, and what a pair weighs: in numpy, on
+the host."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from rlaif_jax.ops import preference
+
 CHOICES = ("max_min", "max_random", "max_max", "random")
+WEIGHTS = ("gap", "shuffled", "top")
 
 
 def choose(
@@ -70,3 +74,29 @@ def mean_wins(chances: np.ndarray) -> np.ndarray:
   count = chances.shape[1]
   others = ~np.eye(count, dtype=bool)
   return np.where(others, chances, 0.0).sum(axis=2) / (count - 1)
+
+
+def weights(
+  gaps: np.ndarray, kind: str, generator: np.random.Generator
+) -> np.ndarray:
+  """What pairs weigh by a model's gap, with mean 1: [B] -> [B].
+
+      gap       `ops.preference.gap_weights`, RDO's (arXiv:2408.09385)
+      shuffled  the same ones over other pairs: a control
+      top       the half of the pairs with the largest gaps, all alike
+
+  Args:
+    gaps: in favour of the labelled winner.
+    kind: one of WEIGHTS.
+    generator: of what is drawn.
+
+  Raises:
+    ValueError: no such kind.
+  """
+  if kind not in WEIGHTS:
+    raise ValueError(f"weights are {kind!r}; use one of {WEIGHTS}")
+  if kind == "top":
+    top = (gaps >= np.median(gaps)).astype(np.float32)
+    return top / top.mean()
+  found = np.asarray(preference.gap_weights(gaps))
+  return generator.permutation(found) if kind == "shuffled" else found

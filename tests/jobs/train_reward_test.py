@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 
 import numpy as np
@@ -10,8 +12,12 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.data import converters
+from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
+from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_reward
+from rlaif_jax.models import architectures
 
 
 def labels(path, n, seed):
@@ -70,3 +76,64 @@ def test_a_label_outside_zero_one_is_named_by_line(tmp_path):
   path.write_text("\n".join(lines) + "\n")
   with pytest.raises(ValueError, match=r"labels\.jsonl:2.*probability"):
     train_reward.read_labels(str(path))
+
+
+def train(world, tmp_path, **changes):
+  settings = dict(
+    output_dir=str(tmp_path / "out"),
+    labels_file=labels(tmp_path / "train.jsonl", 64, 0),
+    test_labels_file=labels(tmp_path / "test.jsonl", 32, 1),
+    init_from=str(world / "sft" / "model"),
+    optimizer=optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2),
+    epochs=4.0,
+    batch_size=8,
+  )
+  return train_reward.run(**{**settings, **changes})
+
+
+def test_a_difference_model_reads_both_and_has_no_side(world, tmp_path):
+  result = train(world, tmp_path, kind="difference")
+  assert result["accuracy"] == 1.0 and result["n"] == 32
+  devices = mesh.make_mesh("data:-1")
+  with pytest.raises(ValueError, match="holds a difference model"):
+    loading.load(result["model"], "scalar", devices)
+  model = loading.load(result["model"], "difference", devices)
+  pairs, _ = train_reward.encoder(model)(
+    train_reward.read_labels(str(tmp_path / "test.jsonl"))
+  )
+  margin = train_reward.of_pairs(model, model.functions, 0.0)[1]
+  turned = pairs.replace(first=pairs.second, second=pairs.first)
+  one, zero = margin(model.params, pairs)
+  np.testing.assert_allclose(
+    one, -margin(model.params, turned)[0], rtol=1e-4, atol=1e-5
+  )
+  assert not zero.any() and np.abs(one).min() > 0.1
+  rows = jsonl.parse_rows(tmp_path / "out/test_rewards.jsonl", dict)
+  np.testing.assert_allclose([r["first"] for r in rows], one, rtol=1e-4)
+  metrics = jsonl.parse_rows(tmp_path / "out/metrics.jsonl", dict)
+  assert "position" in metrics[0] and len(metrics) == 32
+
+
+@pytest.mark.parametrize(
+  "changes, word",
+  [
+    (dict(kind="pairs"), "difference"),
+    (dict(kind="difference", label_smoothing=0.1), "label_smoothing"),
+  ],
+)
+def test_kinds_that_make_no_sense_are_named(world, tmp_path, changes, word):
+  with pytest.raises(ValueError, match=word):
+    train(world, tmp_path, **changes)
+
+
+def test_two_responses_that_the_model_cannot_read_are_an_error(world):
+  model = loading.load(
+    str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
+  )
+  length = converters.prompt_length(model.sequence, model.tokenizer) + 16
+  for limit, fits in ((length, True), (length - 1, False)):
+    config = dataclasses.replace(model.config, max_length=limit)
+    short = dataclasses.replace(model, config=config)
+    context = pytest.raises(ValueError, match=f"up to {length} tokens")
+    with contextlib.nullcontext() if fits else context:
+      train_reward.of_pairs(short, architectures.scalar(config), 0.0)

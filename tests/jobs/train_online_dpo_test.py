@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds learn what is chosen, and go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import preemption
+from rlaif_jax.core import records
+from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.engine import decode
+from rlaif_jax.engine import loop
+from rlaif_jax.engine import optimizer
+from rlaif_jax.jobs import round_judges
+from rlaif_jax.jobs import scoring_model
+from rlaif_jax.jobs import train_online_dpo
+from tests.jobs import conftest
+from tests.jobs import round_judges_test
+from tests.jobs import train_reward_test
+
+ADAM = optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def reward(world, tmp_path_factory):
+  directory = tmp_path_factory.mktemp("reward")
+  trained = train_reward_test.train(world, directory)
+  return round_judges.RoundJudge(
+    scorer=scoring_model.ScorerConfig(reward_dir=trained["model"])
+  )
+
+
+def run(world, directory, judge, **changes):
+  settings = dict(
+    output_dir=str(directory),
+    policy_dir=str(world / "sft" / "model"),
+    judge=judge,
+    dpo=dpo_model.DPOConfig(),
+    optimizer=ADAM,
+    sampling=decode.SamplingConfig(max_tokens=8),
+    reference="initial",
+    examples_file=str(world / "examples.jsonl"),
+    rounds=2,
+    contexts=12,
+    num_samples=8,
+    epochs=6.0,
+    batch_size=8,
+    save_every=2,
+    length_penalty=1.0,
+  )
+  return train_online_dpo.run(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def start(world, tmp_path_factory):
+  """A policy that writes whole words, whose texts are its tokens again."""
+  directory = tmp_path_factory.mktemp("start")
+  for name in ("examples.jsonl", "tokenizer.model"):
+    shutil.copy(world / name, directory)
+  conftest.train(directory, train=loop.LoopConfig(num_steps=60, save_every=60))
+  return directory
+
+
+@pytest.fixture(scope="module")
+def trained(start, reward, tmp_path_factory):
+  directory = tmp_path_factory.mktemp("online")
+  return directory, run(start, directory, reward)
+
+
+def read(path, record=dict):
+  return jsonl.parse_rows(path, record)
+
+
+def test_what_is_chosen_is_learned_and_each_round_is_there(start, trained):
+  directory, result = trained
+  rows = read(directory / "rounds.jsonl")
+  assert rows == result["rounds"] and [r["round"] for r in rows] == [1, 2, 3]
+  assert rows[0]["longer_by"] < -3 and "score" in rows[0]
+  assert rows[-1]["mean_tokens"] < rows[0]["mean_tokens"] - 2
+  assert rows[0]["finished"] < 0.9 and rows[-1]["finished"] == 1.0
+  assert abs(rows[0]["kl"]) < 1e-4 and rows[-1]["kl"] > 0.05
+  assert rows[0]["policy"] == str(start / "sft" / "model")
+  for number in (1, 2):
+    folder = directory / f"round_{number}"
+    for part, count in (("warm", 4), ("cool", 4)):
+      samples = read(folder / part / "responses.jsonl")
+      assert len(samples) == 12 * count
+    labels = jsonl.read_records(records.Preference, folder / "labels.jsonl")
+    assert len(labels) == rows[number - 1]["pairs"] > 4
+    head, *_ = read(folder / "dpo/reference.jsonl")
+    assert head["reference"] == "sft", "the start's, in every round"
+    assert rows[number]["policy"] == str(folder / "dpo" / "model")
+  # The samples of a round are those of its own policy, and other contexts'.
+  first, second = (
+    {e["id"] for e in read(directory / f"round_{n}/examples.jsonl")}
+    for n in (1, 2)
+  )
+  assert len(first | second) == 24
+  described = json.loads((directory / "model/model.json").read_text())
+  assert described["kind"] == "language"
+
+
+def test_cool_samples_are_other_samples(trained):
+  folder = trained[0] / "round_1"
+  warm, cool = (
+    [row["text"] for row in read(folder / part / "responses.jsonl")]
+    for part in ("warm", "cool")
+  )
+  # Nearly one temperature; with the same noise nearly all would be the same.
+  same = sum(a == b for a, b in zip(warm, cool, strict=True))
+  assert same < len(warm) / 2
+
+
+def test_stopped_anywhere_it_ends_with_the_same_bytes(
+  start, reward, trained, tmp_path, monkeypatch
+):
+  # In sampling, in DPO of the first round, and in the second.
+  stops = 0
+  for stop in (0, 5, 8):
+    calls = iter([False] * stop + [True])
+    with monkeypatch.context() as patch:
+      patch.setattr(preemption, "requested", lambda c=calls: next(c, False))
+      with pytest.raises(preemption.Preempted):
+        run(start, tmp_path, reward)
+    stops += 1
+  shutil.rmtree(tmp_path / "round_1" / "judged", ignore_errors=True)
+  run(start, tmp_path, reward)
+  assert stops == 3
+  for name in (
+    "round_1/labels.jsonl",
+    "round_1/dpo/metrics.jsonl",
+    "round_2/labels.jsonl",
+    "round_2/dpo/metrics.jsonl",
+    "round_3/warm/responses.jsonl",
+  ):
+    assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
+  judge = round_judges.RoundJudge(
+    labeler_dir=str(world / "sft" / "model"), judge=round_judges_test.JUDGE
+  )
+  result = run(
+    world,
+    tmp_path,
+    judge,
+    reference="previous",
+    num_samples=2,
+    cool=0.0,
+    contexts=8,
+  )
+  assert "score" not in result["rounds"][0]
+  assert not (tmp_path / "round_1/cool").exists()
+  head, *_ = read(tmp_path / "round_2/dpo/reference.jsonl")
+  assert head["reference"] == "online_dpo_1"
+  labels = jsonl.read_records(
+    records.Preference, tmp_path / "round_1/labels.jsonl"
+  )
+  assert all(0 < row.p_first < 1 for row in labels), "the labeler's own"
+
+
+@pytest.mark.parametrize(
+  "changes, word",
+  [
+    (dict(reference=""), "initial"),
+    (dict(choose="best"), "max_min"),
+    (dict(num_samples=1), "num_samples"),
+    (dict(cool=-1.0), "cool"),
+    (dict(sampling=decode.SamplingConfig(max_tokens=7)), "up to 8 tokens"),
+  ],
+)
+def test_what_makes_no_sense_is_named(world, reward, tmp_path, changes, word):
+  with pytest.raises(ValueError, match=word):
+    run(world, tmp_path, reward, **changes)
+
+
+def test_a_judge_that_cannot_tell_is_an_error(world, tmp_path):
+  greedy = decode.SamplingConfig(max_tokens=8, temperature=0.0)
+  judge = round_judges.RoundJudge(
+    labeler_dir=str(world / "sft" / "model"), judge=round_judges_test.JUDGE
+  )
+  with pytest.raises(ValueError, match="round_1: the judge finds all"):
+    run(world, tmp_path, judge, sampling=greedy, cool=0.0, num_samples=2)
