@@ -115,9 +115,17 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
         )
       ax.set_xlabel("KL to the first policy, nats")
       ax.set_ylabel(label)
-    axes[0].legend(frameon=False, fontsize=7)
+    # Many arms: their names stand below, where they hide no line.
+    axes[0].figure.legend(
+      *axes[0].get_legend_handles_labels(),
+      loc="outside lower left",
+      ncols=len(panels),
+      frameon=False,
+      fontsize=7,
+    )
 
-  return _draw(3.2 * len(panels), len(panels), paint)
+  names_high = 0.17 * -(-len(lines) // len(panels))
+  return _draw(3.2 * len(panels), len(panels), paint, height=3 + names_high)
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ div.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line);
   text-align: right; vertical-align: top; white-space: nowrap; }
-th:first-child, td:first-child, td.text { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; }
 th { white-space: normal; vertical-align: bottom; }
 td.text { white-space: normal; min-width: 11rem; }
 td small, th small { opacity: .7; }
@@ -57,8 +57,19 @@ def number(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """An HTML table of cells that are HTML already."""
-  top = "".join(f"<th>{cell}</th>" for cell in head)
+  """An HTML table of cells that are HTML already.
+
+  A cell is its inside, or a whole td; the head of a column stands where its
+  cells do.
+  """
+  is_text = [
+    any(row[i].startswith('<td class="text"') for row in rows)
+    for i in range(len(head))
+  ]
+  top = "".join(
+    f'<th class="text">{cell}</th>' if left else f"<th>{cell}</th>"
+    for cell, left in zip(head, is_text, strict=True)
+  )
   body = "".join(
     "<tr>"
     + "".join(

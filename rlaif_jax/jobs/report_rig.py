@@ -10,6 +10,14 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.evaluation import pages
 from rlaif_jax.evaluation import rig_report
 
+_INTRODUCTION = (
+  "A tiny world whose true reward (gold) is known, so that what a learned "
+  "reward (proxy) hides can be seen. Gold is 0 for the first policy, and 1 is "
+  "its standard deviation. Means over seeds, &plusmn; a standard error; arms of "
+  "a seed share its world, labels and samples, and differences are within "
+  "seeds. What follows from it stands in docs/results.md."
+)
+
 # Every start shows the rows as they are then.
 MADE_ANEW = True
 
@@ -34,6 +42,7 @@ def run(
       "folder that holds the output_dirs of --job=rig"
     )
   body, text = [f"<h1>{pages.escape(title)}</h1>"], ""
+  body.append(pages.note(_INTRODUCTION))
   for path in found:
     rows = jsonl.parse_rows(path, dict)
     costs = path.with_name("costs.jsonl")

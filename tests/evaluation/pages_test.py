@@ -58,3 +58,10 @@ def test_numbers_have_interval_and_n():
 def test_empty_sections_say_so():
   assert "measured nothing" in pages.section("x", "", pages.figure("", "c"))
   assert "measured nothing" not in pages.section("x", pages.note("y"))
+
+
+def test_the_head_of_a_column_stands_where_its_cells_do():
+  text = '<td class="text">words</td>'
+  table = pages.table(("a", "b", "c"), [["x", "1", text], ["y", "2", "-"]])
+  assert table.count('<th class="text">') == 1
+  assert '<th>b</th><th class="text">c</th>' in table
