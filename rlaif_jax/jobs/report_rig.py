@@ -13,8 +13,8 @@ from rlaif_jax.evaluation import rig_report
 _INTRODUCTION = (
   "A tiny world whose true reward (gold) is known, so that what a learned "
   "reward (proxy) hides can be seen. Gold is 0 for the first policy, and 1 is "
-  "its standard deviation. Means over seeds, &plusmn; a standard error; arms of "
-  "a seed share its world, labels and samples, and differences are within "
+  "its standard deviation. Means over seeds, &plusmn; a standard error; arms "
+  "of a seed share its world, labels and samples, and differences are within "
   "seeds. What follows from it stands in docs/results.md."
 )
 
