@@ -24,8 +24,12 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
+from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.jobs import loading
+
+# Each process has its own devices; arrays are global.
+SEVERAL_PROCESSES = True
 
 
 def run(
@@ -81,6 +85,10 @@ def run(
   )
   sample = make_sampler(policy, reference, sampling)
   partial = pathlib.Path(output_dir) / "responses.partial.jsonl"
+  if processes.is_writer():
+    _cut_torn_line(partial)
+  # Nothing is added before all have read: a batch needs all processes.
+  processes.wait_for_all(f"sample, {partial}")
   done = _read_partial(partial)
   parts = converters.chunks(len(examples), batch_size)
   progress = metrics.Progress(
@@ -93,20 +101,21 @@ def run(
     responses = []
     for index in range(num_samples):
       key = rng.key(seed, "sample", index)
-      responses.append(_to_host(sample(policy.params, reference, part, key)))
+      drawn = sample(policy.params, reference, part, key)
+      responses.append(processes.to_host(drawn))
     lines = [
       to_response(examples[row], index, drawn, i, policy.tokenizer)
       for i, row in enumerate(rows[:real])
       for index, drawn in enumerate(responses)
     ]
-    _append(partial, [records.to_row(line) for line in lines])
+    if processes.is_writer():
+      _append(partial, [records.to_row(line) for line in lines])
     done.append(lines)
     progress.update(number + 1)
-    if preemption.requested():
+    if processes.is_time_to_stop(number + 1, preemption.requested()):
       raise preemption.Preempted(f"sample: stopped after batch {number + 1}")
   flat = [response for lines in done for response in lines]
-  directory = pathlib.Path(output_dir)
-  jsonl.write_records(directory / "responses.jsonl", flat)
+  written = {"responses.jsonl": flat}
   summary = {
     "responses": len(flat),
     "cut_contexts": cut,
@@ -117,8 +126,11 @@ def run(
     summary["kl"] = float(np.mean([r.log_prob - r.ref_log_prob for r in flat]))
   if num_samples > 1 or human_pairs:
     pairs = make_pairs(examples, flat, num_samples, human_pairs)
-    jsonl.write_records(directory / "pairs.jsonl", pairs)
+    written["pairs.jsonl"] = pairs
     summary["pairs"] = len(pairs)
+  if processes.is_writer():
+    for name, rows in written.items():
+      jsonl.write_records(pathlib.Path(output_dir) / name, rows)
   return summary
 
 
@@ -209,10 +221,6 @@ def _pair(example, a, b, source) -> records.Pair:
   )
 
 
-def _to_host(drawn):
-  return tuple(np.asarray(x) for x in drawn)
-
-
 def _append(path, rows) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "a", encoding="utf-8") as f:
@@ -220,15 +228,20 @@ def _append(path, rows) -> None:
     f.flush()
 
 
+def _cut_torn_line(path) -> None:
+  """A last line that was not finished goes."""
+  if path.exists():
+    text = path.read_text("utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+      jsonl.write_text(path, whole)
+
+
 def _read_partial(path) -> list[list[records.Response]]:
-  """Finished chunks, one line each; a torn last line is cut off."""
+  """Finished chunks, one line each."""
   if not path.exists():
     return []
-  text = path.read_text("utf-8")
-  whole = text[: text.rfind("\n") + 1]
-  if whole != text:
-    jsonl.write_text(path, whole)
   return [
     [records.from_row(records.Response, row) for row in line]
-    for line in map(json.loads, whole.splitlines())
+    for line in map(json.loads, path.read_text("utf-8").splitlines())
   ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes train what one does: real ones, over loopback."""
+"""Several processes do what one does: real ones, over loopback."""
 
 from __future__ import annotations
 
@@ -138,6 +138,23 @@ def test_the_other_trainings_agree_too(world, pipeline, name, mesh, count):
   command = world.command(job, many, recipe, **bindings)
   finish(start_all(world, command, count))
   check_same(world, one, many)
+
+
+def test_two_processes_sample_what_one_does(world, pipeline):
+  job, recipe, bindings, _, _ = pipeline["pairs"]
+  recipe += f'{job}.mesh = "fsdp:2"\n'
+  command = world.command(job, "pairs_many", recipe, **bindings)
+  finish(start_all(world, command, 2))
+  for name in ("responses.jsonl", "pairs.jsonl"):
+    rows, expected = (
+      [json.loads(line) for line in (folder / name).read_text().splitlines()]
+      for folder in (world.root / "pairs_many", world.root / "pairs")
+    )
+    for row, one in zip(rows, expected, strict=True):
+      for key in ("log_prob", "ref_log_prob"):
+        if key in one:
+          assert row.pop(key) == pytest.approx(one.pop(key), abs=1e-3)
+      assert row == one
 
 
 def wait_for_lines(path, lines):
