@@ -191,3 +191,28 @@ def unshared(functions: Any) -> Any:
     functions,
     **{f"{n}_group": apart(n) for n in names if hasattr(functions, n)},
   )
+
+
+def copies_while_training(
+  monkeypatch, train: Callable[[], Any], shape: tuple[int, ...]
+) -> int:
+  """Most arrays of a shape that a training holds, with what it came from."""
+  import jax
+
+  from rlaif_jax.core import preemption
+
+  def count():
+    return sum(
+      x.shape == shape and not x.is_deleted() for x in jax.live_arrays()
+    )
+
+  before, most = count(), 0
+
+  def look() -> bool:
+    nonlocal most
+    most = max(most, count() - before)
+    return False
+
+  monkeypatch.setattr(preemption, "requested", look)
+  train()
+  return most

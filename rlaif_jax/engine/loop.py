@@ -90,7 +90,9 @@ def fit(
     preemption.Preempted: after saving, when the process was asked to stop.
   """
   checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
-  state = checkpoints.restore(state)
+  fresh, state = state, checkpoints.restore(state)
+  if state is not fresh:  # Whoever made it may hold it still.
+    jax.tree.map(lambda leaf: leaf.delete(), fresh)
   done = int(state.step)
   file = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
   evaluations = metrics_lib.MetricsFile(f"{directory}/evaluations.jsonl")

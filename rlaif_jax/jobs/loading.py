@@ -209,6 +209,15 @@ def _write(directory, params, description, tokenizer_dir) -> None:
   )
 
 
+def apart(model: Loaded) -> tuple[Any, Loaded]:
+  """A model's parameters, and what is known of it without them.
+
+  Who gives the parameters away (training does) keeps no second model on the
+  devices.
+  """
+  return model.params, dataclasses.replace(model, params=None)
+
+
 def copy_params(params: Any) -> Any:
   """A copy that may be donated while the original stays."""
   return jax.tree.map(jnp.copy, params)

@@ -117,18 +117,13 @@ def programs_of(
 def _of_phase(shapes: planned_shapes.Shapes, phase: str) -> Iterator[Program]:
   recipe = shapes.recipe
   if phase == "sft":
-    # What training started from stays, for its configuration and tokenizer.
-    start = architectures.language(recipe.model).init
-    held = programs.bytes_held(shapes.learned(start))
 
     def batch(rows):
       return shapes.tokens(rows, recipe.sequence.max_response)
 
-    yield _update("SFT update", phase, shapes, _sft, batch, held)
+    yield _update("SFT update", phase, shapes, _sft, batch)
   elif phase == "reward":
-    start = architectures.language(recipe.reward_model).init
-    held = programs.bytes_held(shapes.learned(start))
-    yield _update("reward update", phase, shapes, _reward, shapes.pairs, held)
+    yield _update("reward update", phase, shapes, _reward, shapes.pairs)
   else:
     yield from _policy_phase(shapes)
 
@@ -142,18 +137,14 @@ def resident(
   model = recipe.reward_model if phase == "reward" else recipe.model
   init, tx, _ = build(shapes, model, False)
   state = step_lib.abstract_state(init, tx, mesh)
-  language = architectures.language(model).init
   found = {
     "learned parameters": programs.bytes_held(state.params),
     "moments of the optimizer": programs.bytes_held(state.opt_state),
   }
-  if phase != "policy":
-    found["the model it started from"] = programs.bytes_held(
-      shapes.learned(language)
-    )
-    return found
-  found["reference"] = programs.bytes_held(shapes.read(language))
-  found["scorer"] = programs.bytes_held(shapes.read(_scorer(recipe)))
+  if phase == "policy":
+    language = architectures.language(model).init
+    found["reference"] = programs.bytes_held(shapes.read(language))
+    found["scorer"] = programs.bytes_held(shapes.read(_scorer(recipe)))
   return found
 
 
@@ -199,7 +190,7 @@ def _scorer(recipe):
   return architectures.language(recipe.labeler).init
 
 
-def _update(name, phase, shapes, build, batch, held) -> Program:
+def _update(name, phase, shapes, build, batch, held=0.0) -> Program:
   """An update; `batch` gives the shapes of a number of rows."""
   recipe = shapes.recipe
   count = recipe.microbatches

@@ -77,8 +77,7 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens, and what the reference says of them.
-  start = loading.load(policy_dir, "language", devices)
-  reference = start
+  start = reference = loading.load(policy_dir, "language", devices)
   if reference_dir:
     reference = loading.load(reference_dir, "language", devices)
     check_same_text(reference, start)
@@ -92,6 +91,11 @@ def run(
   ref_first, ref_second = data.referenced(
     reference, pathlib.Path(output_dir) / "reference.jsonl"
   )
+  test = None
+  if test_labels_file:
+    test = LabelledPairs(test_labels_file, start, batch_size)
+    test_reference = test.log_probs(reference.params)
+  del reference  # All that it had to say is said.
   source = pair_batches.PairBatches(
     training_rows.HeldRows(data.pairs),
     devices,
@@ -114,9 +118,11 @@ def run(
     return batches.ReferencedPairs(pairs=pairs, **more)
 
   num_steps = max(1, math.ceil(epochs * len(data.labels) / batch_size))
-  params = loading.copy_params(start.params)
+  params, start = loading.apart(start)
+  state = step_lib.state_from_params(params, tx, devices)
+  del params  # The state's now.
   state = loop.fit(
-    step_lib.state_from_params(params, tx, devices),
+    state,
     step,
     next_batch,
     config=loop.LoopConfig(num_steps=num_steps, save_every=save_every),
@@ -137,13 +143,11 @@ def run(
     "labels": len(data.labels),
     **data.cut,
   }
-  if test_labels_file:
-    summary |= held_out(
-      LabelledPairs(test_labels_file, start, batch_size),
-      state.params,
-      reference,
-      directory=pathlib.Path(output_dir),
-    )
+  if test is not None:
+    ours = test.log_probs(state.params)
+    rewards = [a - b for a, b in zip(ours, test_reference, strict=True)]
+    train_reward.write_test_rewards(output_dir, test.labels, rewards)
+    summary |= train_reward.accuracy(rewards, test.labels)
   return summary
 
 
@@ -183,10 +187,9 @@ class LabelledPairs:
     encode = train_reward.encoder(policy, hard=hard)
     self.pairs, self.cut = encode(self.labels)
     self._batch_size = batch_size
+    functions = policy.functions
     self._log_probs = jax.jit(
-      lambda params, part: scoring.pair_log_probs(
-        policy.functions, params, part
-      )
+      lambda params, part: scoring.pair_log_probs(functions, params, part)
     )
 
   def log_probs(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -225,17 +228,3 @@ class LabelledPairs:
       np.asarray([row[side] for row in rows], np.float32)
       for side in ("first", "second")
     )
-
-
-def held_out(
-  data: LabelledPairs,
-  params: Any,
-  reference: loading.Loaded,
-  *,
-  directory: pathlib.Path,
-) -> dict[str, float]:
-  """Accuracy of log pi / ref as a reward; writes test_rewards.jsonl."""
-  ours, theirs = data.log_probs(params), data.log_probs(reference.params)
-  rewards = tuple(a - b for a, b in zip(ours, theirs, strict=True))
-  train_reward.write_test_rewards(directory, data.labels, rewards)
-  return train_reward.accuracy(rewards, data.labels)

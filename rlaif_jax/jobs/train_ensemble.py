@@ -75,7 +75,8 @@ def run(
   check(ensemble, adapters)
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
-  start = loading.load(init_from, "language", devices)
+  loaded = loading.load(init_from, "language", devices)
+  _, start = loading.apart(loaded)
   labels = train_reward.read_labels(labels_file)
   test_labels = train_reward.read_labels(test_labels_file)
   encode = train_reward.encoder(start, hard=hard_labels)
@@ -102,7 +103,8 @@ def run(
     seed=seed,
   )
   # 3. Heads in one phase; adapters in two.
-  params = init(functions, ensemble, start, devices, seed)
+  params = init(functions, ensemble, loaded, devices, seed)
+  del loaded
   everything = range(len(labels))
   if ensemble.kind == "heads":
     params = phase.fit(

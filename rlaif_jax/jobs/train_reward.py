@@ -88,7 +88,8 @@ def run(
     raise ValueError(f"kind is {kind!r}; use one of {sorted(OF_KIND)}")
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
-  start = loading.load(init_from, "language", devices)
+  loaded = [loading.load(init_from, "language", devices)]
+  _, start = loading.apart(loaded[0])
   labels = read_labels(labels_file, on_demand=True)
   test_labels = read_labels(test_labels_file)
   rows = training_rows.TrainingRows(labels, encoder(start, hard=hard_labels))
@@ -113,7 +114,10 @@ def run(
 
   def train(count: int, directory: str, run_name: str):
     num_steps = max(1, math.ceil(epochs * count / batch_size))
-    params = scoring_model.scalar_params(functions, start, devices, seed)
+    # The first takes what is loaded, so that it does not stay beside it.
+    trunk = (loaded or [loading.load(init_from, "language", devices)]).pop()
+    params = scoring_model.scalar_params(functions, trunk, devices, seed)
+    del trunk
     state = step_lib.state_from_params(params, tx, devices)
 
     def next_batch(state, number):
@@ -137,6 +141,7 @@ def run(
     params = train(count, f"{output_dir}/labels_{count}", f"{name}_{count}")
     rewards = predict(score_pairs, params, test_pairs, batch_size)
     curve.append({"labels": count, **accuracy(rewards, test_labels)})
+    del params  # Before the next ones are made.
   params = train(len(labels), output_dir, name)
   rewards = predict(score_pairs, params, test_pairs, batch_size)
   curve.append({"labels": len(labels), **accuracy(rewards, test_labels)})

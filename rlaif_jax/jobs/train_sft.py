@@ -173,7 +173,9 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Text to tokens; everything that can be wrong with it is found here.
-  start = loading.load(init_from, "language", devices) if init_from else None
+  start, params = None, None
+  if init_from:
+    params, start = loading.apart(loading.load(init_from, "language", devices))
   config = model or (start and start.config)
   sequence = sequence or (start and start.sequence)
   if lora is not None and start is None:
@@ -208,8 +210,9 @@ def run(
   functions = architectures.language(config, how)
   tx = optimizer_lib.make_optimizer(optimizer)
   state, frozen, combine = first_state(
-    functions, tx, start, lora, seed, devices
+    functions, tx, params, lora, seed, devices
   )
+  del params  # The state's now.
   loss = make_loss(functions, context_weight)
   update = step_lib.make_train_step(
     loss, tx, microbatches=microbatches, combine=combine
@@ -268,27 +271,28 @@ def run(
   }
 
 
-def first_state(functions, tx, start, lora, seed, devices):
+def first_state(functions, tx, params, lora, seed, devices):
   """The state at step 0, what stays frozen, and how both make a model.
+
+  Parameters of the model to start from, if there is one, are given away.
 
   Returns:
     (state, frozen, combine); frozen and combine are None unless adapters are
     learned.
   """
-  if start is None:
+  if params is None:
     key = rng.key(seed, "init")
     return step_lib.init_state(functions.init, tx, key, devices), None, None
   if lora is None:
-    params = loading.copy_params(start.params)
     return step_lib.state_from_params(params, tx, devices), None, None
-  adapters = lora_lib.init(rng.key(seed, "lora"), start.params, lora)
+  adapters = lora_lib.init(rng.key(seed, "lora"), params, lora)
   adapters = jax.device_put(adapters, mesh_lib.replicated(devices))
 
   def combine(learned, frozen):
     return lora_lib.apply(frozen, learned, lora)
 
   state = step_lib.state_from_params(adapters, tx, devices)
-  return state, start.params, combine
+  return state, params, combine
 
 
 def make_evaluate(loss, arrays: Any, batch_size: int):

@@ -16,6 +16,10 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import scoring
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_dpo
+from tests import testing
+from tests.jobs import conftest
+
+TABLE = (conftest.MODEL.vocab_size, conftest.MODEL.width)
 
 
 def labels(path, n, seed):
@@ -118,3 +122,17 @@ def test_a_reference_that_reads_other_text_is_an_error(world):
   train_dpo.check_same_text(policy, policy)
   with pytest.raises(ValueError, match="other tokens"):
     train_dpo.check_same_text(other, policy)
+
+
+def test_nothing_but_the_state_is_held_while_training(
+  world, tmp_path, monkeypatch
+):
+  """Neither the start nor the reference: the table, and AdamW's two moments."""
+  given = settings(
+    world, tmp_path, test_labels_file=labels(tmp_path / "t.jsonl", 8, 1)
+  )
+  given["reference_dir"] = given["policy_dir"]
+  most = testing.copies_while_training(
+    monkeypatch, lambda: train_dpo.run(**given), TABLE
+  )
+  assert most == 3

@@ -16,6 +16,7 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import round_judges
+from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import scoring_model
 from rlaif_jax.jobs import train_online_dpo
 from tests.jobs import conftest
@@ -67,8 +68,18 @@ def start(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(start, reward, tmp_path_factory):
-  directory = tmp_path_factory.mktemp("online")
-  return directory, run(start, directory, reward)
+  """The directory, the result, and how samples were asked for."""
+  directory, asked = tmp_path_factory.mktemp("online"), []
+  sample = sample_responses.run
+
+  def spy(**how):
+    asked.append(how)
+    return sample(**how)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sample_responses, "run", spy)
+    result = run(start, directory, reward)
+  return directory, result, asked
 
 
 def read(path, record=dict):
@@ -76,7 +87,7 @@ def read(path, record=dict):
 
 
 def test_what_is_chosen_is_learned_and_each_round_is_there(start, trained):
-  directory, result = trained
+  directory, result, _ = trained
   rows = read(directory / "rounds.jsonl")
   assert rows == result["rounds"] and [r["round"] for r in rows] == [1, 2, 3]
   assert rows[0]["longer_by"] < -3 and "score" in rows[0]
@@ -104,15 +115,21 @@ def test_what_is_chosen_is_learned_and_each_round_is_there(start, trained):
   assert described["kind"] == "language"
 
 
-def test_cool_samples_are_other_samples(trained):
-  folder = trained[0] / "round_1"
+def test_half_of_the_samples_are_cool_and_all_are_drawn_anew(trained):
+  directory, result, asked = trained
+  assert [how["sampling"].temperature for how in asked] == [1.0, 0.7] * 3
+  assert len({how["seed"] for how in asked}) == 6
+  policies = [row["policy"] for row in result["rounds"]]
+  assert [how["policy_dir"] for how in asked[::2]] == policies
+  assert [how["policy_dir"] for how in asked[1::2]] == policies
+  folder = directory / "round_1"
   warm, cool = (
     [row["text"] for row in read(folder / part / "responses.jsonl")]
     for part in ("warm", "cool")
   )
-  # Nearly one temperature; with the same noise nearly all would be the same.
-  same = sum(a == b for a, b in zip(warm, cool, strict=True))
-  assert same < len(warm) / 2
+  labels = jsonl.read_records(records.Preference, folder / "labels.jsonl")
+  texts = {text for row in labels for text in (row.first, row.second)}
+  assert texts - set(warm) and texts - set(cool), "both are judged"
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(

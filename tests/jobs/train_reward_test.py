@@ -18,6 +18,8 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.models import architectures
+from tests import testing
+from tests.jobs import conftest
 
 
 def labels(path, n, seed):
@@ -137,3 +139,13 @@ def test_two_responses_that_the_model_cannot_read_are_an_error(world):
     context = pytest.raises(ValueError, match=f"up to {length} tokens")
     with contextlib.nullcontext() if fits else context:
       train_reward.of_pairs(short, architectures.scalar(config), 0.0)
+
+
+def test_the_start_is_not_held_while_training(world, tmp_path, monkeypatch):
+  """The table, and AdamW's two moments; for growing numbers of labels too."""
+  most = testing.copies_while_training(
+    monkeypatch,
+    lambda: train(world, tmp_path, label_counts=(8,), epochs=1.0),
+    (conftest.MODEL.vocab_size, conftest.MODEL.width),
+  )
+  assert most == 3

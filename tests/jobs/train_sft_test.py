@@ -22,6 +22,7 @@ from rlaif_jax.interop import sources
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import lora
+from tests import testing
 
 _SPEC = importlib.util.spec_from_file_location(
   "tiny_world", pathlib.Path(__file__).with_name("conftest.py")
@@ -113,3 +114,24 @@ def test_adapters_learn_and_the_model_stays(world, tmp_path):
 def test_adapters_need_a_model(world, tmp_path):
   with pytest.raises(ValueError, match="give init_from"):
     tiny.train(world, output_dir=str(tmp_path), lora=lora.LoraConfig())
+
+
+def test_the_start_is_not_held_while_training(world, tmp_path, monkeypatch):
+  """The table, and AdamW's two moments; in a run that goes on as well."""
+
+  def train(steps):
+    tiny.train(
+      world,
+      output_dir=str(tmp_path),
+      init_from=str(world / "sft" / "model"),
+      model=None,
+      train=loop.LoopConfig(num_steps=steps, save_every=2),
+    )
+
+  for steps in (4, 8):
+    most = testing.copies_while_training(
+      monkeypatch,
+      lambda n=steps: train(n),
+      (tiny.MODEL.vocab_size, tiny.MODEL.width),
+    )
+    assert most == 3
