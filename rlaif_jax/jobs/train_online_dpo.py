@@ -15,7 +15,6 @@ import json
 import pathlib
 from typing import Any, Callable, Sequence
 
-
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
