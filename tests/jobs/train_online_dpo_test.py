@@ -18,6 +18,7 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import round_judges
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import scoring_model
+from rlaif_jax.jobs import train_dpo
 from rlaif_jax.jobs import train_online_dpo
 from tests.jobs import conftest
 from tests.jobs import round_judges_test
@@ -155,6 +156,10 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     "round_3/warm/responses.jsonl",
   ):
     assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
+  with monkeypatch.context() as patch:  # What is done is not done again.
+    patch.setattr(sample_responses, "run", None)
+    patch.setattr(train_dpo, "run", None)
+    assert len(run(start, tmp_path, reward)["rounds"]) == 3
 
 
 def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
