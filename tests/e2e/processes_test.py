@@ -55,7 +55,8 @@ def start_all(world, command, count):
 
 
 def finish(processes):
-  said = [process.communicate(timeout=300)[0] for process in processes]
+  # Longer than they wait for each other, so that they say who did not come.
+  said = [process.communicate(timeout=400)[0] for process in processes]
   for process, text in zip(processes, said, strict=True):
     assert process.returncode == 0, text
   return said

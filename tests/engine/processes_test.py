@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import random
 import socket
 import threading
 
@@ -13,9 +15,17 @@ from rlaif_jax.engine import processes
 
 
 def free_port():
-  with socket.socket() as found:
-    found.bind(("127.0.0.1", 0))
-    return found.getsockname()[1]
+  """A port that is free with the next one, where processes meet.
+
+  Below those that the system gives to connections of others meanwhile.
+  """
+  while True:
+    port = random.SystemRandom().randrange(10_000, 30_000)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+      for number in (port, port + 1):
+        found = stack.enter_context(socket.socket())
+        found.bind(("", number))
+      return port
 
 
 def meet_all(count, coming, seconds):
