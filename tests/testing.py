@@ -197,6 +197,8 @@ def copies_while_training(
   monkeypatch, train: Callable[[], Any], shape: tuple[int, ...]
 ) -> int:
   """Most arrays of a shape that a training holds, with what it came from."""
+  import gc
+
   import jax
 
   from rlaif_jax.core import preemption
@@ -206,6 +208,7 @@ def copies_while_training(
       x.shape == shape and not x.is_deleted() for x in jax.live_arrays()
     )
 
+  gc.collect()  # Earlier tests' are not to go meanwhile.
   before, most = count(), 0
 
   def look() -> bool:

@@ -64,6 +64,9 @@ class Job:
 
   def __init__(self, runs, *flags, port=0):
     names = {policy: policy for policy in POLICIES}
+    # Tests started behind a shell ignore Ctrl-C, and so would the job.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
     self.process = subprocess.Popen(
       [
         sys.executable,

@@ -13,6 +13,7 @@ import pytest
 
 from rlaif_jax.core import batches
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import guards
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step
@@ -142,9 +143,10 @@ def test_it_learns_and_compiles_once(name, models):
     batch, metrics = collect(
       state.params, frozen, prompt_batch(32), jax.random.key(number)
     )
-    state, _ = update(state, batch, jax.random.key(number))
+    key = jax.random.key(number)
+    with guards.steady(name, number > 0):
+      state, _ = update(state, batch, key)
     scores.append(float(metrics["score"].mean()))
-  assert update.compiled._cache_size() == 1
   assert np.mean(scores[-5:]) > np.mean(scores[:5]) + 0.3
 
 
