@@ -42,6 +42,37 @@ def dump_row(row: Any) -> str:
   return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
+def write_rows(path: str | os.PathLike, rows: Iterable[Any]) -> None:
+  """Writes JSON objects, one a line, atomically."""
+  _write_lines(path, (dump_row(row) + "\n" for row in rows))
+
+
+def cut_torn_line(path: str | os.PathLike) -> int:
+  """Cuts off a last line that has no end; returns how many bytes it had.
+
+  What a killed process leaves of a file that it added to. A file that is not
+  there has no such line. Memory does not grow with the file.
+  """
+  if not os.path.exists(path):
+    return 0
+  with open(path, "r+b") as f:
+    size = f.seek(0, os.SEEK_END)
+    whole = size
+    while whole:
+      begin = max(0, whole - 65536)
+      f.seek(begin)
+      found = f.read(whole - begin).rfind(b"\n")
+      if found >= 0:
+        whole = begin + found + 1
+        break
+      whole = begin
+    if whole < size:
+      f.truncate(whole)
+      f.flush()
+      os.fsync(f.fileno())
+    return size - whole
+
+
 def write_records(path: str | os.PathLike, rows: Iterable[Any]) -> int:
   """Writes records, one a line, atomically; returns how many."""
   count = 0
@@ -93,7 +124,7 @@ class Quarantine:
   def write(self, path: str | os.PathLike) -> int:
     """Writes the rows; the file exists only when there is one."""
     if self.rows:
-      write_text(path, "".join(dump_row(row) + "\n" for row in self.rows))
+      write_rows(path, self.rows)
     return len(self.rows)
 
 

@@ -61,7 +61,7 @@ def tldr(row: Mapping[str, Any]) -> records.Example:
 def is_second_first(identity: str) -> bool:
   """Whether a pair is stored the other way round; by hash, so that the order
   of the published files (better text first, say) carries no information."""
-  return int(records.content_id("order", identity)[-1], 16) % 2 == 1
+  return records.is_odd(records.content_id("order", identity))
 
 
 def _preference(

@@ -163,9 +163,7 @@ def run(
       )
       rows += ask_all(name, task, humans, grid, fill, directory, prices)
     del labeler
-  jsonl.write_text(
-    directory / "cells.jsonl", "".join(jsonl.dump_row(r) + "\n" for r in rows)
-  )
+  jsonl.write_rows(directory / "cells.jsonl", rows)
   audit_report.write_report(rows, directory / "audit.html")
   return {
     "report": f"{output_dir}/audit.html",

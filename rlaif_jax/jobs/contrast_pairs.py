@@ -91,7 +91,7 @@ def _preference(
   example: records.Example, worse: str, kind: str
 ) -> records.Preference:
   name = records.content_id(example.id, kind, worse)
-  is_first = int(name[-1], 16) % 2 == 0
+  is_first = not records.is_odd(name)
   texts = (example.response, worse)
   first, second = texts if is_first else texts[::-1]
   return records.Preference(

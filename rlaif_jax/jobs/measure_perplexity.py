@@ -97,10 +97,7 @@ def run(
       tokens = int(weights[i].sum())
       rows.append({"id": examples[row].id, "nll": nll, "tokens": tokens})
     progress.update(len(rows))
-  jsonl.write_text(
-    pathlib.Path(output_dir) / "losses.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in rows),
-  )
+  jsonl.write_rows(pathlib.Path(output_dir) / "losses.jsonl", rows)
   estimate = statistics.ratio(
     [row["nll"] for row in rows], [row["tokens"] for row in rows]
   )

@@ -276,10 +276,7 @@ def export(
         items[answer.item].names, items[answer.item].responses, strict=True
       )
     ]
-    jsonl.write_text(
-      directory / "harmless.jsonl",
-      "".join(jsonl.dump_row(row) + "\n" for row in rows),
-    )
+    jsonl.write_rows(directory / "harmless.jsonl", rows)
     return
   jsonl.write_records(
     directory / "rankings.jsonl",

@@ -65,7 +65,7 @@ class Verdict:
 def verdict(
   groups: Groups,
   judge: RoundJudge,
-  policy: loading.Loaded,
+  policy_dir: str,
   devices: jax.sharding.Mesh,
   *,
   directory: pathlib.Path,
@@ -76,27 +76,37 @@ def verdict(
   Args:
     groups: P contexts with K samples each.
     judge: who is asked.
-    policy: whose tokens models on devices read.
+    policy_dir: whose tokens models on devices read.
     devices: mesh.
     directory: where a labeler keeps its labels.
     batch_size: responses, or pairs, per device call.
   """
   if judge.scorer is not None:
+    policy = loading.load(policy_dir, "language", devices)
     score, params = scoring_model.make_scorer(judge.scorer, policy, devices)
     flat = [response for group in groups for response in group]
     scores = scoring_model.score_texts(score, params, flat, policy, batch_size)
     return Verdict(scores=scores.reshape(len(groups), -1))
-  if judge.difference_dir:
-    chances = _by_difference(groups, judge, policy, devices, batch_size)
-  else:
-    chances = _by_labeler(groups, judge, directory)
+  known: dict[str, float] = {}
+  pairs = _every_two(groups)
+  if pairs and judge.difference_dir:
+    policy = loading.load(policy_dir, "language", devices)
+    known = _by_difference(pairs, judge, policy, devices, batch_size)
+  elif pairs:
+    known = _by_labeler(pairs, judge, directory)
+  chances = _chances(groups, known)
   return Verdict(scores=pair_choice.mean_wins(chances), chances=chances)
+
+
+def _name(a: records.Response, b: records.Response) -> str:
+  """Id of two samples of a context, in this order."""
+  return records.content_id(a.id, a.text, b.text)
 
 
 def _two(a: records.Response, b: records.Response) -> records.Preference:
   """Two samples of a context; who is better is still to be said."""
   return records.Preference(
-    id=records.content_id(a.id, a.text, b.text),
+    id=_name(a, b),
     context=a.context,
     first=a.text,
     second=b.text,
@@ -111,7 +121,7 @@ def _chances(groups: Groups, known: dict[str, float]) -> np.ndarray:
   result = np.full((len(groups), size, size), 0.5)
   for row, group in zip(result, groups, strict=True):
     for i, j in itertools.combinations(range(size), 2):
-      row[i, j] = known.get(_two(group[i], group[j]).id, 0.5)
+      row[i, j] = known.get(_name(group[i], group[j]), 0.5)
       row[j, i] = 1.0 - row[i, j]
   return result
 
@@ -127,28 +137,22 @@ def _every_two(groups: Groups) -> list[records.Preference]:
   return list({pair.id: pair for pair in pairs}.values())
 
 
-def _by_difference(groups, judge, policy, devices, batch_size) -> np.ndarray:
+def _by_difference(
+  pairs, judge, policy, devices, batch_size
+) -> dict[str, float]:
   model = scoring_model.load_reward(
     judge.difference_dir, policy, devices, mesh_lib.PLAIN, "difference"
   )
-  pairs = _every_two(groups)
-  if not pairs:
-    return _chances(groups, {})
   arrays, _ = train_reward.encoder(model)(pairs)
-  score_pairs = train_reward.of_pairs(model, model.functions, 0.0)[1]
+  score_pairs = train_reward.pair_scorer("difference", model.functions)
   margin, _ = train_reward.predict(
     score_pairs, model.params, arrays, batch_size
   )
   chance = 1.0 / (1.0 + np.exp(-margin.astype(np.float64)))
-  return _chances(
-    groups, {pair.id: float(p) for pair, p in zip(pairs, chance, strict=True)}
-  )
+  return {pair.id: float(p) for pair, p in zip(pairs, chance, strict=True)}
 
 
-def _by_labeler(groups, judge, directory) -> np.ndarray:
-  pairs = _every_two(groups)
-  if not pairs:
-    return _chances(groups, {})
+def _by_labeler(pairs, judge, directory) -> dict[str, float]:
   jsonl.write_records(directory / "pairs.jsonl", pairs)
   found = label_pairs.run(
     output_dir=str(directory),
@@ -157,7 +161,7 @@ def _by_labeler(groups, judge, directory) -> np.ndarray:
     labeler_dir=judge.labeler_dir,
   )
   rows = jsonl.stream_records(records.Preference, found["labels"])
-  return _chances(groups, {row.id: row.p_first for row in rows})
+  return {row.id: row.p_first for row in rows}
 
 
 def pairs_of(
@@ -186,7 +190,7 @@ def pairs_of(
     better, worse = (groups[number][column] for column in (best, worst))
     p = 1.0 if said.chances is None else said.chances[number, best, worst]
     pair = _two(better, worse)
-    turned = bool(int(pair.id[-1], 16) % 2)
+    turned = records.is_odd(pair.id)
     rows.append(
       dataclasses.replace(
         pair,

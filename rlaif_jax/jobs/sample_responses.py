@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def run(
   sample = make_sampler(policy, reference, sampling)
   partial = pathlib.Path(output_dir) / "responses.partial.jsonl"
   if processes.is_writer():
-    _cut_torn_line(partial)
+    jsonl.cut_torn_line(partial)
   # Nothing is added before all have read: a batch needs all processes.
   processes.wait_for_all(f"sample, {partial}")
   done = _read_partial(partial)
@@ -185,6 +185,16 @@ def to_response(example, index, drawn, row, tokenizer) -> records.Response:
   )
 
 
+def by_context(
+  responses: Iterable[records.Response],
+) -> dict[str, list[records.Response]]:
+  """Id of a context -> its responses; both in the order given."""
+  groups: dict[str, list[records.Response]] = {}
+  for response in responses:
+    groups.setdefault(response.id, []).append(response)
+  return groups
+
+
 def make_pairs(
   examples: list[records.Example],
   responses: list[records.Response],
@@ -196,9 +206,7 @@ def make_pairs(
   Which text stands first is decided by the pair's content, so the order
   carries no information.
   """
-  by_id: dict[str, list[records.Response]] = {}
-  for response in responses:
-    by_id.setdefault(response.id, []).append(response)
+  by_id = by_context(responses)
   pairs = []
   for example in examples:
     texts = [r.text for r in by_id[example.id]]
@@ -211,7 +219,7 @@ def make_pairs(
 
 def _pair(example, a, b, source) -> records.Pair:
   name = records.content_id(example.id, a, b)
-  first, second = (a, b) if int(name[-1], 16) % 2 else (b, a)
+  first, second = (a, b) if records.is_odd(name) else (b, a)
   return records.Pair(
     id=name,
     context=example.context,
@@ -226,15 +234,6 @@ def _append(path, rows) -> None:
   with open(path, "a", encoding="utf-8") as f:
     f.write(jsonl.dump_row(rows) + "\n")
     f.flush()
-
-
-def _cut_torn_line(path) -> None:
-  """A last line that was not finished goes."""
-  if path.exists():
-    text = path.read_text("utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-      jsonl.write_text(path, whole)
 
 
 def _read_partial(path) -> list[list[records.Response]]:

@@ -227,8 +227,5 @@ def _whole_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """Finished chunks; a torn last line is cut off."""
   if not path.exists():
     return []
-  data = path.read_bytes()
-  whole = data[: data.rfind(b"\n") + 1]
-  if whole != data:
-    os.truncate(path, len(whole))
-  return [json.loads(line) for line in whole.splitlines()]
+  jsonl.cut_torn_line(path)
+  return [json.loads(line) for line in path.read_bytes().splitlines()]

@@ -213,9 +213,7 @@ class LabelledPairs:
         {"id": label.id, "first": float(a), "second": float(b)}
         for label, a, b in zip(self.labels, first, second, strict=True)
       ]
-      jsonl.write_text(
-        path, "".join(jsonl.dump_row(row) + "\n" for row in [head, *rows])
-      )
+      jsonl.write_rows(path, [head, *rows])
     head_found, *rows = jsonl.parse_rows(path, dict)
     same = [row["id"] for row in rows] == [label.id for label in self.labels]
     if head_found != head or not same:

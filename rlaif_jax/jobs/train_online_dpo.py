@@ -199,16 +199,21 @@ class Answers:
     few = self.num_samples // 2 if self.cool else 0
     warm = self.num_samples - few
     found = self.sample(folder / "warm", policy, number, warm)
-    groups = read_groups(folder / "warm")
+    parts = [folder / "warm"]
     if few:
       self.sample(folder / "cool", policy, number, few, self.cool)
-      for group, more in zip(groups, read_groups(folder / "cool"), strict=True):
-        group += more
+      parts.append(folder / "cool")
+    samples = [
+      row
+      for place in parts
+      for row in jsonl.read_records(records.Response, place / "responses.jsonl")
+    ]
+    groups = list(sample_responses.by_context(samples).values())
     devices = mesh_lib.make_mesh(self.mesh)
     said = round_judges.verdict(
       groups,
       self.judge,
-      loading.load(self.start, "language", devices),
+      self.start,
       devices,
       directory=folder / "judged",
       batch_size=self.batch_size,
@@ -265,9 +270,8 @@ class Course:
 
   def add(self, row: dict[str, Any]) -> None:
     self.rows.append(row)
-    lines = [jsonl.dump_row(row) + "\n" for row in self.rows]
-    jsonl.write_text(self._path, "".join(lines))
-    print(f"{self._name}: {lines[-1]}", end="", flush=True)
+    jsonl.write_rows(self._path, self.rows)
+    print(f"{self._name}: {jsonl.dump_row(row)}", flush=True)
 
 
 def check_pairs(row: dict[str, Any], folder: pathlib.Path) -> None:
@@ -327,11 +331,3 @@ def once(
     found = make(*arguments)
     jsonl.write_text(path, json.dumps(found, sort_keys=True) + "\n")
   return json.loads(path.read_text("utf-8"))
-
-
-def read_groups(folder: pathlib.Path) -> list[list[records.Response]]:
-  """The samples of each context."""
-  groups: dict[str, list[records.Response]] = {}
-  for row in jsonl.read_records(records.Response, folder / "responses.jsonl"):
-    groups.setdefault(row.id, []).append(row)
-  return list(groups.values())

@@ -305,10 +305,7 @@ class Candidates:
           self._examples[row], 0, drawn, i, self._sft.tokenizer
         )
         rows.append({**records.to_row(response), "score": float(scores[i])})
-    jsonl.write_text(
-      self._directory / "validation" / f"{step:06d}.jsonl",
-      "".join(jsonl.dump_row(row) + "\n" for row in rows),
-    )
+    jsonl.write_rows(self._directory / "validation" / f"{step:06d}.jsonl", rows)
     checkpoint.save_model(
       self._directory / "candidates" / f"{step:06d}",
       params["policy"],

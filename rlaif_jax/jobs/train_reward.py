@@ -9,11 +9,13 @@ models, which read both candidates together.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from typing import Any, Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -32,6 +34,9 @@ from rlaif_jax.jobs import training_rows
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import difference
 from rlaif_jax.reward import model as reward_model
+
+# What a model may read: one response, or two together.
+KINDS = ("scalar", "difference")
 
 # Each process has its own devices; arrays are global.
 SEVERAL_PROCESSES = True
@@ -84,8 +89,8 @@ def run(
     seed: of the order.
     name: of the finished model.
   """
-  if kind not in OF_KIND:
-    raise ValueError(f"kind is {kind!r}; use one of {sorted(OF_KIND)}")
+  if kind not in KINDS:
+    raise ValueError(f"kind is {kind!r}; use one of {KINDS}")
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
   loaded = [loading.load(init_from, "language", devices)]
@@ -101,7 +106,8 @@ def run(
     split_by=mesh_lib.activation_sharding(devices),
   )
   functions = architectures.scalar(start.config, how)
-  loss, score_pairs, can_pack = OF_KIND[kind](start, functions, label_smoothing)
+  loss, can_pack = training_of(kind, start, functions, label_smoothing)
+  score_pairs = pair_scorer(kind, functions)
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
   source = pair_batches.PairBatches(
@@ -148,10 +154,7 @@ def run(
   # 4. The finished model, and what it says of the held-out pairs.
   loading.save_like(f"{output_dir}/model", params, start, name=name, kind=kind)
   write_test_rewards(output_dir, test_labels, rewards)
-  jsonl.write_text(
-    f"{output_dir}/reward_accuracy.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in curve),
-  )
+  jsonl.write_rows(f"{output_dir}/reward_accuracy.jsonl", curve)
   return {
     "model": f"{output_dir}/model",
     "labels": len(labels),
@@ -160,24 +163,16 @@ def run(
   }
 
 
-def of_responses(start, functions, label_smoothing):
-  """A reward model's loss and (params, pairs) -> two rewards [B]."""
-  del start
-  return (
-    reward_model.make_loss(functions, label_smoothing=label_smoothing),
-    jax.jit(
-      lambda params, part: reward_model.pair_rewards(functions, params, part)
-    ),
-    functions.last_packed is not None,
-  )
-
-
-def of_pairs(start, functions, label_smoothing):
-  """The same of a difference model; its second reward is 0.
+def training_of(kind, start, functions, label_smoothing):
+  """The loss of a kind of model, and whether it reads packed pairs.
 
   Raises:
-    ValueError: an option that it has no use for, or texts too long for it.
+    ValueError: an option that a difference model has no use for, or texts too
+      long for it.
   """
+  if kind == "scalar":
+    loss = reward_model.make_loss(functions, label_smoothing=label_smoothing)
+    return loss, functions.last_packed is not None
   if label_smoothing:
     raise ValueError(
       f"label_smoothing is {label_smoothing}, and a difference model takes "
@@ -191,27 +186,22 @@ def of_pairs(start, functions, label_smoothing):
     vocab_size=start.config.vocab_size,
     max_length=start.config.max_length,
   )
-  margin = make_margin(functions)
-  return (
-    difference.make_loss(functions),
-    lambda params, part: (
-      margin(params, part.first, part.second),
-      np.zeros(part.label.shape, np.float32),
-    ),
-    False,
-  )
+  return difference.make_loss(functions), False
 
 
-OF_KIND = {"scalar": of_responses, "difference": of_pairs}
+def pair_scorer(kind, functions):
+  """The jitted (params, pairs) -> rewards of both candidates: [B], [B].
 
+  Of a difference model the first is the margin, and the second 0.
+  """
 
-def make_margin(functions):
-  """A jitted (params, first, second) -> [B] of a difference model."""
-  return jax.jit(
-    lambda params, first, second: difference.difference(
-      functions, params, first, second
-    )
-  )
+  def of_difference(params, pairs):
+    margin = difference.difference(functions, params, pairs.first, pairs.second)
+    return margin, jnp.zeros_like(margin)
+
+  if kind == "difference":
+    return jax.jit(of_difference)
+  return jax.jit(functools.partial(reward_model.pair_rewards, functions))
 
 
 def read_labels(
@@ -282,10 +272,7 @@ def write_test_rewards(
     }
     for i, label in enumerate(labels)
   ]
-  jsonl.write_text(
-    f"{directory}/test_rewards.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in rows),
-  )
+  jsonl.write_rows(f"{directory}/test_rewards.jsonl", rows)
 
 
 def accuracy(rewards, labels) -> dict[str, float]:

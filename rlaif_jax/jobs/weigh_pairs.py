@@ -50,7 +50,7 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   kind = checkpoint.read_description(model_dir)["kind"]
-  if kind not in train_reward.OF_KIND:
+  if kind not in train_reward.KINDS:
     raise ValueError(
       f"{model_dir} holds a {kind} model; a weight comes from a scalar or a "
       "difference model of train_reward"
@@ -58,7 +58,7 @@ def run(
   model = loading.load(model_dir, kind, devices)
   labels = train_reward.read_labels(labels_file)
   pairs, cut = train_reward.encoder(model)(labels)
-  score_pairs = train_reward.OF_KIND[kind](model, model.functions, 0.0)[1]
+  score_pairs = train_reward.pair_scorer(kind, model.functions)
   rewards = train_reward.predict(score_pairs, model.params, pairs, batch_size)
   margin = rewards[0] - rewards[1]
   # Nobody wins a tie, so it has no gap.

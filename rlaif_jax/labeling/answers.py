@@ -130,14 +130,12 @@ class AnswerLog:
     self._read()
 
   def _read(self) -> None:
-    data = self._path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
+    if jsonl.cut_torn_line(self._path):
       logging.warning(
         "%s: cut off a click that was not written to its end.", self._path
       )
-      os.truncate(self._path, whole)
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
+    lines = self._path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
       try:
         row = json.loads(line)
         mode, answer = row["mode"], _from_row(row)

@@ -46,14 +46,11 @@ class JournaledBackend:
     """Takes the lines of an earlier process; a torn last one is cut off."""
     if not self._path.exists():
       return
-    data = self._path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
+    if jsonl.cut_torn_line(self._path):
       logging.warning(
         "%s: cut off an answer that was not written to its end.", self._path
       )
-      os.truncate(self._path, whole)
-    for line in data[:whole].splitlines():
+    for line in self._path.read_bytes().splitlines():
       self._take(json.loads(line))
 
   def _take(self, row: dict[str, Any]) -> None:

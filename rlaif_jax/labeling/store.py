@@ -146,7 +146,13 @@ class LabelStore:
       except BlockingIOError:
         f.close()
         continue
-      _repair(path)
+      if cut := jsonl.cut_torn_line(path):
+        logging.warning(
+          "%s: cut off %d bytes of a chunk that was not written to its end; "
+          "its pairs are asked again.",
+          path,
+          cut,
+        )
       self._file = f
       return f
     raise AssertionError("unreachable")
@@ -261,29 +267,3 @@ def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _number(key: str) -> int:
   """A content id as SQLite's signed 64-bit integer."""
   return int(key, 16) - 2**63
-
-
-def _repair(path: pathlib.Path) -> None:
-  """Cuts off a last line that has no end."""
-  with open(path, "r+b") as f:
-    size = f.seek(0, os.SEEK_END)
-    whole = size
-    while whole:
-      begin = max(0, whole - 65536)
-      f.seek(begin)
-      found = f.read(whole - begin).rfind(b"\n")
-      if found >= 0:
-        whole = begin + found + 1
-        break
-      whole = begin
-    if whole == size:
-      return
-    logging.warning(
-      "%s: cut off %d bytes of a chunk that was not written to its end; its "
-      "pairs are asked again.",
-      path,
-      size - whole,
-    )
-    f.truncate(whole)
-    f.flush()
-    os.fsync(f.fileno())

@@ -69,3 +69,14 @@ def test_records_on_demand(tmp_path, name):
   assert list(found[1:4]) == rows[1:4] and found[1:][0] == rows[1]
   with pytest.raises(ValueError, match=rf"{name}:6: .* Mend or delete"):
     found[4]
+
+
+def test_a_last_line_without_an_end_is_cut_off(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  assert jsonl.cut_torn_line(path) == 0 and not path.exists()
+  long = b'{"torn": "' + b"x" * 200_000
+  for whole in (b"", b'{"a": 1}\n', b'{"a": 1}\n{"b": 2}\n'):
+    for torn in (b"", b"{", long):
+      path.write_bytes(whole + torn)
+      assert jsonl.cut_torn_line(path) == len(torn)
+      assert path.read_bytes() == whole

@@ -43,9 +43,13 @@ GROUPS = [
 
 def said(world, given, tmp_path, groups=GROUPS):
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
-  policy = loading.load(str(world / "sft" / "model"), "language", devices)
   return round_judges.verdict(
-    groups, given, policy, devices, directory=tmp_path / "judged", batch_size=4
+    groups,
+    given,
+    str(world / "sft" / "model"),
+    devices,
+    directory=tmp_path / "judged",
+    batch_size=4,
   )
 
 
@@ -73,11 +77,11 @@ def test_a_difference_model_compares_every_two(world, tmp_path):
   model = loading.load(
     trained["model"], "difference", mesh.make_mesh("data:-1")
   )
-  margin = train_reward.make_margin(model.functions)
+  margin = train_reward.pair_scorer("difference", model.functions)
   pair, _ = train_reward.encoder(model)(
     [round_judges._two(GROUPS[0][2], GROUPS[0][1])]
   )
-  one = float(margin(model.params, pair.first, pair.second)[0])
+  one = float(margin(model.params, pair)[0][0])
   assert abs(one) > 0.01
   assert chances[0, 2, 1] == pytest.approx(1 / (1 + np.exp(-one)), abs=1e-4)
   np.testing.assert_allclose(

@@ -43,8 +43,8 @@ def labels(path, n, seed):
   return str(path)
 
 
-def test_it_learns_and_measures_the_curve(world, tmp_path):
-  result = train_reward.run(
+def train(world, tmp_path, **changes):
+  settings = dict(
     output_dir=str(tmp_path / "out"),
     labels_file=labels(tmp_path / "train.jsonl", 64, 0),
     test_labels_file=labels(tmp_path / "test.jsonl", 32, 1),
@@ -52,8 +52,12 @@ def test_it_learns_and_measures_the_curve(world, tmp_path):
     optimizer=optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2),
     epochs=4.0,
     batch_size=8,
-    label_counts=(8, 500),
   )
+  return train_reward.run(**{**settings, **changes})
+
+
+def test_it_learns_and_measures_the_curve(world, tmp_path):
+  result = train(world, tmp_path, label_counts=(8, 500))
   assert result["accuracy"] == 1.0 and result["n"] == 32
   curve = jsonl.parse_rows(tmp_path / "out/reward_accuracy.jsonl", dict)
   assert [row["labels"] for row in curve] == [8, 64]
@@ -80,19 +84,6 @@ def test_a_label_outside_zero_one_is_named_by_line(tmp_path):
     train_reward.read_labels(str(path))
 
 
-def train(world, tmp_path, **changes):
-  settings = dict(
-    output_dir=str(tmp_path / "out"),
-    labels_file=labels(tmp_path / "train.jsonl", 64, 0),
-    test_labels_file=labels(tmp_path / "test.jsonl", 32, 1),
-    init_from=str(world / "sft" / "model"),
-    optimizer=optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2),
-    epochs=4.0,
-    batch_size=8,
-  )
-  return train_reward.run(**{**settings, **changes})
-
-
 def test_a_difference_model_reads_both_and_has_no_side(world, tmp_path):
   result = train(world, tmp_path, kind="difference")
   assert result["accuracy"] == 1.0 and result["n"] == 32
@@ -103,7 +94,7 @@ def test_a_difference_model_reads_both_and_has_no_side(world, tmp_path):
   pairs, _ = train_reward.encoder(model)(
     train_reward.read_labels(str(tmp_path / "test.jsonl"))
   )
-  margin = train_reward.of_pairs(model, model.functions, 0.0)[1]
+  margin = train_reward.pair_scorer("difference", model.functions)
   turned = pairs.replace(first=pairs.second, second=pairs.first)
   one, zero = margin(model.params, pairs)
   np.testing.assert_allclose(
@@ -138,7 +129,9 @@ def test_two_responses_that_the_model_cannot_read_are_an_error(world):
     short = dataclasses.replace(model, config=config)
     context = pytest.raises(ValueError, match=f"up to {length} tokens")
     with contextlib.nullcontext() if fits else context:
-      train_reward.of_pairs(short, architectures.scalar(config), 0.0)
+      train_reward.training_of(
+        "difference", short, architectures.scalar(config), 0.0
+      )
 
 
 def test_the_start_is_not_held_while_training(world, tmp_path, monkeypatch):
