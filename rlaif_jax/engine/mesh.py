@@ -143,6 +143,23 @@ def abstract_params(
   )
 
 
+def mover(
+  init: Callable[[jax.Array], Any],
+  mesh: jax.sharding.Mesh,
+  placement: Placement,
+) -> Callable[[Any], Any]:
+  """Returns move(params): a copy that lies, and has the type, of `placement`.
+
+  Jitted. Where a split parameter comes to lie whole it is gathered here, once,
+  instead of in each program (and in each turn of a loop) that reads it.
+  """
+  like = abstract_params(init, mesh, placement)
+  return jax.jit(
+    lambda params: jax.tree.map(lambda x, to: x.astype(to.dtype), params, like),
+    out_shardings=jax.tree.map(lambda to: to.sharding, like),
+  )
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """The leading axis of every batch array is split over data and fsdp."""
   return jax.sharding.NamedSharding(

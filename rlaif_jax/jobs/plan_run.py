@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import time
 from typing import Any
 
 import jax
 
+from rlaif_jax.core import compile_cache
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
 from rlaif_jax.engine import chips
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import kept_costs
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.jobs import plan_tables
@@ -59,6 +62,7 @@ def run(
   remat: str = "none",
   scan_layers: bool = False,
   read_dtype: str = "float32",
+  rollout: mesh_lib.Placement | None = None,
   topology: str = "",
   chip: str = "",
   mesh: str = "data:-1",
@@ -85,6 +89,8 @@ def run(
     remat: what the backward pass keeps of each layer.
     scan_layers: layers of updates are one loop; see `train_sft`.
     read_dtype: of the parameters of reference and scorer.
+    rollout: where the policy's copy lies that samples; see
+      `train_policy.PlacementConfig`.
     topology: such as "v5e:16x16" (chips); "": the devices of this process.
     chip: judge by the memory and the rates of this chip, such as "H100 SXM",
       what was compiled for another; "": those of the devices.
@@ -110,13 +116,15 @@ def run(
     batch_size=batch_size,
     reward_batch_size=reward_batch_size,
     read_dtype=read_dtype,
+    rollout=rollout,
     microbatches=microbatches,
     remat=remat,
     scan_layers=scan_layers,
   )
   meshes = [mesh, *(text for text in MESHES if search and text != mesh)]
+  kept = kept_costs.KeptCosts(kept_in(), devices, known)
   phases = {
-    phase: plan_phase(recipe, steps, phase, devices, meshes, known, whole)
+    phase: plan_phase(recipe, steps, phase, meshes, kept, whole)
     for phase in planned_shapes.PHASES
     if getattr(steps, phase)
   }
@@ -152,24 +160,29 @@ def run(
   }
 
 
+def kept_in() -> str:
+  """Where the costs of compiled programs are kept; "": nowhere."""
+  kept = compile_cache.folder(os.environ)
+  return str(pathlib.Path(kept) / "plans") if kept else ""
+
+
 def plan_phase(
   recipe: planned_shapes.Recipe,
   steps: planned_shapes.Steps,
   phase: str,
-  devices: list[Any],
   meshes: list[str],
-  chip: chips.Chip,
+  kept: kept_costs.KeptCosts,
   whole: bool,
 ) -> list[dict[str, Any]]:
   """Plans of a phase on meshes, up to the first that fits."""
   plans = []
   for text in meshes:
-    plan = plan_mesh(recipe, phase, text, devices, chip, whole)
+    plan = plan_mesh(recipe, phase, text, kept, whole)
     updates = getattr(steps, phase)
     seconds = sum(row["update_seconds"] for row in plan["programs"])
     plan |= {"updates": updates, "hours": updates * seconds / 3600}
     plans.append(plan)
-    print(plan_tables.table(plan, chip), flush=True)
+    print(plan_tables.table(plan, kept.chip), flush=True)
     if plan["fits"]:
       break
   return plans
@@ -179,8 +192,7 @@ def plan_mesh(
   recipe: planned_shapes.Recipe,
   phase: str,
   text: str,
-  devices: list[Any],
-  chip: chips.Chip,
+  kept: kept_costs.KeptCosts,
   whole: bool,
 ) -> dict[str, Any]:
   """Costs of a phase's programs on one mesh, up to one that does not fit.
@@ -188,6 +200,7 @@ def plan_mesh(
   What needs no compiler is looked at first: whether the devices make such a
   mesh, whether rows divide by it, whether the models alone are too large.
   """
+  devices, chip = kept.devices, kept.chip
   plan = {
     "phase": phase,
     "mesh": text,
@@ -213,7 +226,7 @@ def plan_mesh(
     if plan["reason"]:
       break
     try:
-      row = measured(program, chip, whole, text)
+      row = measured(program, kept, whole, text)
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -232,7 +245,10 @@ def plan_mesh(
 
 
 def measured(
-  program: planned_programs.Program, chip: chips.Chip, whole: bool, mesh: str
+  program: planned_programs.Program,
+  kept: kept_costs.KeptCosts,
+  whole: bool,
+  mesh: str,
 ) -> dict[str, Any]:
   """One program's row of a plan; says what it compiles meanwhile."""
   begin = time.monotonic()
@@ -241,7 +257,7 @@ def measured(
     took = time.monotonic() - begin
     print(f"{mesh}: compiling {what} ({took:.0f} s so far)", flush=True)
 
-  found = planned_programs.measure(program, chip, whole=whole, note=note)
+  found = planned_programs.measure(program, kept, whole=whole, note=note)
   return {
     "program": program.name,
     "runs": program.runs,

@@ -7,22 +7,20 @@ What `plan` compiles. Each is built by the functions that the jobs use.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 
-from rlaif_jax.engine import chips
-from rlaif_jax.engine import decode
+from rlaif_jax.engine import kept_costs
+from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import programs
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.jobs import planned_rollout
 from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import architectures
-from rlaif_jax.ops import sampling as sampling_ops
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
 
@@ -40,8 +38,8 @@ class Program:
     name: of it.
     runs: per update of the phase.
     config: of its model.
-    compiled: (config, are its layers a loop, microbatches, options of the
-      compiler) -> compiled.
+    lowered: (config, are its layers a loop, microbatches) -> what has
+      `as_text()` and `compile(compiler_options=)`.
     scan_layers: layers are a loop in the run.
     microbatches: of the run.
     held: bytes on each device of what is there too but not its argument.
@@ -51,7 +49,7 @@ class Program:
   name: str
   runs: int
   config: architectures.Config
-  compiled: Callable[..., Any]
+  lowered: Callable[[architectures.Config, bool, int], Any]
   held: float
   scan_layers: bool = False
   microbatches: int = 1
@@ -59,7 +57,7 @@ class Program:
 
 
 def measure(
-  program: Program, chip: chips.Chip, *, whole: bool, note: Any
+  program: Program, kept: kept_costs.KeptCosts, *, whole: bool, note: Any
 ) -> programs.Cost:
   """What a program costs, of shallow models with the layers of all.
 
@@ -70,20 +68,21 @@ def measure(
 
   Args:
     program: from `programs_of`.
-    chip: for rates.
+    kept: costs of what was compiled before.
     whole: compile the program in full depth too, for its memory.
     note: is called with what is compiled next.
   """
   count = program.microbatches
-  is_loop = program.scan_layers or count > 1
   as_counted = (False, 1, _WITHOUT_LOOPS if program.has_hidden_loops else None)
   as_run = (program.scan_layers, count, None)
 
-  def cost(config, *how):
+  def cost(config, scan_layers, microbatches, options):
     layers = getattr(config, "num_layers", 0)
+    how = (scan_layers, microbatches, options)
     purpose = "as it runs" if how == as_run else "to be counted"
-    note(f"{program.name}, {layers} layers, {purpose}")
-    return programs.cost(program.compiled(config, *how), chip)
+    lowered = program.lowered(config, scan_layers, microbatches)
+    said = f"{program.name}, {layers} layers, {purpose}"
+    return kept.cost(lowered, options, lambda: note(said))
 
   def shallow(how, least):
     return programs.added(
@@ -93,12 +92,9 @@ def measure(
       ]
     )
 
-  # A loop over one layer is none, so the shallowest has two.
-  running = (
-    cost(program.config, *as_run)
-    if whole
-    else shallow(as_run, 2 if is_loop else 1)
-  )
+  # A last layer asks less than others, and a loop over one layer is none: of
+  # memory one layer tells nothing.
+  running = cost(program.config, *as_run) if whole else shallow(as_run, 2)
   if as_counted == as_run:
     return running
   costs = programs.added([(count, shallow(as_counted, 1))])
@@ -195,19 +191,18 @@ def _update(name, phase, shapes, build, batch, held=0.0) -> Program:
   recipe = shapes.recipe
   count = recipe.microbatches
 
-  def compiled(config, scan_layers, microbatches, options=None):
+  def lowered(config, scan_layers, microbatches):
     init, tx, loss = build(shapes, config, scan_layers)
     step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
     state = step_lib.abstract_state(init, tx, shapes.mesh)
     rows = batch(recipe.rows(phase) * microbatches // count)
-    lowered = step.lower(state, rows, shapes.key, None)
-    return lowered.compile(compiler_options=options)
+    return step.lower(state, rows, shapes.key, None)
 
   return Program(
     name=name,
     runs=1,
     config=recipe.reward_model if phase == "reward" else recipe.model,
-    compiled=compiled,
+    lowered=lowered,
     held=held,
     scan_layers=recipe.scan_layers,
     microbatches=count,
@@ -219,30 +214,33 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
   recipe = shapes.recipe
   found = resident(recipe, "policy", shapes.mesh)
   everything = sum(found.values())
-  policy = programs.bytes_held(
-    shapes.learned(architectures.language(recipe.model).init)
-  )
-  first, one = _rollout(shapes)
-  without = everything - policy
+  init = architectures.language(recipe.model).init
+  # The copy that samples is there beside the policy.
+  held = everything
+  if recipe.rollout is None:
+    held -= programs.bytes_held(shapes.learned(init))
+  else:
+    yield _move(shapes, held - programs.bytes_held(shapes.learned(init)))
+  prompts, token = planned_rollout.lowered(shapes)
   yield Program(
     name="rollout, prompts",
     runs=1,
     config=recipe.model,
-    compiled=first,
-    held=without,
+    lowered=prompts,
+    held=held,
   )
   yield Program(
     name="rollout, a token",
     runs=recipe.sampling.max_tokens,
     config=recipe.model,
-    compiled=one,
-    held=without,
+    lowered=token,
+    held=held,
   )
   yield Program(
     name="reference log-probs",
     runs=1,
     config=recipe.model,
-    compiled=_reference(shapes),
+    lowered=_reference(shapes),
     held=everything - found["reference"],
   )
   yield _score(shapes, everything - found["scorer"])
@@ -255,85 +253,28 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
   )
 
 
-def _rollout(shapes: planned_shapes.Shapes):
-  """`compiled` of reading the prompts and of drawing one token."""
-  recipe = shapes.recipe
-  rows = recipe.rows("policy")
-  room = recipe.sampling.max_tokens
+def _move(shapes: planned_shapes.Shapes, held: float) -> Program:
+  """Making the copy that samples."""
 
-  def model_of(config):
-    return architectures.language(config, shapes.how_read)
+  def lowered(config, _, __):
+    init = architectures.language(config).init
+    move = mesh_lib.mover(init, shapes.mesh, shapes.recipe.rollout)
+    return move.lower(shapes.learned(init))
 
-  @functools.cache
-  def lowered(config):
-    model = model_of(config)
-
-    def prefill(params, prompt, valid):
-      read = model.prefill(params, prompt, valid, room)
-      samples = recipe.rl.samples_per_prompt
-      hidden, cache = scoring.repeat_rows(read, samples)
-      return model.logits(params, hidden), cache
-
-    prompt = (recipe.batch_size, shapes.prompt)
-    return jax.jit(prefill).lower(
-      shapes.learned(model.init),
-      shapes.array(*prompt),
-      shapes.array(*prompt, dtype=jnp.bool_),
-    )
-
-  @functools.cache
-  def as_run(config):
-    return lowered(config).compile()
-
-  def first(config, _, __, options=None):
-    if options is None:
-      return as_run(config)
-    return lowered(config).compile(compiler_options=options)
-
-  def one(config, _, __, options=None):
-    model = model_of(config)
-
-    logits, cache = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=sharding
-      ),
-      lowered(config).out_info,
-      as_run(config).output_shardings,
-    )
-    keys = jax.eval_shape(
-      lambda: decode.row_keys(jax.random.key(0), jnp.zeros((rows,), jnp.int32))
-    )
-    step = jax.jit(_token(recipe, model), donate_argnums=3)
-    params = shapes.learned(model.init)
-    lowered_step = step.lower(params, logits, keys, cache)
-    return lowered_step.compile(compiler_options=options)
-
-  return first, one
-
-
-def _token(recipe: planned_shapes.Recipe, model: Any):
-  """What draws a token of each row, and reads it."""
-
-  def token(params, logits, keys, cache):
-    drawn, _ = sampling_ops.sample(
-      keys,
-      logits,
-      temperature=recipe.sampling.temperature,
-      top_k=recipe.sampling.top_k,
-      top_p=recipe.sampling.top_p,
-    )
-    here = jnp.ones((len(drawn), 1), bool)
-    hidden, cache = model.extend(params, drawn[:, None], here, cache)
-    return model.logits(params, hidden[:, -1]), cache
-
-  return token
+  return Program(
+    name="rollout, its copy",
+    runs=1,
+    config=shapes.recipe.model,
+    lowered=lowered,
+    held=held,
+  )
 
 
 def _reference(shapes: planned_shapes.Shapes):
-  """`compiled` of the reference's log-probs."""
+  """`lowered` of the reference's log-probs."""
   recipe = shapes.recipe
 
-  def compiled(config, _, __, options=None):
+  def lowered(config, _, __):
     model = architectures.language(config, shapes.how_read)
 
     def log_probs(params, group):
@@ -341,23 +282,21 @@ def _reference(shapes: planned_shapes.Shapes):
         model, params, group, temperature=recipe.sampling.temperature
       )
 
-    lowered = jax.jit(log_probs).lower(shapes.read(model.init), shapes.group())
-    return lowered.compile(compiler_options=options)
+    return jax.jit(log_probs).lower(shapes.read(model.init), shapes.group())
 
-  return compiled
+  return lowered
 
 
 def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   """The reward model's forward, or the labeler's."""
   recipe = shapes.recipe
 
-  def by_reward_model(config, _, __, options=None):
+  def by_reward_model(config, _, __):
     scalar = architectures.scalar(config, shapes.how_read)
     params = shapes.read(scalar.init)
-    lowered = jax.jit(scalar.last_group).lower(params, shapes.group())
-    return lowered.compile(compiler_options=options)
+    return jax.jit(scalar.last_group).lower(params, shapes.group())
 
-  def by_labeler(config, _, __, options=None):
+  def by_labeler(config, _, __):
     model = architectures.language(config, shapes.how_read)
     # Ten options whose last is two tokens, the first of them that of "1".
     scores = (*((i,) for i in range(1, 10)), (1, 10))
@@ -367,13 +306,12 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
       read = scoring.shared_option_log_probs
       texts = shapes.rated_apart(model)
     step = jax.jit(lambda params, *texts: read(model, params, *texts, scores))
-    lowered = step.lower(shapes.read(model.init), *texts)
-    return lowered.compile(compiler_options=options)
+    return step.lower(shapes.read(model.init), *texts)
 
   return Program(
     name="score by labeler" if recipe.labeler else "score by reward model",
     runs=1,
     config=recipe.labeler or recipe.reward_model,
-    compiled=by_labeler if recipe.labeler else by_reward_model,
+    lowered=by_labeler if recipe.labeler else by_reward_model,
     held=held,
   )

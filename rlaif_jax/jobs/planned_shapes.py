@@ -55,6 +55,7 @@ class Recipe:
   batch_size: int
   reward_batch_size: int
   read_dtype: str
+  rollout: mesh_lib.Placement | None
   microbatches: int
   remat: str
   scan_layers: bool
@@ -84,18 +85,21 @@ def shallow(
 ) -> list[tuple[float, Any]]:
   """Models of few layers whose costs, so often, add up to those of this one.
 
-  What a step costs is a constant and a part per layer, so a model of one layer
-  (or of `least` times the layers that repeat) and another of two tell what any
-  number costs.
+  What a step costs is a constant and a part per layer, so a model of `least`
+  layers (or so often the layers that repeat; all, where there are no more)
+  and one of a layer more tell what any number costs.
   """
   fields = ("num_layers", "num_decoder_layers")
   depths = {f: getattr(config, f) for f in fields if hasattr(config, f)}
-  unit = least * getattr(config, "variant", variant.Variant()).period
-  one = dataclasses.replace(config, **dict.fromkeys(depths, unit))
+  period = getattr(config, "variant", variant.Variant()).period
+  base = {f: min(least * period, depth) for f, depth in depths.items()}
+  one = dataclasses.replace(config, **base)
   found = []
-  for depth in sorted(set(depths.values()) - {unit}):
-    more = {field: 2 * unit for field in depths if depths[field] == depth}
-    found.append((depth / unit - 1, dataclasses.replace(one, **more)))
+  for depth, unit in sorted({(depths[f], base[f]) for f in depths}):
+    if depth > unit:
+      more = {f: unit + period for f in depths if depths[f] == depth}
+      times = (depth - unit) / period
+      found.append((times, dataclasses.replace(one, **more)))
   return [(1 - sum(times for times, _ in found), one), *found]
 
 
@@ -136,6 +140,12 @@ class Shapes:
     """Parameters of a model that is only read."""
     placement = mesh_lib.Placement(dtype=self.recipe.read_dtype)
     return mesh_lib.abstract_params(init, self.mesh, placement)
+
+  def sampled(self, init: Any) -> Any:
+    """Parameters of the policy while it samples."""
+    if self.recipe.rollout is None:
+      return self.learned(init)
+    return mesh_lib.abstract_params(init, self.mesh, self.recipe.rollout)
 
   def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
     """An array whose first axis is rows."""

@@ -93,12 +93,16 @@ class SelectionConfig:
 class PlacementConfig:
   """Where the parameters of each model lie; ScorerConfig has the scorer's.
 
-  What is learned (policy, value) stays float32; the reference is only read.
+  What is learned (policy, value) stays float32; the reference is only read. So
+  is the copy of the policy that samples, made anew for each rollout: where
+  parameters are split by fsdp it saves gathering them for every token
+  (rules=(("embed", ""),)). None: there is no copy.
   """
 
   policy: mesh_lib.Placement = mesh_lib.PLAIN
   value: mesh_lib.Placement = mesh_lib.PLAIN
   reference: mesh_lib.Placement = mesh_lib.PLAIN
+  rollout: mesh_lib.Placement | None = None
 
   def __post_init__(self):
     for name in ("policy", "value"):
@@ -187,6 +191,8 @@ def run(
     config=rl,
     sampling=sampling,
     eos_ids=sft.tokenizer.eos_ids,
+    move=placement.rollout
+    and mesh_lib.mover(sft.functions.init, devices, placement.rollout),
   )
   tx = optimizer_lib.make_joint_optimizer(configs)
   state = step_lib.state_from_params(params, tx, devices)

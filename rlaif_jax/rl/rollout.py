@@ -36,13 +36,16 @@ def make_collect(
   config: algorithms.RLConfig,
   sampling: decode.SamplingConfig,
   eos_ids: tuple[int, ...],
+  move: Callable[[Any], Any] | None = None,
 ) -> Collect:
   """Returns collect(params, frozen, prompts, key).
 
   `params` is {"policy", "value"}; `frozen` is {"reference", "scorer"}. The
   result is ((Rollout, advantages [B, R], targets [B, R]), metrics). Policy
   and reference are both read at the sampling temperature, so that the KL that
-  is reported is the KL of the distribution that is sampled and trained.
+  is reported is the KL of the distribution that is sampled and trained. `move`
+  makes the copy of the policy that samples, once a rollout (`mesh.mover`);
+  without it the parameters are read where they lie, at every token.
   """
   row = algorithms.ALGORITHMS[config.algorithm]
   if sampling.temperature <= 0:
@@ -92,7 +95,9 @@ def make_collect(
   def collect(params, frozen, prompts, key):
     # 1. Sample at the training temperature; log-probs come with the samples.
     # The samples of a prompt stand together, and so share it from here on.
-    drawn = sample(params["policy"], prompts, key)
+    read = move(params["policy"]) if move else params["policy"]
+    drawn = sample(read, prompts, key)
+    del read
     # 2. Score whole responses.
     score = scorer(frozen["scorer"], prompts, drawn.response, drawn.mask)
     # 3. Reference log-probs, 4. values where the algorithm needs old ones,

@@ -54,6 +54,24 @@ def test_a_placement_has_its_own_rules_and_type():
   assert (whole.dtype, table.dtype) == (jnp.float32, jnp.bfloat16)
 
 
+def test_a_moved_copy_has_the_same_numbers_elsewhere():
+  functions = decoder.functions(testing.tiny_decoder(16))
+  built = mesh.make_mesh("fsdp:2,model:2", jax.devices()[:4])
+  split = jax.tree.map(
+    lambda x, to: jax.device_put(x, to.sharding),
+    testing.build(functions),
+    mesh.abstract_params(functions.init, built),
+  )
+  placement = mesh.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  moved = mesh.mover(functions.init, built, placement)(split)
+  like = mesh.abstract_params(functions.init, built, placement)
+  for x, to, was in zip(
+    *map(jax.tree.leaves, (moved, like, split)), strict=True
+  ):
+    assert (x.sharding, x.dtype) == (to.sharding, jnp.bfloat16)
+    np.testing.assert_array_equal(x, np.asarray(was).astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize(
   "wrong, named",
   [

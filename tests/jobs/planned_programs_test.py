@@ -14,6 +14,7 @@ import pytest
 from rlaif_jax.data import converters
 from rlaif_jax.engine import chips
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import kept_costs
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import programs
@@ -53,6 +54,7 @@ def recipe(model=DECODER, **changes):
     batch_size=16,
     reward_batch_size=0,
     read_dtype="float32",
+    rollout=None,
     microbatches=1,
     remat="none",
     scan_layers=False,
@@ -67,8 +69,9 @@ def planned(recipe, phase, text="data:2,fsdp:2,model:2"):
 
 
 def cost_of(program, whole=True):
+  nothing = kept_costs.KeptCosts("", (), CHIP)
   return planned_programs.measure(
-    program, CHIP, whole=whole, note=lambda what: None
+    program, nothing, whole=whole, note=lambda what: None
   )
 
 
@@ -108,7 +111,7 @@ def test_products_that_a_tpu_overlaps_with_gathers_are_counted_whole():
   products += 2 * rows * length**2 * c.width / 2  # Half are masked.
   assert cost.flops == pytest.approx(3 * 2 * products / 16, rel=0.1)
   # Without the option a part of it is not seen.
-  counted = program.compiled(c, False, 1).cost_analysis()
+  counted = program.lowered(c, False, 1).compile().cost_analysis()
   assert counted["flops"] < 0.8 * cost.flops
 
 
@@ -165,17 +168,31 @@ def test_shallow_models_tell_what_deep_ones_cost(model, loops):
   settings = recipe(deep, scan_layers=loops, remat="full")
   program = planned(settings, "sft")["SFT update"]
   found = cost_of(program, whole=False)
-  whole = programs.cost(program.compiled(deep, loops, 1), CHIP)
+  whole = programs.cost(program.lowered(deep, loops, 1).compile(), CHIP)
   assert found.memory == pytest.approx(whole.memory, rel=0.05)
   assert found.arguments == pytest.approx(whole.arguments, rel=1e-6)
   if loops:  # The compiler counts what is in a loop once.
     assert whole.flops < 0.7 * found.flops
-    whole = programs.cost(program.compiled(deep, False, 1), CHIP)
+    whole = programs.cost(program.lowered(deep, False, 1).compile(), CHIP)
   assert found.flops == pytest.approx(whole.flops, rel=0.02)
   assert found.bytes_accessed == pytest.approx(whole.bytes_accessed, rel=0.05)
   for a, b in zip(found.collectives, whole.collectives, strict=True):
     assert (a.kind, a.count) == (b.kind, b.count)
     assert a.sent_bytes == pytest.approx(b.sent_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_a_last_layer_that_asks_less_tells_nothing_of_memory(model):
+  """The prompts' last layer asks for the last column alone."""
+  deep = dataclasses.replace(model, num_layers=5)
+  if isinstance(model, t5.T5Config):
+    deep = dataclasses.replace(deep, num_decoder_layers=4)
+  programs_ = planned(recipe(deep), "policy")
+  for name in ("rollout, prompts", "reference log-probs"):
+    found = cost_of(programs_[name], whole=False)
+    whole = cost_of(programs_[name], whole=True)
+    assert found.memory == pytest.approx(whole.memory, rel=0.05), name
+    assert found.flops == pytest.approx(whole.flops, rel=0.02), name
 
 
 def test_what_is_there_all_the_time():
@@ -197,6 +214,29 @@ def test_what_is_there_all_the_time():
   assert update.arguments + held["policy update"] > total
   alone = planned(settings, "sft", "fsdp:4,model:2")["SFT update"]
   assert alone.held == 0, "what it started from is given away"
+
+
+def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
+  whole = mesh_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  split = planned(recipe(), "policy", "fsdp:8")
+  copied = planned(recipe(rollout=whole), "policy", "fsdp:8")
+  assert set(copied) - set(split) == {"rollout, its copy"}
+
+  def sent(program):
+    return sum(c.sent_bytes for c in cost_of(program).collectives)
+
+  policy = planned_programs.resident(
+    recipe(), "policy", mesh_lib.make_mesh("fsdp:8", jax.devices()[:8])
+  )["reference"]
+  token = "rollout, a token"
+  assert sent(split[token]) > policy
+  assert sent(copied[token]) < 0.05 * sent(split[token])
+  # Half of float32, on every device; 7 of 8 parts come from others.
+  copy = cost_of(copied["rollout, its copy"])
+  assert sent(copied["rollout, its copy"]) > 0.9 * 7 / 2 * policy
+  assert copied[token].held == split[token].held + policy
+  held = copied["rollout, its copy"].held
+  assert copy.arguments + held == pytest.approx(copied[token].held)
 
 
 def test_ppo_updates_several_times():
@@ -230,7 +270,7 @@ def test_split_parameters_come_one_at_a_time_and_activations_never(
   deep = dataclasses.replace(model, num_layers=3)
   settings = recipe(deep, remat="full", scan_layers=scan_layers)
   update = list(planned(settings, phase, mesh).values())[-1]
-  text = update.compiled(deep, scan_layers, 1).as_text()
+  text = update.lowered(deep, scan_layers, 1).compile().as_text()
   params = jax.eval_shape(
     lambda key: nn.unbox(architectures.language(deep).init(key)),
     jax.random.key(0),
@@ -252,7 +292,7 @@ def test_the_state_is_given_away_and_remat_frees_memory():
   for remat in ("none", "dots", "full"):
     settings = recipe(deep, remat=remat, scan_layers=True)
     program = planned(settings, "sft", "data:8")["SFT update"]
-    found = program.compiled(deep, True, 1).memory_analysis()
+    found = program.lowered(deep, True, 1).compile().memory_analysis()
     temporary[remat] = found.temp_size_in_bytes
     mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
     parts = planned_programs.resident(settings, "sft", mesh)

@@ -34,9 +34,13 @@ def test_shallow_models_repeat_all_kinds_of_layers():
   ] == [(-4, 1, 1), (2, 1, 2), (3, 2, 1)]
   deep = dataclasses.replace(tiny.DECODER, num_layers=8)
   assert [(t, c.num_layers) for t, c in planned_shapes.shallow(deep, 2)] == [
-    (-2, 2),
-    (3, 4),
+    (-5, 2),
+    (6, 3),
   ]
+  # No deeper than the model itself.
+  for layers in (1, 2):
+    one = dataclasses.replace(tiny.DECODER, num_layers=layers)
+    assert planned_shapes.shallow(one, 2) == [(1, one)]
 
 
 @pytest.mark.parametrize("counts", [{}, {"sft": -1, "reward": 2}])

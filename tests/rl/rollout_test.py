@@ -10,6 +10,7 @@ import pytest
 
 from rlaif_jax.core import batches
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import mesh
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
@@ -34,7 +35,9 @@ def prompts(rows):
   )
 
 
-def collect_with(params, reference, scorer, batch, temperature=0.7, **config):
+def collect_with(
+  params, reference, scorer, batch, temperature=0.7, move=None, **config
+):
   collect = rollout.make_collect(
     POLICY,
     VALUE,
@@ -42,6 +45,7 @@ def collect_with(params, reference, scorer, batch, temperature=0.7, **config):
     config=algorithms.RLConfig(**config),
     sampling=decode.SamplingConfig(max_tokens=5, temperature=temperature),
     eos_ids=(EOS,),
+    move=move,
   )
   frozen = {"reference": reference, "scorer": None}
   return collect(params, frozen, batch, jax.random.key(1))
@@ -122,6 +126,33 @@ def test_a_sample_does_not_depend_on_the_batch(params):
   part = jax.tree.map(lambda x: x[2:5], batch)
   some = collect_with(params, params["policy"], length_score, part)[0][0]
   np.testing.assert_array_equal(whole.response[2:5], some.response)
+
+
+def test_a_copy_samples_what_the_policy_would(params):
+  """Parameters split by fsdp, sampled from where they lie and from a copy."""
+  devices = mesh.make_mesh("fsdp:8", jax.devices()[:8])
+  split = jax.tree.map(
+    lambda x, to: jax.device_put(x, to.sharding),
+    params["policy"],
+    mesh.abstract_params(POLICY.init, devices),
+  )
+  whole = mesh.Placement(rules=(("embed", ""),))
+  batch = mesh.put_batch(devices, prompts(16))
+  asked = []
+
+  def move(policy):
+    asked.append(policy)
+    return mesh.mover(POLICY.init, devices, whole)(policy)
+
+  (one, _, _), _ = collect_with(
+    dict(params, policy=split), split, length_score, batch
+  )
+  (other, _, _), _ = collect_with(
+    dict(params, policy=split), split, length_score, batch, move=move
+  )
+  assert asked == [split]
+  np.testing.assert_array_equal(one.response, other.response)
+  np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
 def test_values_for_ppo_are_of_the_state_before_each_token(params):
