@@ -136,8 +136,16 @@ def trainings(config, mesh):
 def reinforce(language, scalar, reference, score, scorer_params, mesh):
   rl = algorithms.RLConfig()
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
+  # What samples is a copy that fsdp does not split.
+  whole = mesh_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
-    language, scalar, score, config=rl, sampling=sampling, eos_ids=(3, 4)
+    language,
+    scalar,
+    score,
+    config=rl,
+    sampling=sampling,
+    eos_ids=(3, 4),
+    move=mesh_lib.mover(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 
