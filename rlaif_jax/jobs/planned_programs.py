@@ -63,8 +63,10 @@ def measure(
 
   The compiler counts the body of a loop once, so FLOPs, bytes and collectives
   are always those of programs without loops: one microbatch, layers one by
-  one. Memory is that of the program as it runs, of shallow models unless
-  `whole`.
+  one. Memory is that of the program as it runs: in full depth where layers are
+  a loop, which compiles as fast as shallow ones and which they tell little of
+  (the TPU compiler treats loops of two and three turns differently), else of
+  shallow models unless `whole`.
 
   Args:
     program: from `programs_of`.
@@ -92,9 +94,9 @@ def measure(
       ]
     )
 
-  # A last layer asks less than others, and a loop over one layer is none: of
-  # memory one layer tells nothing.
-  running = cost(program.config, *as_run) if whole else shallow(as_run, 2)
+  # A last layer asks less than others: one alone tells nothing of memory.
+  in_full = whole or program.scan_layers
+  running = cost(program.config, *as_run) if in_full else shallow(as_run, 2)
   if as_counted == as_run:
     return running
   costs = programs.added([(count, shallow(as_counted, 1))])
