@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Sequence
+
+import jax
+import jax.numpy as jnp
 
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import workload
+from rlaif_jax.core import protocols
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.reward import model as reward_model
@@ -19,16 +24,30 @@ def run(
   *,
   ragged: bool = False,
   padded: bool = False,
+  separate: bool = False,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
 ) -> dict[str, Any]:
-  """Updates on pairs; ragged ones are packed, unless they shall be padded."""
+  """Updates on pairs; ragged ones are packed, unless they shall be padded.
+
+  Args:
+    pairs: of an update.
+    prompt: tokens, at most.
+    response: tokens of each candidate, at most.
+    ragged: lengths are uniform up to these.
+    padded: do not pack.
+    separate: read the prompt again for each candidate, and do not pack.
+    repetitions: of the update, after one that compiles.
+    model_config: what is trained.
+  """
   model = architectures.scalar(model_config)
+  if separate:
+    model = apart(model)
   data = pairs_lib.random_pairs(
     pairs, prompt, response, ragged=ragged, vocab_size=model_config.vocab_size
   )
   batch = data
-  if ragged and not padded:
+  if ragged and not (padded or separate):
     batch, _ = pairs_lib.packed(data)
   call = pairs_lib.timed_update(
     model.init, reward_model.make_loss(model), batch
@@ -46,13 +65,40 @@ def run(
       "response": response,
       "ragged": ragged,
       "padded": padded,
+      "separate": separate,
     },
   )
 
 
+def apart(model: protocols.ScalarModel) -> protocols.ScalarModel:
+  """The same rewards from a row for each candidate: nothing is shared."""
+
+  def last_group(params, group):
+    count = group.response.shape[1]
+    prompts = jax.tree.map(
+      lambda x: jnp.repeat(x, count, axis=0),
+      (group.prompt, group.prompt_valid),
+    )
+    own = jax.tree.map(
+      lambda x: x.reshape(-1, 1, x.shape[2]),
+      (group.response, group.response_valid),
+    )
+    rows = group.replace(
+      prompt=prompts[0],
+      prompt_valid=prompts[1],
+      response=own[0],
+      response_valid=own[1],
+    )
+    return model.last_group(params, rows).reshape(group.response.shape[:2])
+
+  return dataclasses.replace(model, last_group=last_group)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """The command line."""
-  run(**vars(pairs_lib.arguments(__doc__).parse_args(arguments)))
+  parser = pairs_lib.arguments(__doc__)
+  parser.add_argument("--separate", action="store_true")
+  run(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

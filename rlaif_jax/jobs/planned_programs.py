@@ -41,6 +41,7 @@ class Program:
     lowered: (config, are its layers a loop, microbatches) -> what has
       `as_text()` and `compile(compiler_options=)`.
     scan_layers: layers are a loop in the run.
+    in_full: compile it in full depth for its memory, which takes no longer.
     microbatches: of the run.
     held: bytes on each device of what is there too but not its argument.
     has_hidden_loops: the compiler may make loops where none was written.
@@ -52,6 +53,7 @@ class Program:
   lowered: Callable[[architectures.Config, bool, int], Any]
   held: float
   scan_layers: bool = False
+  in_full: bool = False
   microbatches: int = 1
   has_hidden_loops: bool = False
 
@@ -63,10 +65,9 @@ def measure(
 
   The compiler counts the body of a loop once, so FLOPs, bytes and collectives
   are always those of programs without loops: one microbatch, layers one by
-  one. Memory is that of the program as it runs: in full depth where layers are
-  a loop, which compiles as fast as shallow ones and which they tell little of
-  (the TPU compiler treats loops of two and three turns differently), else of
-  shallow models unless `whole`.
+  one. Memory is that of the program as it runs, of shallow models unless
+  `whole` or `in_full`: that is for loops over layers, of which shallow ones tell
+  little, since the TPU compiler treats two turns and three differently.
 
   Args:
     program: from `programs_of`.
@@ -95,7 +96,7 @@ def measure(
     )
 
   # A last layer asks less than others: one alone tells nothing of memory.
-  in_full = whole or program.scan_layers
+  in_full = whole or program.in_full
   running = cost(program.config, *as_run) if in_full else shallow(as_run, 2)
   if as_counted == as_run:
     return running
@@ -207,6 +208,7 @@ def _update(name, phase, shapes, build, batch, held=0.0) -> Program:
     lowered=lowered,
     held=held,
     scan_layers=recipe.scan_layers,
+    in_full=recipe.scan_layers,
     microbatches=count,
   )
 
@@ -269,6 +271,7 @@ def _move(shapes: planned_shapes.Shapes, held: float) -> Program:
     config=shapes.recipe.model,
     lowered=lowered,
     held=held,
+    in_full=True,
   )
 
 

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import jax
+import numpy as np
 import pytest
 
+from rlaif_jax.bench import pairs
 from rlaif_jax.bench import reward
 from rlaif_jax.bench import roofline
+from rlaif_jax.models import architectures
+from rlaif_jax.reward import model as reward_model
 from tests import testing
 
 
@@ -24,3 +29,45 @@ def test_it_counts_pairs(monkeypatch, ragged):
   )
   assert line["pairs_per_s"] == pytest.approx(4 / line["seconds"], rel=0.01)
   assert (line["pairs"], line["prompt"], line["response"]) == (4, 12, 4)
+
+
+def test_rows_of_their_own_have_the_same_rewards():
+  """What the bench compares is the same work."""
+  config = testing.tiny_decoder(40)
+  model = architectures.scalar(config)
+  # The head begins with zeros.
+  params = jax.tree.map(
+    lambda x: x + 0.1 * np.random.default_rng(x.size).normal(size=x.shape),
+    testing.build(model),
+  )
+  data = pairs.random_pairs(4, 12, 4, ragged=True, vocab_size=40)
+  shared = reward_model.pair_rewards(model, params, data)
+  separate = reward_model.pair_rewards(reward.apart(model), params, data)
+  np.testing.assert_allclose(shared, separate, atol=1e-5)
+  assert abs(np.asarray(shared[0]) - np.asarray(shared[1])).max() > 1e-3
+
+
+def test_what_is_separate_reads_more(monkeypatch):
+  seen = []
+
+  def stop(init, loss, batch):
+    seen.append(batch)
+    raise StopIteration
+
+  monkeypatch.setattr(reward.pairs_lib, "timed_update", stop)
+  for settings in ({}, {"padded": True}, {"separate": True}):
+    with pytest.raises(StopIteration):
+      reward.run(
+        4,
+        12,
+        4,
+        ragged=True,
+        model_config=testing.tiny_decoder(40),
+        **settings,
+      )
+  packed, padded, separate = (type(batch).__name__ for batch in seen)
+  assert (packed, padded, separate) == (
+    "PackedPairs",
+    "PairBatch",
+    "PairBatch",
+  )
