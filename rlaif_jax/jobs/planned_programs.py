@@ -66,8 +66,8 @@ def measure(
   The compiler counts the body of a loop once, so FLOPs, bytes and collectives
   are always those of programs without loops: one microbatch, layers one by
   one. Memory is that of the program as it runs, of shallow models unless
-  `whole` or `in_full`: that is for loops over layers, of which shallow ones tell
-  little, since the TPU compiler treats two turns and three differently.
+  `whole` or `in_full`. The latter is for loops over layers, of which shallow
+  ones tell little: the TPU compiler treats two turns and three differently.
 
   Args:
     program: from `programs_of`.
