@@ -148,8 +148,15 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> str:
         times = [row["us_per_token"] for row in own]
         ax.loglog(values, times, marker="o", ms=3, label=work, **style)
         least = [row["roofline_us_per_token"] for row in own]
-        ax.loglog(values, least, ls="--", **style)
+        ax.loglog(values, least, ls="--", label=f"{work}, roofline", **style)
       ax.set_xlabel(name)
+      measured = sorted({row["value"] for row in rows if row["axis"] == name})
+      ax.set_xticks(measured, [f"{value:,}" for value in measured])
+      ax.minorticks_off()
+      low, high = ax.get_ylim()
+      shown = [n * 10**e for e in range(-3, 9) for n in (1, 2, 5)]
+      shown = [tick for tick in shown if low <= tick <= high]
+      ax.set_yticks(shown, [f"{tick:,g}" for tick in shown])
     axes[0].set_ylabel("microseconds a token")
     axes[0].legend(frameon=False, fontsize=7)
 
