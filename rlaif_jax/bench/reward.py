@@ -6,12 +6,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Sequence
 
-import jax
-import jax.numpy as jnp
-
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import workload
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.reward import model as reward_model
@@ -74,22 +72,14 @@ def apart(model: protocols.ScalarModel) -> protocols.ScalarModel:
   """The same rewards from a row for each candidate: nothing is shared."""
 
   def last_group(params, group):
-    count = group.response.shape[1]
-    prompts = jax.tree.map(
-      lambda x: jnp.repeat(x, count, axis=0),
-      (group.prompt, group.prompt_valid),
+    rows, count, columns = group.response.shape
+    repeated = scoring.repeat_rows(group, count)
+    one = (rows * count, 1, columns)
+    alone = repeated.replace(
+      response=group.response.reshape(one),
+      response_valid=group.response_valid.reshape(one),
     )
-    own = jax.tree.map(
-      lambda x: x.reshape(-1, 1, x.shape[2]),
-      (group.response, group.response_valid),
-    )
-    rows = group.replace(
-      prompt=prompts[0],
-      prompt_valid=prompts[1],
-      response=own[0],
-      response_valid=own[1],
-    )
-    return model.last_group(params, rows).reshape(group.response.shape[:2])
+    return model.last_group(params, alone).reshape(rows, count)
 
   return dataclasses.replace(model, last_group=last_group)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from typing import Any, Callable, Mapping, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import versions
 from rlaif_jax.engine import chips
 from rlaif_jax.engine import programs
 
@@ -38,7 +38,8 @@ class KeptCosts:
     self.devices = list(devices)
     # Which device is the neighbour of which changes what is sent, and how.
     places = [(d.device_kind, getattr(d, "coords", d.id)) for d in devices]
-    self._setting = [places, dataclasses.asdict(chip), _versions()]
+    compilers = versions.installed(("jax", "jaxlib", "libtpu"))
+    self._setting = [places, dataclasses.asdict(chip), compilers]
 
   def cost(
     self,
@@ -53,35 +54,25 @@ class KeptCosts:
       options: of the compiler.
       note: is called before something is compiled.
     """
-    if self._folder is None:
-      note()
-      return self._compiled(lowered, options)
-    described = json.dumps([self._setting, options], sort_keys=True)
-    key = hashlib.sha256((described + lowered.as_text()).encode()).hexdigest()
-    path = self._folder / f"{key[:32]}.json"
-    if path.exists():
+    path = self._path(lowered, options)
+    if path and path.exists():
       return _read(json.loads(path.read_text()))
     note()
-    found = self._compiled(lowered, options)
-    jsonl.write_text(path, json.dumps(dataclasses.asdict(found)) + "\n")
+    compiled = lowered.compile(compiler_options=options)
+    found = programs.cost(compiled, self.chip)
+    if path:
+      jsonl.write_text(path, json.dumps(dataclasses.asdict(found)) + "\n")
     return found
 
-  def _compiled(self, lowered, options):
-    compiled = lowered.compile(compiler_options=options)
-    return programs.cost(compiled, self.chip)
+  def _path(self, lowered, options) -> pathlib.Path | None:
+    """Of a program's cost; None: it is not kept."""
+    if self._folder is None:
+      return None
+    described = json.dumps([self._setting, options], sort_keys=True)
+    key = hashlib.sha256((described + lowered.as_text()).encode()).hexdigest()
+    return self._folder / f"{key[:32]}.json"
 
 
 def _read(fields: dict[str, Any]) -> programs.Cost:
   collectives = (programs.Collective(**c) for c in fields.pop("collectives"))
   return programs.Cost(collectives=tuple(collectives), **fields)
-
-
-def _versions() -> dict[str, str]:
-  """Of what compiles, where it is installed."""
-  found = {}
-  for name in ("jax", "jaxlib", "libtpu"):
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found

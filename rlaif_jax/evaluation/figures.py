@@ -138,6 +138,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> str:
   names = list(dict.fromkeys(row["axis"] for row in rows))
   if not names:
     return ""
+  from matplotlib import ticker
 
   def paint(axes):
     for ax, name in zip(axes, names):
@@ -153,10 +154,8 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> str:
       measured = sorted({row["value"] for row in rows if row["axis"] == name})
       ax.set_xticks(measured, [f"{value:,}" for value in measured])
       ax.minorticks_off()
-      low, high = ax.get_ylim()
-      shown = [n * 10**e for e in range(-3, 9) for n in (1, 2, 5)]
-      shown = [tick for tick in shown if low <= tick <= high]
-      ax.set_yticks(shown, [f"{tick:,g}" for tick in shown])
+      ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+      ax.yaxis.set_major_formatter("{x:,g}")
     axes[0].set_ylabel("microseconds a token")
     axes[0].legend(frameon=False, fontsize=7)
 

@@ -8,7 +8,6 @@ comes from files that earlier jobs left.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -18,6 +17,7 @@ import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.core import versions
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import win_rate
@@ -263,10 +263,8 @@ def read_runs(root: pathlib.Path) -> list[dict[str, Any]]:
 def facts() -> dict[str, str]:
   """Versions behind the numbers."""
   names = ("rlaif_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-  result = {"python": platform.python_version(), "machine": platform.machine()}
-  for name in names:
-    try:
-      result[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return result
+  return {
+    "python": platform.python_version(),
+    "machine": platform.machine(),
+    **versions.installed(names),
+  }

@@ -219,12 +219,10 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
   found = resident(recipe, "policy", shapes.mesh)
   everything = sum(found.values())
   init = architectures.language(recipe.model).init
-  # The copy that samples is there beside the policy.
-  held = everything
-  if recipe.rollout is None:
-    held -= programs.bytes_held(shapes.learned(init))
-  else:
-    yield _move(shapes, held - programs.bytes_held(shapes.learned(init)))
+  held = everything - programs.bytes_held(shapes.learned(init))
+  if recipe.rollout is not None:
+    yield _move(shapes, held)
+    held = everything  # The copy that samples is there beside the policy.
   prompts, token = planned_rollout.lowered(shapes)
   yield Program(
     name="rollout, prompts",

@@ -261,12 +261,11 @@ def run(
 def reference_params(
   sft: loading.Loaded, placement: PlacementConfig, devices: jax.sharding.Mesh
 ) -> Any:
-  """The SFT policy's parameters, loaded again where they lie otherwise."""
+  """The SFT policy's parameters, a copy where they lie otherwise."""
   if placement.reference == placement.policy:
     return sft.params
-  return loading.load(
-    sft.directory, "language", devices, placement.reference
-  ).params
+  move = mesh_lib.mover(sft.functions.init, devices, placement.reference)
+  return move(sft.params)
 
 
 def encode(examples: Sequence[records.Example], policy: loading.Loaded):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rlaif_jax.core import versions
 from rlaif_jax.engine import chips
 from rlaif_jax.engine import kept_costs
 from rlaif_jax.engine import mesh as mesh_lib
@@ -81,7 +82,7 @@ def test_another_program_is_compiled(tmp_path, program, options, devices, chip):
 
 def test_another_version_compiles_again(tmp_path, monkeypatch):
   Counted(tmp_path).cost(lowered())
-  monkeypatch.setattr(kept_costs.importlib.metadata, "version", lambda _: "9")
+  monkeypatch.setattr(versions.importlib.metadata, "version", lambda _: "9")
   counted = Counted(tmp_path)
   counted.cost(lowered())
   assert counted.compiled == 1

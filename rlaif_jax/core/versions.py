@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Versions of installed packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Iterable
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+  """The version of each; a package that is not installed is left out."""
+  found = {}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
