@@ -140,6 +140,21 @@ def with_memory_of(costs: Cost, other: Cost) -> Cost:
   )
 
 
+def in_turn(pieces: Sequence[tuple[float, Cost]]) -> Cost:
+  """Costs of programs that run one after another, and whose results all stay.
+
+  Args:
+    pieces: (how often, costs).
+  """
+  costs = added(pieces)
+  temporary = max(piece.temporary for _, piece in pieces)
+  return dataclasses.replace(
+    costs,
+    temporary=temporary,
+    memory=costs.memory - costs.temporary + temporary,
+  )
+
+
 def bytes_held(tree: Any) -> float:
   """Bytes of a tree of arrays (or of their shapes) on each device."""
   return float(

@@ -6,6 +6,7 @@ What `plan` compiles. Each is built by the functions that the jobs use.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any, Callable, Iterator
 
@@ -40,6 +41,8 @@ class Program:
     config: of its model.
     lowered: (config, are its layers a loop, microbatches) -> what has
       `as_text()` and `compile(compiler_options=)`.
+    pieces: (how often, a lowered program) of what are several in truth, one
+      after another; `lowered` is then not asked.
     scan_layers: layers are a loop in the run.
     in_full: compile it in full depth for its memory, which takes no longer.
     microbatches: of the run.
@@ -50,8 +53,9 @@ class Program:
   name: str
   runs: int
   config: architectures.Config
-  lowered: Callable[[architectures.Config, bool, int], Any]
   held: float
+  lowered: Callable[[architectures.Config, bool, int], Any] | None = None
+  pieces: tuple[tuple[int, Any], ...] = ()
   scan_layers: bool = False
   in_full: bool = False
   microbatches: int = 1
@@ -75,6 +79,14 @@ def measure(
     whole: compile the program in full depth too, for its memory.
     note: is called with what is compiled next.
   """
+  if program.pieces:
+    said = f"{program.name}, {len(program.pieces)} kinds of parameters"
+    return programs.in_turn(
+      [
+        (times, kept.cost(lowered, None, lambda: note(said)))
+        for times, lowered in program.pieces
+      ]
+    )
   count = program.microbatches
   as_counted = (False, 1, _WITHOUT_LOOPS if program.has_hidden_loops else None)
   as_run = (program.scan_layers, count, None)
@@ -256,20 +268,19 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
 
 
 def _move(shapes: planned_shapes.Shapes, held: float) -> Program:
-  """Making the copy that samples."""
-
-  def lowered(config, _, __):
-    init = architectures.language(config).init
-    move = mesh_lib.mover(init, shapes.mesh, shapes.recipe.rollout)
-    return move.lower(shapes.learned(init))
-
+  """Making the copy that samples, one parameter after another."""
+  init = architectures.language(shapes.recipe.model).init
+  ends = (shapes.learned(init), shapes.sampled(init))
+  kinds = collections.Counter(zip(*map(jax.tree.leaves, ends), strict=True))
   return Program(
     name="rollout, its copy",
     runs=1,
     config=shapes.recipe.model,
-    lowered=lowered,
+    pieces=tuple(
+      (count, mesh_lib.array_mover(to.sharding, to.dtype).lower(x))
+      for (x, to), count in kinds.items()
+    ),
     held=held,
-    in_full=True,
   )
 
 

@@ -8,6 +8,7 @@ trained on human labels, or the labeler's own 1..10 score inside the loop.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any, Sequence
 
@@ -94,9 +95,9 @@ class PlacementConfig:
   """Where the parameters of each model lie; ScorerConfig has the scorer's.
 
   What is learned (policy, value) stays float32; the reference is only read. So
-  is the copy of the policy that samples, made anew for each rollout: where
-  parameters are split by fsdp it saves gathering them for every token
-  (rules=(("embed", ""),)). None: there is no copy.
+  is the copy of the policy that samples, made anew for each rollout and each
+  validation: where parameters are split by fsdp it saves gathering them for
+  every token (rules=(("embed", ""),)). None: there is no copy.
   """
 
   policy: mesh_lib.Placement = mesh_lib.PLAIN
@@ -184,6 +185,9 @@ def run(
     )
     configs["value"] = value_optimizer
   # 2. Rollout and update.
+  move = placement.rollout and mesh_lib.mover(
+    sft.functions.init, devices, placement.rollout
+  )
   collect = rollout_lib.make_collect(
     sft.functions,
     value,
@@ -191,8 +195,7 @@ def run(
     config=rl,
     sampling=sampling,
     eos_ids=sft.tokenizer.eos_ids,
-    move=placement.rollout
-    and mesh_lib.mover(sft.functions.init, devices, placement.rollout),
+    move=move,
   )
   tx = optimizer_lib.make_joint_optimizer(configs)
   state = step_lib.state_from_params(params, tx, devices)
@@ -226,8 +229,9 @@ def run(
     return state, {**metrics, **rollout_metrics}
 
   # 3. The loop; every evaluation leaves a candidate behind.
+  grade = functools.partial(score, scorer_params)
   evaluate = Candidates(
-    output_dir, sft, validation, score, scorer_params, sampling, batch_size
+    output_dir, sft, validation, grade, sampling, batch_size, move
   )
   state = loop.fit(
     state,
@@ -285,25 +289,25 @@ class Candidates:
   the same contexts with the same keys.
   """
 
-  def __init__(
-    self, directory, sft, validation, score, scorer_params, sampling, rows
-  ):
+  def __init__(self, directory, sft, validation, score, sampling, rows, move):
     self._directory = pathlib.Path(directory)
     self._sft = sft
     self._examples = validation
     self._prompts, _ = encode(validation, sft)
     self._sample = sample_responses.make_sampler(sft, sft, sampling)
     self._score = score
-    self._scorer_params = scorer_params
     self._rows = rows
+    self._move = move
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     rows = []
+    policy = params["policy"]
+    read = self._move(policy) if self._move else policy
     for index, real in converters.chunks(len(self._examples), self._rows):
       part = converters.take(self._prompts, index)
       key = rng.key(0, "validation")
-      drawn = self._sample(params["policy"], self._sft, part, key)
-      scores = self._score(self._scorer_params, part, drawn[0], drawn[1])
+      drawn = self._sample(read, self._sft, part, key)
+      scores = self._score(part, drawn[0], drawn[1])
       drawn, scores = processes.to_host((tuple(drawn), scores))
       for i, row in enumerate(index[:real]):
         response = sample_responses.to_response(
@@ -313,7 +317,7 @@ class Candidates:
     jsonl.write_rows(self._directory / "validation" / f"{step:06d}.jsonl", rows)
     checkpoint.save_model(
       self._directory / "candidates" / f"{step:06d}",
-      params["policy"],
+      policy,
       {"kind": "candidate"},
     )
     kl = np.mean([r["log_prob"] - r["ref_log_prob"] for r in rows])

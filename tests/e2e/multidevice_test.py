@@ -17,14 +17,17 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
+from rlaif_jax.dpo import model as dpo
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
+from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.labeling import direct
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
+from rlaif_jax.reward import ensemble
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
@@ -86,13 +89,32 @@ def pairs(generator):
   )
 
 
+def referenced(generator):
+  """ReferencedPairs of the same."""
+  said = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
+  return batches.ReferencedPairs(
+    pairs=pairs(generator), ref_first=said[0], ref_second=said[1]
+  )
+
+
+def members(generator):
+  return ensemble.MemberPairs(pairs=pairs(generator), weights=None)
+
+
 @dataclasses.dataclass
 class Training:
-  """What is trained; `batch(state, number)` may read the parameters."""
+  """What is trained; `batch(state, number)` may read the parameters.
+
+  What learns begins as `init` draws it, or as `start`, and is read together
+  with `frozen` as `combine` says.
+  """
 
   init: Any
   loss: Any
   batch: Any
+  start: Any = None
+  frozen: Any = None
+  combine: Any = None
 
 
 def trainings(config, mesh):
@@ -126,11 +148,37 @@ def trainings(config, mesh):
       language.init, train_sft.make_loss(language, 0.5), put(texts)
     ),
     "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
+    "dpo": Training(
+      language.init,
+      dpo.make_loss(language, dpo.DPOConfig()),
+      put(referenced),
+    ),
+    "heads": ensemble_of("heads", scalar, put(members), mesh),
+    "lora": ensemble_of("lora", scalar, put(members), mesh),
     "policy": learn(score, build(scalar, 3), mesh),
     "direct": learn(
       by_labeler.score, by_labeler.prepare(build(language, 4)), mesh
     ),
   }
+
+
+def ensemble_of(kind, scalar, batch, mesh):
+  """Heads learn with the trunk that they share, adapters while it stays."""
+  config = ensemble.EnsembleConfig(kind=kind, members=2)
+  shapes = loading.ensemble_shapes(scalar, config, mesh)
+  draw = jax.jit(
+    lambda key: ensemble.init(scalar, config, key),
+    out_shardings=jax.tree.map(lambda x: x.sharding, shapes),
+  )
+  start = draw(jax.random.key(6))
+  training = Training(None, ensemble.make_loss(scalar, config), batch, start)
+  if kind == "lora":
+    training.start, training.frozen = start["members"], start["shared"]
+    training.combine = lambda learned, frozen: {
+      "members": learned,
+      "shared": frozen,
+    }
+  return training
 
 
 def reinforce(language, scalar, reference, score, scorer_params, mesh):
@@ -167,15 +215,20 @@ def train(name, kind, text, devices, microbatches):
   tx = optimizer.make_optimizer(
     optimizer.OptimizerConfig(name="adamw", learning_rate=1e-3, clip_norm=1.0)
   )
-  state = step.init_state(training.init, tx, jax.random.key(0), mesh)
-  update = step.make_train_step(training.loss, tx, microbatches=microbatches)
+  if training.start is None:
+    state = step.init_state(training.init, tx, jax.random.key(0), mesh)
+  else:
+    state = step.state_from_params(training.start, tx, mesh)
+  update = step.make_train_step(
+    training.loss, tx, microbatches=microbatches, combine=training.combine
+  )
   losses = []
   for number in range(5):
     batch = training.batch(state, number)
     key = jax.random.key(number)
     # What an update reads is on the devices before it starts.
     with jax.transfer_guard("disallow"):
-      state, metrics = update(state, batch, key)
+      state, metrics = update(state, batch, key, training.frozen)
     losses.append(float(metrics["loss"].mean()))
   assert update.compiled._cache_size() == 1
   return jax.device_get(state.params), losses
@@ -197,17 +250,21 @@ MIXED = "data:2,fsdp:2,model:2"
 LONG = "fsdp:2,sequence:2,model:2"  # Columns are split, too.
 
 
+TRAININGS = ("sft", "reward", "dpo", "heads", "lora", "policy", "direct")
 CASES = [
   ("decoder", "sft", "fsdp:8", 1),
   ("t5", "sft", LONG, 2),
   ("t5", "reward", MIXED, 2),
   ("decoder", "policy", MIXED, 2),
+  ("decoder", "dpo", "data:4,model:2", 1),
+  ("t5", "heads", "fsdp:8", 1),
+  ("decoder", "lora", MIXED, 2),
 ]
 if os.environ.get("RLAIF_NIGHTLY"):  # All of them; launch/nightly.sh.
   CASES = [
     (kind, name, text, microbatches)
     for kind in CONFIGS
-    for name in ("sft", "reward", "policy", "direct")
+    for name in TRAININGS
     for text, microbatches in (
       ("data:8", 1),
       ("fsdp:8", 1),
@@ -223,9 +280,10 @@ def test_the_mesh_changes_nothing(alone, name, kind, text, microbatches):
   params, losses = train(name, kind, text, jax.devices()[:8], microbatches)
   expected, before = alone(name, kind)
   np.testing.assert_allclose(losses, before, atol=1e-5)
-  if name == "reward":
+  for tree in (params, expected):
     # Its gradient is zero, and Adam divides what rounding leaves by itself.
-    del params["head"]["bias"], expected["head"]["bias"]
+    if name in ("reward", "heads", "lora"):
+      tree.get("members", tree)["head"].pop("bias", None)
   for a, b in zip(
     jax.tree.leaves(params), jax.tree.leaves(expected), strict=True
   ):

@@ -139,6 +139,25 @@ def test_pieces_add_up_and_keep_the_memory_of_the_whole():
   )
 
 
+def test_of_programs_in_turn_only_the_results_stay():
+  piece = programs.Cost(
+    memory=10.0,  # 3 of arguments, 5 of results, 2 that are temporary
+    arguments=3.0,
+    temporary=2.0,
+    flops=1.0,
+    bytes_accessed=8.0,
+    collectives=(),
+    compute=1.0,
+    memory_time=2.0,
+    links=0.0,
+  )
+  larger = dataclasses.replace(piece, memory=15.0, temporary=7.0)
+  found = programs.in_turn([(4, piece), (1, larger)])
+  assert (found.arguments, found.temporary) == (15.0, 7.0)
+  assert found.memory == 5 * (3.0 + 5.0) + 7.0
+  assert (found.bytes_accessed, found.seconds) == (40.0, 10.0)
+
+
 def test_bytes_held_are_those_of_a_device():
   mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
   split = mesh_lib.batch_sharding(mesh)

@@ -239,6 +239,11 @@ def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
   assert copied[token].held == split[token].held + policy
   held = copied["rollout, its copy"].held
   assert copy.arguments + held == pytest.approx(copied[token].held)
+  # Parameters are moved one by one: what is temporary is of one of them, the
+  # largest in float32, where all at once took as much as the whole policy.
+  init = architectures.language(DECODER).init
+  shapes = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+  assert copy.temporary <= 4 * max(leaf.size for leaf in shapes)
 
 
 def test_ppo_updates_several_times():

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import train_policy
@@ -52,6 +54,29 @@ def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
   assert by_step[5]["preference"] == 0.5  # The same text: a tie.
   assert by_step[9]["preference"] in (0.0, 1.0)
   assert by_step[9]["n"] == 4
+
+
+def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
+  devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
+  sft = loading.load(str(world / "sft" / "model"), "language", devices)
+  contexts = ("the cat sat", "ten dogs near it", "a bird")
+  evaluate = train_policy.Candidates(
+    tmp_path,
+    sft,
+    [records.Example(id=c, context=c, response="") for c in contexts],
+    lambda prompts, response, mask: mask.sum(axis=1),
+    decode.SamplingConfig(max_tokens=4, temperature=1.0),
+    2,
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+  )
+  evaluate({"policy": sft.params}, 7)
+  rows = train_policy.read_validation(str(tmp_path))[7]
+  for row in rows:  # A model of zeros finds all tokens equally likely.
+    uniform = -row["tokens"] * np.log(sft.config.vocab_size)
+    assert row["log_prob"] == pytest.approx(uniform, rel=1e-5)
+    assert row["ref_log_prob"] != pytest.approx(uniform, rel=1e-2)
+  assert [row["id"] for row in rows] == list(contexts)
+  jax.tree.map(np.testing.assert_array_equal, evaluate.load(7), sft.params)
 
 
 def test_judge_and_its_model_go_together():
