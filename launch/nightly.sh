@@ -3,10 +3,10 @@
 #
 #   bash launch/nightly.sh
 #
-# Every training on four meshes of eight devices with both kinds of model; every
-# job killed 20 times at random moments; every plan that is shipped, on v5e, v5p
-# and v6e, compiled by the real compiler (libtpu; no TPU is needed). Hours on
-# two cores, most of them for the plans; `-k plans` runs those alone.
+# Every training on five meshes of eight devices with both kinds of model, and in
+# several processes; every job killed 20 times at random moments; every plan that
+# is shipped, on v5e, v5p and v6e, compiled by the real compiler (libtpu; no TPU
+# is needed). Hours on two cores, most for the plans; `-k plans` runs those alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,5 +19,6 @@ source launch/environment.sh
 rlaif_environment "$PWD" "data,report,models,tpu,test"
 export JAX_PLATFORMS=cpu RLAIF_NIGHTLY=1 RLAIF_KILLS=${RLAIF_KILLS:-20}
 python -m pytest -n "${RLAIF_TEST_WORKERS:-2}" tests/e2e/multidevice_test.py \
-  tests/e2e/resume_test.py tests/e2e/plans_test.py tests/jobs/plan_run_test.py \
+  tests/e2e/processes_test.py tests/e2e/resume_test.py \
+  tests/e2e/plans_test.py tests/jobs/plan_run_test.py \
   tests/jobs/planned_programs_test.py tests/engine/chips_test.py "$@" </dev/null

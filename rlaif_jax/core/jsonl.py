@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
+import uuid
 
 from rlaif_jax.core import records
 
@@ -24,10 +25,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   _write_lines(path, [text])
 
 
+def partial_of(path: pathlib.Path) -> pathlib.Path:
+  """Where a file is written before it takes its name; another at each call.
+
+  Processes of several hosts may share a folder, and a process number.
+  """
+  return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
 def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial = partial_of(path)
   # Half a surrogate pair is no UTF-8; as "\\ud800" it is still JSON.
   with open(partial, "w", encoding="utf-8", errors="backslashreplace") as f:
     for line in lines:

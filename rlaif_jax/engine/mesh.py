@@ -153,15 +153,19 @@ def array_mover(sharding: jax.sharding.NamedSharding, dtype: Any) -> Any:
 def mover(
   init: Callable[[jax.Array], Any],
   mesh: jax.sharding.Mesh,
-  placement: Placement,
+  placement: Placement | None,
 ) -> Callable[[Any], Any]:
   """Returns move(params): a copy that lies, and has the type, of `placement`.
+
+  With None they stay, and there is no copy.
 
   Where a split parameter comes to lie whole it is gathered here, once, instead
   of in each program (and in each turn of a loop) that reads it. One parameter
   is moved after another, so beside both copies there are never more temporary
   bytes than moving one takes.
   """
+  if placement is None:
+    return lambda params: params
   like = abstract_params(init, mesh, placement)
   return lambda params: jax.tree.map(
     lambda x, to: array_mover(to.sharding, to.dtype)(x), params, like

@@ -53,6 +53,21 @@ class RoundJudge:
       )
 
 
+def check_processes(judge: RoundJudge) -> None:
+  """A labeler that compares pairs keeps its answers, as one process alone can.
+
+  Raises:
+    ValueError: it should do so in several.
+  """
+  if judge.labeler_dir and jax.process_count() > 1:
+    raise ValueError(
+      f"RoundJudge.labeler_dir is {judge.labeler_dir!r}: a labeler that "
+      f"compares pairs runs in one process, and these are "
+      f"{jax.process_count()}; start one, or let the labeler rate each sample "
+      "(RoundJudge.scorer = @ScorerConfig(), ScorerConfig.labeler_dir)"
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
   """scores: [P, K] of P contexts with K samples; chances: [P, K, K], P(row

@@ -30,6 +30,9 @@ from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import model as reward_model
 
+# Each process has its own devices; arrays are global.
+SEVERAL_PROCESSES = True
+
 
 def run(
   *,

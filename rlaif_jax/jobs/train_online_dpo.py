@@ -24,11 +24,15 @@ from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import processes
 from rlaif_jax.jobs import loading
 from rlaif_jax.jobs import round_judges
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.ops import pair_choice
+
+# Each process has its own devices; arrays are global.
+SEVERAL_PROCESSES = True
 
 
 def run(
@@ -97,6 +101,7 @@ def run(
   """
   check(reference, choose, num_samples, cool)
   check_lengths(policy_dir, sampling)
+  round_judges.check_processes(judge)
   devices = mesh_lib.make_mesh(mesh)
   answers = Answers(
     examples=loading.load_examples(
@@ -247,7 +252,7 @@ class Answers:
     generator = rng.numpy_generator(
       self.seed, f"{self.name}/{folder.name}", number
     )
-    return sample_responses.run(
+    found = sample_responses.run(
       output_dir=str(folder),
       policy_dir=policy,
       reference_dir=self.start,
@@ -258,6 +263,9 @@ class Answers:
       mesh=self.mesh,
       seed=int(generator.integers(2**31)),
     )
+    # One process wrote what all are about to read.
+    processes.wait_for_all(f"sampled, {folder}")
+    return found
 
 
 class Course:
@@ -270,8 +278,9 @@ class Course:
 
   def add(self, row: dict[str, Any]) -> None:
     self.rows.append(row)
-    jsonl.write_rows(self._path, self.rows)
-    print(f"{self._name}: {jsonl.dump_row(row)}", flush=True)
+    if processes.is_writer():
+      jsonl.write_rows(self._path, self.rows)
+      print(f"{self._name}: {jsonl.dump_row(row)}", flush=True)
 
 
 def check_pairs(row: dict[str, Any], folder: pathlib.Path) -> None:
@@ -326,8 +335,11 @@ def check_lengths(policy_dir: str, sampling: decode.SamplingConfig) -> None:
 def once(
   path: pathlib.Path, make: Callable[..., dict[str, Any]], *arguments: Any
 ) -> dict[str, Any]:
-  """What `make` gives, or gave when it was last here."""
-  if not path.exists():
+  """What `make` gives, or gave when it was last here.
+
+  `make` needs all processes, so they agree on whether it was.
+  """
+  if not processes.any_of_all(path.exists()):
     found = make(*arguments)
     jsonl.write_text(path, json.dumps(found, sort_keys=True) + "\n")
   return json.loads(path.read_text("utf-8"))

@@ -176,8 +176,7 @@ def run(
     split_by=mesh_lib.activation_sharding(devices),
   )
   params = {"policy": loading.copy_params(sft.params)}
-  configs = {"policy": optimizer}
-  value = None
+  value, configs = None, {"policy": optimizer}
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = architectures.scalar(sft.config, how)
     params["value"] = scoring_model.scalar_params(
@@ -185,9 +184,7 @@ def run(
     )
     configs["value"] = value_optimizer
   # 2. Rollout and update.
-  move = placement.rollout and mesh_lib.mover(
-    sft.functions.init, devices, placement.rollout
-  )
+  move = mesh_lib.mover(sft.functions.init, devices, placement.rollout)
   collect = rollout_lib.make_collect(
     sft.functions,
     value,
@@ -302,7 +299,7 @@ class Candidates:
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     rows = []
     policy = params["policy"]
-    read = self._move(policy) if self._move else policy
+    read = self._move(policy)
     for index, real in converters.chunks(len(self._examples), self._rows):
       part = converters.take(self._prompts, index)
       key = rng.key(0, "validation")

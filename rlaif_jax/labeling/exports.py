@@ -9,6 +9,7 @@ import os
 import pathlib
 from typing import Any, Iterable, Mapping
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import store
 
@@ -46,7 +47,7 @@ def write_parquet(
   made = json.dumps(dict(provenance), sort_keys=True)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial = jsonl.partial_of(path)
   count = 0
   with parquet.ParquetWriter(partial, schema) as writer:
     for some in store.batched(labels, _ROWS):

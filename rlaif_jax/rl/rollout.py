@@ -36,7 +36,7 @@ def make_collect(
   config: algorithms.RLConfig,
   sampling: decode.SamplingConfig,
   eos_ids: tuple[int, ...],
-  move: Callable[[Any], Any] | None = None,
+  move: Callable[[Any], Any] = lambda params: params,
 ) -> Collect:
   """Returns collect(params, frozen, prompts, key).
 
@@ -95,9 +95,7 @@ def make_collect(
   def collect(params, frozen, prompts, key):
     # 1. Sample at the training temperature; log-probs come with the samples.
     # The samples of a prompt stand together, and so share it from here on.
-    read = move(params["policy"]) if move else params["policy"]
-    drawn = sample(read, prompts, key)
-    del read
+    drawn = sample(move(params["policy"]), prompts, key)
     # 2. Score whole responses.
     score = scorer(frozen["scorer"], prompts, drawn.response, drawn.mask)
     # 3. Reference log-probs, 4. values where the algorithm needs old ones,

@@ -305,6 +305,6 @@ def _write_sentencepiece(metadata, tokens, types, ids, add_bos) -> Callable:
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial = jsonl.partial_of(path)
   partial.write_bytes(data)
   os.replace(partial, path)

@@ -16,6 +16,8 @@ import os
 import pathlib
 from typing import Any, Iterable, Sequence
 
+from rlaif_jax.core import jsonl
+
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
 # Names under which public models end a text or a turn.
@@ -94,7 +96,7 @@ def train_sentencepiece(
     ) from error
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  partial = jsonl.partial_of(path)
   partial.write_bytes(model.getvalue())
   os.replace(partial, path)
 

@@ -27,6 +27,21 @@ def test_round_trip_plain_and_gzipped(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"]
 
 
+def test_two_hosts_may_write_the_same_file_at_once(tmp_path, monkeypatch):
+  """Processes of containers often have the same number."""
+  monkeypatch.setattr(jsonl.os, "getpid", lambda: 7)
+  path = tmp_path / "rows.jsonl"
+
+  def rows():
+    yield {"row": 0}
+    jsonl.write_rows(path, [{"row": 0}, {"row": 1}])  # The other host.
+    yield {"row": 1}
+
+  jsonl.write_rows(path, rows())
+  assert jsonl.parse_rows(path, dict) == [{"row": 0}, {"row": 1}]
+  assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 @pytest.mark.parametrize("line", ["{", '{"id": "1"}', "[]"])
 def test_a_malformed_line_is_named(tmp_path, line):
   path = tmp_path / "rows.jsonl"

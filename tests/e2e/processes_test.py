@@ -15,9 +15,13 @@ import pytest
 
 from rlaif_jax.engine import checkpoint
 from tests.e2e import resume_test
+from tests.e2e import stages
 from tests.engine import processes_test
 
 ROOT = resume_test.ROOT
+AT_NIGHT = pytest.mark.skipif(
+  "RLAIF_NIGHTLY" not in os.environ, reason="RLAIF_NIGHTLY is not set"
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def check_same(world, one, other):
 
 
 def test_two_processes_train_what_one_does(world):
-  job, recipe, bindings, _, _ = resume_test.stages(world)["sft"]
+  job, recipe, bindings, _, _ = stages.of(world)["sft"]
   recipe += 'train_sft.mesh = "fsdp:2"\n'
   finish(
     [start(world, world.command(job, "sft", recipe, **bindings), 1, devices=2)]
@@ -113,12 +117,12 @@ def test_two_processes_train_what_one_does(world):
 @pytest.fixture(scope="module")
 def pipeline(world):
   """Pairs, labels and a reward model, by one process; and SFT."""
-  stages = resume_test.stages(world)
+  found = stages.of(world)
   for name in ("sft", "pairs", "humans", "labels", "reward"):
-    job, recipe, bindings, _, _ = stages[name]
+    job, recipe, bindings, _, _ = found[name]
     if not (world.root / name / "result.json").exists():
       world.finish(world.command(job, name, recipe, **bindings))
-  return stages
+  return found
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,8 @@ def pipeline(world):
     ("dpo", "data:2", 2),
     ("policy", "fsdp:2,model:2", 4),
     ("direct", "data:2", 2),
+    pytest.param("ensemble", "fsdp:2", 2, marks=AT_NIGHT),
+    pytest.param("online", "fsdp:2", 2, marks=AT_NIGHT),
   ],
 )
 def test_the_other_trainings_agree_too(world, pipeline, name, mesh, count):
@@ -168,7 +174,7 @@ def wait_for_lines(path, lines):
 
 
 def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
-  job, recipe, bindings, _, _ = resume_test.stages(world)["sft"]
+  job, recipe, bindings, _, _ = stages.of(world)["sft"]
   recipe = recipe.replace("num_steps = 8", "num_steps = 60")
   whole = world.command(job, "long", recipe, **bindings)
   finish([start(world, whole, 1, devices=2)])

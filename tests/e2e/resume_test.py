@@ -20,100 +20,10 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.text import tokenizers
+from tests.e2e import stages
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
-
-TINY = """
-DecoderConfig.vocab_size = 320
-DecoderConfig.width = 16
-DecoderConfig.num_layers = 1
-DecoderConfig.num_heads = 2
-DecoderConfig.num_kv_heads = 2
-DecoderConfig.head_dim = 8
-DecoderConfig.mlp_dim = 16
-DecoderConfig.max_length = 160
-SequenceConfig.max_context = 24
-SequenceConfig.max_response = 8
-SequenceConfig.suffix = "\\n"
-"""
-LOOP = """
-LoopConfig.num_steps = 8
-LoopConfig.save_every = 2
-"""
-ADAM = """
-OptimizerConfig.name = "adamw"
-OptimizerConfig.learning_rate = 1e-2
-"""
-SFT = (
-  TINY
-  + LOOP
-  + ADAM
-  + """
-train_sft.data = @SFTData()
-train_sft.model = @DecoderConfig()
-train_sft.sequence = @SequenceConfig()
-train_sft.optimizer = @OptimizerConfig()
-train_sft.train = @LoopConfig()
-train_sft.batch_size = 4
-SFTData.validation_rows = 4
-"""
-)
-SAMPLE = """
-sample.sampling = @SamplingConfig()
-sample.num_samples = 2
-sample.batch_size = 4
-SamplingConfig.max_tokens = 8
-"""
-HUMANS = """
-label.humans = @HumanConfig()
-HumanConfig.temperature = 0.1
-"""
-LABEL = """
-label.judge = @JudgeConfig()
-label.chunk_size = 4
-JudgeConfig.template = "docstring_pairwise"
-JudgeConfig.max_context_tokens = 120
-"""
-REWARD = (
-  ADAM
-  + """
-train_reward.optimizer = @OptimizerConfig()
-train_reward.epochs = 2.0
-train_reward.batch_size = 4
-train_reward.save_every = 2
-train_reward.label_counts = (8,)
-"""
-)
-DPO = (
-  ADAM
-  + """
-train_dpo.dpo = @DPOConfig()
-train_dpo.optimizer = @OptimizerConfig()
-train_dpo.epochs = 2.0
-train_dpo.batch_size = 4
-train_dpo.save_every = 2
-"""
-)
-POLICY = (
-  LOOP
-  + ADAM
-  + """
-train_policy.prompts = @PromptData()
-train_policy.scorer = @ScorerConfig()
-train_policy.rl = @RLConfig()
-train_policy.sampling = @SamplingConfig()
-train_policy.optimizer = @OptimizerConfig()
-train_policy.value_optimizer = @OptimizerConfig()
-train_policy.train = @LoopConfig()
-train_policy.selection = @SelectionConfig()
-train_policy.batch_size = 4
-SelectionConfig.candidates = 2
-LoopConfig.evaluate_every = 4
-PromptData.validation_rows = 4
-SamplingConfig.max_tokens = 8
-"""
-)
 
 
 class World:
@@ -195,15 +105,11 @@ class World:
       if path.name == "model.json":
         result[name] = path.read_text()
       elif path.suffix == ".jsonl" and "partial" not in name:
-        result[name] = path.read_text()
+        result[name] = path.read_text().replace(f"{self.root / run}/", "")
     summary = json.loads((self.root / run / "result.json").read_text())
+    named = ("seconds", "next", "model", "labels", "rounds")
     result["result"] = json.dumps(
-      {
-        k: v
-        for k, v in summary.items()
-        if k not in ("seconds", "next", "model", "labels")
-      },
-      sort_keys=True,
+      {k: v for k, v in summary.items() if k not in named}, sort_keys=True
     )
     return result
 
@@ -213,111 +119,15 @@ def world(tmp_path_factory):
   return World(tmp_path_factory.mktemp("world"))
 
 
-def stages(world):
-  """(job, recipe, bindings, watched file, lines at which it is killed)."""
-  return {**text_stages(world.root), **training_stages(world.root)}
+# Each needs some of those before it. The last two are killed at night alone
+# (and by their own tests, within one process).
+STAGES = ["sft", "pairs", "humans", "labels", "reward", "dpo", "policy"]
+STAGES += ["direct", "ensemble", "online"]
 
 
-def text_stages(root):
-  return {
-    "sft": (
-      "train_sft",
-      SFT,
-      {
-        "SFTData__data_dir": root / "data",
-        "SFTData__examples_file": root / "examples.jsonl",
-      },
-      "metrics.jsonl",
-      (1, 5),
-    ),
-    "pairs": (
-      "sample",
-      SAMPLE,
-      {
-        "sample__policy_dir": root / "sft" / "model",
-        "sample__examples_file": root / "examples.jsonl",
-      },
-      "responses.partial.jsonl",
-      (2,),
-    ),
-    "humans": (
-      "label",
-      HUMANS,
-      {"label__pairs_file": root / "pairs" / "pairs.jsonl"},
-      None,
-      (),
-    ),
-    "labels": (
-      "label",
-      LABEL,
-      {
-        "label__pairs_file": root / "pairs" / "pairs.jsonl",
-        "label__labeler_dir": root / "sft" / "model",
-        "label__human_labels_file": root / "humans" / "labels.jsonl",
-      },
-      "store/labels.jsonl",
-      (2,),
-    ),
-  }
-
-
-def training_stages(root):
-  data = {"PromptData__examples_file": root / "examples.jsonl"}
-  return {
-    "reward": (
-      "train_reward",
-      REWARD,
-      {
-        "train_reward__labels_file": root / "labels" / "labels.jsonl",
-        "train_reward__test_labels_file": root / "humans" / "labels.jsonl",
-        "train_reward__init_from": root / "sft" / "model",
-      },
-      "metrics.jsonl",
-      (3,),
-    ),
-    "dpo": (
-      "train_dpo",
-      DPO,
-      {
-        "train_dpo__labels_file": root / "labels" / "labels.jsonl",
-        "train_dpo__test_labels_file": root / "humans" / "labels.jsonl",
-        "train_dpo__policy_dir": root / "sft" / "model",
-      },
-      "metrics.jsonl",
-      (3,),
-    ),
-    "policy": (
-      "train_policy",
-      POLICY,
-      {
-        **data,
-        "train_policy__policy_dir": root / "sft" / "model",
-        "ScorerConfig__reward_dir": root / "reward" / "model",
-        "ScorerConfig__standardize_file": root / "pairs" / "responses.jsonl",
-      },
-      "metrics.jsonl",
-      (1, 6),
-    ),
-    "direct": (
-      "train_policy",
-      POLICY + 'ScorerConfig.rating_template = "docstring_rating"\n',
-      {
-        **data,
-        "train_policy__policy_dir": root / "sft" / "model",
-        "ScorerConfig__labeler_dir": root / "sft" / "model",
-      },
-      "metrics.jsonl",
-      (3,),
-    ),
-  }
-
-
-@pytest.mark.parametrize(
-  "name",
-  ["sft", "pairs", "humans", "labels", "reward", "dpo", "policy", "direct"],
-)
+@pytest.mark.parametrize("name", STAGES[:-2])
 def test_killed_and_resumed_ends_the_same(world, name):
-  job, recipe, bindings, watched, points = stages(world)[name]
+  job, recipe, bindings, watched, points = stages.of(world)[name]
   output = world.finish(world.command(job, name, recipe, **bindings))
   assert "next" in output
   whole = world.contents(name)
@@ -338,12 +148,10 @@ KILLS = int(os.environ.get("RLAIF_KILLS", "0"))
 
 
 @pytest.mark.skipif(not KILLS, reason="RLAIF_KILLS is 0; launch/nightly.sh")
-@pytest.mark.parametrize(
-  "name", ["sft", "pairs", "labels", "reward", "dpo", "policy", "direct"]
-)
+@pytest.mark.parametrize("name", [s for s in STAGES if s != "humans"])
 def test_killed_at_any_moment_it_ends_the_same(world, name):
   """So often, at moments drawn over a whole run, wherever that is."""
-  for needed, (job, recipe, bindings, _, _) in stages(world).items():
+  for needed, (job, recipe, bindings, _, _) in stages.of(world).items():
     if not (world.root / needed / "result.json").exists():
       world.finish(world.command(job, needed, recipe, **bindings))
     if needed == name:
@@ -372,7 +180,7 @@ def test_killed_at_any_moment_it_ends_the_same(world, name):
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(world):
-  _, recipe, bindings, _, _ = stages(world)["sft"]
+  _, recipe, bindings, _, _ = stages.of(world)["sft"]
   recipe = recipe.replace("num_steps = 8", "num_steps = 2000")
   recipe = recipe.replace("save_every = 2", "save_every = 5000")
   command = world.command("train_sft", "stopped", recipe, **bindings)

@@ -126,6 +126,18 @@ def better_and_worse(row):
   return texts if row.p_first > 0.5 else texts[::-1]
 
 
+def test_a_labeler_that_compares_runs_in_one_process(monkeypatch):
+  compares = round_judges.RoundJudge(labeler_dir="labeler", judge=JUDGE)
+  rates = round_judges.RoundJudge(
+    scorer=scoring_model.ScorerConfig(reward_dir="reward")
+  )
+  round_judges.check_processes(compares)
+  monkeypatch.setattr(round_judges.jax, "process_count", lambda: 2)
+  round_judges.check_processes(rates)
+  with pytest.raises(ValueError, match="'labeler'.*these are 2; start one"):
+    round_judges.check_processes(compares)
+
+
 def test_best_against_worst_and_ties_are_dropped():
   (row,), numbers = pairs_of([[1, 3, 2], [1, 1, 1]])
   assert better_and_worse(row) == ("ten dogs saw one", "a cat sat")

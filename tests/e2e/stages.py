@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every job as a command on a tiny world, each on what those before it made."""
+
+from __future__ import annotations
+
+TINY = """
+DecoderConfig.vocab_size = 320
+DecoderConfig.width = 16
+DecoderConfig.num_layers = 1
+DecoderConfig.num_heads = 2
+DecoderConfig.num_kv_heads = 2
+DecoderConfig.head_dim = 8
+DecoderConfig.mlp_dim = 16
+DecoderConfig.max_length = 160
+SequenceConfig.max_context = 24
+SequenceConfig.max_response = 8
+SequenceConfig.suffix = "\\n"
+"""
+LOOP = """
+LoopConfig.num_steps = 8
+LoopConfig.save_every = 2
+"""
+ADAM = """
+OptimizerConfig.name = "adamw"
+OptimizerConfig.learning_rate = 1e-2
+"""
+SFT = (
+  TINY
+  + LOOP
+  + ADAM
+  + """
+train_sft.data = @SFTData()
+train_sft.model = @DecoderConfig()
+train_sft.sequence = @SequenceConfig()
+train_sft.optimizer = @OptimizerConfig()
+train_sft.train = @LoopConfig()
+train_sft.batch_size = 4
+SFTData.validation_rows = 4
+"""
+)
+SAMPLE = """
+sample.sampling = @SamplingConfig()
+sample.num_samples = 2
+sample.batch_size = 4
+SamplingConfig.max_tokens = 8
+"""
+HUMANS = """
+label.humans = @HumanConfig()
+HumanConfig.temperature = 0.1
+"""
+LABEL = """
+label.judge = @JudgeConfig()
+label.chunk_size = 4
+JudgeConfig.template = "docstring_pairwise"
+JudgeConfig.max_context_tokens = 120
+"""
+REWARD = (
+  ADAM
+  + """
+train_reward.optimizer = @OptimizerConfig()
+train_reward.epochs = 2.0
+train_reward.batch_size = 4
+train_reward.save_every = 2
+train_reward.label_counts = (8,)
+"""
+)
+DPO = (
+  ADAM
+  + """
+train_dpo.dpo = @DPOConfig()
+train_dpo.optimizer = @OptimizerConfig()
+train_dpo.epochs = 2.0
+train_dpo.batch_size = 4
+train_dpo.save_every = 2
+"""
+)
+ENSEMBLE = (
+  ADAM
+  + """
+train_ensemble.ensemble = @EnsembleConfig()
+train_ensemble.optimizer = @OptimizerConfig()
+train_ensemble.adapters = @OptimizerConfig()
+train_ensemble.epochs = 2.0
+train_ensemble.batch_size = 4
+train_ensemble.save_every = 2
+EnsembleConfig.kind = "lora"
+EnsembleConfig.members = 2
+"""
+)
+ONLINE = (
+  ADAM
+  + """
+train_online_dpo.judge = @RoundJudge()
+train_online_dpo.dpo = @DPOConfig()
+train_online_dpo.optimizer = @OptimizerConfig()
+train_online_dpo.sampling = @SamplingConfig()
+train_online_dpo.reference = "initial"
+train_online_dpo.rounds = 2
+train_online_dpo.contexts = 8
+train_online_dpo.num_samples = 4
+train_online_dpo.batch_size = 4
+train_online_dpo.save_every = 1
+RoundJudge.scorer = @ScorerConfig()
+SamplingConfig.max_tokens = 8
+"""
+)
+POLICY = (
+  LOOP
+  + ADAM
+  + """
+train_policy.prompts = @PromptData()
+train_policy.scorer = @ScorerConfig()
+train_policy.rl = @RLConfig()
+train_policy.sampling = @SamplingConfig()
+train_policy.optimizer = @OptimizerConfig()
+train_policy.value_optimizer = @OptimizerConfig()
+train_policy.train = @LoopConfig()
+train_policy.selection = @SelectionConfig()
+train_policy.batch_size = 4
+SelectionConfig.candidates = 2
+LoopConfig.evaluate_every = 4
+PromptData.validation_rows = 4
+SamplingConfig.max_tokens = 8
+"""
+)
+
+
+def of(world):
+  """(job, recipe, bindings, watched file, lines at which it is killed)."""
+  root = world.root
+  return {**text_stages(root), **reward_stages(root), **policy_stages(root)}
+
+
+def text_stages(root):
+  return {
+    "sft": (
+      "train_sft",
+      SFT,
+      {
+        "SFTData__data_dir": root / "data",
+        "SFTData__examples_file": root / "examples.jsonl",
+      },
+      "metrics.jsonl",
+      (1, 5),
+    ),
+    "pairs": (
+      "sample",
+      SAMPLE,
+      {
+        "sample__policy_dir": root / "sft" / "model",
+        "sample__examples_file": root / "examples.jsonl",
+      },
+      "responses.partial.jsonl",
+      (2,),
+    ),
+    "humans": (
+      "label",
+      HUMANS,
+      {"label__pairs_file": root / "pairs" / "pairs.jsonl"},
+      None,
+      (),
+    ),
+    "labels": (
+      "label",
+      LABEL,
+      {
+        "label__pairs_file": root / "pairs" / "pairs.jsonl",
+        "label__labeler_dir": root / "sft" / "model",
+        "label__human_labels_file": root / "humans" / "labels.jsonl",
+      },
+      "store/labels.jsonl",
+      (2,),
+    ),
+  }
+
+
+def reward_stages(root):
+  return {
+    "reward": (
+      "train_reward",
+      REWARD,
+      {
+        "train_reward__labels_file": root / "labels" / "labels.jsonl",
+        "train_reward__test_labels_file": root / "humans" / "labels.jsonl",
+        "train_reward__init_from": root / "sft" / "model",
+      },
+      "metrics.jsonl",
+      (3,),
+    ),
+    "dpo": (
+      "train_dpo",
+      DPO,
+      {
+        "train_dpo__labels_file": root / "labels" / "labels.jsonl",
+        "train_dpo__test_labels_file": root / "humans" / "labels.jsonl",
+        "train_dpo__policy_dir": root / "sft" / "model",
+      },
+      "metrics.jsonl",
+      (3,),
+    ),
+  }
+
+
+def policy_stages(root):
+  data = {"PromptData__examples_file": root / "examples.jsonl"}
+  return {
+    "policy": (
+      "train_policy",
+      POLICY,
+      {
+        **data,
+        "train_policy__policy_dir": root / "sft" / "model",
+        "ScorerConfig__reward_dir": root / "reward" / "model",
+        "ScorerConfig__standardize_file": root / "pairs" / "responses.jsonl",
+      },
+      "metrics.jsonl",
+      (1, 6),
+    ),
+    "direct": (
+      "train_policy",
+      POLICY + 'ScorerConfig.rating_template = "docstring_rating"\n',
+      {
+        **data,
+        "train_policy__policy_dir": root / "sft" / "model",
+        "ScorerConfig__labeler_dir": root / "sft" / "model",
+      },
+      "metrics.jsonl",
+      (3,),
+    ),
+    "ensemble": (
+      "train_ensemble",
+      ENSEMBLE,
+      {
+        "train_ensemble__labels_file": root / "labels" / "labels.jsonl",
+        "train_ensemble__test_labels_file": root / "humans" / "labels.jsonl",
+        "train_ensemble__init_from": root / "sft" / "model",
+      },
+      "metrics.jsonl",
+      (3,),
+    ),
+    "online": (
+      "train_online_dpo",
+      ONLINE,
+      {
+        "train_online_dpo__policy_dir": root / "sft" / "model",
+        "train_online_dpo__examples_file": root / "examples.jsonl",
+        "ScorerConfig__reward_dir": root / "reward" / "model",
+      },
+      "rounds.jsonl",
+      (1, 2),
+    ),
+  }
