@@ -51,7 +51,12 @@ class Cost:
   `memory` is what must be there at once: arguments, results that are not
   donated arguments, and the compiler's temporary buffers. `seconds` is the
   roofline: the longest of `compute`, `memory_time` and `links`, as if each
-  overlapped the others; `bound` says which.
+  overlapped the others; `bound` says which. It is too long by what
+  `bytes_accessed` has too much: the compiler adds up operands and results of
+  all operations, also those that never leave the chip (the TPU's fetches
+  weights ahead of a product, and counts them there and in the product).
+  `least_seconds` is the roofline if each argument were read once, and nothing
+  else touched memory.
   """
 
   memory: float
@@ -67,6 +72,11 @@ class Cost:
   @property
   def seconds(self) -> float:
     return max(self.compute, self.memory_time, self.links)
+
+  @property
+  def least_seconds(self) -> float:
+    read = min(1.0, self.arguments / max(1.0, self.bytes_accessed))
+    return max(self.compute, read * self.memory_time, self.links)
 
   @property
   def bound(self) -> str:

@@ -130,7 +130,12 @@ def run(
   }
   found = {phase: plans[-1] for phase, plans in phases.items()}
   fits = all(plan["fits"] for plan in found.values())
-  hours = sum(plan["hours"] for plan in found.values()) if fits else None
+  hours = least = None
+  if fits:
+    hours, least = (
+      sum(plan[key] for plan in found.values())
+      for key in ("hours", "least_hours")
+    )
   advice = {
     phase: said
     for phase, plans in phases.items()
@@ -143,6 +148,7 @@ def run(
     "phases": phases,
     "fits": fits,
     "hours": hours,
+    "least_hours": least,
     "advice": advice,
   }
   print(plan_tables.summary(found, len(devices), known), flush=True)
@@ -155,7 +161,8 @@ def run(
       p: plan["mesh"] if plan["fits"] else None for p, plan in found.items()
     },
     "chips_needed": max(plan["chips_needed"] for plan in found.values()),
-    "hours": None if hours is None else round(hours, 2),
+    "hours": hours and round(hours, 2),
+    "least_hours": least and round(least, 2),
     "advice": advice,
   }
 
@@ -179,8 +186,10 @@ def plan_phase(
   for text in meshes:
     plan = plan_mesh(recipe, phase, text, kept, whole)
     updates = getattr(steps, phase)
-    seconds = sum(row["update_seconds"] for row in plan["programs"])
-    plan |= {"updates": updates, "hours": updates * seconds / 3600}
+    plan["updates"] = updates
+    for hours, key in (("hours", "seconds"), ("least_hours", "least_seconds")):
+      seconds = sum(row["runs"] * row[key] for row in plan["programs"])
+      plan[hours] = updates * seconds / 3600
     plans.append(plan)
     print(plan_tables.table(plan, kept.chip), flush=True)
     if plan["fits"]:
@@ -265,7 +274,7 @@ def measured(
     "memory": found.memory + program.held,
     "held": program.held,
     "seconds": found.seconds,
+    "least_seconds": found.least_seconds,
     "bound": found.bound,
-    "update_seconds": program.runs * found.seconds,
     "compile_seconds": round(time.monotonic() - begin, 1),
   }

@@ -19,16 +19,17 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
   if plan["programs"]:
     lines.append(
       f"{'program':24}{'runs':>6}{'memory':>17}{'TFLOP':>9}{'GB read':>9}"
-      f"{'GB sent':>9}{'ms':>9}  bound by"
+      f"{'GB sent':>9}{'ms':>17}  bound by"
     )
   for row in plan["programs"]:
     sent = sum(c["sent_bytes"] for c in row["collectives"])
     share = 100 * row["memory"] / chip.memory
+    least, most = 1e3 * row["least_seconds"], 1e3 * row["seconds"]
     lines.append(
       f"{row['program']:24}{row['runs']:6}"
       f"{row['memory'] / 1e9:8.2f} GB {share:3.0f} %"
       f"{row['flops'] / 1e12:9.2f}{row['bytes_accessed'] / 1e9:9.1f}"
-      f"{sent / 1e9:9.2f}{1e3 * row['seconds']:9.1f}  {row['bound']}"
+      f"{sent / 1e9:9.2f}{f'{least:.1f}-{most:.1f}':>17}  {row['bound']}"
     )
   parts = ", ".join(
     f"{name} {size / 1e9:.2f} GB" for name, size in plan["resident"].items()
@@ -37,8 +38,8 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
     lines.append(f"there all the time: {parts}")
   if plan["fits"]:
     lines.append(
-      f"fits; {plan['updates']} updates take {plan['hours']:.2f} hours at the "
-      "roofline"
+      f"fits; {plan['updates']} updates take {plan['least_hours']:.2f} to "
+      f"{plan['hours']:.2f} hours at the roofline"
     )
   else:
     lines.append(f"DOES NOT FIT: {plan['reason']}")
@@ -52,12 +53,16 @@ def summary(
   bad = [phase for phase, plan in found.items() if not plan["fits"]]
   if bad:
     return f"does not fit on {count} x {chip.name}: {', '.join(bad)}"
-  hours = sum(plan["hours"] for plan in found.values())
+  least, most = (
+    sum(plan[key] for plan in found.values())
+    for key in ("least_hours", "hours")
+  )
   meshes = ", ".join(f"{phase} {p['mesh']}" for phase, p in found.items())
   needed = max(plan["chips_needed"] for plan in found.values())
   return (
     f"fits on {count} x {chip.name} ({meshes}); about {needed} would do; "
-    f"{hours:.2f} hours, {hours * count:.0f} chip hours at the roofline"
+    f"{least:.2f} to {most:.2f} hours, {least * count:.0f} to "
+    f"{most * count:.0f} chip hours at the roofline"
   )
 
 

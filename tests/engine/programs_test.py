@@ -139,6 +139,25 @@ def test_pieces_add_up_and_keep_the_memory_of_the_whole():
   )
 
 
+def test_the_least_time_reads_each_argument_once():
+  cost = programs.Cost(
+    memory=90.0,
+    arguments=40.0,
+    temporary=10.0,
+    flops=1.0,
+    bytes_accessed=100.0,
+    collectives=(),
+    compute=1.0,
+    memory_time=10.0,
+    links=2.0,
+  )
+  assert (cost.least_seconds, cost.seconds) == (4.0, 10.0)
+  split = dataclasses.replace(cost, arguments=5.0)
+  assert split.least_seconds == cost.links
+  # Of a table a program may read few rows.
+  assert dataclasses.replace(cost, arguments=200.0).least_seconds == 10.0
+
+
 def test_of_programs_in_turn_only_the_results_stay():
   piece = programs.Cost(
     memory=10.0,  # 3 of arguments, 5 of results, 2 that are temporary

@@ -84,6 +84,7 @@ def test_a_plan_that_fits(tmp_path, chip, capsys):
   seconds = max(row["compute"], row["memory_time"], row["links"])
   assert row["seconds"] == seconds
   assert one["hours"] == pytest.approx(3600 * seconds / 3600)
+  assert one["least_hours"] == pytest.approx(row["least_seconds"])
   assert row["memory"] == one["memory"] > row["held"] == 0
   out = capsys.readouterr().out
   assert "SFT update" in out and "fits; 3600 updates take" in out
