@@ -58,8 +58,11 @@ class KeptCosts:
     if path and path.exists():
       return _read(json.loads(path.read_text()))
     note()
-    compiled = lowered.compile(compiler_options=options)
-    found = programs.cost(compiled, self.chip)
+    for_tpu = self.devices[:1] and self.devices[0].platform == "tpu"
+    compiled, text = programs.compiled_with_text(
+      lowered, options, for_tpu=for_tpu
+    )
+    found = programs.cost(compiled, self.chip, text)
     if path:
       jsonl.write_text(path, json.dumps(dataclasses.asdict(found)) + "\n")
     return found

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import re
-from typing import Any, Sequence
+import tempfile
+from typing import Any, Mapping, Sequence
 
 import jax
 
@@ -88,11 +90,30 @@ class Cost:
     return max(times, key=times.__getitem__)
 
 
-def cost(compiled: Any, chip: chips.Chip) -> Cost:
-  """Reads a compiled program's costs."""
+def compiled_with_text(
+  lowered: Any, options: Mapping[str, Any] | None, *, for_tpu: bool
+) -> tuple[Any, str]:
+  """Compiles a program; also the HLO text of what came of it.
+
+  The TPU compiler is asked to write that to a file: what it makes for v5p
+  cannot always be read back ("async-update instruction should have 1 operands",
+  jaxlib 0.10.2 with libtpu 0.0.52).
+  """
+  if not for_tpu:
+    compiled = lowered.compile(compiler_options=options)
+    return compiled, compiled.as_text()
+  with tempfile.TemporaryDirectory() as folder:
+    dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    compiled = lowered.compile(compiler_options={**(options or {}), **dump})
+    (path,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
+    return compiled, path.read_text()
+
+
+def cost(compiled: Any, chip: chips.Chip, text: str = "") -> Cost:
+  """Reads a compiled program's costs; `text` is its HLO, if that is at hand."""
   memory = compiled.memory_analysis()
   counted = compiled.cost_analysis()
-  found = collectives(compiled.as_text())
+  found = collectives(text or compiled.as_text())
   sent = sum(c.sent_bytes for c in found)
   flops, touched = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes

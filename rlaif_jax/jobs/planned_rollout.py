@@ -52,7 +52,7 @@ def lowered(
 
 
 class _Prompts:
-  """Reading the prompts; compiled once as it runs, also for what follows."""
+  """Reading the prompts; what was compiled also serves what follows."""
 
   def __init__(self, lowered: Any):
     self.as_text = lowered.as_text
@@ -60,9 +60,11 @@ class _Prompts:
     self._compile = lowered.compile
 
   def compile(self, compiler_options: Any = None) -> Any:
-    if compiler_options is None:
-      return self.as_run
-    return self._compile(compiler_options=compiler_options)
+    """Remembers what will run: with options that change nothing in it."""
+    compiled = self._compile(compiler_options=compiler_options)
+    if all(name.startswith("xla_dump") for name in compiler_options or ()):
+      self.as_run = compiled
+    return compiled
 
   @functools.cached_property
   def as_run(self) -> Any:

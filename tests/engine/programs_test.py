@@ -90,6 +90,22 @@ def test_a_reduce_scatter_as_the_tpu_compiler_writes_it():
   assert [c.kind for c in found] == ["all-reduce"]
 
 
+def test_the_tpu_compilers_own_text_says_the_same():
+  """Through a file, since v5p's cannot always be read back."""
+  pytest.importorskip("libtpu")
+  mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:2x2"))
+  split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+  a = jax.ShapeDtypeStruct((512, 256), jnp.float32, sharding=split)
+  lowered = jax.jit(lambda a: 2 * a, out_shardings=whole).lower(a)
+  compiled, text = programs.compiled_with_text(lowered, None, for_tpu=True)
+  found = programs.collectives(text)
+  assert found == programs.collectives(compiled.as_text())
+  assert [c.kind for c in found] == ["all-gather"]
+  assert found[0].sent_bytes == 512 * 256 * 4 * 3 / 4
+  _, same = programs.compiled_with_text(lowered, None, for_tpu=False)
+  assert programs.collectives(same) == found
+
+
 def test_a_product_split_over_devices():
   mesh = mesh_lib.make_mesh("model:8", jax.devices()[:8])
   spec = jax.sharding.PartitionSpec
