@@ -38,6 +38,7 @@ def prompts(rows):
 def collect_with(
   params, reference, scorer, batch, temperature=0.7, move=None, **config
 ):
+  more = {"move": move} if move else {}
   collect = rollout.make_collect(
     POLICY,
     VALUE,
@@ -45,7 +46,7 @@ def collect_with(
     config=algorithms.RLConfig(**config),
     sampling=decode.SamplingConfig(max_tokens=5, temperature=temperature),
     eos_ids=(EOS,),
-    move=move,
+    **more,
   )
   frozen = {"reference": reference, "scorer": None}
   return collect(params, frozen, batch, jax.random.key(1))
