@@ -29,7 +29,7 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
       f"{row['program']:24}{row['runs']:6}"
       f"{row['memory'] / 1e9:8.2f} GB {share:3.0f} %"
       f"{row['flops'] / 1e12:9.2f}{row['bytes_accessed'] / 1e9:9.1f}"
-      f"{sent / 1e9:9.2f}{f'{least:.1f}-{most:.1f}':>17}  {row['bound']}"
+      f"{sent / 1e9:9.2f}{between(least, most, 1, '-'):>17}  {row['bound']}"
     )
   parts = ", ".join(
     f"{name} {size / 1e9:.2f} GB" for name, size in plan["resident"].items()
@@ -38,12 +38,20 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
     lines.append(f"there all the time: {parts}")
   if plan["fits"]:
     lines.append(
-      f"fits; {plan['updates']} updates take {plan['least_hours']:.2f} to "
-      f"{plan['hours']:.2f} hours at the roofline"
+      f"fits; {plan['updates']} updates take "
+      f"{between(plan['least_hours'], plan['hours'])} hours at the roofline"
     )
   else:
     lines.append(f"DOES NOT FIT: {plan['reason']}")
   return "\n".join(lines)
+
+
+def between(
+  least: float, most: float, digits: int = 2, word: str = " to "
+) -> str:
+  """A range, or one number where both read the same."""
+  ends = dict.fromkeys(f"{number:.{digits}f}" for number in (least, most))
+  return word.join(ends)
 
 
 def summary(
@@ -61,8 +69,8 @@ def summary(
   needed = max(plan["chips_needed"] for plan in found.values())
   return (
     f"fits on {count} x {chip.name} ({meshes}); about {needed} would do; "
-    f"{least:.2f} to {most:.2f} hours, {least * count:.0f} to "
-    f"{most * count:.0f} chip hours at the roofline"
+    f"{between(least, most)} hours, "
+    f"{between(least * count, most * count, 0)} chip hours at the roofline"
   )
 
 

@@ -84,6 +84,12 @@ def test_the_summary_adds_up_phases():
   assert said == "does not fit on 16 x TPU v5e: policy"
 
 
+def test_a_range_that_is_none_is_one_number():
+  assert plan_tables.between(1.0, 2.0) == "1.00 to 2.00"
+  assert plan_tables.between(1.0, 1.004) == "1.00"
+  assert plan_tables.between(3.0, 4.0, 0, "-") == "3-4"
+
+
 def test_the_table_says_why():
   text = plan_tables.table(plan(), CHIP)
   assert "DOES NOT FIT: the models alone are larger" in text
