@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Callable, Sequence
+
+import pytest
 
 from rlaif_jax.core import records
 from rlaif_jax.labeling import rating
+
+# What is too long for every change runs in launch/nightly.sh alone.
+IS_NIGHT = bool(os.environ.get("RLAIF_NIGHTLY"))
+AT_NIGHT = pytest.mark.skipif(not IS_NIGHT, reason="RLAIF_NIGHTLY is not set")
 
 
 class CharTokenizer:

@@ -58,7 +58,7 @@ class KeptCosts:
     if path and path.exists():
       return _read(json.loads(path.read_text()))
     note()
-    for_tpu = self.devices[:1] and self.devices[0].platform == "tpu"
+    for_tpu = any(device.platform == "tpu" for device in self.devices)
     compiled, text = programs.compiled_with_text(
       lowered, options, for_tpu=for_tpu
     )

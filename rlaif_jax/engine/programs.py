@@ -31,6 +31,9 @@ _SENT = {
   "collective-permute": lambda n: 1.0,
 }
 
+# How the compiler's options begin that make it write files.
+_DUMP = "xla_dump_"
+
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALL = re.compile(
   rf"= (?P<result>.*?) (?P<kind>{'|'.join(_SENT)})(?P<start>-start)?\("
@@ -103,10 +106,15 @@ def compiled_with_text(
     compiled = lowered.compile(compiler_options=options)
     return compiled, compiled.as_text()
   with tempfile.TemporaryDirectory() as folder:
-    dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    dump = {f"{_DUMP}to": folder, f"{_DUMP}hlo_as_text": True}
     compiled = lowered.compile(compiler_options={**(options or {}), **dump})
     (path,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
     return compiled, path.read_text()
+
+
+def changes_nothing(options: Mapping[str, Any] | None) -> bool:
+  """Whether the compiler makes the same of a program with these options."""
+  return all(name.startswith(_DUMP) for name in options or ())
 
 
 def cost(compiled: Any, chip: chips.Chip, text: str = "") -> Cost:

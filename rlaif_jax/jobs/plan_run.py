@@ -130,12 +130,7 @@ def run(
   }
   found = {phase: plans[-1] for phase, plans in phases.items()}
   fits = all(plan["fits"] for plan in found.values())
-  hours = least = None
-  if fits:
-    hours, least = (
-      sum(plan[key] for plan in found.values())
-      for key in ("hours", "least_hours")
-    )
+  least, hours = plan_tables.hours(found) if fits else (None, None)
   advice = {
     phase: said
     for phase, plans in phases.items()

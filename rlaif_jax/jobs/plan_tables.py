@@ -54,6 +54,15 @@ def between(
   return word.join(ends)
 
 
+def hours(found: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+  """Of all phases at the roofline, at least and at most."""
+  least, most = (
+    sum(plan[key] for plan in found.values())
+    for key in ("least_hours", "hours")
+  )
+  return least, most
+
+
 def summary(
   found: Mapping[str, Mapping[str, Any]], count: int, chip: chips.Chip
 ) -> str:
@@ -61,10 +70,7 @@ def summary(
   bad = [phase for phase, plan in found.items() if not plan["fits"]]
   if bad:
     return f"does not fit on {count} x {chip.name}: {', '.join(bad)}"
-  least, most = (
-    sum(plan[key] for plan in found.values())
-    for key in ("least_hours", "hours")
-  )
+  least, most = hours(found)
   meshes = ", ".join(f"{phase} {p['mesh']}" for phase, p in found.items())
   needed = max(plan["chips_needed"] for plan in found.values())
   return (

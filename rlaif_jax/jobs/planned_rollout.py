@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import programs
 from rlaif_jax.engine import scoring
 from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.models import architectures
@@ -52,7 +53,7 @@ def lowered(
 
 
 class _Prompts:
-  """Reading the prompts; what was compiled also serves what follows."""
+  """Reading the prompts; compiled once as it runs, also for what follows."""
 
   def __init__(self, lowered: Any):
     self.as_text = lowered.as_text
@@ -60,9 +61,11 @@ class _Prompts:
     self._compile = lowered.compile
 
   def compile(self, compiler_options: Any = None) -> Any:
-    """Remembers what will run: with options that change nothing in it."""
+    """Remembers what will run."""
+    if compiler_options is None:
+      return self.as_run
     compiled = self._compile(compiler_options=compiler_options)
-    if all(name.startswith("xla_dump") for name in compiler_options or ()):
+    if programs.changes_nothing(compiler_options):
       self.as_run = compiled
     return compiled
 

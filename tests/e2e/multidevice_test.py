@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import jax
@@ -260,7 +259,7 @@ CASES = [
   ("t5", "heads", "fsdp:8", 1),
   ("decoder", "lora", MIXED, 2),
 ]
-if os.environ.get("RLAIF_NIGHTLY"):  # All of them; launch/nightly.sh.
+if testing.IS_NIGHT:  # All of them; launch/nightly.sh.
   CASES = [
     (kind, name, text, microbatches)
     for kind in CONFIGS

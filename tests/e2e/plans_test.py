@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import pytest
 
@@ -15,6 +14,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
 from rlaif_jax.jobs import planned_programs
 from rlaif_jax.jobs import planned_shapes
+from tests import testing
 from tests.house import source
 
 # (recipe, size, topology): each should fit.
@@ -47,7 +47,7 @@ def test_every_plan_is_listed():
 # A model of 32 layers takes a minute or two to trace on every mesh.
 @pytest.mark.parametrize(
   "recipe, size, topology",
-  PLANS if "RLAIF_NIGHTLY" in os.environ else PLANS[:1],
+  PLANS if testing.IS_NIGHT else PLANS[:1],
 )
 def test_the_models_alone_fit(recipe, size, topology):
   """On some mesh that the rows divide by; nothing is compiled."""
@@ -76,9 +76,7 @@ def test_the_models_alone_fit(recipe, size, topology):
     assert min(held) < 0.8 * memory, (phase, held)
 
 
-@pytest.mark.skipif(
-  "RLAIF_NIGHTLY" not in os.environ, reason="RLAIF_NIGHTLY is not set"
-)
+@testing.AT_NIGHT
 @pytest.mark.parametrize("recipe, size, topology", PLANS)
 def test_the_real_compiler_says_that_it_fits(
   tmp_path, capsys, recipe, size, topology

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 
 from rlaif_jax.engine import checkpoint
+from tests import testing
 from tests.e2e import resume_test
 from tests.e2e import stages
 from tests.engine import processes_test
 
 ROOT = resume_test.ROOT
-AT_NIGHT = pytest.mark.skipif(
-  "RLAIF_NIGHTLY" not in os.environ, reason="RLAIF_NIGHTLY is not set"
-)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +130,8 @@ def pipeline(world):
     ("dpo", "data:2", 2),
     ("policy", "fsdp:2,model:2", 4),
     ("direct", "data:2", 2),
-    pytest.param("ensemble", "fsdp:2", 2, marks=AT_NIGHT),
-    pytest.param("online", "fsdp:2", 2, marks=AT_NIGHT),
+    pytest.param("ensemble", "fsdp:2", 2, marks=testing.AT_NIGHT),
+    pytest.param("online", "fsdp:2", 2, marks=testing.AT_NIGHT),
   ],
 )
 def test_the_other_trainings_agree_too(world, pipeline, name, mesh, count):

@@ -174,27 +174,28 @@ def text_stages(root):
   }
 
 
+def labelled(job, root, start):
+  """Bindings of a job that learns from labels what `start` begins with."""
+  return {
+    f"{job}__labels_file": root / "labels" / "labels.jsonl",
+    f"{job}__test_labels_file": root / "humans" / "labels.jsonl",
+    f"{job}__{start}": root / "sft" / "model",
+  }
+
+
 def reward_stages(root):
   return {
     "reward": (
       "train_reward",
       REWARD,
-      {
-        "train_reward__labels_file": root / "labels" / "labels.jsonl",
-        "train_reward__test_labels_file": root / "humans" / "labels.jsonl",
-        "train_reward__init_from": root / "sft" / "model",
-      },
+      labelled("train_reward", root, "init_from"),
       "metrics.jsonl",
       (3,),
     ),
     "dpo": (
       "train_dpo",
       DPO,
-      {
-        "train_dpo__labels_file": root / "labels" / "labels.jsonl",
-        "train_dpo__test_labels_file": root / "humans" / "labels.jsonl",
-        "train_dpo__policy_dir": root / "sft" / "model",
-      },
+      labelled("train_dpo", root, "policy_dir"),
       "metrics.jsonl",
       (3,),
     ),
@@ -230,11 +231,7 @@ def policy_stages(root):
     "ensemble": (
       "train_ensemble",
       ENSEMBLE,
-      {
-        "train_ensemble__labels_file": root / "labels" / "labels.jsonl",
-        "train_ensemble__test_labels_file": root / "humans" / "labels.jsonl",
-        "train_ensemble__init_from": root / "sft" / "model",
-      },
+      labelled("train_ensemble", root, "init_from"),
       "metrics.jsonl",
       (3,),
     ),

@@ -130,18 +130,16 @@ def test_a_product_split_over_devices():
   assert cost.bound == ("compute", "memory", "links")[int(np.argmax(times))]
 
 
-def test_pieces_add_up_and_keep_the_memory_of_the_whole():
-  whole = programs.Cost(
-    memory=9.0,
-    arguments=1.0,
-    temporary=1.0,
-    flops=1.0,
-    bytes_accessed=1.0,
-    collectives=(),
-    compute=1.0,
-    memory_time=1.0,
-    links=1.0,
+def cost_of_ones(**changes):
+  """A Cost whose numbers are 1 but for the changes."""
+  fields = [f.name for f in dataclasses.fields(programs.Cost)]
+  return programs.Cost(
+    **{**dict.fromkeys(fields, 1.0), "collectives": (), **changes}
   )
+
+
+def test_pieces_add_up_and_keep_the_memory_of_the_whole():
+  whole = cost_of_ones(memory=9.0)
   one = programs.Collective(kind="all-gather", count=2, sent_bytes=5.0)
   two = programs.Collective(kind="all-gather", count=3, sent_bytes=7.0)
   shallow = dataclasses.replace(whole, flops=3.0, collectives=(one,))
@@ -156,16 +154,8 @@ def test_pieces_add_up_and_keep_the_memory_of_the_whole():
 
 
 def test_the_least_time_reads_each_argument_once():
-  cost = programs.Cost(
-    memory=90.0,
-    arguments=40.0,
-    temporary=10.0,
-    flops=1.0,
-    bytes_accessed=100.0,
-    collectives=(),
-    compute=1.0,
-    memory_time=10.0,
-    links=2.0,
+  cost = cost_of_ones(
+    arguments=40.0, bytes_accessed=100.0, memory_time=10.0, links=2.0
   )
   assert (cost.least_seconds, cost.seconds) == (4.0, 10.0)
   split = dataclasses.replace(cost, arguments=5.0)
@@ -175,16 +165,12 @@ def test_the_least_time_reads_each_argument_once():
 
 
 def test_of_programs_in_turn_only_the_results_stay():
-  piece = programs.Cost(
+  piece = cost_of_ones(
     memory=10.0,  # 3 of arguments, 5 of results, 2 that are temporary
     arguments=3.0,
     temporary=2.0,
-    flops=1.0,
     bytes_accessed=8.0,
-    collectives=(),
-    compute=1.0,
     memory_time=2.0,
-    links=0.0,
   )
   larger = dataclasses.replace(piece, memory=15.0, temporary=7.0)
   found = programs.in_turn([(4, piece), (1, larger)])

@@ -11,10 +11,10 @@ import pytest
 
 from rlaif_jax.data import converters
 from rlaif_jax.engine import chips
-from rlaif_jax.engine import programs
 from rlaif_jax.jobs import plan_run
 from rlaif_jax.jobs import planned_shapes
 from tests import testing
+from tests.engine import programs_test
 from tests.jobs import planned_programs_test as tiny
 
 CHIP = chips.Chip(
@@ -37,17 +37,7 @@ def chip(monkeypatch):
 @pytest.fixture
 def uncompiled(monkeypatch):
   """Every program costs the same, and nothing is compiled."""
-  found = programs.Cost(
-    memory=1e6,
-    arguments=1.0,
-    temporary=1.0,
-    flops=1.0,
-    bytes_accessed=1.0,
-    collectives=(),
-    compute=2.0,
-    memory_time=1.0,
-    links=1.0,
-  )
+  found = programs_test.cost_of_ones(memory=1e6, compute=2.0)
   monkeypatch.setattr(
     plan_run.planned_programs, "measure", lambda *_, **__: found
   )

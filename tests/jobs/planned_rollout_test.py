@@ -29,10 +29,16 @@ def test_keys_and_values_lie_as_the_prompts_left_them():
     assert a.is_equivalent_to(b, 4)
 
 
-def test_a_token_goes_on_from_the_prompts_that_were_compiled():
+def test_prompts_are_compiled_once():
+  prompts, token = programs()
+  assert prompts.compile() is prompts.compile() is token._prompts.as_run
+
+
+def test_a_token_goes_on_from_the_prompts_that_were_compiled(tmp_path):
   prompts, token = programs()
   changed = prompts.compile({"xla_cpu_enable_fast_math": True})
-  assert prompts.compile() is token._prompts.as_run is not changed
+  written = prompts.compile({"xla_dump_to": str(tmp_path)})
+  assert written is prompts.compile() is token._prompts.as_run is not changed
 
 
 @pytest.mark.parametrize(

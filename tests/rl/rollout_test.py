@@ -36,9 +36,14 @@ def prompts(rows):
 
 
 def collect_with(
-  params, reference, scorer, batch, temperature=0.7, move=None, **config
+  params,
+  reference,
+  scorer,
+  batch,
+  temperature=0.7,
+  move=lambda policy: policy,
+  **config,
 ):
-  more = {"move": move} if move else {}
   collect = rollout.make_collect(
     POLICY,
     VALUE,
@@ -46,7 +51,7 @@ def collect_with(
     config=algorithms.RLConfig(**config),
     sampling=decode.SamplingConfig(max_tokens=5, temperature=temperature),
     eos_ids=(EOS,),
-    **more,
+    move=move,
   )
   frozen = {"reference": reference, "scorer": None}
   return collect(params, frozen, batch, jax.random.key(1))
