@@ -25,6 +25,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   _write_lines(path, [text])
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+  """The same of bytes."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = partial_of(path)
+  partial.write_bytes(data)
+  os.replace(partial, path)
+
+
 def partial_of(path: pathlib.Path) -> pathlib.Path:
   """Where a file is written before it takes its name; another at each call.
 

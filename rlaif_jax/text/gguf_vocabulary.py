@@ -301,10 +301,4 @@ def _write_sentencepiece(metadata, tokens, types, ids, add_bos) -> Callable:
       kind = _USER
     model.pieces.add(piece=token, score=score, type=kind)
   data = model.SerializeToString(deterministic=True)
-  return lambda path: _replace(path, data)
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-  partial = jsonl.partial_of(path)
-  partial.write_bytes(data)
-  os.replace(partial, path)
+  return lambda path: jsonl.write_bytes(path, data)

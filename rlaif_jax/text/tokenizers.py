@@ -94,11 +94,7 @@ def train_sentencepiece(
       f"vocab_size is {vocab_size} and SentencePiece cannot make it from "
       f"{len(lines)} lines: {error}. Give more text or ask for fewer pieces"
     ) from error
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = jsonl.partial_of(path)
-  partial.write_bytes(model.getvalue())
-  os.replace(partial, path)
+  jsonl.write_bytes(path, model.getvalue())
 
 
 class SentencePieceTokenizer:
