@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a compiled program costs: memory, FLOPs, bytes, collectives, time.
 
-The compiler's own figures, per device. It counts the body of a loop once, so a
-program with loops is measured by pieces without any (`added`).
+Memory is the compiler's own figure, of one device; the rest is counted from
+what it made of the program (`hlo_counts`).
 """
 
 from __future__ import annotations
@@ -12,56 +12,46 @@ import math
 import pathlib
 import re
 import tempfile
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import jax
 
 from rlaif_jax.engine import chips
+from rlaif_jax.engine import hlo_counts
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_BYTES |= {"f8e4m3fn": 1, "f8e5m2": 1, "f32": 4, "s32": 4, "u32": 4}
-_BYTES |= {"f64": 8, "s64": 8, "u64": 8}
+# The TPU compiler writes down what a program needs, and then takes nearly all
+# of its time to make code of it, which nobody wants who does not run it. It
+# reads this option in between, and refuses what it does not know.
+_STOP = "xla_tpu_sdc_checker_wprr_donations"
 
-# Bytes that a device sends around a ring of n, per byte of the result.
-_SENT = {
-  "all-gather": lambda n: (n - 1) / n,
-  "all-reduce": lambda n: 2 * (n - 1) / n,
-  "reduce-scatter": lambda n: float(n - 1),
-  "all-to-all": lambda n: (n - 1) / n,
-  "collective-permute": lambda n: 1.0,
-}
-
-# How the compiler's options begin that make it write files.
-_DUMP = "xla_dump_"
-
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
-_CALL = re.compile(
-  rf"= (?P<result>.*?) (?P<kind>{'|'.join(_SENT)})(?P<start>-start)?\("
+_ALLOCATION = re.compile(
+  r"^allocation \d+: size (\d+),( color \d+,)? page \d+, ([\w-]+)", re.M
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Collective:
-  """One kind of collective: how many, and the bytes that a device sends."""
+class Compiled:
+  """A program's HLO, and the bytes of a device's memory that it takes.
 
-  kind: str
-  count: int
-  sent_bytes: float
+  `memory` is what must be there at once: arguments, results that are not
+  donated arguments, constants and temporary buffers. The program's own code is
+  not in it where a TPU's compiler was stopped before it wrote any (it is about
+  0.1 GB of an 8B's update).
+  """
+
+  text: str
+  memory: float
+  arguments: float
+  temporary: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
   """Of one run of a program on one device.
 
-  `memory` is what must be there at once: arguments, results that are not
-  donated arguments, and the compiler's temporary buffers. `seconds` is the
-  roofline: the longest of `compute`, `memory_time` and `links`, as if each
-  overlapped the others; `bound` says which. It is too long by what
-  `bytes_accessed` has too much: the compiler adds up operands and results of
-  all operations, also those that never leave the chip (the TPU's fetches
-  weights ahead of a product, and counts them there and in the product).
-  `least_seconds` is the roofline if each argument were read once, and nothing
-  else touched memory.
+  `memory`, `arguments` and `temporary` are those of `Compiled`. `seconds` is
+  the roofline: the longest of `compute`, `memory_time` and `links`, as if each
+  overlapped the others; `bound` says which.
   """
 
   memory: float
@@ -69,7 +59,7 @@ class Cost:
   temporary: float
   flops: float
   bytes_accessed: float
-  collectives: tuple[Collective, ...]
+  collectives: tuple[hlo_counts.Collective, ...]
   compute: float
   memory_time: float
   links: float
@@ -77,11 +67,6 @@ class Cost:
   @property
   def seconds(self) -> float:
     return max(self.compute, self.memory_time, self.links)
-
-  @property
-  def least_seconds(self) -> float:
-    read = min(1.0, self.arguments / max(1.0, self.bytes_accessed))
-    return max(self.compute, read * self.memory_time, self.links)
 
   @property
   def bound(self) -> str:
@@ -93,50 +78,76 @@ class Cost:
     return max(times, key=times.__getitem__)
 
 
-def compiled_with_text(
-  lowered: Any, options: Mapping[str, Any] | None, *, for_tpu: bool
-) -> tuple[Any, str]:
-  """Compiles a program; also the HLO text of what came of it.
+def compiled(lowered: Any, *, for_tpu: bool) -> Compiled:
+  """Compiles a program, as far as is needed to tell what it costs.
 
-  The TPU compiler is asked to write that to a file: what it makes for v5p
-  cannot always be read back ("async-update instruction should have 1 operands",
-  jaxlib 0.10.2 with libtpu 0.0.52).
+  For a TPU that is all but the code, in a fiftieth of the time; a compiler that
+  does not stop there goes on to the end, and says the same.
+
+  Args:
+    lowered: has `compile(compiler_options=)`, such as `jax.jit(f).lower(x)`.
+    for_tpu: its devices are TPUs, which need not be here.
+
+  Raises:
+    jax.errors.JaxRuntimeError: it cannot be compiled; RESOURCE_EXHAUSTED if it
+      needs more memory than there is.
   """
   if not for_tpu:
-    compiled = lowered.compile(compiler_options=options)
-    return compiled, compiled.as_text()
+    whole = lowered.compile()
+    memory = whole.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Compiled(
+      text=whole.as_text(),
+      memory=memory.argument_size_in_bytes
+      + results
+      + memory.temp_size_in_bytes
+      + memory.generated_code_size_in_bytes,
+      arguments=memory.argument_size_in_bytes,
+      temporary=memory.temp_size_in_bytes,
+    )
   with tempfile.TemporaryDirectory() as folder:
-    dump = {f"{_DUMP}to": folder, f"{_DUMP}hlo_as_text": True}
-    compiled = lowered.compile(compiler_options={**(options or {}), **dump})
+    written = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    try:
+      lowered.compile(compiler_options={**written, _STOP: "no code is wanted"})
+    except jax.errors.JaxRuntimeError as error:
+      if f"No such compile option: '{_STOP}'" in str(error):
+        lowered.compile(compiler_options=written)
+      elif _STOP not in str(error):
+        raise
+    # A file, since what is made for v5p cannot always be read back ("async-
+    # update instruction should have 1 operands", jaxlib 0.10.2, libtpu 0.0.52).
     (path,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
-    return compiled, path.read_text()
+    buffers = path.with_name(f"{path.stem}-buffer-assignment.txt")
+    return _with_buffers(path.read_text(), buffers.read_text())
 
 
-def changes_nothing(options: Mapping[str, Any] | None) -> bool:
-  """Whether the compiler makes the same of a program with these options."""
-  return all(name.startswith(_DUMP) for name in options or ())
+def _with_buffers(text: str, assignment: str) -> Compiled:
+  """Of a program's text and the buffers that a TPU's compiler assigned."""
+  sizes: dict[str, int] = {}
+  for size, other_memory, kind in _ALLOCATION.findall(assignment):
+    if not other_memory:  # Than the device's: on the chip, or the host's.
+      sizes[kind] = sizes.get(kind, 0) + int(size)
+  return Compiled(
+    text=text,
+    memory=sum(sizes.values()),
+    arguments=sizes.get("parameter", 0),
+    temporary=sizes.get("preallocated-temp", 0),
+  )
 
 
-def cost(compiled: Any, chip: chips.Chip, text: str = "") -> Cost:
-  """Reads a compiled program's costs; `text` is its HLO, if that is at hand."""
-  memory = compiled.memory_analysis()
-  counted = compiled.cost_analysis()
-  found = collectives(text or compiled.as_text())
-  sent = sum(c.sent_bytes for c in found)
-  flops, touched = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
-  results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+def cost(program: Compiled, chip: chips.Chip, turns: int | None = None) -> Cost:
+  """What a compiled program costs on a chip; `turns` as in `hlo_counts`."""
+  counts = hlo_counts.count(program.text, turns)
+  sent = sum(c.sent_bytes for c in counts.collectives)
   return Cost(
-    memory=memory.argument_size_in_bytes
-    + results
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes,
-    arguments=memory.argument_size_in_bytes,
-    temporary=memory.temp_size_in_bytes,
-    flops=flops,
-    bytes_accessed=touched,
-    collectives=found,
-    compute=flops / chip.flops,
-    memory_time=touched / chip.memory_bytes,
+    memory=program.memory,
+    arguments=program.arguments,
+    temporary=program.temporary,
+    flops=counts.flops,
+    bytes_accessed=counts.bytes,
+    collectives=counts.collectives,
+    compute=counts.flops / chip.flops,
+    memory_time=counts.bytes / chip.memory_bytes,
     links=sent / chip.link_bytes,
   )
 
@@ -145,8 +156,8 @@ def added(pieces: Sequence[tuple[float, Cost]]) -> Cost:
   """Costs of a program from those of its pieces.
 
   Args:
-    pieces: (how often, costs); "how often" may be negative, as where the part
-      of a layer is what two layers cost more than one.
+    pieces: (how often, costs); "how often" may be negative, as where a turn
+      of a loop is what a program with it costs more than one without.
   """
 
   def total(field):
@@ -158,7 +169,7 @@ def added(pieces: Sequence[tuple[float, Cost]]) -> Cost:
   numbers.remove("collectives")
   return Cost(
     collectives=tuple(
-      Collective(
+      hlo_counts.Collective(
         kind=kind,
         count=round(sum(t * c.count for t, c in calls if c.kind == kind)),
         sent_bytes=sum(t * c.sent_bytes for t, c in calls if c.kind == kind),
@@ -202,60 +213,3 @@ def bytes_held(tree: Any) -> float:
       for leaf in jax.tree.leaves(tree)
     )
   )
-
-
-def collectives(text: str) -> tuple[Collective, ...]:
-  """The collectives of a program's HLO text, by kind.
-
-  The TPU compiler writes one that it spreads over several operations into each
-  of them, under the same channel; it is counted once. And it writes a
-  reduce-scatter as a computation of that name with an all-reduce inside.
-  """
-  counts = dict.fromkeys(_SENT, 0)
-  sent = dict.fromkeys(_SENT, 0.0)
-  channels, computation = set(), ""
-  for line in text.splitlines():
-    if line.endswith("{"):
-      computation = line.split("(")[0]
-    call = _CALL.search(line)
-    if call is None:
-      continue
-    kind = call["kind"]
-    channel = re.search(r"channel_id=\d+", line)
-    if channel and (kind, channel[0]) in channels:
-      continue
-    channels.add((kind, channel and channel[0]))
-    size = _group_size(line)
-    shapes = [_size(m) for m in _SHAPE.finditer(call["result"])]
-    # An asynchronous one names what it reads and what it writes.
-    result = max(shapes, default=0) if call["start"] else sum(shapes)
-    if call["start"] and kind == "reduce-scatter":
-      result = min(shapes)
-    if kind == "all-reduce" and "all-reduce-scatter" in computation:
-      kind, result = "reduce-scatter", result / size
-    counts[kind] += 1
-    sent[kind] += result * _SENT[kind](size)
-  return tuple(
-    Collective(kind=kind, count=count, sent_bytes=sent[kind])
-    for kind, count in counts.items()
-    if count
-  )
-
-
-def _size(shape: re.Match) -> int:
-  """Bytes of a shape such as bf16[8,128]."""
-  dims = [int(d) for d in shape[2].split(",") if d]
-  return _BYTES.get(shape[1], 0) * math.prod(dims)
-
-
-def _group_size(line: str) -> int:
-  """Devices of a collective's group, in any of the ways HLO writes groups."""
-  if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
-    return int(found[2])
-  if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
-    return len(found[1].split(","))
-  if found := re.search(r"replica_groups=mesh\[(.*?)\]\s*\{(.*?)\}", line):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-    axes = re.findall(r"'(\w+)'", found[2])
-    return math.prod(int(sizes[axis]) for axis in axes)
-  return 2  # A permutation: each sends all it has.

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
 from typing import Any
 
 import jax
 
-from rlaif_jax.core import compile_cache
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
 from rlaif_jax.engine import chips
 from rlaif_jax.engine import decode
-from rlaif_jax.engine import kept_costs
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.jobs import plan_tables
@@ -67,7 +64,6 @@ def run(
   chip: str = "",
   mesh: str = "data:-1",
   search: bool = True,
-  whole: bool = False,
 ) -> dict[str, Any]:
   """Prints a table, and writes plan.json.
 
@@ -96,8 +92,6 @@ def run(
       what was compiled for another; "": those of the devices.
     mesh: devices.
     search: try other meshes where this one does not fit.
-    whole: compile programs in full depth for their memory, which takes long;
-      else it is added up from models of few layers.
   """
   if topology:
     # Programs of chips that are not here cannot be read back.
@@ -122,15 +116,14 @@ def run(
     scan_layers=scan_layers,
   )
   meshes = [mesh, *(text for text in MESHES if search and text != mesh)]
-  kept = kept_costs.KeptCosts(kept_in(), devices, known)
   phases = {
-    phase: plan_phase(recipe, steps, phase, meshes, kept, whole)
+    phase: plan_phase(recipe, steps, phase, meshes, devices, known)
     for phase in planned_shapes.PHASES
     if getattr(steps, phase)
   }
   found = {phase: plans[-1] for phase, plans in phases.items()}
   fits = all(plan["fits"] for plan in found.values())
-  least, hours = plan_tables.hours(found) if fits else (None, None)
+  hours = sum(plan["hours"] for plan in found.values()) if fits else None
   advice = {
     phase: said
     for phase, plans in phases.items()
@@ -143,7 +136,6 @@ def run(
     "phases": phases,
     "fits": fits,
     "hours": hours,
-    "least_hours": least,
     "advice": advice,
   }
   print(plan_tables.summary(found, len(devices), known), flush=True)
@@ -157,15 +149,8 @@ def run(
     },
     "chips_needed": max(plan["chips_needed"] for plan in found.values()),
     "hours": hours and round(hours, 2),
-    "least_hours": least and round(least, 2),
     "advice": advice,
   }
-
-
-def kept_in() -> str:
-  """Where the costs of compiled programs are kept; "": nowhere."""
-  kept = compile_cache.folder(os.environ)
-  return str(pathlib.Path(kept) / "plans") if kept else ""
 
 
 def plan_phase(
@@ -173,20 +158,19 @@ def plan_phase(
   steps: planned_shapes.Steps,
   phase: str,
   meshes: list[str],
-  kept: kept_costs.KeptCosts,
-  whole: bool,
+  devices: list[Any],
+  chip: chips.Chip,
 ) -> list[dict[str, Any]]:
   """Plans of a phase on meshes, up to the first that fits."""
   plans = []
   for text in meshes:
-    plan = plan_mesh(recipe, phase, text, kept, whole)
+    plan = plan_mesh(recipe, phase, text, devices, chip)
     updates = getattr(steps, phase)
     plan["updates"] = updates
-    for hours, key in (("hours", "seconds"), ("least_hours", "least_seconds")):
-      seconds = sum(row["runs"] * row[key] for row in plan["programs"])
-      plan[hours] = updates * seconds / 3600
+    seconds = sum(row["runs"] * row["seconds"] for row in plan["programs"])
+    plan["hours"] = updates * seconds / 3600
     plans.append(plan)
-    print(plan_tables.table(plan, kept.chip), flush=True)
+    print(plan_tables.table(plan, chip), flush=True)
     if plan["fits"]:
       break
   return plans
@@ -196,15 +180,14 @@ def plan_mesh(
   recipe: planned_shapes.Recipe,
   phase: str,
   text: str,
-  kept: kept_costs.KeptCosts,
-  whole: bool,
+  devices: list[Any],
+  chip: chips.Chip,
 ) -> dict[str, Any]:
   """Costs of a phase's programs on one mesh, up to one that does not fit.
 
   What needs no compiler is looked at first: whether the devices make such a
   mesh, whether rows divide by it, whether the models alone are too large.
   """
-  devices, chip = kept.devices, kept.chip
   plan = {
     "phase": phase,
     "mesh": text,
@@ -230,7 +213,8 @@ def plan_mesh(
     if plan["reason"]:
       break
     try:
-      row = measured(program, kept, whole, text)
+      print(f"{text}: compiling {program.name}", flush=True)
+      row = measured(program, chip, devices[0].platform == "tpu")
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -249,19 +233,11 @@ def plan_mesh(
 
 
 def measured(
-  program: planned_programs.Program,
-  kept: kept_costs.KeptCosts,
-  whole: bool,
-  mesh: str,
+  program: planned_programs.Program, chip: chips.Chip, for_tpu: bool
 ) -> dict[str, Any]:
-  """One program's row of a plan; says what it compiles meanwhile."""
+  """One program's row of a plan."""
   begin = time.monotonic()
-
-  def note(what):
-    took = time.monotonic() - begin
-    print(f"{mesh}: compiling {what} ({took:.0f} s so far)", flush=True)
-
-  found = planned_programs.measure(program, kept, whole=whole, note=note)
+  found = planned_programs.measure(program, chip, for_tpu=for_tpu)
   return {
     "program": program.name,
     "runs": program.runs,
@@ -269,7 +245,6 @@ def measured(
     "memory": found.memory + program.held,
     "held": program.held,
     "seconds": found.seconds,
-    "least_seconds": found.least_seconds,
     "bound": found.bound,
     "compile_seconds": round(time.monotonic() - begin, 1),
   }

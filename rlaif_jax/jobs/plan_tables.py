@@ -18,18 +18,17 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
   ]
   if plan["programs"]:
     lines.append(
-      f"{'program':24}{'runs':>6}{'memory':>17}{'TFLOP':>9}{'GB read':>9}"
-      f"{'GB sent':>9}{'ms':>17}  bound by"
+      f"{'program':24}{'runs':>6}{'memory':>17}{'TFLOP':>9}{'GB moved':>9}"
+      f"{'GB sent':>9}{'ms':>10}  bound by"
     )
   for row in plan["programs"]:
     sent = sum(c["sent_bytes"] for c in row["collectives"])
     share = 100 * row["memory"] / chip.memory
-    least, most = 1e3 * row["least_seconds"], 1e3 * row["seconds"]
     lines.append(
       f"{row['program']:24}{row['runs']:6}"
       f"{row['memory'] / 1e9:8.2f} GB {share:3.0f} %"
       f"{row['flops'] / 1e12:9.2f}{row['bytes_accessed'] / 1e9:9.1f}"
-      f"{sent / 1e9:9.2f}{between(least, most, 1, '-'):>17}  {row['bound']}"
+      f"{sent / 1e9:9.2f}{1e3 * row['seconds']:10.1f}  {row['bound']}"
     )
   parts = ", ".join(
     f"{name} {size / 1e9:.2f} GB" for name, size in plan["resident"].items()
@@ -39,28 +38,11 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
   if plan["fits"]:
     lines.append(
       f"fits; {plan['updates']} updates take "
-      f"{between(plan['least_hours'], plan['hours'])} hours at the roofline"
+      f"{plan['hours']:.2f} hours at the roofline"
     )
   else:
     lines.append(f"DOES NOT FIT: {plan['reason']}")
   return "\n".join(lines)
-
-
-def between(
-  least: float, most: float, digits: int = 2, word: str = " to "
-) -> str:
-  """A range, or one number where both read the same."""
-  ends = dict.fromkeys(f"{number:.{digits}f}" for number in (least, most))
-  return word.join(ends)
-
-
-def hours(found: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
-  """Of all phases at the roofline, at least and at most."""
-  least, most = (
-    sum(plan[key] for plan in found.values())
-    for key in ("least_hours", "hours")
-  )
-  return least, most
 
 
 def summary(
@@ -70,13 +52,12 @@ def summary(
   bad = [phase for phase, plan in found.items() if not plan["fits"]]
   if bad:
     return f"does not fit on {count} x {chip.name}: {', '.join(bad)}"
-  least, most = hours(found)
+  hours = sum(plan["hours"] for plan in found.values())
   meshes = ", ".join(f"{phase} {p['mesh']}" for phase, p in found.items())
   needed = max(plan["chips_needed"] for plan in found.values())
   return (
     f"fits on {count} x {chip.name} ({meshes}); about {needed} would do; "
-    f"{between(least, most)} hours, "
-    f"{between(least * count, most * count, 0)} chip hours at the roofline"
+    f"{hours:.2f} hours, {hours * count:.0f} chip hours at the roofline"
   )
 
 

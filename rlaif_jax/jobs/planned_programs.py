@@ -8,112 +8,79 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import math
 from typing import Any, Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 
-from rlaif_jax.engine import kept_costs
+from rlaif_jax.engine import chips
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import programs
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
-from rlaif_jax.jobs import planned_rollout
 from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
-
-
-# The TPU compiler gathers split parameters in loops that multiply what has come
-# meanwhile, and counts the body of a loop once. This keeps it from doing so.
-_WITHOUT_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+from rlaif_jax.rl import rollout as rollout_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """A program to be measured.
+  """A program to be measured, or a part of one.
 
   Fields:
     name: of it.
     runs: per update of the phase.
-    config: of its model.
-    lowered: (config, are its layers a loop, microbatches) -> what has
-      `as_text()` and `compile(compiler_options=)`.
+    held: bytes on each device of what is there too but not its argument.
+    lowered: makes what has `compile(compiler_options=)`.
     pieces: (how often, a lowered program) of what are several in truth, one
       after another; `lowered` is then not asked.
-    scan_layers: layers are a loop in the run.
-    in_full: compile it in full depth for its memory, which takes no longer.
-    microbatches: of the run.
-    held: bytes on each device of what is there too but not its argument.
-    has_hidden_loops: the compiler may make loops where none was written.
+    part: "whole"; or of one with a loop that ends when its data say so, what is
+      "before" the loop or one "turn" of it.
   """
 
   name: str
   runs: int
-  config: architectures.Config
   held: float
-  lowered: Callable[[architectures.Config, bool, int], Any] | None = None
+  lowered: Callable[[], Any] | None = None
   pieces: tuple[tuple[int, Any], ...] = ()
-  scan_layers: bool = False
-  in_full: bool = False
-  microbatches: int = 1
-  has_hidden_loops: bool = False
+  part: str = "whole"
 
 
 def measure(
-  program: Program, kept: kept_costs.KeptCosts, *, whole: bool, note: Any
+  program: Program, chip: chips.Chip, *, for_tpu: bool
 ) -> programs.Cost:
-  """What a program costs, of shallow models with the layers of all.
+  """What a program costs; it is compiled for that, not run.
 
-  The compiler counts the body of a loop once, so FLOPs, bytes and collectives
-  are always those of programs without loops: one microbatch, layers one by
-  one. Memory is that of the program as it runs, of shallow models unless
-  `whole` or `in_full`. The latter is for loops over layers, of which shallow
-  ones tell little: the TPU compiler treats two turns and three differently.
-
-  Args:
-    program: from `programs_of`.
-    kept: costs of what was compiled before.
-    whole: compile the program in full depth too, for its memory.
-    note: is called with what is compiled next.
+  The memory of a part is that of the whole.
   """
   if program.pieces:
-    said = f"{program.name}, {len(program.pieces)} kinds of parameters"
     return programs.in_turn(
       [
-        (times, kept.cost(lowered, None, lambda: note(said)))
-        for times, lowered in program.pieces
+        (times, programs.cost(programs.compiled(one, for_tpu=for_tpu), chip))
+        for times, one in program.pieces
       ]
     )
-  count = program.microbatches
-  as_counted = (False, 1, _WITHOUT_LOOPS if program.has_hidden_loops else None)
-  as_run = (program.scan_layers, count, None)
+  compiled = _compiled(program.lowered, for_tpu)
+  if program.part == "whole":
+    return programs.cost(compiled, chip)
+  before = programs.cost(compiled, chip, turns=0)
+  if program.part == "before":
+    return before
+  once = programs.cost(compiled, chip, turns=1)
+  turn = programs.added([(1, once), (-1, before)])
+  return programs.with_memory_of(turn, once)
 
-  def cost(config, scan_layers, microbatches, options):
-    layers = getattr(config, "num_layers", 0)
-    how = (scan_layers, microbatches, options)
-    purpose = "as it runs" if how == as_run else "to be counted"
-    lowered = program.lowered(config, scan_layers, microbatches)
-    said = f"{program.name}, {layers} layers, {purpose}"
-    return kept.cost(lowered, options, lambda: note(said))
 
-  def shallow(how, least):
-    return programs.added(
-      [
-        (times, cost(config, *how))
-        for times, config in planned_shapes.shallow(program.config, least)
-      ]
-    )
-
-  # A last layer asks less than others: one alone tells nothing of memory.
-  in_full = whole or program.in_full
-  running = cost(program.config, *as_run) if in_full else shallow(as_run, 2)
-  if as_counted == as_run:
-    return running
-  costs = programs.added([(count, shallow(as_counted, 1))])
-  return programs.with_memory_of(costs, running)
+@functools.lru_cache(maxsize=1)
+def _compiled(lowered: Callable[[], Any], for_tpu: bool) -> programs.Compiled:
+  """Parts of a program stand one after another; the last is remembered."""
+  return programs.compiled(lowered(), for_tpu=for_tpu)
 
 
 def programs_of(
@@ -121,12 +88,6 @@ def programs_of(
 ) -> Iterator[Program]:
   """The programs of a phase ("sft", "reward", "policy")."""
   shapes = planned_shapes.Shapes(recipe, mesh)
-  for program in _of_phase(shapes, phase):
-    yield dataclasses.replace(program, has_hidden_loops=shapes.has_hidden_loops)
-
-
-def _of_phase(shapes: planned_shapes.Shapes, phase: str) -> Iterator[Program]:
-  recipe = shapes.recipe
   if phase == "sft":
 
     def batch(rows):
@@ -146,7 +107,7 @@ def resident(
   shapes = planned_shapes.Shapes(recipe, mesh)
   build = {"sft": _sft, "reward": _reward, "policy": _policy}[phase]
   model = recipe.reward_model if phase == "reward" else recipe.model
-  init, tx, _ = build(shapes, model, False)
+  init, tx, _ = build(shapes, model)
   state = step_lib.abstract_state(init, tx, mesh)
   found = {
     "learned parameters": programs.bytes_held(state.params),
@@ -159,27 +120,27 @@ def resident(
   return found
 
 
-def _sft(shapes, config, scan_layers):
+def _sft(shapes, config):
   """(init, optimizer, loss) of a model's update; so are the next two."""
-  functions = architectures.language(config, shapes.how(scan_layers))
+  functions = architectures.language(config, shapes.how)
   tx = optimizer_lib.make_optimizer(shapes.recipe.optimizer)
   return functions.init, tx, train_sft.make_loss(functions, 0.0)
 
 
-def _reward(shapes, config, scan_layers):
-  scalar = architectures.scalar(config, shapes.how(scan_layers))
+def _reward(shapes, config):
+  scalar = architectures.scalar(config, shapes.how)
   tx = optimizer_lib.make_optimizer(shapes.recipe.optimizer)
   return scalar.init, tx, reward_model.make_loss(scalar)
 
 
-def _policy(shapes, config, scan_layers):
+def _policy(shapes, config):
   recipe = shapes.recipe
   row = algorithms.ALGORITHMS[recipe.rl.algorithm]
-  policy = architectures.language(config, shapes.how(scan_layers))
+  policy = architectures.language(config, shapes.how)
   inits = {"policy": policy.init}
   value = None
   if row.needs_value:
-    value = architectures.scalar(config, shapes.how(scan_layers))
+    value = architectures.scalar(config, shapes.how)
     inits["value"] = value.init
   loss = algorithms.make_loss(
     policy, value, config=recipe.rl, temperature=recipe.sampling.temperature
@@ -204,25 +165,15 @@ def _scorer(recipe):
 def _update(name, phase, shapes, build, batch, held=0.0) -> Program:
   """An update; `batch` gives the shapes of a number of rows."""
   recipe = shapes.recipe
-  count = recipe.microbatches
 
-  def lowered(config, scan_layers, microbatches):
-    init, tx, loss = build(shapes, config, scan_layers)
-    step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
+  def lowered():
+    model = recipe.reward_model if phase == "reward" else recipe.model
+    init, tx, loss = build(shapes, model)
+    step = step_lib.make_train_step(loss, tx, microbatches=recipe.microbatches)
     state = step_lib.abstract_state(init, tx, shapes.mesh)
-    rows = batch(recipe.rows(phase) * microbatches // count)
-    return step.lower(state, rows, shapes.key, None)
+    return step.lower(state, batch(recipe.rows(phase)), shapes.key, None)
 
-  return Program(
-    name=name,
-    runs=1,
-    config=recipe.reward_model if phase == "reward" else recipe.model,
-    lowered=lowered,
-    held=held,
-    scan_layers=recipe.scan_layers,
-    in_full=recipe.scan_layers,
-    microbatches=count,
-  )
+  return Program(name=name, runs=1, lowered=lowered, held=held)
 
 
 def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
@@ -235,28 +186,19 @@ def _policy_phase(shapes: planned_shapes.Shapes) -> Iterator[Program]:
   if recipe.rollout is not None:
     yield _move(shapes, held)
     held = everything  # The copy that samples is there beside the policy.
-  prompts, token = planned_rollout.lowered(shapes)
+  sample = functools.partial(_sample, shapes)
+  slots = recipe.sampling.slots or recipe.rows("policy")
   yield Program(
-    name="rollout, prompts",
-    runs=1,
-    config=recipe.model,
-    lowered=prompts,
-    held=held,
+    name="rollout, prompts", runs=1, lowered=sample, held=held, part="before"
   )
   yield Program(
     name="rollout, a token",
-    runs=recipe.sampling.max_tokens,
-    config=recipe.model,
-    lowered=token,
+    runs=recipe.sampling.max_tokens * math.ceil(recipe.rows("policy") / slots),
+    lowered=sample,
     held=held,
+    part="turn",
   )
-  yield Program(
-    name="reference log-probs",
-    runs=1,
-    config=recipe.model,
-    lowered=_reference(shapes),
-    held=everything - found["reference"],
-  )
+  yield _finish(shapes, everything - found["reference"])
   yield _score(shapes, everything - found["scorer"])
   held = found["reference"] + found["scorer"]
   update = _update(
@@ -275,7 +217,6 @@ def _move(shapes: planned_shapes.Shapes, held: float) -> Program:
   return Program(
     name="rollout, its copy",
     runs=1,
-    config=shapes.recipe.model,
     pieces=tuple(
       (count, mesh_lib.array_mover(to.sharding, to.dtype).lower(x))
       for (x, to), count in kinds.items()
@@ -284,34 +225,59 @@ def _move(shapes: planned_shapes.Shapes, held: float) -> Program:
   )
 
 
-def _reference(shapes: planned_shapes.Shapes):
-  """`lowered` of the reference's log-probs."""
+def _sample(shapes: planned_shapes.Shapes) -> Any:
+  """Reading the prompts, and then a loop that draws tokens."""
   recipe = shapes.recipe
+  policy = architectures.language(recipe.model, shapes.how_read)
+  sample = rollout_lib.make_sample(
+    policy, config=recipe.rl, sampling=recipe.sampling, eos_ids=(1,)
+  )
+  prompts = shapes.prompts(recipe.batch_size)
+  return sample.lower(shapes.sampled(policy.init), prompts, shapes.key)
 
-  def lowered(config, _, __):
-    model = architectures.language(config, shapes.how_read)
 
-    def log_probs(params, group):
-      return scoring.group_log_probs(
-        model, params, group, temperature=recipe.sampling.temperature
-      )
+def _finish(shapes: planned_shapes.Shapes, held: float) -> Program:
+  """Log-probs of the reference, values if they are asked for, advantages."""
+  recipe = shapes.recipe
+  row = algorithms.ALGORITHMS[recipe.rl.algorithm]
+  policy = architectures.language(recipe.model, shapes.how_read)
+  params = {}
+  if row.needs_value and not row.baseline_at_update:
+    params["value"] = shapes.learned(architectures.scalar(recipe.model).init)
 
-    return jax.jit(log_probs).lower(shapes.read(model.init), shapes.group())
+  def lowered():
+    value = architectures.scalar(recipe.model, shapes.how_read)
+    finish = rollout_lib.make_finish(
+      policy, value, config=recipe.rl, sampling=recipe.sampling
+    )
+    rows = recipe.rows("policy")
+    return finish.lower(
+      params,
+      shapes.read(policy.init),
+      shapes.prompts(recipe.batch_size),
+      shapes.drawn(rows),
+      shapes.array(rows, dtype=jnp.float32),
+    )
 
-  return lowered
+  return Program(
+    name="reference, values" if params else "reference log-probs",
+    runs=1,
+    lowered=lowered,
+    held=held - programs.bytes_held(params),
+  )
 
 
 def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   """The reward model's forward, or the labeler's."""
   recipe = shapes.recipe
 
-  def by_reward_model(config, _, __):
-    scalar = architectures.scalar(config, shapes.how_read)
+  def by_reward_model():
+    scalar = architectures.scalar(recipe.reward_model, shapes.how_read)
     params = shapes.read(scalar.init)
     return jax.jit(scalar.last_group).lower(params, shapes.group())
 
-  def by_labeler(config, _, __):
-    model = architectures.language(config, shapes.how_read)
+  def by_labeler():
+    model = architectures.language(recipe.labeler, shapes.how_read)
     # Ten options whose last is two tokens, the first of them that of "1".
     scores = (*((i,) for i in range(1, 10)), (1, 10))
     read = scoring.option_log_probs
@@ -325,7 +291,6 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   return Program(
     name="score by labeler" if recipe.labeler else "score by reward model",
     runs=1,
-    config=recipe.labeler or recipe.reward_model,
     lowered=by_labeler if recipe.labeler else by_reward_model,
     held=held,
   )

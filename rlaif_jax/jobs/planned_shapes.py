@@ -17,7 +17,6 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
-from rlaif_jax.models import variant
 from rlaif_jax.rl import algorithms
 
 PHASES = ("sft", "reward", "policy")
@@ -80,29 +79,6 @@ class Recipe:
     )
 
 
-def shallow(
-  config: architectures.Config, least: int = 1
-) -> list[tuple[float, Any]]:
-  """Models of few layers whose costs, so often, add up to those of this one.
-
-  What a step costs is a constant and a part per layer, so a model of `least`
-  layers (or so often the layers that repeat; all, where there are no more)
-  and one of a layer more tell what any number costs.
-  """
-  fields = ("num_layers", "num_decoder_layers")
-  depths = {f: getattr(config, f) for f in fields if hasattr(config, f)}
-  period = getattr(config, "variant", variant.Variant()).period
-  base = {f: min(least * period, depth) for f, depth in depths.items()}
-  one = dataclasses.replace(config, **base)
-  found = []
-  for depth, unit in sorted({(depths[f], base[f]) for f in depths}):
-    if depth > unit:
-      more = {f: unit + period for f in depths if depths[f] == depth}
-      times = (depth - unit) / period
-      found.append((times, dataclasses.replace(one, **more)))
-  return [(1 - sum(times for times, _ in found), one), *found]
-
-
 class Shapes:
   """Abstract arrays on a mesh: batches split over their rows."""
 
@@ -120,16 +96,11 @@ class Shapes:
     )
 
   @property
-  def has_hidden_loops(self) -> bool:
-    """Parameters are split, and the compiler is the TPU's."""
-    shape = self.mesh.shape
-    split = shape["fsdp"] * shape["model"] > 1
-    return split and self.mesh.devices.flat[0].platform == "tpu"
-
-  def how(self, scan_layers: bool) -> architectures.Execution:
+  def how(self) -> architectures.Execution:
     """Of models that are updated."""
+    recipe = self.recipe
     return dataclasses.replace(
-      self.how_read, remat=self.recipe.remat, scan_layers=scan_layers
+      self.how_read, remat=recipe.remat, scan_layers=recipe.scan_layers
     )
 
   def learned(self, init: Any) -> Any:
@@ -158,6 +129,27 @@ class Shapes:
       tokens=self.array(rows, columns),
       valid=self.array(rows, columns, dtype=jnp.bool_),
       weights=self.array(rows, response, dtype=jnp.float32),
+    )
+
+  def prompts(self, rows: int) -> batches.PromptBatch:
+    """Prompts of a policy."""
+    prompt = self.array(rows, self.prompt)
+    valid = self.array(rows, self.prompt, dtype=jnp.bool_)
+    return batches.PromptBatch(
+      prompt=prompt,
+      prompt_valid=valid,
+      context=prompt,
+      context_valid=valid,
+      row=self.array(rows),
+    )
+
+  def drawn(self, rows: int) -> decode.Sampled:
+    """Responses to them."""
+    shape = (rows, self.recipe.sampling.max_tokens)
+    return decode.Sampled(
+      response=self.array(*shape),
+      mask=self.array(*shape, dtype=jnp.float32),
+      log_probs=self.array(*shape, dtype=jnp.float32),
     )
 
   def group(self) -> batches.GroupBatch:
@@ -236,15 +228,7 @@ class Shapes:
     """What a policy's update reads: a rollout, advantages and targets."""
     response = self.recipe.sampling.max_tokens
     number = self.array(rows, response, dtype=jnp.float32)
-    prompt = self.array(rows, self.prompt)
-    valid = self.array(rows, self.prompt, dtype=jnp.bool_)
-    prompts = batches.PromptBatch(
-      prompt=prompt,
-      prompt_valid=valid,
-      context=prompt,
-      context_valid=valid,
-      row=self.array(rows),
-    )
+    prompts = self.prompts(rows)
     return (
       batches.Rollout(
         prompts=prompts,

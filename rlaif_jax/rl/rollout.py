@@ -47,12 +47,36 @@ def make_collect(
   makes the copy of the policy that samples, once a rollout (`mesh.mover`);
   without it the parameters are read where they lie, at every token.
   """
-  row = algorithms.ALGORITHMS[config.algorithm]
   if sampling.temperature <= 0:
     raise ValueError(
       f"SamplingConfig.temperature is {sampling.temperature}; a policy "
       "gradient needs samples, so it must be positive (the paper uses 0.9)"
     )
+  how = {"config": config, "sampling": sampling}
+  sample = make_sample(policy, eos_ids=eos_ids, **how)
+  finish = make_finish(policy, value, **how)
+
+  def collect(params, frozen, prompts, key):
+    # 1. Sample at the training temperature; log-probs come with the samples.
+    # The samples of a prompt stand together, and so share it from here on.
+    drawn = sample(move(params["policy"]), prompts, key)
+    # 2. Score whole responses.
+    score = scorer(frozen["scorer"], prompts, drawn.response, drawn.mask)
+    # 3. Reference log-probs, 4. values where the algorithm needs old ones,
+    # 5. shaped rewards, 6. advantages and value targets.
+    return finish(params, frozen["reference"], prompts, drawn, score)
+
+  return collect
+
+
+def make_sample(
+  policy: protocols.LanguageModel,
+  *,
+  config: algorithms.RLConfig,
+  sampling: decode.SamplingConfig,
+  eos_ids: tuple[int, ...],
+) -> Callable[..., decode.Sampled]:
+  """Returns the jitted sample(policy's params, prompts, key) of a rollout."""
 
   @jax.jit
   def sample(params, prompts, key):
@@ -66,6 +90,22 @@ def make_collect(
       config=sampling,
       eos_ids=eos_ids,
     )
+
+  return sample
+
+
+def make_finish(
+  policy: protocols.LanguageModel,
+  value: protocols.ScalarModel | None,
+  *,
+  config: algorithms.RLConfig,
+  sampling: decode.SamplingConfig,
+) -> Callable[..., Any]:
+  """Returns the jitted finish(params, reference, prompts, drawn, score).
+
+  From what was drawn and its score [B] to what `make_collect` returns.
+  """
+  row = algorithms.ALGORITHMS[config.algorithm]
 
   @jax.jit
   def finish(params, reference, prompts, drawn, score):
@@ -92,17 +132,7 @@ def make_collect(
     advantages, targets = row.advantages(rollout, rewards, config)
     return (rollout, advantages, targets), rollout_metrics(rollout)
 
-  def collect(params, frozen, prompts, key):
-    # 1. Sample at the training temperature; log-probs come with the samples.
-    # The samples of a prompt stand together, and so share it from here on.
-    drawn = sample(move(params["policy"]), prompts, key)
-    # 2. Score whole responses.
-    score = scorer(frozen["scorer"], prompts, drawn.response, drawn.mask)
-    # 3. Reference log-probs, 4. values where the algorithm needs old ones,
-    # 5. shaped rewards, 6. advantages and value targets.
-    return finish(params, frozen["reference"], prompts, drawn, score)
-
-  return collect
+  return finish
 
 
 def rollout_metrics(

@@ -43,13 +43,6 @@ def uncompiled(monkeypatch):
   )
 
 
-@pytest.fixture(autouse=True)
-def kept(tmp_path, monkeypatch):
-  """A folder of its own for the costs that a test keeps."""
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "kept"))
-  return tmp_path / "kept" / "plans"
-
-
 def plan(tmp_path, **changes):
   recipe = tiny.recipe()
   settings = {
@@ -74,28 +67,10 @@ def test_a_plan_that_fits(tmp_path, chip, capsys):
   seconds = max(row["compute"], row["memory_time"], row["links"])
   assert row["seconds"] == seconds
   assert one["hours"] == pytest.approx(3600 * seconds / 3600)
-  assert one["least_hours"] == pytest.approx(row["least_seconds"])
   assert row["memory"] == one["memory"] > row["held"] == 0
   out = capsys.readouterr().out
   assert "SFT update" in out and "fits; 3600 updates take" in out
-  assert "data:-1: compiling SFT update, 2 layers" in out
-
-
-def test_nothing_is_compiled_twice(tmp_path, chip, capsys, kept):
-  """A plan that was stopped, or another with the same programs, goes on."""
-  chip(1e9)
-  steps = planned_shapes.Steps(sft=1, reward=1)
-  plan(tmp_path, steps=steps)
-  first = stored(tmp_path)
-  assert capsys.readouterr().out.count("compiling") == len(list(kept.iterdir()))
-  next(kept.iterdir()).unlink()
-  plan(tmp_path, steps=steps)
-  assert capsys.readouterr().out.count("compiling") == 1
-  for found in (first, again := stored(tmp_path)):
-    for plans in found["phases"].values():
-      for row in plans[0]["programs"]:
-        del row["compile_seconds"]
-  assert first == again
+  assert "data:-1: compiling SFT update\n" in out
 
 
 def test_another_mesh_is_found_where_the_asked_one_does_not_fit(tmp_path, chip):

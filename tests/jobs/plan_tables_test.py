@@ -28,7 +28,6 @@ def plan(**changes):
     "reason": "the models alone are larger",
     "updates": 3600,
     "hours": 2.0,
-    "least_hours": 1.0,
   }
   return {**settings, **changes}
 
@@ -78,16 +77,10 @@ def test_the_summary_adds_up_phases():
   said = plan_tables.summary({"sft": one, "policy": two}, 16, CHIP)
   assert said == (
     "fits on 16 x TPU v5e (sft fsdp:-1, policy data:-1); about 8 would do; "
-    "2.00 to 5.00 hours, 32 to 80 chip hours at the roofline"
+    "5.00 hours, 80 chip hours at the roofline"
   )
   said = plan_tables.summary({"sft": one, "policy": plan()}, 16, CHIP)
   assert said == "does not fit on 16 x TPU v5e: policy"
-
-
-def test_a_range_that_is_none_is_one_number():
-  assert plan_tables.between(1.0, 2.0) == "1.00 to 2.00"
-  assert plan_tables.between(1.0, 1.004) == "1.00"
-  assert plan_tables.between(3.0, 4.0, 0, "-") == "3-4"
 
 
 def test_the_table_says_why():

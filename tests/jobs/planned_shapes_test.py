@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is planned: numbers of rows, shallow models, shapes."""
+"""What is planned: numbers of rows, shapes."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +10,12 @@ import pytest
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import planned_shapes
 from rlaif_jax.models import architectures
-from rlaif_jax.models import variant
 from rlaif_jax.rl import algorithms
 from tests.jobs import planned_programs_test as tiny
 
 
 def mesh(text):
   return mesh_lib.make_mesh(text, jax.devices()[:8])
-
-
-def test_shallow_models_repeat_all_kinds_of_layers():
-  window = variant.Variant(window=4, global_every=3)
-  local = dataclasses.replace(tiny.DECODER, variant=window, num_layers=12)
-  (first, three), (times, six) = planned_shapes.shallow(local)
-  assert (three.num_layers, six.num_layers) == (3, 6)
-  assert (first, times) == (-2, 3)
-  uneven = dataclasses.replace(tiny.T5, num_layers=4, num_decoder_layers=3)
-  found = planned_shapes.shallow(uneven)
-  assert [
-    (times, c.num_layers, c.num_decoder_layers) for times, c in found
-  ] == [(-4, 1, 1), (2, 1, 2), (3, 2, 1)]
-  deep = dataclasses.replace(tiny.DECODER, num_layers=8)
-  assert [(t, c.num_layers) for t, c in planned_shapes.shallow(deep, 2)] == [
-    (-5, 2),
-    (6, 3),
-  ]
-  # No deeper than the model itself.
-  for layers in (1, 2):
-    one = dataclasses.replace(tiny.DECODER, num_layers=layers)
-    assert planned_shapes.shallow(one, 2) == [(1, one)]
 
 
 @pytest.mark.parametrize("counts", [{}, {"sft": -1, "reward": 2}])
