@@ -11,11 +11,12 @@
 # tpu-v5-lite-podslice), TOPOLOGY (16x16), HOSTS (64) and CHIPS of a host (4)
 # say what slice; RESTARTS (default 20) how often it is started again. A job
 # that is started again goes on from its last checkpoint. CLAIM is the volume
-# claim of a disk that all hosts see; it is mounted at /shared.
+# claim of a disk that all hosts see; it is mounted at /shared. LIBTPU_INIT_ARGS,
+# options of the TPU's compiler, is that of the hosts too.
 set -euo pipefail
 
 if [ "${1:-}" = "--help" ] || [ $# -eq 0 ]; then
-  sed -n '2,16s/^# \{0,1\}//p' "$0"
+  sed -n '2,17s/^# \{0,1\}//p' "$0"
   exit 0
 fi
 dry_run=
@@ -92,6 +93,9 @@ spec:
                     - "-m"
                     - "rlaif_jax.main"
 $(list 20 "$@")
+                  env:
+                    - name: LIBTPU_INIT_ARGS
+                      value: "${LIBTPU_INIT_ARGS:-}"
                   resources:
                     limits:
                       google.com/tpu: $chips

@@ -6,7 +6,7 @@
 # Every training on five meshes of eight devices with both kinds of model, and in
 # several processes; every job killed 20 times at random moments; every plan that
 # is shipped, on v5e, v5p and v6e, compiled by the real compiler (libtpu; no TPU
-# is needed). Hours on two cores, most for the plans; `-k plans` runs those alone.
+# is needed). Two hours on two cores; `-k plans` runs the plans alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -12,7 +12,8 @@
 # (default 3) in a row ends it. --output_dir must be a folder that all hosts
 # see, such as Filestore: SETUP is a command that each host runs first, to mount
 # it. SPOT=1 asks for spot capacity, VERSION names the image, EXTRAS the extras
-# to install. --dry_run first: print what would run.
+# to install. LIBTPU_INIT_ARGS, options of the TPU's compiler, is that of the
+# hosts too. --dry_run first: print what would run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +25,7 @@ fi
 action=${1:---help}
 shift || true
 if [ "$action" = "--help" ]; then
-  sed -n '2,16s/^# \{0,1\}//p' "$0"
+  sed -n '2,17s/^# \{0,1\}//p' "$0"
   exit 0
 fi
 : "${NAME:?NAME is the name of the slice, such as NAME=rlaif}"
@@ -94,7 +95,8 @@ make_ready() { # a slice with the code on it
 
 run() {
   local job tries=0
-  job=$(printf '%q ' python -m rlaif_jax.main "$@")
+  job=$(printf '%q ' env "LIBTPU_INIT_ARGS=${LIBTPU_INIT_ARGS:-}" \
+    python -m rlaif_jax.main "$@")
   while true; do
     if make_ready; then
       # What a host says is kept there too, for `logs`.

@@ -182,14 +182,8 @@ class _Counter:
         return
       self._channels.add((kind, channel))
     size = _group_size(instruction.attributes)
-    results = [array.bytes for array in instruction.results]
-    result = sum(results)
-    if instruction.op != kind:
-      # It names what it reads and what it writes.
-      pick = min if kind == "reduce-scatter" else max
-      result = pick(results[:2], default=0)
-      if kind == "all-reduce":
-        result = sum(results)
+    places = _outputs(instruction)
+    result = sum(instruction.results[place].bytes for place in places)
     if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
       kind, result = "reduce-scatter", result / size
     found.add(_Sum(sent={kind: (1, result * _SENT[kind](size))}))
@@ -198,11 +192,8 @@ class _Counter:
     """Bytes that an instruction moves to and from the device's memory."""
     if instruction.op in _FREE or _target(instruction) in _FREE_CALLS:
       return 0.0
-    if instruction.op.endswith("-start"):
-      # Its tuple names what it reads, then what it writes, then marks.
-      written = {1: instruction.results[1].bytes}
-    else:
-      written = dict(enumerate(self._written(instruction, computation)))
+    sizes = self._written(instruction, computation)
+    written = {place: sizes[place] for place in _outputs(instruction)}
     read = set(instruction.operands)
     if instruction.op == "fusion" and self._sends(instruction):
       # What is on its way from others is handed on; its start counted it.
@@ -348,6 +339,20 @@ def _convolution(computation, instruction) -> float:
       at % dilated == 0 and 0 <= at // dilated < image[axis] for at in reached
     )
   return products
+
+
+def _outputs(instruction) -> range:
+  """Places of the results that are new.
+
+  What only starts also names what it reads: a copy after its result, others
+  before.
+  """
+  count, results = len(instruction.operands), len(instruction.results)
+  if instruction.op == "copy-start":
+    return range(1)
+  if instruction.op.endswith("-start") and results >= 2 * count:
+    return range(count, 2 * count)
+  return range(results)
 
 
 def _target(instruction) -> str:

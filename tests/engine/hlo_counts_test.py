@@ -66,6 +66,35 @@ def compiled(function, *shapes):
       64 * 7 / 8,
     ),
     (
+      "%a = ((f32[2]{0}, f32[4]{0}), (f32[16]{0}, f32[32]{0})) "
+      "all-gather-start(%p, %q), replica_groups=[1,8]<=[8], dimensions={0}",
+      "all-gather",
+      3 * 64 * 7 / 8,
+    ),
+    (
+      "%r = f32[8]{0} all-reduce-start(%p), replica_groups=[1,8]<=[8]",
+      "all-reduce",
+      2 * 32 * 7 / 8,
+    ),
+    (
+      "%r = (f32[8]{0}, f32[4]{0}) all-reduce-start(%p, %q), "
+      "replica_groups=[1,8]<=[8]",
+      "all-reduce",
+      2 * 48 * 7 / 8,
+    ),
+    (
+      "%c = (s32[3]{0}, s32[3]{0}, u32[], u32[]) collective-permute-start(%p), "
+      "source_target_pairs={{0,1}}",
+      "collective-permute",
+      12,
+    ),
+    (
+      "%s = (f32[16]{0}, f32[2]{0}) reduce-scatter-start(%p), "
+      "replica_groups=[1,8]<=[8], dimensions={0}",
+      "reduce-scatter",
+      8 * 7,
+    ),
+    (
       "%t = (f32[4]{0}, f32[4]{0}) all-to-all(%p, %q), replica_groups={{0,1}}",
       "all-to-all",
       32 / 2,
@@ -147,10 +176,18 @@ def test_a_reduce_scatter_as_the_tpu_compiler_writes_it():
     (
       "2,5,7",
       "3,7,6",
-      "2,1,6",
-      "size=3 rhs_dilate=2",
+      "2,3,6",
+      "size=3 stride=2 pad=1_1",
       "b0f_0io->b0f",
-      3 * 84,
+      7 * 84,
+    ),
+    (
+      "2,4,7",
+      "3,7,6",
+      "2,1,6",
+      "size=3 pad=0_1 rhs_dilate=2",
+      "b0f_0io->b0f",
+      2 * 84,
     ),
   ],
 )
@@ -243,6 +280,11 @@ FUSED = """%cut (p: f32[6,8], i: s32[]) -> f32[1,8] {
   ROOT %c = bf16[1,8]{1,0} dynamic-slice(%half, %i, %zero)
 }
 
+%half (p: f32[6,8]) -> bf16[6,8] {
+  %p = f32[6,8]{1,0} parameter(0)
+  ROOT %h = bf16[6,8]{1,0} convert(%p)
+}
+
 %put (p: f32[6,8], v: f32[1,8], i: s32[]) -> f32[6,8] {
   %p = f32[6,8]{1,0} parameter(0)
   %v = f32[1,8]{1,0} parameter(1)
@@ -293,6 +335,7 @@ ARRAY = 4 * 6 * 8
     ("%x = f32[6,8] scatter(%a, %ids, %row)", 2 * 32 + 12),
     ("%x = bf16[1,8] fusion(%a, %i), kind=kLoop, calls=%cut", 32 + 16 + 4),
     ("%x = f32[48] fusion(%a, %row, %i), kind=kLoop, calls=%put", 2 * 32 + 4),
+    ("%x = bf16[6,8] fusion(%a), kind=kLoop, calls=%half", 1.5 * ARRAY),
     (
       "%x = (f32[6,8], f32[6,8]{1,0:S(1)}) fusion(%a, %b), calls=%twice",
       3 * ARRAY,
@@ -303,7 +346,21 @@ ARRAY = 4 * 6 * 8
       "calls=%apart",
       64,
     ),
-    ("%x = (f32[6,8], f32[6,8]{1,0:S(1)}, u32[]) copy-start(%a)", ARRAY),
+    ("%x = (f32[6,8]{1,0:S(1)}, f32[6,8], u32[]) copy-start(%a)", ARRAY),
+    ("%x = (f32[6,8], f32[6,8]{1,0:S(1)}, u32[]) copy-start(%chip)", ARRAY),
+    (
+      "%x = (f32[6,8]{1,0:S(1)}, f32[6,8]{1,0:S(1)}) copy-start(%chip)",
+      0,
+    ),
+    (
+      "%x = (f32[2,8], f32[6,8]) all-gather-start(%part), "
+      "replica_groups=[1,3]<=[3]",
+      64 + ARRAY,
+    ),
+    (
+      "%x = f32[6,8] all-reduce-start(%a), replica_groups=[1,3]<=[3]",
+      2 * ARRAY,
+    ),
     # A part of a collective beside what is computed: the start counted it.
     (
       "%x = (f32[8], f32[2,8], f32[6,8]) fusion(%part, %a, %eight), "
@@ -329,9 +386,38 @@ def test_traffic_by_hand(line, moved):
   assert hlo_counts.count(text).bytes == moved
 
 
-def test_of_branches_the_one_with_most_traffic_counts():
-  def branch(which, x):
-    return jax.lax.cond(which[0] > 0, lambda x: x, lambda x: x @ x, x)
+def test_a_sum_is_an_addition_less_than_its_numbers():
+  found = count(
+    "%p = f32[8,32] parameter(0)",
+    "%z = f32[] constant(0)",
+    "%s = f32[8] reduce(%p, %z), dimensions={1}, to_apply=%add",
+  )
+  assert found.flops == 8 * 31
 
-  found = hlo_counts.count(compiled(branch, (1,), (32, 32)).as_text())
-  assert found.flops == pytest.approx(2 * 32**3, rel=0.05)
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    "true_computation=%{}, false_computation=%{}",
+    "branch_computations={{%{}, %{}}}",
+  ],
+)
+@pytest.mark.parametrize("order", [("much", "little"), ("little", "much")])
+def test_of_branches_the_one_with_most_traffic_counts(names, order):
+  branches = """%much (p: f32[6,8]) -> f32[6,8] {
+  %p = f32[6,8] parameter(0)
+  ROOT %s = f32[6,8] add(%p, %p)
+}
+
+%little (p: f32[6,8]) -> f32[6,8] {
+  ROOT %p = f32[6,8] parameter(0)
+}
+
+"""
+  text = branches + entry(
+    "%a = f32[6,8] parameter(0)",
+    "%i = pred[] parameter(1)",
+    "%c = f32[6,8] conditional(%i, %a, %a), " + names.format(*order),
+  )
+  found = hlo_counts.count(text)
+  assert (found.flops, found.bytes) == (48, 2 * ARRAY)

@@ -102,10 +102,14 @@ def test_a_job_that_fails_on_well_hosts_is_not_tried_for_ever(place):
 def test_a_host_gets_the_command_with_its_quotes(place):
   """What gcloud is to run on the hosts, run here."""
   binding = '--gin.train_sft.name="a b"'
-  launch(place, "tpu_vm.sh", "run", "--job=train_sft", binding, **SLICE)
+  options = {"LIBTPU_INIT_ARGS": "--xla_a=1 --xla_b=2"}
+  command = ("run", "--job=train_sft", binding)
+  launch(place, "tpu_vm.sh", *command, **SLICE, **options)
   python = place / "rlaif_jax" / ".venv" / "bin" / "python"
   python.parent.mkdir(parents=True)
-  python.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+  python.write_text(
+    '#!/usr/bin/env bash\nprintf "%s\\n" "$LIBTPU_INIT_ARGS" "$@"\n'
+  )
   python.chmod(0o755)
   done = subprocess.run(
     ["bash", "-c", (place / "command").read_text()],
@@ -116,6 +120,7 @@ def test_a_host_gets_the_command_with_its_quotes(place):
     check=True,
   )
   assert done.stdout.splitlines() == [
+    "--xla_a=1 --xla_b=2",
     *("-m", "rlaif_jax.main", "--job=train_sft", binding),
   ]
   assert (place / "rlaif_jax.log").read_text() == done.stdout
@@ -146,6 +151,7 @@ def test_a_jobset_for_kubernetes(place):
     "HOSTS": "4",
     "QUEUE": "multislice-queue",
     "CLAIM": "disk",
+    "LIBTPU_INIT_ARGS": "--xla_a=1 --xla_b=2",
   }
   binding = '--gin.train_sft.name="a \\b"'
   done = launch(place, "gke.sh", "--job=train_sft", binding, **settings)
@@ -170,6 +176,9 @@ def test_a_jobset_for_kubernetes(place):
   assert container["command"] == [
     *("python", "-m", "rlaif_jax.main", "--job=train_sft"),
     binding,
+  ]
+  assert container["env"] == [
+    {"name": "LIBTPU_INIT_ARGS", "value": "--xla_a=1 --xla_b=2"}
   ]
   assert container["resources"]["limits"] == {"google.com/tpu": 4}
   (mount,) = container["volumeMounts"]
