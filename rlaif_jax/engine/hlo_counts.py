@@ -14,6 +14,7 @@ import math
 import re
 
 from rlaif_jax.engine import hlo_loops
+from rlaif_jax.engine import hlo_products
 from rlaif_jax.engine import hlo_text
 
 # Bytes that a device sends around a ring of n, per byte of the result.
@@ -31,9 +32,6 @@ _FREE |= {"after-all", "partition-id", "replica-id", "opt-barrier", "domain"}
 _FREE |= {"async-update", "async-done", "copy-done", "send-done", "recv-done"}
 _FREE |= {f"{kind}-done" for kind in _SENT}
 _FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "Sharding"}
-
-# One operation for each element of what comes out.
-_ELEMENTWISE = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 
 # The same elements under another name, shape or type.
 _SAME = {"bitcast", "bitcast-convert", "copy", "convert", "reshape"}
@@ -65,11 +63,10 @@ class Counts:
 def count(text: str, turns: int | None = None) -> Counts:
   """Counts a program.
 
-  FLOPs are those of products of matrices (two for each multiplication), sums,
-  and additions, multiplications and the like; no others (no exponentials). An
-  operation reads its operands and writes its results, those that lie in the
-  device's memory: slices and gathers read what they take, an update in place
-  writes what is new. Of branches, the one with the most traffic counts.
+  FLOPs are those of `hlo_products`. An operation reads its operands and writes
+  its results, those that lie in the device's memory: slices and gathers read
+  what they take, an update in place writes what is new. Of branches, the one
+  with the most traffic counts.
 
   Args:
     text: HLO, of one device.
@@ -130,7 +127,7 @@ class _Counter:
     return self._found[computation.name]
 
   def _add(self, found: _Sum, computation, instruction, moves: bool) -> None:
-    found.flops += _flops(computation, instruction)
+    found.flops += hlo_products.flops(computation, instruction)
     self._add_collective(found, computation, instruction)
     op = instruction.op
     if op == "while":
@@ -194,12 +191,12 @@ class _Counter:
       return 0.0
     sizes = self._written(instruction, computation)
     written = {place: sizes[place] for place in _outputs(instruction)}
-    read = set(instruction.operands)
+    read = dict.fromkeys(instruction.operands)
     if instruction.op == "fusion" and self._sends(instruction):
       # What is on its way from others is handed on; its start counted it.
       for result, operand in _ALIAS.findall(instruction.attributes):
         written.pop(int(result or 0), None)
-        read.discard(instruction.operands[int(operand)])
+        read.pop(instruction.operands[int(operand)], None)
     moved = sum(
       size
       for place, size in written.items()
@@ -273,72 +270,6 @@ class _Counter:
       part = self._made(same, computation) / max(1, same.bytes)
       return part * instruction.bytes
     return sum(self._written(instruction, computation))
-
-
-def _flops(computation, instruction) -> float:
-  """Of one operation, or of a GPU's library for products."""
-  if instruction.op in _ELEMENTWISE:
-    return instruction.results[0].size
-  if instruction.op == "convolution":
-    return _convolution(computation, instruction)
-  if instruction.op == "reduce":
-    source = computation.instructions[instruction.operands[0]].results[0]
-    return source.size - instruction.results[0].size
-  if instruction.op == "dot":
-    contracted = instruction.numbers("lhs_contracting_dims")
-  elif "dot_dimension_numbers" in instruction.attributes:  # A GPU's library.
-    found = re.search(
-      r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes
-    )
-    contracted = [int(n) for n in re.findall(r"\d+", found[1] if found else "")]
-  else:
-    return 0.0
-  left = computation.instructions[instruction.operands[0]].results[0]
-  summed = math.prod(left.dims[dim] for dim in contracted)
-  return 2.0 * instruction.results[0].size * summed
-
-
-def _convolution(computation, instruction) -> float:
-  """As which a TPU's compiler writes products; its batches are places.
-
-  Of the window, only places that lie within the array count (the others are
-  zeros that nothing multiplies).
-  """
-  left, right = (
-    computation.instructions[name].results[0]
-    for name in instruction.operands[:2]
-  )
-  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-  window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-  settings = dict(re.findall(r"(\w+)=(\S+)", window[1] if window else ""))
-  size = dict(zip(labels[3], instruction.results[0].dims, strict=True))
-  kernel = dict(zip(labels[2], right.dims, strict=True))
-  image = dict(zip(labels[1], left.dims, strict=True))
-  products = 2.0 * size["b"] * size["f"] * kernel["i"]
-  places = sorted(axis for axis in labels[3] if axis.isdigit())
-
-  def numbers(name, default):
-    found = settings.get(name)
-    return found.split("x") if found else [default] * len(places)
-
-  for axis, stride, padded, dilated, step in zip(
-    places,
-    map(int, numbers("stride", "1")),
-    numbers("pad", "0_0"),
-    map(int, numbers("lhs_dilate", "1")),
-    map(int, numbers("rhs_dilate", "1")),
-    strict=True,
-  ):
-    low = int(padded.split("_")[0])
-    reached = (
-      turn * stride - low + offset * step
-      for turn in range(size[axis])
-      for offset in range(kernel[axis])
-    )
-    products *= sum(
-      at % dilated == 0 and 0 <= at // dilated < image[axis] for at in reached
-    )
-  return products
 
 
 def _outputs(instruction) -> range:
