@@ -213,7 +213,8 @@ def plan_mesh(
     if plan["reason"]:
       break
     try:
-      print(f"{text}: compiling {program.name}", flush=True)
+      if program.part != "turn":  # That is of the program before it.
+        print(f"{text}: compiling {program.name}", flush=True)
       row = measured(program, chip, devices[0].platform == "tpu")
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
