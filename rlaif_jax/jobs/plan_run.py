@@ -64,6 +64,7 @@ def run(
   chip: str = "",
   mesh: str = "data:-1",
   search: bool = True,
+  fastest: bool = False,
 ) -> dict[str, Any]:
   """Prints a table, and writes plan.json.
 
@@ -92,6 +93,7 @@ def run(
       what was compiled for another; "": those of the devices.
     mesh: devices.
     search: try other meshes where this one does not fit.
+    fastest: try all of them, and take the one that takes the least time.
   """
   if topology:
     # Programs of chips that are not here cannot be read back.
@@ -117,11 +119,13 @@ def run(
   )
   meshes = [mesh, *(text for text in MESHES if search and text != mesh)]
   phases = {
-    phase: plan_phase(recipe, steps, phase, meshes, devices, known)
+    phase: plan_phase(
+      recipe, steps, phase, meshes, devices, known, all_meshes=fastest
+    )
     for phase in planned_shapes.PHASES
     if getattr(steps, phase)
   }
-  found = {phase: plans[-1] for phase, plans in phases.items()}
+  found = {phase: plan_tables.taken(plans) for phase, plans in phases.items()}
   fits = all(plan["fits"] for plan in found.values())
   hours = sum(plan["hours"] for plan in found.values()) if fits else None
   advice = {
@@ -160,8 +164,10 @@ def plan_phase(
   meshes: list[str],
   devices: list[Any],
   chip: chips.Chip,
+  *,
+  all_meshes: bool,
 ) -> list[dict[str, Any]]:
-  """Plans of a phase on meshes, up to the first that fits."""
+  """Plans of a phase on meshes: of all, or up to the first that fits."""
   plans = []
   for text in meshes:
     plan = plan_mesh(recipe, phase, text, devices, chip)
@@ -171,7 +177,7 @@ def plan_phase(
     plan["hours"] = updates * seconds / 3600
     plans.append(plan)
     print(plan_tables.table(plan, chip), flush=True)
-    if plan["fits"]:
+    if plan["fits"] and not all_meshes:
       break
   return plans
 

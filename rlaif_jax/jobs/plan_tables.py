@@ -45,6 +45,12 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
   return "\n".join(lines)
 
 
+def taken(plans: list[dict[str, Any]]) -> dict[str, Any]:
+  """Of the plans that fit, the one that takes the least time; else the last."""
+  fitting = [plan for plan in plans if plan["fits"]]
+  return min(fitting, key=lambda plan: plan["hours"], default=plans[-1])
+
+
 def summary(
   found: Mapping[str, Mapping[str, Any]], count: int, chip: chips.Chip
 ) -> str:
@@ -73,14 +79,14 @@ def advice(
   plans: list[dict[str, Any]], recipe: planned_shapes.Recipe, chip: chips.Chip
 ) -> str:
   """What to change, from what was tried; "" if nothing."""
-  asked, last = plans[0], plans[-1]
-  if asked["fits"]:
+  asked, best = plans[0], taken(plans)
+  if best is asked and asked["fits"]:
     return ""
-  if last["fits"]:
-    return (
-      f"{asked['mesh']} does not fit ({asked['reason']}); take "
-      f"mesh={last['mesh']}"
-    )
+  if best["fits"]:
+    said = f"does not fit ({asked['reason']})"
+    if asked["fits"]:
+      said = f"takes {asked['hours']:.2f} hours, not {best['hours']:.2f}"
+    return f"{asked['mesh']} {said}; take mesh={best['mesh']}"
   tried = ", ".join(plan["mesh"] for plan in plans)
   possible = [plan for plan in plans if plan["resident"]]
   if not possible:

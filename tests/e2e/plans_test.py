@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -14,6 +15,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
 from rlaif_jax.jobs import planned_programs
 from rlaif_jax.jobs import planned_shapes
+from rlaif_jax.models import decoder
 from tests import testing
 from tests.house import source
 
@@ -39,6 +41,36 @@ def command(recipe, size, topology):
   ]
 
 
+def recipe_of(recipe, size, topology):
+  """What a plan is of, and its steps."""
+  parsed = main.parse_command(command(recipe, size, topology))
+  parsed = main.with_parameters(parsed, plan_run.run)
+  arguments = configuration.resolve(
+    "plan", main.bindings_of(parsed), {"plan": plan_run.run}
+  )
+  fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}
+  defaults = plan_run.run.__kwdefaults__
+  settings = {k: v for k, v in {**defaults, **arguments}.items() if k in fields}
+  settings["reward_model"] = settings["model"]
+  return planned_shapes.Recipe(**settings), arguments["steps"]
+
+
+def sft_by_hand(recipe):
+  """FLOPs of a decoder's SFT update: 8 N D, whose layers are computed again."""
+  c, rows = recipe.model, recipe.batch_size
+  response = recipe.sequence.max_response
+  columns = recipe.sequence.max_context + response
+  heads, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+  mlp = c.width * c.mlp_dim
+  layer = 2 * c.width * (heads + keys) + 3 * mlp
+  # Nobody asks again for the last product of a layer.
+  products = (8 * layer - 2 * mlp) * rows * columns
+  # Scores and their sums, of which half are masked: once, again, backward.
+  products += 4 * 2 * columns**2 * heads * rows
+  logits = 6 * rows * response * c.width * c.vocab_size
+  return c.num_layers * products + logits
+
+
 def test_every_plan_is_listed():
   recipes = (source.ROOT / "gin_configs" / "recipes").glob("*_plan.gin")
   assert {path.stem for path in recipes} == {recipe for recipe, _, _ in PLANS}
@@ -52,20 +84,11 @@ def test_every_plan_is_listed():
 def test_the_models_alone_fit(recipe, size, topology):
   """On some mesh that the rows divide by; nothing is compiled."""
   pytest.importorskip("libtpu")
-  parsed = main.parse_command(command(recipe, size, topology))
-  parsed = main.with_parameters(parsed, plan_run.run)
-  arguments = configuration.resolve(
-    "plan", main.bindings_of(parsed), {"plan": plan_run.run}
-  )
-  fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}
-  defaults = plan_run.run.__kwdefaults__
-  settings = {k: v for k, v in {**defaults, **arguments}.items() if k in fields}
-  settings["reward_model"] = settings["model"]
-  planned = planned_shapes.Recipe(**settings)
+  planned, steps = recipe_of(recipe, size, topology)
   devices = chips.devices_of(topology)
   memory = chips.chip_of(devices[0]).memory
   for phase in planned_shapes.PHASES:
-    if not getattr(arguments["steps"], phase):
+    if not getattr(steps, phase):
       continue
     meshes = [mesh_lib.make_mesh(m, devices) for m in plan_run.MESHES]
     meshes = [mesh for mesh in meshes if not planned.misfit(phase, mesh)]
@@ -86,4 +109,11 @@ def test_the_real_compiler_says_that_it_fits(
   code = main.main([*arguments, f"--output_dir={tmp_path}"])
   printed = capsys.readouterr()
   assert code == 0, printed.err
-  assert f"fits on {len(chips.devices_of(topology))} x" in printed.out
+  devices = len(chips.devices_of(topology))
+  assert f"fits on {devices} x" in printed.out
+  phases = json.loads((tmp_path / "plan.json").read_text())["phases"]
+  planned, _ = recipe_of(recipe, size, topology)
+  if "sft" in phases and isinstance(planned.model, decoder.DecoderConfig):
+    (row,) = phases["sft"][-1]["programs"]
+    expected = sft_by_hand(planned) / devices
+    assert row["flops"] == pytest.approx(expected, rel=0.1)

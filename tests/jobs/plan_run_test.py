@@ -149,6 +149,27 @@ def test_each_phase_has_its_own_mesh(tmp_path, chip, uncompiled):
   assert stored(tmp_path)["hours"] == hours == 2 * 2.0 / 3600
 
 
+def test_all_meshes_are_tried_for_the_fastest(tmp_path, chip, monkeypatch):
+  chip(1e9)
+
+  def measure(program, *_, **__):
+    # Each mesh that is tried is faster than the one before, but the last.
+    count = len(tried)
+    tried.append(program.name)
+    return programs_test.cost_of_ones(
+      memory=1e6, compute=9.0 if count == 4 else 8.0 - count
+    )
+
+  tried = []
+  monkeypatch.setattr(plan_run.planned_programs, "measure", measure)
+  model = testing.tiny_decoder(64, num_heads=8, num_kv_heads=8, mlp_dim=96)
+  result = plan(tmp_path, model=model, fastest=True)
+  assert len(tried) == len(stored(tmp_path)["phases"]["sft"]) == 5
+  assert result["meshes"] == {"sft": "fsdp:-1,model:4"}
+  assert result["hours"] == stored(tmp_path)["hours"] == 5.0
+  assert "data:-1 takes 8.00 hours, not 5.00" in result["advice"]["sft"]
+
+
 def test_judged_by_another_chip(tmp_path, uncompiled):
   result = plan(tmp_path, chip="H100 SXM")
   assert result["chips"].endswith("x H100 SXM")

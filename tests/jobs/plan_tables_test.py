@@ -71,6 +71,20 @@ def test_a_mesh_that_cannot_be_is_no_nearest():
   assert plan_tables.advice([plan(fits=True)], tiny.recipe(), CHIP) == ""
 
 
+def test_the_fastest_of_those_that_fit_is_taken():
+  asked = plan(fits=True, hours=2.0)
+  faster = plan(fits=True, hours=1.5, mesh="fsdp:-1,model:2")
+  misfit = plan(hours=0.1, mesh="data:-1")
+  plans = [asked, faster, misfit]
+  assert plan_tables.taken(plans) is faster
+  said = plan_tables.advice(plans, tiny.recipe(), CHIP)
+  assert said == "fsdp:-1 takes 2.00 hours, not 1.50; take mesh=fsdp:-1,model:2"
+  same = plan(fits=True, hours=2.0, mesh="fsdp:-1,model:4")
+  assert plan_tables.taken([asked, same]) is asked
+  assert plan_tables.advice([asked, same], tiny.recipe(), CHIP) == ""
+  assert plan_tables.taken([misfit, plan()])["mesh"] == "fsdp:-1"
+
+
 def test_the_summary_adds_up_phases():
   one = plan(fits=True, hours=2.0, chips_needed=8)
   two = plan(fits=True, hours=3.0, chips_needed=4, mesh="data:-1")
