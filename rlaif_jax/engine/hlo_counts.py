@@ -138,18 +138,20 @@ class _Counter:
         for name in _branches(instruction)
       ]
       found.add(max(branches, key=lambda branch: branch.bytes))
-    elif op == "call":
-      called = self._computations[instruction.attribute("to_apply")]
-      found.add(self.of_computation(called, moves=moves))
-    elif op == "async-start" and instruction.attribute("calls"):
-      called = self._computations[instruction.attribute("calls")]
+    elif op in ("call", "async-start"):
+      called = self._called(instruction)
       found.add(self.of_computation(called, moves=moves))
     else:
       if op == "fusion":
-        called = self._computations[instruction.attribute("calls")]
+        called = self._called(instruction)
         found.add(self.of_computation(called, moves=False))
       if moves:
         found.bytes += self._traffic(computation, instruction)
+
+  def _called(self, instruction) -> hlo_text.Computation:
+    """What a call, a fusion or a start runs."""
+    name = instruction.attribute("calls") or instruction.attribute("to_apply")
+    return self._computations[name]
 
   def _add_loop(self, found: _Sum, computation, loop) -> None:
     body = self._computations[loop.attribute("body")]
@@ -189,7 +191,7 @@ class _Counter:
     """Bytes that an instruction moves to and from the device's memory."""
     if instruction.op in _FREE or _target(instruction) in _FREE_CALLS:
       return 0.0
-    sizes = self._written(instruction, computation)
+    sizes = self._written(computation, instruction)
     written = {place: sizes[place] for place in _outputs(instruction)}
     read = dict.fromkeys(instruction.operands)
     if instruction.op == "fusion" and self._sends(instruction):
@@ -205,15 +207,15 @@ class _Counter:
     for operand in read:
       source = computation.instructions[operand].results
       if len(source) == 1 and source[0].space == 0:
-        moved += self._read(operand, instruction, computation)
+        moved += self._read(computation, operand, instruction)
     return moved
 
   def _sends(self, fusion) -> bool:
     """Whether a part of a collective runs beside what a fusion computes."""
-    called = self._computations[fusion.attribute("calls")]
+    called = self._called(fusion)
     return any(one.op in _SENT for one in called.instructions.values())
 
-  def _read(self, name: str, user, computation) -> float:
+  def _read(self, computation, name: str, user) -> float:
     """Bytes of the array `name` that `user` reads."""
     whole = computation.instructions[name].bytes
     is_first = user.operands[0] == name
@@ -223,15 +225,15 @@ class _Counter:
       return 0.0
     if user.op != "fusion":
       return whole
-    called = self._computations[user.attribute("calls")]
+    called = self._called(user)
     asked = sum(
-      self._asked(called.parameters[place], called)
+      self._asked(called, called.parameters[place])
       for place, operand in enumerate(user.operands)
       if operand == name
     )
     return min(whole, asked)
 
-  def _asked(self, name: str, computation) -> float:
+  def _asked(self, computation, name: str) -> float:
     """Bytes of `name` that the rest of a fusion reads."""
     whole = computation.instructions[name].bytes
     if computation.root.name == name:
@@ -239,13 +241,13 @@ class _Counter:
     asked = 0.0
     for user in computation.users[name]:
       if user.op in _SAME:
-        part = self._asked(user.name, computation) / max(1, user.bytes)
+        part = self._asked(computation, user.name) / max(1, user.bytes)
         asked += part * whole
       else:
-        asked += self._read(name, user, computation)
+        asked += self._read(computation, name, user)
     return min(whole, asked)
 
-  def _written(self, instruction, computation) -> list[float]:
+  def _written(self, computation, instruction) -> list[float]:
     """Bytes that each result takes to write."""
     operands = [computation.instructions[o] for o in instruction.operands]
     if instruction.op == "dynamic-update-slice":
@@ -254,22 +256,22 @@ class _Counter:
       return [operands[2].bytes]
     if instruction.op != "fusion":
       return [array.bytes for array in instruction.results]
-    called = self._computations[instruction.attribute("calls")]
+    called = self._called(instruction)
     root = called.root
     if root.op == "tuple":
       parts = [called.instructions[name] for name in root.operands]
-      return [self._made(part, called) for part in parts]
+      return [self._made(called, part) for part in parts]
     if len(root.results) > 1:
-      return self._written(root, called)
-    return [self._made(root, called)]
+      return self._written(called, root)
+    return [self._made(called, root)]
 
-  def _made(self, instruction, computation) -> float:
+  def _made(self, computation, instruction) -> float:
     """`_written` of one array in a fusion, under whatever name."""
     if instruction.op in _SAME and instruction.operands:
       same = computation.instructions[instruction.operands[0]]
-      part = self._made(same, computation) / max(1, same.bytes)
+      part = self._made(computation, same) / max(1, same.bytes)
       return part * instruction.bytes
-    return sum(self._written(instruction, computation))
+    return sum(self._written(computation, instruction))
 
 
 def _outputs(instruction) -> range:

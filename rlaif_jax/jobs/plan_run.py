@@ -127,7 +127,7 @@ def run(
   }
   found = {phase: plan_tables.taken(plans) for phase, plans in phases.items()}
   fits = all(plan["fits"] for plan in found.values())
-  hours = sum(plan["hours"] for plan in found.values()) if fits else None
+  hours = plan_tables.hours(found) if fits else None
   advice = {
     phase: said
     for phase, plans in phases.items()

@@ -51,6 +51,11 @@ def taken(plans: list[dict[str, Any]]) -> dict[str, Any]:
   return min(fitting, key=lambda plan: plan["hours"], default=plans[-1])
 
 
+def hours(found: Mapping[str, Mapping[str, Any]]) -> float:
+  """Of all phases at the roofline."""
+  return sum(plan["hours"] for plan in found.values())
+
+
 def summary(
   found: Mapping[str, Mapping[str, Any]], count: int, chip: chips.Chip
 ) -> str:
@@ -58,12 +63,12 @@ def summary(
   bad = [phase for phase, plan in found.items() if not plan["fits"]]
   if bad:
     return f"does not fit on {count} x {chip.name}: {', '.join(bad)}"
-  hours = sum(plan["hours"] for plan in found.values())
+  total = hours(found)
   meshes = ", ".join(f"{phase} {p['mesh']}" for phase, p in found.items())
   needed = max(plan["chips_needed"] for plan in found.values())
   return (
     f"fits on {count} x {chip.name} ({meshes}); about {needed} would do; "
-    f"{hours:.2f} hours, {hours * count:.0f} chip hours at the roofline"
+    f"{total:.2f} hours, {total * count:.0f} chip hours at the roofline"
   )
 
 
