@@ -25,7 +25,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["rlaif_jax", "rlaif_jax.*"]),
   package_data={
     "rlaif_jax.text": ["templates/*.toml"],
-    "rlaif_jax.labeling": ["pages/*.html"],
+    "rlaif_jax.rating": ["pages/*.html"],
   },
   install_requires=[
     "jax",

@@ -27,13 +27,13 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from gin import config_parser
 
-from rlaif_jax.core import compile_cache
-from rlaif_jax.core import configuration
-from rlaif_jax.core import gin_text
-from rlaif_jax.core import job_help
+from rlaif_jax.cli import compile_cache
+from rlaif_jax.cli import configuration
+from rlaif_jax.cli import gin_text
+from rlaif_jax.cli import job_help
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
-from rlaif_jax.core import runs
+from rlaif_jax.engine import preemption
+from rlaif_jax.cli import runs
 
 # Up to `evaluate` in the paper's order, each followed by the next; then others.
 JOBS = {
@@ -47,19 +47,19 @@ JOBS = {
   "evaluate": "rlaif_jax.jobs.evaluate",
   "train_dpo": "rlaif_jax.jobs.train_dpo",
   "train_online_dpo": "rlaif_jax.jobs.train_online_dpo",
-  "weigh": "rlaif_jax.jobs.weigh_pairs",
+  "weight_pairs": "rlaif_jax.jobs.weight_pairs",
   "train_ensemble": "rlaif_jax.jobs.train_ensemble",
   "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
   "compare": "rlaif_jax.jobs.compare_policies",
   "score": "rlaif_jax.jobs.score_responses",
-  "contrast": "rlaif_jax.jobs.contrast_pairs",
-  "audit": "rlaif_jax.jobs.audit_labelers",
+  "corrupt_pairs": "rlaif_jax.jobs.corrupt_pairs",
+  "eval_judge": "rlaif_jax.jobs.eval_judge",
   "report": "rlaif_jax.jobs.report_runs",
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
-  "rig": "rlaif_jax.jobs.run_rig",
-  "rig_report": "rlaif_jax.jobs.report_rig",
+  "toy_world": "rlaif_jax.jobs.toy_world",
+  "toy_world_report": "rlaif_jax.jobs.toy_world_report",
 }
 
 _ROOT = pathlib.Path(__file__).parents[1]

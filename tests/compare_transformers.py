@@ -20,7 +20,7 @@ import numpy as np
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import scoring
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import measure_perplexity
 
 MAX_TOKENS = 128
@@ -31,10 +31,10 @@ def main(model_dir: str, export_dir: str, data_dir: str, rows: int) -> None:
   import torch
   import transformers
 
-  model = loading.load(
+  model = pretrained.load(
     model_dir, "language", mesh.make_mesh("data:1", jax.devices()[:1])
   )
-  examples = loading.load_examples(
+  examples = pretrained.load_examples(
     examples_file="",
     task="docstring_summary",
     split="test",

@@ -22,7 +22,7 @@ This line is not in the list of jobs.
 from __future__ import annotations
 import dataclasses
 import pathlib
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 
 CALLS = []
 

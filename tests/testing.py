@@ -10,7 +10,7 @@ from typing import Any, Callable, Sequence
 import pytest
 
 from rlaif_jax.core import records
-from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import option_probs
 
 # What is too long for every change runs in launch/nightly.sh alone.
 IS_NIGHT = bool(os.environ.get("RLAIF_NIGHTLY"))
@@ -79,7 +79,7 @@ class ScriptedBackend:
   def prefix_options(self, options):
     if self._tokenizer is None:
       return (-1,) * len(options)
-    return rating.prefix_options(options, self._tokenizer)
+    return option_probs.prefix_options(options, self._tokenizer)
 
   def score_options(self, prompts, options):
     self.calls.append(list(prompts))
@@ -105,7 +105,7 @@ class ScriptedBackend:
 def tiny_decoder(vocab_size: int, **changes: int) -> Any:
   """A two-layer decoder config that compiles in a second."""
   from rlaif_jax.models import decoder
-  from rlaif_jax.models import variant
+  from rlaif_jax.models import architecture_options
 
   sizes = dict(
     vocab_size=vocab_size,
@@ -116,7 +116,7 @@ def tiny_decoder(vocab_size: int, **changes: int) -> Any:
     head_dim=8,
     mlp_dim=24,
     max_length=256,
-    variant=variant.Variant(previous_key_heads=1),
+    variant=architecture_options.Variant(previous_key_heads=1),
   )
   return decoder.DecoderConfig(**{**sizes, **changes})
 
@@ -208,7 +208,7 @@ def copies_while_training(
 
   import jax
 
-  from rlaif_jax.core import preemption
+  from rlaif_jax.engine import preemption
 
   def count():
     return sum(

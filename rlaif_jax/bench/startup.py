@@ -19,7 +19,7 @@ import jax
 
 from rlaif_jax.bench import rl_step
 from rlaif_jax.bench import workload
-from rlaif_jax.core import compile_cache
+from rlaif_jax.cli import compile_cache
 from rlaif_jax.models import decoder
 from rlaif_jax.rl import algorithms
 

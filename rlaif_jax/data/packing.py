@@ -13,7 +13,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from rlaif_jax.core import batches
-from rlaif_jax.core import first_fit
+from rlaif_jax.core import bin_packing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def assign(lengths: Lengths, shape: RowShape) -> list[list[int]]:
       f"fit into a row of {shape}"
     )
   order = np.argsort(-lengths.both, kind="stable")
-  return first_fit.first_fit(need, order, lambda pair: room)
+  return bin_packing.first_fit(need, order, lambda pair: room)
 
 
 def pack_pairs(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.engine import checkpoint

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells of an alignment grid -> one self-contained page.
 
-A pure function of the rows that `jobs.audit_labelers` writes. The best way of
+A pure function of the rows that `jobs.eval_judge` writes. The best way of
 asking is chosen on one part of the pairs and reported on the other, so that
 the best of many is not best by luck.
 """

@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
-from rlaif_jax.models import variant as variant_lib
+from rlaif_jax.models import architecture_options as variant_lib
 
 FAMILIES = ("llama", "qwen2", "gemma3_text")
 _CLASSES = {

@@ -15,7 +15,7 @@ import numpy as np
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
-from rlaif_jax.models import variant as variant_lib
+from rlaif_jax.models import architecture_options as variant_lib
 
 _BLOCK_GGUF = {
   "attention/query/kernel": "attn_q.weight",

@@ -24,7 +24,7 @@ from rlaif_jax.evaluation import position
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.evaluation import win_rate
 from rlaif_jax.jobs import evaluate
-from rlaif_jax.jobs import labelers
+from rlaif_jax.api import labelers
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge as judge_lib

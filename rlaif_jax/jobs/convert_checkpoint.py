@@ -26,7 +26,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
 from rlaif_jax.interop import names
 from rlaif_jax.interop import sources
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
 from rlaif_jax.text import chat as chat_lib
 from rlaif_jax.text import gguf_vocabulary
@@ -77,7 +77,7 @@ def run(
   target = f"{output_dir}/model"
   devices = mesh_lib.make_mesh(mesh)
   if format != "ours":
-    start = loading.load(source, "language", devices)
+    start = pretrained.load(source, "language", devices)
     return export(start, target, format)
   # 1. What is it, and is it whole?
   checkpoint = sources.open_source(
@@ -107,7 +107,7 @@ def run(
   # 3. Parameters, one at a time.
   params, count = place(checkpoint, devices, dtype)
   checkpoint.source.close()  # A mapped file counts as memory.
-  loading.save(
+  pretrained.save(
     target,
     params,
     name=name or checkpoint.name,
@@ -204,7 +204,9 @@ def chat_parts(directory: str, tokenizer: Any, system: str) -> tuple[str, str]:
   )
 
 
-def export(start: loading.Loaded, target: str, layout: str) -> dict[str, Any]:
+def export(
+  start: pretrained.Loaded, target: str, layout: str
+) -> dict[str, Any]:
   """Writes a finished model in a public layout, its types as they are."""
   dtypes = names.flatten(checkpoint_lib.stored_dtypes(start.directory))
 

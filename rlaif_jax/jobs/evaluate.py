@@ -21,7 +21,7 @@ from rlaif_jax.core import versions
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import win_rate
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.ops import statistics
 from rlaif_jax.text import prompts
@@ -61,7 +61,7 @@ def run(
   """
   root = pathlib.Path(runs_dir)
   texts, rows = read_responses(root, responses)
-  examples = loading.load_examples(
+  examples = pretrained.load_examples(
     examples_file="", task=task, split=split, data_dir=data_dir, limit=0
   )
   human = {e.id: e.response for e in examples}

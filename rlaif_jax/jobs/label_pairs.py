@@ -17,8 +17,8 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import gold
-from rlaif_jax.jobs import instructions as instructions_lib
-from rlaif_jax.jobs import labelers
+from rlaif_jax.api import instructions as instructions_lib
+from rlaif_jax.api import labelers
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import exports

@@ -21,7 +21,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
 from rlaif_jax.engine import scoring
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import decoder
 from rlaif_jax.ops import statistics
 
@@ -62,8 +62,8 @@ def run(
       f"perplexity: target is {target!r}; use 'text' or 'response'"
     )
   devices = mesh_lib.make_mesh(mesh)
-  model = loading.load(model_dir, "language", devices)
-  examples = loading.load_examples(
+  model = pretrained.load(model_dir, "language", devices)
+  examples = pretrained.load_examples(
     examples_file=examples_file,
     task=task,
     split=split,

@@ -19,13 +19,13 @@ import jax
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
-from rlaif_jax.engine import chips
+from rlaif_jax.planner import chips
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.jobs import plan_tables
-from rlaif_jax.jobs import planned_programs
-from rlaif_jax.jobs import planned_shapes
+from rlaif_jax.planner import plan_tables
+from rlaif_jax.planner import planned_programs
+from rlaif_jax.planner import planned_shapes
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 

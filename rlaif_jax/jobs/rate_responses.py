@@ -24,14 +24,14 @@ from typing import Any, Iterable, Mapping
 from absl import logging
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.evaluation import win_rate
 from rlaif_jax.jobs import evaluate
-from rlaif_jax.jobs import labelers
-from rlaif_jax.labeling import answers as answers_lib
-from rlaif_jax.labeling import rating_page
+from rlaif_jax.api import labelers
+from rlaif_jax.rating import annotations as answers_lib
+from rlaif_jax.rating import rating_page
 from rlaif_jax.labeling import store
 from rlaif_jax.ops import statistics
 

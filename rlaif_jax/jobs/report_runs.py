@@ -76,7 +76,7 @@ def sections(
   if labels:
     table = report.labelers_table({"labelers": labels})
     parts.append(pages.section("AI labels", table))
-  for name in found.get("audit", {}):
+  for name in found.get("eval_judge", {}):
     rows = jsonl.parse_rows(root / name / "cells.jsonl", dict)
     parts.append(f"<h2>{pages.escape(audit_report.TITLE)} ({_name(name)})</h2>")
     parts += audit_report.sections(rows)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
@@ -26,7 +26,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 
 # Each process has its own devices; arrays are global.
 SEVERAL_PROCESSES = True
@@ -69,11 +69,11 @@ def run(
     seed: of the samples.
   """
   devices = mesh_lib.make_mesh(mesh)
-  policy = loading.load(policy_dir, "language", devices)
+  policy = pretrained.load(policy_dir, "language", devices)
   reference = None
   if reference_dir:
-    reference = loading.load(reference_dir, "language", devices)
-  examples = loading.load_examples(
+    reference = pretrained.load(reference_dir, "language", devices)
+  examples = pretrained.load_examples(
     examples_file=examples_file,
     task=task,
     split=split,

@@ -15,10 +15,10 @@ import pathlib
 from typing import Any, Callable, Sequence
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.engine import metrics
-from rlaif_jax.jobs import labelers
+from rlaif_jax.api import labelers
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge as judge_lib

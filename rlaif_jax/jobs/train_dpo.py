@@ -23,10 +23,10 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
-from rlaif_jax.jobs import loading
-from rlaif_jax.jobs import pair_batches
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.data import preference_batches
 from rlaif_jax.jobs import train_reward
-from rlaif_jax.jobs import training_rows
+from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 
 # Each process has its own devices; arrays are global.
@@ -77,9 +77,9 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens, and what the reference says of them.
-  start = reference = loading.load(policy_dir, "language", devices)
+  start = reference = pretrained.load(policy_dir, "language", devices)
   if reference_dir:
-    reference = loading.load(reference_dir, "language", devices)
+    reference = pretrained.load(reference_dir, "language", devices)
     check_same_text(reference, start)
   how = architectures.Execution(
     remat=remat,
@@ -96,8 +96,8 @@ def run(
     test = LabelledPairs(test_labels_file, start, batch_size)
     test_reference = test.log_probs(reference.params)
   del reference  # All that it had to say is said.
-  source = pair_batches.PairBatches(
-    training_rows.HeldRows(data.pairs),
+  source = preference_batches.PairBatches(
+    datasets.HeldRows(data.pairs),
     devices,
     batch_size=batch_size,
     microbatches=microbatches,
@@ -118,7 +118,7 @@ def run(
     return batches.ReferencedPairs(pairs=pairs, **more)
 
   num_steps = max(1, math.ceil(epochs * len(data.labels) / batch_size))
-  params, start = loading.apart(start)
+  params, start = pretrained.apart(start)
   state = step_lib.state_from_params(params, tx, devices)
   del params  # The state's now.
   state = loop.fit(
@@ -131,7 +131,7 @@ def run(
     name=name,
   )
   # 3. The finished model, and what its implied reward says of held-out pairs.
-  loading.save_like(
+  pretrained.save_like(
     f"{output_dir}/model", state.params, start, name=name, kind="language"
   )
   summary = {
@@ -151,7 +151,9 @@ def run(
   return summary
 
 
-def check_same_text(reference: loading.Loaded, start: loading.Loaded) -> None:
+def check_same_text(
+  reference: pretrained.Loaded, start: pretrained.Loaded
+) -> None:
   """Both read the same tokens.
 
   Raises:
@@ -181,7 +183,7 @@ class LabelledPairs:
   """
 
   def __init__(
-    self, path: str, policy: loading.Loaded, batch_size: int, *, hard=False
+    self, path: str, policy: pretrained.Loaded, batch_size: int, *, hard=False
   ):
     self.labels = train_reward.read_labels(path)
     encode = train_reward.encoder(policy, hard=hard)
@@ -199,7 +201,7 @@ class LabelledPairs:
     )
 
   def referenced(
-    self, reference: loading.Loaded, path: pathlib.Path
+    self, reference: pretrained.Loaded, path: pathlib.Path
   ) -> tuple[np.ndarray, np.ndarray]:
     """`log_probs` of the reference, made once and kept in a file.
 

@@ -22,10 +22,10 @@ from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
-from rlaif_jax.jobs import loading
-from rlaif_jax.jobs import pair_batches
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.data import preference_batches
 from rlaif_jax.jobs import train_reward
-from rlaif_jax.jobs import training_rows
+from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import model as reward_model
@@ -78,12 +78,12 @@ def run(
   check(ensemble, adapters)
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
-  loaded = loading.load(init_from, "language", devices)
-  _, start = loading.apart(loaded)
+  loaded = pretrained.load(init_from, "language", devices)
+  _, start = pretrained.apart(loaded)
   labels = train_reward.read_labels(labels_file)
   test_labels = train_reward.read_labels(test_labels_file)
   encode = train_reward.encoder(start, hard=hard_labels)
-  rows = training_rows.TrainingRows(labels, encode)
+  rows = datasets.TrainingRows(labels, encode)
   # 2. A phase trains what learns in it on its part of the labels.
   how = architectures.Execution(
     remat=remat, split_by=mesh_lib.activation_sharding(devices)
@@ -91,7 +91,7 @@ def run(
   functions = architectures.scalar(start.config, how)
   phase = Phase(
     functions=functions,
-    source=pair_batches.PairBatches(
+    source=preference_batches.PairBatches(
       rows,
       devices,
       batch_size=batch_size,
@@ -124,7 +124,7 @@ def run(
       ensemble, params, everything[cut:], adapters, output_dir, name
     )
   # 4. The finished model, and what it says of the held-out pairs.
-  loading.save_like(
+  pretrained.save_like(
     f"{output_dir}/model",
     params,
     start,
@@ -147,7 +147,7 @@ class Phase:
   """What the phases of a training share."""
 
   functions: protocols.ScalarModel
-  source: pair_batches.PairBatches
+  source: preference_batches.PairBatches
   devices: jax.sharding.Mesh
   epochs: float
   batch_size: int
@@ -234,14 +234,14 @@ def check(
 def init(
   functions: Any,
   ensemble: ensemble_lib.EnsembleConfig,
-  start: loading.Loaded,
+  start: pretrained.Loaded,
   devices: jax.sharding.Mesh,
   seed: int,
 ) -> Any:
   """The trunk of a language model and fresh members, laid out as to train."""
-  shapes = loading.ensemble_shapes(functions, ensemble, devices)
+  shapes = pretrained.ensemble_shapes(functions, ensemble, devices)
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
-  trunk = loading.trunk_of(start, shardings["shared"]["decoder"])
+  trunk = pretrained.trunk_of(start, shardings["shared"]["decoder"])
   make = jax.jit(
     lambda key, trunk: ensemble_lib.init(functions, ensemble, key, trunk)[
       "members"

@@ -25,8 +25,8 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
-from rlaif_jax.jobs import loading
-from rlaif_jax.jobs import round_judges
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.api import online_preferences
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.ops import pair_choice
@@ -39,7 +39,7 @@ def run(
   *,
   output_dir: str,
   policy_dir: str,
-  judge: round_judges.RoundJudge,
+  judge: online_preferences.RoundJudge,
   dpo: dpo_model.DPOConfig,
   optimizer: optimizer_lib.OptimizerConfig,
   sampling: decode.SamplingConfig,
@@ -101,10 +101,10 @@ def run(
   """
   check(reference, choose, num_samples, cool)
   check_lengths(policy_dir, sampling)
-  round_judges.check_processes(judge)
+  online_preferences.check_processes(judge)
   devices = mesh_lib.make_mesh(mesh)
   answers = Answers(
-    examples=loading.load_examples(
+    examples=pretrained.load_examples(
       examples_file=examples_file,
       task=task,
       split=split,
@@ -155,8 +155,8 @@ def run(
       policy = once(folder / "learned.json", learn, folder, policy, number)[
         "model"
       ]
-  last = loading.load(policy, "language", devices)
-  loading.save_like(
+  last = pretrained.load(policy, "language", devices)
+  pretrained.save_like(
     f"{output_dir}/model", last.params, last, name=name, kind="language"
   )
   return {
@@ -175,7 +175,7 @@ class Answers:
 
   examples: Sequence[records.Example]
   start: str
-  judge: round_judges.RoundJudge
+  judge: online_preferences.RoundJudge
   sampling: decode.SamplingConfig
   contexts: int
   num_samples: int
@@ -215,7 +215,7 @@ class Answers:
     ]
     groups = list(sample_responses.by_context(samples).values())
     devices = mesh_lib.make_mesh(self.mesh)
-    said = round_judges.verdict(
+    said = online_preferences.verdict(
       groups,
       self.judge,
       self.start,
@@ -223,7 +223,7 @@ class Answers:
       directory=folder / "judged",
       batch_size=self.batch_size,
     )
-    labels, numbers = round_judges.pairs_of(
+    labels, numbers = online_preferences.pairs_of(
       groups,
       said,
       choose=self.choose,

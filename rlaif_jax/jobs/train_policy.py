@@ -26,10 +26,10 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import sample_responses
-from rlaif_jax.jobs import scoring_model
-from rlaif_jax.jobs import training_rows
+from rlaif_jax.api import reward_loading
+from rlaif_jax.data import datasets
 from rlaif_jax.labeling import judge
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
@@ -55,7 +55,7 @@ class PromptData:
     self, split: str, limit: int, on_demand: bool = False
   ) -> Sequence[records.Example]:
     """Examples of the split (or of the file, which serves both)."""
-    return loading.load_examples(
+    return pretrained.load_examples(
       examples_file=self.examples_file,
       task=self.task,
       split=split,
@@ -119,7 +119,7 @@ def run(
   output_dir: str,
   policy_dir: str,
   prompts: PromptData,
-  scorer: scoring_model.ScorerConfig,
+  scorer: reward_loading.ScorerConfig,
   rl: algorithms.RLConfig,
   sampling: decode.SamplingConfig,
   optimizer: optimizer_lib.OptimizerConfig,
@@ -159,7 +159,7 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
-  sft = loading.load(policy_dir, "language", devices, placement.policy)
+  sft = pretrained.load(policy_dir, "language", devices, placement.policy)
   converters.check_fits(
     dataclasses.replace(sft.sequence, max_response=sampling.max_tokens),
     sft.tokenizer,
@@ -167,19 +167,19 @@ def run(
     max_length=sft.config.max_length,
   )
   examples = prompts.read(prompts.split, prompts.limit, on_demand=True)
-  rows = training_rows.TrainingRows(examples, lambda some: encode(some, sft))
+  rows = datasets.TrainingRows(examples, lambda some: encode(some, sft))
   validation = prompts.read(prompts.validation_split, prompts.validation_rows)
-  score, scorer_params = scoring_model.make_scorer(scorer, sft, devices)
+  score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
   how = architectures.Execution(
     remat=remat,
     scan_layers=scan_layers,
     split_by=mesh_lib.activation_sharding(devices),
   )
-  params = {"policy": loading.copy_params(sft.params)}
+  params = {"policy": pretrained.copy_params(sft.params)}
   value, configs = None, {"policy": optimizer}
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = architectures.scalar(sft.config, how)
-    params["value"] = scoring_model.scalar_params(
+    params["value"] = reward_loading.scalar_params(
       value, sft, devices, seed, placement.value
     )
     configs["value"] = value_optimizer
@@ -243,7 +243,7 @@ def run(
   # 4. Selection, and the finished model.
   table = select(output_dir, selection, devices)
   best = max(table, key=lambda c: (c["preference"], c["score"]))["step"]
-  loading.save_like(
+  pretrained.save_like(
     f"{output_dir}/model",
     evaluate.load(best),
     sft,
@@ -260,7 +260,7 @@ def run(
 
 
 def reference_params(
-  sft: loading.Loaded, placement: PlacementConfig, devices: jax.sharding.Mesh
+  sft: pretrained.Loaded, placement: PlacementConfig, devices: jax.sharding.Mesh
 ) -> Any:
   """The SFT policy's parameters, a copy where they lie otherwise."""
   if placement.reference == placement.policy:
@@ -269,7 +269,7 @@ def reference_params(
   return move(sft.params)
 
 
-def encode(examples: Sequence[records.Example], policy: loading.Loaded):
+def encode(examples: Sequence[records.Example], policy: pretrained.Loaded):
   """Prompts of the policy, and how many contexts were cut."""
   contexts = [e.context for e in examples]
   prompts, cut = converters.encode_prompts(
@@ -366,7 +366,7 @@ def select(
   table = table[: config.candidates]
   if config.judge is None or not baseline:
     return table
-  labeler = loading.load(config.judge_dir, "language", devices)
+  labeler = pretrained.load(config.judge_dir, "language", devices)
   backend = labeler.backend()
   for candidate in table:
     pairs = [

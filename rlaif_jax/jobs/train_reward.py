@@ -27,10 +27,10 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
-from rlaif_jax.jobs import loading
-from rlaif_jax.jobs import pair_batches
-from rlaif_jax.jobs import scoring_model
-from rlaif_jax.jobs import training_rows
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.data import preference_batches
+from rlaif_jax.api import reward_loading
+from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import difference
 from rlaif_jax.reward import model as reward_model
@@ -93,11 +93,11 @@ def run(
     raise ValueError(f"kind is {kind!r}; use one of {KINDS}")
   devices = mesh_lib.make_mesh(mesh)
   # 1. Labels to tokens.
-  loaded = [loading.load(init_from, "language", devices)]
-  _, start = loading.apart(loaded[0])
+  loaded = [pretrained.load(init_from, "language", devices)]
+  _, start = pretrained.apart(loaded[0])
   labels = read_labels(labels_file, on_demand=True)
   test_labels = read_labels(test_labels_file)
-  rows = training_rows.TrainingRows(labels, encoder(start, hard=hard_labels))
+  rows = datasets.TrainingRows(labels, encoder(start, hard=hard_labels))
   test_pairs, _ = encoder(start)(test_labels)
   # 2. One update step for all sizes: the compiled program is shared.
   how = architectures.Execution(
@@ -110,7 +110,7 @@ def run(
   score_pairs = pair_scorer(kind, functions)
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(loss, tx, microbatches=microbatches)
-  source = pair_batches.PairBatches(
+  source = preference_batches.PairBatches(
     rows,
     devices,
     batch_size=batch_size,
@@ -121,8 +121,8 @@ def run(
   def train(count: int, directory: str, run_name: str):
     num_steps = max(1, math.ceil(epochs * count / batch_size))
     # The first takes what is loaded, so that it does not stay beside it.
-    trunk = (loaded or [loading.load(init_from, "language", devices)]).pop()
-    params = scoring_model.scalar_params(functions, trunk, devices, seed)
+    trunk = (loaded or [pretrained.load(init_from, "language", devices)]).pop()
+    params = reward_loading.scalar_params(functions, trunk, devices, seed)
     del trunk
     state = step_lib.state_from_params(params, tx, devices)
 
@@ -152,7 +152,9 @@ def run(
   rewards = predict(score_pairs, params, test_pairs, batch_size)
   curve.append({"labels": len(labels), **accuracy(rewards, test_labels)})
   # 4. The finished model, and what it says of the held-out pairs.
-  loading.save_like(f"{output_dir}/model", params, start, name=name, kind=kind)
+  pretrained.save_like(
+    f"{output_dir}/model", params, start, name=name, kind=kind
+  )
   write_test_rewards(output_dir, test_labels, rewards)
   jsonl.write_rows(f"{output_dir}/reward_accuracy.jsonl", curve)
   return {
@@ -220,7 +222,7 @@ def read_labels(
 
 
 def encoder(
-  model: loading.Loaded, *, hard: bool = False
+  model: pretrained.Loaded, *, hard: bool = False
 ) -> Callable[..., tuple[batches.PairBatch, dict[str, int]]]:
   """Labels -> pairs in a model's tokens, and counts; `hard` rounds labels."""
 

@@ -19,8 +19,8 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import sources
-from rlaif_jax.jobs import loading
-from rlaif_jax.jobs import training_rows
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.models import lora as lora_lib
@@ -54,7 +54,7 @@ class SFTData:
   def read(self) -> tuple[Sequence, Sequence]:
     """Returns (training, validation) examples."""
     if self.examples_file:
-      rows = loading.load_examples(
+      rows = pretrained.load_examples(
         examples_file=self.examples_file,
         task="",
         split="",
@@ -76,7 +76,7 @@ class SFTData:
       (self.validation_split, self.validation_rows),
     ):
       parts.append(
-        loading.load_examples(
+        pretrained.load_examples(
           examples_file="",
           task=self.task,
           split=split,
@@ -175,7 +175,9 @@ def run(
   # 1. Text to tokens; everything that can be wrong with it is found here.
   start, params = None, None
   if init_from:
-    params, start = loading.apart(loading.load(init_from, "language", devices))
+    params, start = pretrained.apart(
+      pretrained.load(init_from, "language", devices)
+    )
   config = model or (start and start.config)
   sequence = sequence or (start and start.sequence)
   if lora is not None and start is None:
@@ -196,7 +198,7 @@ def run(
       "not predict its prompt, so it must be 0"
     )
   train_rows, validation_rows = data.read()
-  rows = training_rows.TrainingRows(
+  rows = datasets.TrainingRows(
     train_rows,
     lambda some: converters.encode_examples(some, tokenizer, sequence),
   )
@@ -252,7 +254,7 @@ def run(
     peft_files.save(
       f"{output_dir}/adapter", state.params, lora, rules, start.directory
     )
-  loading.save(
+  pretrained.save(
     f"{output_dir}/model",
     whole(state.params),
     name=name,

@@ -25,7 +25,7 @@ from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import packed_prompts
 from rlaif_jax.labeling import prefixes
-from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import option_probs
 
 # Beginnings whose keys and values are kept for later calls: a judge with
 # rationales has two.
@@ -200,7 +200,7 @@ class FlaxBackend:
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
     """See `protocols.Backend`."""
-    return rating.prefix_options(options, self._tokenizer)
+    return option_probs.prefix_options(options, self._tokenizer)
 
   def complete(
     self,

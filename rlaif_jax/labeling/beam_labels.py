@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.labeling import store

@@ -4,7 +4,7 @@
 Owns how it is asked: side by side up to a bound, again after faults that
 pass, and never again for what it has answered. The API is that of
 https://platform.openai.com/docs/api-reference; vLLM, SGLang and llama.cpp
-serve it too. What replies say is `labeling.replies`.
+serve it too. What replies say is `labeling.response_parsing`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from absl import logging
 
 from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint_config
-from rlaif_jax.labeling import replies
+from rlaif_jax.labeling import response_parsing
 
 # How often in a row a prompt's replies may lack log-probs by some fault.
 _BARE_REPLIES = 3
@@ -36,11 +36,11 @@ class _Call:
   def __init__(
     self,
     asks: Sequence[tuple[str, dict[str, Any]]],
-    read: Callable[[Any], replies.Outcome],
+    read: Callable[[Any], response_parsing.Outcome],
   ):
     self.asks = asks
     self.read = read
-    self.outcomes = [replies.Outcome() for _ in asks]
+    self.outcomes = [response_parsing.Outcome() for _ in asks]
     self.done = 0
     self.refusal = ""
     self.refused = asyncio.Event()
@@ -144,7 +144,7 @@ class EndpointBackend:
       listed = {"logprobs": True, "top_logprobs": self._config.top_logprobs}
     settings = {"max_tokens": written, "temperature": 0.0, **listed}
     asks = [(prompt, settings) for prompt in prompts]
-    call = _Call(asks, lambda choice: replies.scores(choice, options))
+    call = _Call(asks, lambda choice: response_parsing.scores(choice, options))
     return self._answers(call, failed=[math.nan] * len(options))
 
   def complete(
@@ -182,7 +182,7 @@ class EndpointBackend:
       seen[prompt] += 1
       asks.append((prompt, own))
     chat = self._config.api == "chat"
-    call = _Call(asks, lambda c: replies.text(c, chat=chat, stop=stop))
+    call = _Call(asks, lambda c: response_parsing.text(c, chat=chat, stop=stop))
     return self._answers(call, failed="")
 
   def _answers(
@@ -230,7 +230,7 @@ class EndpointBackend:
     overloaded server gets fewer requests. After a refusal nothing new is
     sent; what is under way, and paid for, is still taken.
     """
-    outcome, usage, bare = replies.Outcome(), records.Usage(), 0
+    outcome, usage, bare = response_parsing.Outcome(), records.Usage(), 0
     tries = self._config.max_retries + 1
     async with self._slots:
       for attempt in range(tries):
@@ -265,7 +265,7 @@ class EndpointBackend:
     bound = min(self._config.first_backoff_seconds * 2.0**attempt, limit)
     return bound * random.Random(f"{attempt} {prompt}").random()
 
-  async def _attempt(self, call: _Call, row: int) -> replies.Outcome:
+  async def _attempt(self, call: _Call, row: int) -> response_parsing.Outcome:
     """Sends a prompt once."""
     openai = self._openai
     prompt, settings = call.asks[row]
@@ -274,7 +274,7 @@ class EndpointBackend:
       async with asyncio.timeout(self._config.timeout_seconds):
         content = await self._send(prompt, settings)
     except openai.APIStatusError as error:
-      return replies.status_fault(
+      return response_parsing.status_fault(
         error.status_code,
         self._clean(f"{error.message} {error.code or ''}"),
         error.response.headers,
@@ -283,12 +283,12 @@ class EndpointBackend:
       )
     except (openai.APITimeoutError, TimeoutError):
       limit = f"{self._config.timeout_seconds:g} seconds"
-      return replies.Outcome(fault=f"no reply in {limit}")
+      return response_parsing.Outcome(fault=f"no reply in {limit}")
     except (openai.APIConnectionError, OSError) as error:
       # Not its text: it may show what was sent.
       what = type(error.__cause__ or error).__name__
-      return replies.Outcome(fault=f"the connection was lost ({what})")
-    outcome = replies.parse(content, call.read)
+      return response_parsing.Outcome(fault=f"the connection was lost ({what})")
+    outcome = response_parsing.parse(content, call.read)
     if outcome.usage.requests and not outcome.usage.input_tokens:
       self._warn_once("replies do not say how many tokens they cost; 0 count")
     if isinstance(outcome.value, list):

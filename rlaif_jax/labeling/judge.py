@@ -19,8 +19,8 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.labeling import questions
-from rlaif_jax.labeling import rating
-from rlaif_jax.labeling import verdicts
+from rlaif_jax.labeling import option_probs
+from rlaif_jax.labeling import judgments
 from rlaif_jax.text import prompts
 
 # Probabilities lie on this grid (about 1e-12), where 1 - p and the mean of two
@@ -204,7 +204,7 @@ def judge_pairs(
     for rationale in own
   ]
   by_text = config.verdict == "text"
-  read = verdicts.by_text if by_text else verdicts.by_log_probs
+  read = judgments.by_text if by_text else judgments.by_log_probs
   answers, usage = read(backend, texts, template.options)
   # 4. Labels: P(first is better) of each order, then of the pair.
   p_orders = collections.defaultdict(list)
@@ -224,7 +224,7 @@ def judge_pairs(
   result = []
   for row, pair in enumerate(pairs):
     if row in reasons:
-      rating.reject(quarantine, row=pair, reason=reasons[row])
+      option_probs.reject(quarantine, row=pair, reason=reasons[row])
       continue
     own = p_orders[row]
     result.append(
@@ -308,7 +308,7 @@ def _explain(
   return rationales, spent
 
 
-def _p_first(said: Sequence[verdicts.Verdict], *, turned: bool) -> float:
+def _p_first(said: Sequence[judgments.Verdict], *, turned: bool) -> float:
   """P(first is better) of one order, its verdicts averaged.
 
   `turned`: the option that is read names the second, or the worse.

@@ -16,7 +16,7 @@ from typing import Any, Sequence
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
-from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import option_probs
 
 _SCORES = ("mean_log_prob", "log_prob", "pmi", "mean_pmi")
 
@@ -130,7 +130,7 @@ def judge_pairs(
     empty = pair.first != pair.second and row not in labels
     if empty or not math.isfinite(p):
       reason = "empty candidate" if empty else "non-finite likelihood"
-      rating.reject(quarantine, row=pair, reason=reason)
+      option_probs.reject(quarantine, row=pair, reason=reason)
       continue
     result.append(
       records.Preference(

@@ -14,7 +14,7 @@ from typing import Iterator, Sequence
 import numpy as np
 
 from rlaif_jax.core import batches
-from rlaif_jax.core import first_fit
+from rlaif_jax.core import bin_packing
 from rlaif_jax.labeling import prefixes
 
 # Prompts of one document, at most: a row has to hold all of them.
@@ -145,7 +145,7 @@ def _rows(documents: Documents) -> dict[int, list[list[int]]]:
     return base * prefixes.power_of_two(-(-max(sizes[document], 1) // base))
 
   found: dict[int, list[list[int]]] = {}
-  for row in first_fit.first_fit(
+  for row in bin_packing.first_fit(
     np.asarray(sizes)[:, None],
     sorted(range(len(sizes)), key=lambda i: -sizes[i]),
     lambda document: [columns(document)],

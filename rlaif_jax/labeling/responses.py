@@ -17,8 +17,8 @@ from absl import logging
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
-from rlaif_jax.labeling import rating
-from rlaif_jax.labeling import verdicts
+from rlaif_jax.labeling import option_probs
+from rlaif_jax.labeling import judgments
 from rlaif_jax.text import prompts
 
 
@@ -115,7 +115,7 @@ def rate(
           max_tokens=config.max_context_tokens,
         )
       except ValueError as error:
-        rating.reject(quarantine, row=example, reason=str(error))
+        option_probs.reject(quarantine, row=example, reason=str(error))
         continue
       context, cut = fitted.context, cut + (fitted.cut_tokens > 0)
     texts.append(render(template, context, example.response))
@@ -123,12 +123,12 @@ def rate(
   if cut:
     logging.info("%d of %d contexts were cut to fit.", cut, len(examples))
   by_text = config.verdict == "text"
-  read = verdicts.by_text if by_text else verdicts.by_log_probs
+  read = judgments.by_text if by_text else judgments.by_log_probs
   answers, usage = read(backend, texts, template.options)
   ratings = []
   for example, verdict in zip(asked, answers, strict=True):
     if verdict.flaw:
-      rating.reject(quarantine, row=example, reason=verdict.flaw)
+      option_probs.reject(quarantine, row=example, reason=verdict.flaw)
       continue
     ratings.append(_rating(example, verdict, template, backend.name))
   return ratings, usage
@@ -136,7 +136,7 @@ def rate(
 
 def _rating(
   example: records.Example,
-  verdict: verdicts.Verdict,
+  verdict: judgments.Verdict,
   template: prompts.Template,
   labeler: str,
 ) -> records.Rating:
@@ -144,7 +144,7 @@ def _rating(
   if template.kind == "yesno":
     score = probabilities[1 if template.polarity == "flip" else 0]
   else:
-    score = float(rating.expected_score(probabilities))
+    score = float(option_probs.expected_score(probabilities))
   fields: dict[str, Any] = {"score": score, "probabilities": probabilities}
   return records.Rating(
     id=example.id,

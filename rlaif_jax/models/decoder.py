@@ -16,13 +16,13 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
-from rlaif_jax.models import beginnings
-from rlaif_jax.models import branches
+from rlaif_jax.models import prefix_attention
+from rlaif_jax.models import continuations
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import decoder_block
 from rlaif_jax.models import layers
 from rlaif_jax.models import self_attention
-from rlaif_jax.models import variant as variant_lib
+from rlaif_jax.models import architecture_options as variant_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ class Decoder(nn.Module):
     if beginning is not None:
       real = (beginning.places >= 0)[:, None]
       first_masks = self._masks(real, place.positions, beginning.places)
-      begun = beginnings.of_layers(beginning, first_masks)
+      begun = prefix_attention.of_layers(beginning, first_masks)
     rest = (place.positions, place.valid)
     x = self._embed(tokens)
     states = []
@@ -332,8 +332,8 @@ def functions(
   read, read_branches = method("read"), method("read_branches")
 
   def hidden_group(params, batch):
-    row = branches.row_of(batch)
-    columns = branches.columns_before(batch)
+    row = continuations.row_of(batch)
+    columns = continuations.columns_before(batch)
     states = read_branches(params, *row, columns, batch.response.shape[1:])
     return states.reshape(*batch.response.shape, -1)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
-from rlaif_jax.models import branches
+from rlaif_jax.models import continuations
 from rlaif_jax.models import decoder
 from rlaif_jax.models import layers
 
@@ -69,14 +69,14 @@ def functions(
     return module.apply({"params": params}, *row, method="read_branches")
 
   def states_group(params, batch):
-    row = branches.row_of(batch)
-    columns = branches.columns_around(batch)
+    row = continuations.row_of(batch)
+    columns = continuations.columns_around(batch)
     states = read_branches(params, *row, columns, batch.response.shape[1:])
     return states.reshape(*batch.response.shape[:2], -1)
 
   def last_group(params, batch):
-    row = branches.row_of(batch)
-    columns = branches.last_columns(batch)
+    row = continuations.row_of(batch)
+    columns = continuations.last_columns(batch)
     return read_branches(params, *row, columns, batch.response.shape[1:])
 
   def last_packed(params, batch):

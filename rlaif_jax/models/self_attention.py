@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attention layer of decoders: projections, rotary, cache, grouped heads.
 
-What is attended to, and how, is `models.attention` and `models.beginnings`.
+What is attended to, and how, is `models.attention` and
+`models.prefix_attention`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from rlaif_jax.models import attention
-from rlaif_jax.models import beginnings
+from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import layers
-from rlaif_jax.models import variant as variant_lib
+from rlaif_jax.models import architecture_options as variant_lib
 
 
 class Cached(NamedTuple):
@@ -27,7 +28,7 @@ class Cached(NamedTuple):
   values: jax.Array
   last_keys: jax.Array
   column: jax.Array
-  beginning: beginnings.Beginning | None = None
+  beginning: prefix_attention.Beginning | None = None
 
   @property
   def columns(self) -> int:
@@ -136,7 +137,7 @@ class Attention(nn.Module):
     if isinstance(mask, attention.Blocks):
       out = attention.attend_blocks(query, *seen, scale=v.query_scale)
     elif cached is not None and cached.beginning is not None:
-      out = beginnings.attend_after(
+      out = prefix_attention.attend_after(
         query, cached.beginning, *seen, scale=v.query_scale
       )
     else:

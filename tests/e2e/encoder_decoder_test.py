@@ -20,7 +20,7 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import label_pairs
 from rlaif_jax.jobs import measure_perplexity
 from rlaif_jax.jobs import sample_responses
-from rlaif_jax.jobs import scoring_model
+from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.jobs import train_sft
@@ -141,14 +141,14 @@ def test_reward_model_and_reinforce(runs, tmp_path):
     batch_size=8,
   )
   assert 0 <= result["accuracy"] <= 1 and result["n"] == 24
-  scorer = scoring_model.ScorerConfig(
+  scorer = reward_loading.ScorerConfig(
     reward_dir=str(tmp_path / "reward" / "model")
   )
   assert policy(runs, tmp_path / "rlaif", scorer)["selected_step"] == 2
 
 
 def test_direct_rlaif(runs, tmp_path):
-  scorer = scoring_model.ScorerConfig(
+  scorer = reward_loading.ScorerConfig(
     labeler_dir=str(runs / "sft" / "model"), rating_template="docstring_rating"
   )
   assert policy(runs, tmp_path / "drlaif", scorer)["selected_step"] == 2

@@ -21,9 +21,9 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import train_sft
-from rlaif_jax.labeling import direct
+from rlaif_jax.labeling import llm_reward
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
 from rlaif_jax.reward import ensemble
@@ -133,7 +133,7 @@ def trainings(config, mesh):
     )
 
   template = prompts_lib.load("docstring_rating")
-  by_labeler = direct.direct_scorer(
+  by_labeler = llm_reward.direct_scorer(
     language,
     TOKENIZER,
     parts=template.pointwise_parts(),
@@ -164,7 +164,7 @@ def trainings(config, mesh):
 def ensemble_of(kind, scalar, batch, mesh):
   """Heads learn with the trunk that they share, adapters while it stays."""
   config = ensemble.EnsembleConfig(kind=kind, members=2)
-  shapes = loading.ensemble_shapes(scalar, config, mesh)
+  shapes = pretrained.ensemble_shapes(scalar, config, mesh)
   draw = jax.jit(
     lambda key: ensemble.init(scalar, config, key),
     out_shardings=jax.tree.map(lambda x: x.sharding, shapes),

@@ -9,12 +9,12 @@ import json
 import pytest
 
 from rlaif_jax import main
-from rlaif_jax.core import configuration
-from rlaif_jax.engine import chips
+from rlaif_jax.cli import configuration
+from rlaif_jax.planner import chips
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
-from rlaif_jax.jobs import planned_programs
-from rlaif_jax.jobs import planned_shapes
+from rlaif_jax.planner import planned_programs
+from rlaif_jax.planner import planned_shapes
 from rlaif_jax.models import decoder
 from tests import testing
 from tests.house import source

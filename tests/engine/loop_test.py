@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from rlaif_jax.core import masked
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib

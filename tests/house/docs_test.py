@@ -136,7 +136,7 @@ def test_scripts_pass_shellcheck(path):
     "test.sh",
     "nightly.sh",
     "quickstart.sh",
-    "rig.sh",
+    "toy_world.sh",
     "smollm2.sh",
     "tpu_vm.sh",
     "gke.sh",

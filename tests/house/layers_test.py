@@ -16,20 +16,28 @@ FLOORS = {
   "text": {"core"},
   "models": {"core"},
   "interop": {"core", "models"},
-  "data": {"core", "text"},
   "engine": {"core", "ops"},
+  "data": {"core", "text", "engine"},
   "evaluation": {"core", "ops"},
   "labeling": {"core", "ops", "text", "engine"},
+  "rating": {"core", "ops", "evaluation"},
   "reward": {"core", "ops", "text", "models", "engine"},
   "rl": {"core", "ops", "engine"},
   "dpo": {"core", "ops", "engine"},
 }
+# Finished models on disk.
+FLOORS["model_io"] = set(FLOORS)
+# The public API, and what several jobs share.
+FLOORS["api"] = set(FLOORS)
+FLOORS["planner"] = set(FLOORS)
+FLOORS["experiments"] = set(FLOORS) - {"planner"}
 _BELOW_JOBS = set(FLOORS)
 FLOORS["jobs"] = _BELOW_JOBS
+# The command line. Jobs are loaded by name, from the table in main.
+FLOORS["cli"] = {"core"}
+FLOORS["main"] = {"core", "engine", "cli"}
 # Nobody imports the benchmarks.
-FLOORS["bench"] = _BELOW_JOBS
-# Jobs are loaded by name, from the table in main.
-FLOORS["main"] = {"core"}
+FLOORS["bench"] = _BELOW_JOBS | {"cli"}
 
 # Outside library -> the modules that may import it, by prefix.
 FENCES = {

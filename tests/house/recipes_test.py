@@ -11,7 +11,7 @@ import shlex
 import pytest
 
 from rlaif_jax import main
-from rlaif_jax.core import configuration
+from rlaif_jax.cli import configuration
 from tests.house import source
 
 CONFIGS = source.ROOT / "gin_configs"

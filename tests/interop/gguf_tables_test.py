@@ -12,7 +12,7 @@ import pytest
 from rlaif_jax.interop import gguf_tables
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
-from rlaif_jax.models import variant
+from rlaif_jax.models import architecture_options
 from tests import testing
 
 METADATA = {
@@ -67,7 +67,7 @@ def test_pairs_of_rotary_channels_give_the_same_attention():
   assert rule.theirs == "blk.0.attn_q.weight" and rule.rotary_heads == 6
   theirs = np.random.default_rng(0).normal(size=(24, 24))
   x = np.random.default_rng(1).normal(size=24)
-  frequency = np.asarray(variant.rope_frequencies(4, 500.0, None))
+  frequency = np.asarray(architecture_options.rope_frequencies(4, 500.0, None))
   # Theirs: rotate channels (2 i, 2 i + 1) of each head.
   pairs = (theirs @ x).reshape(6, 2, 2)
   turned = pairs[..., 0] + 1j * pairs[..., 1]
@@ -98,9 +98,11 @@ def test_gemma_norms_lose_the_one_that_gguf_adds():
 def test_llama3_factors_become_the_scaling():
   config = gguf_tables.config_from_gguf(metadata("llama"), SHAPES)
   config = dataclasses.replace(config, head_dim=128, rope_theta=5e5)
-  scaling = variant.RopeScaling(kind="llama3", factor=32.0)
-  plain = variant.rope_frequencies(128, 5e5, None)
-  factors = np.array(plain / variant.rope_frequencies(128, 5e5, scaling))
+  scaling = architecture_options.RopeScaling(kind="llama3", factor=32.0)
+  plain = architecture_options.rope_frequencies(128, 5e5, None)
+  factors = np.array(
+    plain / architecture_options.rope_frequencies(128, 5e5, scaling)
+  )
   found = gguf_tables.with_rope_factors(config, factors)
   assert found.variant.rope_scaling.factor == pytest.approx(32.0)
   factors[40] *= 1.1

@@ -12,7 +12,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.jobs import compare_policies
-from rlaif_jax.jobs import labelers
+from rlaif_jax.api import labelers
 from rlaif_jax.labeling import judge
 from rlaif_jax.text import estimates
 from tests import testing

@@ -17,17 +17,17 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import safetensors_files
 from rlaif_jax.interop import sources
 from rlaif_jax.jobs import convert_checkpoint
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
-from rlaif_jax.models import variant
+from rlaif_jax.models import architecture_options
 from tests import testing
 
 CHAT = (
   "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>\n"
   "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-LLAMA = testing.tiny_decoder(320, variant=variant.Variant())
+LLAMA = testing.tiny_decoder(320, variant=architecture_options.Variant())
 T5 = t5.T5Config(
   vocab_size=328,
   width=16,
@@ -73,7 +73,9 @@ def test_a_converted_model_is_the_model(world, tmp_path):
   result = convert(tmp_path / "hf", tmp_path / "ours", name="tiny")
   assert result["source_layout"] == "hf" and not result["chat"]
   assert result["parameters"] == sum(a.size for a in params.values())
-  model = loading.load(str(tmp_path / "ours" / "model"), "language", devices())
+  model = pretrained.load(
+    str(tmp_path / "ours" / "model"), "language", devices()
+  )
   assert model.name == "tiny" and model.config == LLAMA
   for path, leaf in names.flatten(model.params).items():
     np.testing.assert_array_equal(leaf, params[path])
@@ -130,7 +132,9 @@ def test_a_chat_template_goes_around_the_prompt(world, tmp_path):
     tmp_path / "hf", tmp_path / "ours", sequence=sequence, system="Be brief."
   )
   assert result["chat"]
-  model = loading.load(str(tmp_path / "ours" / "model"), "language", devices())
+  model = pretrained.load(
+    str(tmp_path / "ours" / "model"), "language", devices()
+  )
   assert model.chat[0].endswith("<user>") and "Be brief." in model.chat[0]
   assert model.sequence.prefix == model.chat[0] + "Sum up: "
   assert model.sequence.suffix == model.chat[1] == "</s>\n<assistant>"
@@ -142,11 +146,11 @@ def test_a_chat_template_goes_around_the_prompt(world, tmp_path):
 
 
 def test_a_tokenizer_of_another_size_is_refused(world, tmp_path):
-  bigger = testing.tiny_decoder(2000, variant=variant.Variant())
+  bigger = testing.tiny_decoder(2000, variant=architecture_options.Variant())
   hf_model(world, tmp_path / "hf", bigger)
   with pytest.raises(ValueError, match="320 pieces and the model 2000"):
     convert(tmp_path / "hf", tmp_path / "ours")
-  smaller = testing.tiny_decoder(319, variant=variant.Variant())
+  smaller = testing.tiny_decoder(319, variant=architecture_options.Variant())
   hf_model(world, tmp_path / "small", smaller)
   with pytest.raises(ValueError, match="320 pieces and the model 319"):
     convert(tmp_path / "small", tmp_path / "ours2")

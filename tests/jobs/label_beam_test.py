@@ -8,11 +8,11 @@ import json
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.jobs import label_beam
 from rlaif_jax.jobs import label_pairs
-from rlaif_jax.jobs import labelers
+from rlaif_jax.api import labelers
 from rlaif_jax.labeling import beam_files
 from rlaif_jax.labeling import beam_labels
 from rlaif_jax.labeling import costs

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import label_pairs

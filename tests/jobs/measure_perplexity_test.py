@@ -13,7 +13,7 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import mesh
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import measure_perplexity
 from tests import testing
 
@@ -31,7 +31,7 @@ def measure(world, directory, **changes):
 
 def test_it_is_the_mean_over_tokens(world, tmp_path):
   result = measure(world, tmp_path, limit=3)
-  model = loading.load(
+  model = pretrained.load(
     str(world / "sft" / "model"),
     "language",
     mesh.make_mesh("data:1", jax.devices()[:1]),

@@ -10,9 +10,9 @@ import jax
 import pytest
 
 from rlaif_jax.data import converters
-from rlaif_jax.engine import chips
+from rlaif_jax.planner import chips
 from rlaif_jax.jobs import plan_run
-from rlaif_jax.jobs import planned_shapes
+from rlaif_jax.planner import planned_shapes
 from tests import testing
 from tests.engine import programs_test
 from tests.jobs import planned_programs_test as tiny

@@ -15,9 +15,9 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.jobs import compare_policies
-from rlaif_jax.jobs import labelers
+from rlaif_jax.api import labelers
 from rlaif_jax.jobs import rate_responses
-from rlaif_jax.labeling import rating_page
+from rlaif_jax.rating import rating_page
 
 POLICIES = ("best", "middle", "worst")
 

@@ -14,7 +14,7 @@ from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import scoring
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import train_dpo
 from tests import testing
 from tests.jobs import conftest
@@ -69,7 +69,7 @@ def test_it_learns_measures_and_keeps_the_reference(world, tmp_path):
   )
   assert metrics[-1]["loss"] < 0.5 and metrics[-1]["reward_margin"] > 0.5
   # The reference is that of the model on disk, pair by pair.
-  policy = loading.load(
+  policy = pretrained.load(
     str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
   )
   data = train_dpo.LabelledPairs(str(tmp_path / "train.jsonl"), policy, 8)
@@ -113,7 +113,7 @@ def test_a_reference_file_of_other_pairs_is_an_error(world, tmp_path):
 
 
 def test_a_reference_that_reads_other_text_is_an_error(world):
-  policy = loading.load(
+  policy = pretrained.load(
     str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
   )
   other = dataclasses.replace(

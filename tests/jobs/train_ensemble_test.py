@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
-from rlaif_jax.jobs import loading
-from rlaif_jax.jobs import scoring_model
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_ensemble
 from rlaif_jax.models import lora
 from rlaif_jax.reward import ensemble
@@ -73,19 +73,19 @@ def test_members_learn_and_differ(trained, kind):
   assert min(r["deviation"] for r in rows) > 1e-3
   described = json.loads((directory / "out/model/model.json").read_text())
   assert described["kind"] == "ensemble"
-  loaded = loading.load(result["model"], "ensemble", one_device())
+  loaded = pretrained.load(result["model"], "ensemble", one_device())
   assert loaded.ensemble == {"heads": HEADS, "lora": LORA}[kind]
   heads = loaded.params["members"]["head"]["kernel"]
   assert np.abs(heads - heads[:1]).max() > 1e-3
   with pytest.raises(ValueError, match="train_ensemble ensembles"):
-    loading.load(result["model"], "scalar", one_device())
+    pretrained.load(result["model"], "scalar", one_device())
 
 
 def test_the_trunk_moves_in_the_first_phase_alone(world, trained, tmp_path):
-  start = loading.load(str(world / "sft/model"), "language", one_device())
+  start = pretrained.load(str(world / "sft/model"), "language", one_device())
 
   def trunk(result):
-    return loading.load(result["model"], "ensemble", one_device()).params[
+    return pretrained.load(result["model"], "ensemble", one_device()).params[
       "shared"
     ]["decoder"]
 
@@ -96,7 +96,7 @@ def test_the_trunk_moves_in_the_first_phase_alone(world, trained, tmp_path):
   one = run(
     world, tmp_path, dataclasses.replace(LORA, first_phase=0.0), epochs=1.0
   )
-  own = loading.part_of(trunk(one), start.params)
+  own = pretrained.part_of(trunk(one), start.params)
   assert gap(trunk(one), own) == 0
   assert gap(trunk(trained["lora"][1]), own) > 1e-3
   # Half of 48 labels, four times, in batches of eight: in each phase.
@@ -126,11 +126,11 @@ def test_stopped_and_started_again_it_ends_the_same(
 def test_a_policy_reads_members_in_their_units(
   world, trained, tmp_path, kind, aggregate
 ):
-  policy = loading.load(str(world / "sft/model"), "language", one_device())
+  policy = pretrained.load(str(world / "sft/model"), "language", one_device())
   path = scoring_model_test.stored(tmp_path / "responses.jsonl")
   directory = trained[kind][1]["model"]
   found = scoring_model_test.scores(
-    scoring_model.ScorerConfig(
+    reward_loading.ScorerConfig(
       reward_dir=directory,
       standardize_file=path,
       aggregate=aggregate,
@@ -139,7 +139,7 @@ def test_a_policy_reads_members_in_their_units(
     policy,
   )
   # Each member as a reward model of its own.
-  loaded = loading.load(directory, "ensemble", one_device())
+  loaded = pretrained.load(directory, "ensemble", one_device())
   prompts, _ = converters.encode_prompts(
     ["a cat and a dog"] * 4, policy.tokenizer, policy.sequence
   )
@@ -150,7 +150,7 @@ def test_a_policy_reads_members_in_their_units(
     whole = {**loaded.params["shared"], **own}
     if kind == "lora":
       whole = lora.apply(whole, whole.pop("adapters"), LORA.lora)
-    group = scoring_model.scorers.reward_scorer(loaded.functions)
+    group = reward_loading.scorers.reward_scorer(loaded.functions)
     rewards = np.asarray(group(whole, prompts, response, mask))
     members.append((rewards - rewards.mean()) / rewards.std())
   members = np.stack(members)
@@ -178,11 +178,11 @@ def test_what_makes_no_sense_is_named(world, tmp_path, changes, word):
 def test_an_ensemble_needs_units_and_one_model_no_aggregate(
   world, trained, tmp_path
 ):
-  policy = loading.load(str(world / "sft/model"), "language", one_device())
-  bare = scoring_model.ScorerConfig(reward_dir=trained["heads"][1]["model"])
+  policy = pretrained.load(str(world / "sft/model"), "language", one_device())
+  bare = reward_loading.ScorerConfig(reward_dir=trained["heads"][1]["model"])
   with pytest.raises(ValueError, match="standardize_file"):
     scoring_model_test.scores(bare, policy)
   single = scoring_model_test.save_reward(tmp_path / "one", policy, 1)
-  alone = scoring_model.ScorerConfig(reward_dir=single, aggregate="wco")
+  alone = reward_loading.ScorerConfig(reward_dir=single, aggregate="wco")
   with pytest.raises(ValueError, match="holds one model"):
     scoring_model_test.scores(alone, policy)

@@ -9,15 +9,15 @@ import shutil
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import optimizer
-from rlaif_jax.jobs import round_judges
+from rlaif_jax.api import online_preferences
 from rlaif_jax.jobs import sample_responses
-from rlaif_jax.jobs import scoring_model
+from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.jobs import train_online_dpo
 from tests.jobs import conftest
@@ -31,8 +31,8 @@ ADAM = optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2)
 def reward(world, tmp_path_factory):
   directory = tmp_path_factory.mktemp("reward")
   trained = train_reward_test.train(world, directory)
-  return round_judges.RoundJudge(
-    scorer=scoring_model.ScorerConfig(reward_dir=trained["model"])
+  return online_preferences.RoundJudge(
+    scorer=reward_loading.ScorerConfig(reward_dir=trained["model"])
   )
 
 
@@ -163,7 +163,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
 
 
 def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
-  judge = round_judges.RoundJudge(
+  judge = online_preferences.RoundJudge(
     labeler_dir=str(world / "sft" / "model"), judge=round_judges_test.JUDGE
   )
   result = run(
@@ -202,7 +202,7 @@ def test_what_makes_no_sense_is_named(world, reward, tmp_path, changes, word):
 
 def test_a_judge_that_cannot_tell_is_an_error(world, tmp_path):
   greedy = decode.SamplingConfig(max_tokens=8, temperature=0.0)
-  judge = round_judges.RoundJudge(
+  judge = online_preferences.RoundJudge(
     labeler_dir=str(world / "sft" / "model"), judge=round_judges_test.JUDGE
   )
   with pytest.raises(ValueError, match="round_1: the judge finds all"):

@@ -12,7 +12,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.labeling import judge
 
@@ -58,7 +58,7 @@ def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
 
 def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
   devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
-  sft = loading.load(str(world / "sft" / "model"), "language", devices)
+  sft = pretrained.load(str(world / "sft" / "model"), "language", devices)
   contexts = ("the cat sat", "ten dogs near it", "a bird")
   evaluate = train_policy.Candidates(
     tmp_path,
@@ -86,7 +86,7 @@ def test_judge_and_its_model_go_together():
 
 def test_a_reference_may_lie_otherwise_than_the_policy(world):
   devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
-  sft = loading.load(str(world / "sft" / "model"), "language", devices)
+  sft = pretrained.load(str(world / "sft" / "model"), "language", devices)
   same = train_policy.PlacementConfig()
   assert train_policy.reference_params(sft, same, devices) is sft.params
   other = train_policy.PlacementConfig(

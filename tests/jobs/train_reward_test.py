@@ -15,7 +15,7 @@ from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.models import architectures
 from tests import testing
@@ -89,8 +89,8 @@ def test_a_difference_model_reads_both_and_has_no_side(world, tmp_path):
   assert result["accuracy"] == 1.0 and result["n"] == 32
   devices = mesh.make_mesh("data:-1")
   with pytest.raises(ValueError, match="holds a difference model"):
-    loading.load(result["model"], "scalar", devices)
-  model = loading.load(result["model"], "difference", devices)
+    pretrained.load(result["model"], "scalar", devices)
+  model = pretrained.load(result["model"], "difference", devices)
   pairs, _ = train_reward.encoder(model)(
     train_reward.read_labels(str(tmp_path / "test.jsonl"))
   )
@@ -120,7 +120,7 @@ def test_kinds_that_make_no_sense_are_named(world, tmp_path, changes, word):
 
 
 def test_two_responses_that_the_model_cannot_read_are_an_error(world):
-  model = loading.load(
+  model = pretrained.load(
     str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
   )
   length = converters.prompt_length(model.sequence, model.tokenizer) + 16

@@ -19,7 +19,7 @@ from rlaif_jax.engine import mesh
 from rlaif_jax.interop import names
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import sources
-from rlaif_jax.jobs import loading
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import lora
 from tests import testing
@@ -97,8 +97,8 @@ def test_adapters_learn_and_the_model_stays(world, tmp_path):
   assert nll[-1] < nll[0] - 0.1
   assert result["validation_response_nll"] == pytest.approx(nll[-1], rel=1e-5)
   devices = mesh.make_mesh("data:1", jax.devices()[:1])
-  before = loading.load(start, "language", devices)
-  after = loading.load(str(tmp_path / "model"), "language", devices)
+  before = pretrained.load(start, "language", devices)
+  after = pretrained.load(str(tmp_path / "model"), "language", devices)
   adapters, config = peft_files.load(
     tmp_path / "adapter", sources.hf_rules(before.config)
   )

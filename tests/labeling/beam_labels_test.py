@@ -14,7 +14,7 @@ import time
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import preemption
+from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.labeling import beam_labels
 from rlaif_jax.labeling import endpoint

@@ -11,7 +11,7 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.labeling import rating
+from rlaif_jax.labeling import option_probs
 from rlaif_jax.labeling import responses
 from rlaif_jax.text import prompts
 from tests import testing
@@ -135,7 +135,7 @@ def test_wrong_settings_and_broken_backends_are_errors():
       [example()], backend, responses.RatingConfig(), tokenizer=tokenizer
     )
   with pytest.raises(ValueError, match="2 options.*names 3"):
-    rating.probabilities_from_log_probs([0.0, 0.0], (-1, -1, -1))
+    option_probs.probabilities_from_log_probs([0.0, 0.0], (-1, -1, -1))
 
 
 HARM = responses.RatingConfig(template="harmless_yes_no")

@@ -17,11 +17,11 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
-from rlaif_jax.models import variant
+from rlaif_jax.models import architecture_options
 from tests import testing
 
 VOCAB = 13
-GEMMA = variant.Variant(
+GEMMA = architecture_options.Variant(
   qk_norm=True,
   post_norms=True,
   norm_offset=True,
@@ -48,10 +48,10 @@ def t5_config(**changes):
 
 
 FAMILIES = {
-  "llama": testing.tiny_decoder(VOCAB, variant=variant.Variant()),
+  "llama": testing.tiny_decoder(VOCAB, variant=architecture_options.Variant()),
   "small_world": testing.tiny_decoder(VOCAB),
   "qwen2": testing.tiny_decoder(
-    VOCAB, variant=variant.Variant(qkv_bias=True), num_kv_heads=1
+    VOCAB, variant=architecture_options.Variant(qkv_bias=True), num_kv_heads=1
   ),
   "gemma3": testing.tiny_decoder(VOCAB, variant=GEMMA),
   "t5_1_1": t5_config(),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.models import decoder
-from rlaif_jax.models import variant
+from rlaif_jax.models import architecture_options
 from tests import testing
 
 
@@ -30,7 +30,7 @@ def config(**changes):
 
 
 def variant_config(**fields):
-  return config(variant=variant.Variant(**fields))
+  return config(variant=architecture_options.Variant(**fields))
 
 
 VARIANTS = {
@@ -48,7 +48,7 @@ VARIANTS = {
     window=3,
     global_every=2,
     local_rope_theta=100.0,
-    rope_scaling=variant.RopeScaling(kind="linear", factor=4.0),
+    rope_scaling=architecture_options.RopeScaling(kind="linear", factor=4.0),
   ),
 }
 
@@ -140,7 +140,10 @@ def test_gradient_is_finite_with_rows_of_padding_only():
     ({"num_kv_heads": 3}, "num_kv_heads"),
     ({"head_dim": 5}, "head_dim"),
     ({"dtype": "float16"}, "dtype"),
-    ({"variant": variant.Variant(previous_key_heads=3)}, "previous_key_heads"),
+    (
+      {"variant": architecture_options.Variant(previous_key_heads=3)},
+      "previous_key_heads",
+    ),
     ({"width": 0}, "width"),
   ],
 )

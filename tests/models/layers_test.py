@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.models import layers
-from rlaif_jax.models import variant
+from rlaif_jax.models import architecture_options
 
 
 def build(module, *inputs):
@@ -36,7 +36,7 @@ def test_rms_norm_by_hand():
   np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-6)
 
 
-FREQUENCY = variant.rope_frequencies(8, 100.0, None)
+FREQUENCY = architecture_options.rope_frequencies(8, 100.0, None)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.models import attention
-from rlaif_jax.models import beginnings
+from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import self_attention
-from rlaif_jax.models import variant
+from rlaif_jax.models import architecture_options
 
 LAYER = self_attention.Attention(
   num_heads=4,
@@ -20,7 +20,7 @@ LAYER = self_attention.Attention(
   rope_theta=100.0,
   is_local=False,
   norm_epsilon=1e-6,
-  variant=variant.Variant(previous_key_heads=1),
+  variant=architecture_options.Variant(previous_key_heads=1),
   dtype="float32",
 )
 WIDTH, ROWS, LENGTH, FIRST = 16, 2, 6, 4
@@ -50,7 +50,7 @@ def test_own_columns_after_a_beginning_are_those_of_the_whole_row():
     empty,
     jnp.repeat(last, ROWS, axis=0),
     jnp.asarray(0),
-    beginnings.Beginning(keys, values, jnp.ones((1, 1, FIRST), bool)),
+    prefix_attention.Beginning(keys, values, jnp.ones((1, 1, FIRST), bool)),
   )
   assert cached.columns == LENGTH
   rest = (a[:, FIRST:] for a in (x, positions, valid))

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward of a policy run: which model, loaded how, in which unit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax.core import batches
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
+from rlaif_jax.core import records
+from rlaif_jax.core import rng
+from rlaif_jax.data import converters
+from rlaif_jax.engine import checkpoint
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import processes
+from rlaif_jax.engine import scoring
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.labeling import llm_reward
+from rlaif_jax.labeling import option_probs
+from rlaif_jax.labeling import responses
+from rlaif_jax.ops import ensembles
+from rlaif_jax.reward import ensemble as ensemble_lib
+from rlaif_jax.reward import scorers
+from rlaif_jax.text import prompts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
+  """Exactly one of a reward model and a labeler that rates 1..10.
+
+  `standardize_file` names test or SFT responses (JSONL of Response); the
+  reward is then (r - mean) / std over them, times `scale`. The paper uses the
+  raw reward; in a small world the unit of the reward has to be set by hand.
+  `placement` is that of the model (or models) that score.
+  A `reward_dir` of `train_ensemble`, or several reward models of one size with
+  `more_reward_dirs`, make an ensemble, each member in its own unit over
+  `standardize_file`; `aggregate` and `coefficient` say how they become one
+  reward (`ops.ensembles.aggregate`).
+  """
+
+  reward_dir: str = ""
+  more_reward_dirs: tuple[str, ...] = ()
+  aggregate: str = "mean"
+  coefficient: float = 0.0
+  labeler_dir: str = ""
+  rating_template: str = ""
+  standardize_file: str = ""
+  standardize_rows: int = 256
+  scale: float = 1.0
+  placement: mesh_lib.Placement = mesh_lib.PLAIN
+
+  def __post_init__(self):
+    if bool(self.reward_dir) == bool(self.labeler_dir):
+      raise ValueError(
+        f"ScorerConfig: reward_dir is {self.reward_dir!r} and labeler_dir is "
+        f"{self.labeler_dir!r}; give exactly one of them"
+      )
+    if bool(self.labeler_dir) != bool(self.rating_template):
+      raise ValueError(
+        "ScorerConfig: labeler_dir and rating_template go together"
+      )
+    if self.more_reward_dirs and not (
+      self.reward_dir and self.standardize_file
+    ):
+      raise ValueError(
+        "ScorerConfig: more_reward_dirs need a reward_dir and a "
+        "standardize_file: preferences leave a reward's zero and unit open, so "
+        "members are compared over the same responses"
+      )
+    if self.aggregate not in ensembles.AGGREGATES:
+      raise ValueError(
+        f"ScorerConfig.aggregate is {self.aggregate!r}; use one of "
+        f"{ensembles.AGGREGATES}"
+      )
+    if self.scale <= 0:
+      raise ValueError(f"ScorerConfig.scale is {self.scale}; must be positive")
+
+
+def make_scorer(
+  config: ScorerConfig, policy: pretrained.Loaded, devices: Any
+) -> tuple[protocols.Scorer, Any]:
+  """The Scorer and its parameters, standardised where the config says so.
+
+  Raises:
+    ValueError: the reward model reads other prompts than the policy.
+  """
+  if config.reward_dir and is_ensemble(config):
+    inner, params = make_ensemble(config, policy, devices)
+  elif config.reward_dir:
+    reward = load_reward(config.reward_dir, policy, devices, config.placement)
+    inner = jax.jit(scorers.reward_scorer(reward.functions))
+    params = reward.params
+  else:
+    labeler = pretrained.load(
+      config.labeler_dir, "language", devices, config.placement
+    )
+    template = prompts.load(config.rating_template)
+    params = labeler.params
+    if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+      inner = text_scorer(config, labeler, policy)
+    else:
+      rating_scorer = llm_reward.direct_scorer(
+        labeler.functions,
+        labeler.tokenizer,
+        parts=template.pointwise_parts(),
+        options=template.options,
+        chat=labeler.chat,
+      )
+      inner = jax.jit(rating_scorer.score)
+      params = rating_scorer.prepare(labeler.params)
+  mean, std = 0.0, 1.0
+  if config.standardize_file:
+    mean, std = statistics(config, inner, params, policy)
+  unit = scorers.Standardized(
+    params=params,
+    shift=jnp.float32(mean),
+    scale=jnp.float32(std / config.scale),
+  )
+  return scorers.standardized(inner), unit
+
+
+def is_ensemble(config: ScorerConfig) -> bool:
+  """Several models, or one of `train_ensemble`.
+
+  Raises:
+    ValueError: ensembles that cannot be read so, or an aggregate of one model.
+  """
+  kind = checkpoint.read_description(config.reward_dir)["kind"]
+  if kind != "ensemble":
+    if not config.more_reward_dirs and config.aggregate != "mean":
+      raise ValueError(
+        f"ScorerConfig.aggregate is {config.aggregate!r} and "
+        f"{config.reward_dir} holds one model; name an ensemble of "
+        "train_ensemble, or more_reward_dirs"
+      )
+    return bool(config.more_reward_dirs)
+  if config.more_reward_dirs or not config.standardize_file:
+    raise ValueError(
+      f"ScorerConfig: {config.reward_dir} is an ensemble; it needs a "
+      "standardize_file, since preferences leave a member's zero and unit "
+      "open, and takes no more_reward_dirs"
+    )
+  return True
+
+
+def load_reward(
+  directory: str,
+  policy: pretrained.Loaded,
+  devices: Any,
+  placement: mesh_lib.Placement,
+  kind: str = "scalar",
+) -> pretrained.Loaded:
+  """A reward model that reads what the policy reads and writes."""
+  reward = pretrained.load(directory, kind, devices, placement)
+  check_same_text(directory, reward, policy)
+  return reward
+
+
+def make_ensemble(
+  config: ScorerConfig, policy: pretrained.Loaded, devices: Any
+) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
+  """The Scorer of several members, each in its own unit.
+
+  Raises:
+    ValueError: they are not of one size, or one does not fit the policy.
+  """
+  functions, ensemble, params = (
+    whole_members(config, policy, devices)
+    if config.more_reward_dirs
+    else members_of_a_trunk(config, policy, devices)
+  )
+
+  @jax.jit
+  def members(params, prompts, response, mask):
+    group = scoring.join_groups(prompts, response, mask)
+    return ensemble_lib.member_rewards(functions, ensemble, params, group)
+
+  means, deviations = statistics(config, members, params, policy)
+  unit = ensemble_lib.Unit(
+    params=params,
+    shift=jnp.asarray(means, jnp.float32),
+    scale=jnp.asarray(deviations, jnp.float32),
+  )
+  scorer = ensemble_lib.ensemble_scorer(
+    functions,
+    ensemble,
+    aggregate=config.aggregate,
+    coefficient=config.coefficient,
+  )
+  return jax.jit(scorer), unit
+
+
+def members_of_a_trunk(config: ScorerConfig, policy: Any, devices: Any):
+  """Functions, config and parameters of an ensemble of `train_ensemble`."""
+  place = config.placement
+  loaded = load_reward(config.reward_dir, policy, devices, place, "ensemble")
+  return loaded.functions, loaded.ensemble, loaded.params
+
+
+def whole_members(config: ScorerConfig, policy: Any, devices: Any):
+  """The same of reward models that have nothing in common."""
+  directories = (config.reward_dir, *config.more_reward_dirs)
+  models = [
+    load_reward(name, policy, devices, config.placement) for name in directories
+  ]
+  for name, other in zip(directories, models):
+    if other.config != models[0].config:
+      raise ValueError(
+        f"{name} has the sizes {other.config} and {directories[0]} "
+        f"{models[0].config}; members of an ensemble have one size"
+      )
+  members = jax.tree.map(lambda *x: jnp.stack(x), *[m.params for m in models])
+  ensemble = ensemble_lib.EnsembleConfig(members=len(models))
+  return models[0].functions, ensemble, {"shared": {}, "members": members}
+
+
+def statistics(
+  config: ScorerConfig, score: Any, params: Any, policy: pretrained.Loaded
+) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of the raw reward over stored responses.
+
+  `score` gives [B], or [k, B] of k members; these have k of each.
+
+  Raises:
+    ValueError: too few rows, or all rewards are the same.
+  """
+  rows = jsonl.read_records(records.Response, config.standardize_file)
+  rows = rows[: config.standardize_rows]
+  if len(rows) < 2:
+    raise ValueError(
+      f"{config.standardize_file} has {len(rows)} responses; a mean and a "
+      "standard deviation need at least two"
+    )
+  values = score_texts(score, params, rows, policy, 64)
+  if values.std(axis=-1).min() < 1e-6:
+    raise ValueError(
+      f"the reward is {values.mean():.4g} for every response of "
+      f"{config.standardize_file}; a constant reward cannot train a policy"
+    )
+  return values.mean(axis=-1), values.std(axis=-1)
+
+
+def score_texts(
+  score: Any,
+  params: Any,
+  rows: Sequence[records.Response],
+  policy: pretrained.Loaded,
+  batch_size: int,
+) -> np.ndarray:
+  """Rewards [n] of stored responses, or [k, n] where `score` gives [k, B]."""
+  arrays, _ = converters.encode_prompts(
+    [r.context for r in rows], policy.tokenizer, policy.sequence
+  )
+  response, mask, _ = converters.encode_responses(
+    [r.text for r in rows], policy.tokenizer, policy.sequence.max_response
+  )
+  values = []
+  for index, real in converters.chunks(len(rows), batch_size):
+    part = converters.take(arrays, index)
+    scores = score(params, part, response[index], mask[index])
+    values.append(processes.to_host(scores)[..., :real])
+  return np.concatenate(values, axis=-1)
+
+
+def text_scorer(
+  config: ScorerConfig, labeler: pretrained.Loaded, policy: pretrained.Loaded
+) -> protocols.Scorer:
+  """d-RLAIF with a labeler that has another vocabulary: it reads text.
+
+  Costs a trip to the host per rollout; a labeler with the policy's vocabulary
+  is read on the device by `labeling.llm_reward`.
+  """
+  backend = labeler.backend()
+  rate = responses.RatingConfig(
+    template=config.rating_template,
+    # Room for the longest score that is written after the prompt.
+    max_context_tokens=labeler.config.max_length - 8,
+  )
+
+  def score(
+    params: Any,
+    batch: batches.PromptBatch,
+    response: jax.Array,
+    mask: jax.Array,
+  ) -> jax.Array:
+    del params  # The backend holds them.
+    examples = []
+    samples = response.shape[0] // batch.context.shape[0]
+    context = scoring.repeat_rows((batch.context, batch.context_valid), samples)
+    rows = (*context, response, mask)
+    for context, valid, tokens, keep in zip(
+      *processes.to_host(rows), strict=True
+    ):
+      ids = [int(t) for t in tokens[: int(keep.sum())]]
+      ids = [t for t in ids if t not in policy.tokenizer.eos_ids]
+      examples.append(
+        records.Example(
+          id=str(len(examples)),
+          context=policy.tokenizer.decode([int(t) for t in context[valid]]),
+          response=policy.tokenizer.decode(ids),
+        )
+      )
+    ratings, _ = responses.rate(
+      examples, backend, rate, tokenizer=labeler.tokenizer
+    )
+    rewards = [option_probs.to_reward(r.score) for r in ratings]
+    return jnp.asarray(rewards, jnp.float32)
+
+  return score
+
+
+def scalar_params(
+  functions: protocols.ScalarModel,
+  start: pretrained.Loaded,
+  devices: Any,
+  seed: int,
+  placement: mesh_lib.Placement = mesh_lib.PLAIN,
+) -> Any:
+  """A scalar model's parameters: head as initialised, trunk from `start`."""
+  shardings = mesh_lib.param_shardings(
+    devices, jax.eval_shape(functions.init, jax.random.key(0)), placement
+  )
+  make = jax.jit(
+    lambda key: nn.unbox(functions.init(key)), out_shardings=shardings
+  )
+  params = make(rng.key(seed, "init"))
+  return {**params, "decoder": pretrained.trunk_of(start, shardings["decoder"])}
+
+
+def check_same_text(
+  directory: str, reward: pretrained.Loaded, policy: pretrained.Loaded
+) -> None:
+  """The reward model reads the policy's tokens, so both must mean the same.
+
+  Raises:
+    ValueError: another vocabulary, or other text around the context.
+  """
+  if reward.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+    raise ValueError(
+      f"{directory} was trained with another vocabulary than the policy; "
+      "their tokens cannot be shared. Train the reward model from a model "
+      "with the policy's tokenizer.model"
+    )
+  ours, theirs = (
+    (s.prefix, s.suffix, s.max_context)
+    for s in (policy.sequence, reward.sequence)
+  )
+  if ours != theirs:
+    raise ValueError(
+      f"{directory} was trained on prompts with (prefix, suffix, max_context) "
+      f"= {theirs} and the policy's are {ours}; train the reward model from "
+      "the policy's SFT model"
+    )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a run as gin text, to keep beside its results.
+
+Owns the writing only; reading gin text is `main`'s.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from typing import Any, Callable, Mapping
+
+from rlaif_jax.cli import configuration
+
+
+def render(
+  job: str, run: Callable[..., Any], arguments: Mapping[str, Any]
+) -> str:
+  """Gin text with every value that a run has, defaults written out.
+
+  Free of macros and of other jobs' bindings, so that two runs are the same
+  exactly where their texts are; resolving it again gives the same arguments.
+  """
+  blocks: list[str] = []
+
+  def text(value, scope):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+      values = {
+        f: getattr(value, f) for f in configuration.parameters_of(type(value))
+      }
+      name = type(value).__name__
+      write(f"{scope}/{name}", values, scope + "_")
+      return f"@{scope}/{name}()"
+    if isinstance(value, (list, tuple)):
+      items = [text(v, f"{scope}_{i}") for i, v in enumerate(value)]
+      if isinstance(value, list):
+        return f"[{', '.join(items)}]"
+      return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    return repr(value)
+
+  def write(name, values, scope):
+    place = len(blocks)
+    blocks.append("")
+    lines = []
+    for field, value in values.items():
+      literal = text(value, scope + field)
+      mark = "" if _is_literal(literal) else "# "
+      lines.append(f"{mark}{name}.{field} = {literal}\n")
+    blocks[place] = "".join(lines)
+
+  values = {
+    field: arguments.get(field, parameter.default)
+    for field, parameter in configuration.parameters_of(run).items()
+  }
+  write(job, values, "")
+  return "\n".join(block for block in blocks if block)
+
+
+def _is_literal(text: str) -> bool:
+  try:
+    ast.literal_eval(re.sub(r"@[\w/]+\(\)", "None", text))
+  except (ValueError, SyntaxError):
+    return False
+  return True

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache by default, elsewhere on request, none when told so."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from rlaif_jax.cli import compile_cache
+
+
+def test_the_place():
+  home = {"XDG_CACHE_HOME": "/c"}
+  default = compile_cache.folder(home)
+  assert pathlib.Path(default).parts[:3] == ("/", "c", "rlaif_jax")
+  assert pathlib.Path(default).parent.name == "rlaif_jax"
+  assert compile_cache.folder({"RLAIF_JAX_CACHE": "off", **home}) == ""
+  assert compile_cache.folder({"RLAIF_JAX_CACHE": "/mine", **home}) == "/mine"
+  both = {"RLAIF_JAX_CACHE": "off", "JAX_COMPILATION_CACHE_DIR": "/theirs"}
+  assert compile_cache.folder(both) == "/theirs"
+  assert compile_cache.folder({}).startswith(str(pathlib.Path.home()))
+
+
+def test_jax_is_told_only_of_a_folder():
+  environ = {"RLAIF_JAX_CACHE": "off"}
+  compile_cache.turn_on(environ)
+  assert environ == {"RLAIF_JAX_CACHE": "off"}
+  environ = {"RLAIF_JAX_CACHE": "/mine"}
+  compile_cache.turn_on(environ)
+  assert environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
+
+
+def test_a_job_says_where(tmp_path):
+  def said(cache, out):
+    command = [sys.executable, "-m", "rlaif_jax.main", "--job=report"]
+    command += [f"--output_dir={tmp_path / out}", f"--runs_dir={tmp_path}"]
+    done = subprocess.run(
+      command,
+      env={**os.environ, "RLAIF_JAX_CACHE": cache},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert "usage" not in done.stderr
+    return [x for x in done.stdout.splitlines() if "compiled" in x]
+
+  kept = tmp_path / "kept"
+  assert said(str(kept), "a") == [f"compiled programs are kept in {kept}"]
+  assert said("off", "b") == []

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ComputeConfig refuses what no job can run."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlaif_jax.core import compute
+
+
+def test_defaults_use_all_devices_and_keep_everything():
+  config = compute.ComputeConfig()
+  assert (config.mesh, config.microbatches) == ("data:-1", 1)
+  assert (config.remat, config.scan_layers) == ("none", False)
+
+
+@pytest.mark.parametrize(
+  "field, value", [("microbatches", 0), ("remat", "some")]
+)
+def test_bad_values_are_named(field, value):
+  with pytest.raises(ValueError, match=f"ComputeConfig.{field} is"):
+    compute.ComputeConfig(**{field: value})

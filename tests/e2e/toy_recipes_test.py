@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rig recipe from its file to a page, with its last arm, made small."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from rlaif_jax import main
+from tests.house import recipes_test
+from tests.house import source
+
+RECIPES = sorted((source.ROOT / "gin_configs/recipes").glob("toy_*.gin"))
+SMALL = {
+  "RigConfig.sft_steps": 2,
+  "RigConfig.pairs": 32,
+  "RigConfig.test_pairs": 32,
+  "RigConfig.reference": 32,
+  "RigConfig.batch_size": 8,
+  "ProxyConfig.epochs": 1,
+  "PolicyConfig.steps": 4,
+  "PolicyConfig.evaluations": 2,
+  "PolicyConfig.evaluation_rows": 32,
+  "PolicyConfig.prompts": 4,
+  "SearchConfig.samples": 32,
+  "SearchConfig.prompts": 2,
+  "SearchConfig.sizes": "(1, 32)",
+  "PairTrainConfig.epochs": 1,
+  "PairTrainConfig.pairs": 32,
+  "TeachersConfig.prompts": 32,
+  "TeachersConfig.updates": 4,
+  "toy_world.seeds": "(0,)",
+}
+
+
+def small(path, directory):
+  """The command of a recipe's header with its last arm and one seed."""
+  bindings = main.read_gin_file(recipes_test.shown(path))
+  arms = next(b.value for b in bindings if b.field == "arms")
+  changes = {
+    **SMALL,
+    "toy_world.arms": f"(@{arms[-1].scope}/{arms[-1].name}(),)",
+  }
+  used = {getattr(binding.value, "name", "toy_world") for binding in bindings}
+  sizes = [
+    f"--gin.{name}={value}"
+    for name, value in changes.items()
+    if name.split(".")[0] in {"toy_world", *used}
+  ]
+  recipe = f"--gin_file={recipes_test.shown(path)}"
+  return ["--job=toy_world", recipe, *sizes, f"--output_dir={directory}"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_small_run_of_the_recipe(path, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(source.ROOT)
+  command = small(path, tmp_path / "runs" / path.stem)
+  assert main.main(command) == 0, (
+    f"{shlex.join(command)}: {capsys.readouterr()}"
+  )
+  page = ["--job=toy_world_report", f"--runs_dir={tmp_path / 'runs'}"]
+  assert main.main([*page, f"--output_dir={tmp_path / 'page'}"]) == 0
+  (arm,) = json.loads(
+    (tmp_path / "runs" / path.stem / "result.json").read_text()
+  )["arms"]
+  assert f"| {arm} | 1 |" in (tmp_path / "page" / "tables.md").read_text()

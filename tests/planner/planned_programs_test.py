@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planned programs: all of them compile, and cost what a hand count says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import flax.linen as nn
+import jax
+import pytest
+
+from rlaif_jax.data import converters
+from rlaif_jax.planner import chips
+from rlaif_jax.engine import decode
+from rlaif_jax.planner import hlo_counts
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer
+from rlaif_jax.planner import planned_programs
+from rlaif_jax.planner import planned_shapes
+from rlaif_jax.models import architectures
+from rlaif_jax.models import t5
+from rlaif_jax.rl import algorithms
+from tests import testing
+
+CHIP = chips.CHIPS["TPU v5 lite"]
+DECODER = testing.tiny_decoder(
+  64, width=32, mlp_dim=96, num_heads=4, num_kv_heads=4, head_dim=8
+)
+T5 = t5.T5Config(
+  vocab_size=32,
+  width=16,
+  num_heads=2,
+  num_layers=1,
+  num_decoder_layers=1,
+  head_dim=8,
+  mlp_dim=16,
+  max_length=128,
+)
+
+
+def recipe(model=DECODER, **changes):
+  settings = dict(
+    model=model,
+    reward_model=model,
+    labeler=None,
+    rating_tokens=8,
+    sequence=converters.SequenceConfig(max_context=48, max_response=16),
+    sampling=decode.SamplingConfig(max_tokens=12, temperature=0.9),
+    rl=algorithms.RLConfig(),
+    optimizer=optimizer.OptimizerConfig(name="adamw"),
+    batch_size=16,
+    reward_batch_size=0,
+    read_dtype="float32",
+    rollout=None,
+    microbatches=1,
+    remat="none",
+    scan_layers=False,
+  )
+  return planned_shapes.Recipe(**{**settings, **changes})
+
+
+def planned(recipe, phase, text="data:2,fsdp:2,model:2"):
+  mesh = mesh_lib.make_mesh(text, jax.devices()[:8])
+  found = planned_programs.programs_of(recipe, phase, mesh)
+  return {program.name: program for program in found}
+
+
+def cost_of(program):
+  return planned_programs.measure(program, CHIP, for_tpu=False)
+
+
+def test_an_update_costs_six_flops_per_parameter_and_token():
+  """6 N D and attention, as in appendix D of arXiv:2001.08361 and B of PaLM."""
+  rows, length, response = 16, 64, 16
+  c = testing.tiny_decoder(
+    256, width=128, mlp_dim=512, num_heads=4, num_kv_heads=4, head_dim=32
+  )
+  cost = cost_of(planned(recipe(c), "sft", "data:8")["SFT update"])
+  per_layer = 4 * c.width * c.num_heads * c.head_dim + 3 * c.width * c.mlp_dim
+  products = c.num_layers * per_layer * rows * length
+  # Logits exist for the response alone; scores and their sums for all pairs.
+  products += c.width * c.vocab_size * rows * response
+  products += c.num_layers * 2 * rows * length**2 * c.num_heads * c.head_dim
+  assert cost.flops == pytest.approx(3 * 2 * products / 8, rel=0.1)
+
+
+def test_products_that_a_tpu_overlaps_with_gathers_are_counted_whole():
+  """The compiler hides them in loops where parameters are split."""
+  pytest.importorskip("libtpu")
+  rows, length, response = 64, 512, 64
+  c = testing.tiny_decoder(
+    1024, width=1024, mlp_dim=4096, num_heads=8, num_kv_heads=8, head_dim=128
+  )
+  c = dataclasses.replace(c, num_layers=1, dtype="bfloat16", max_length=1024)
+  sequence = converters.SequenceConfig(
+    max_context=length - response, max_response=response
+  )
+  settings = recipe(c, sequence=sequence, batch_size=rows)
+  mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:4x4"))
+  (program,) = planned_programs.programs_of(settings, "sft", mesh)
+  cost = planned_programs.measure(program, CHIP, for_tpu=True)
+  products = 4 * c.width**2 + 3 * c.width * c.mlp_dim
+  products *= rows * length
+  products += c.width * c.vocab_size * rows * response
+  products += 2 * rows * length**2 * c.width / 2  # Half are masked.
+  assert cost.flops == pytest.approx(3 * 2 * products / 16, rel=0.1)
+  # The compiler's own count sees a loop's body once.
+  counted = program.lowered().compile().cost_analysis()
+  assert counted["flops"] < 0.8 * cost.flops
+
+
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_every_program_of_every_phase_compiles(model):
+  names, costs = [], {}
+  for phase in planned_shapes.PHASES:
+    found = planned(recipe(model), phase)
+    names += found
+    costs |= {name: cost_of(program) for name, program in found.items()}
+  assert names == [
+    "SFT update",
+    "reward update",
+    "rollout, prompts",
+    "rollout, a token",
+    "reference log-probs",
+    "score by reward model",
+    "policy update",
+  ]
+  assert found["rollout, a token"].runs == 12
+  for name in ("rollout, a token", "policy update", "reward update"):
+    cost = costs[name]
+    assert cost.flops > 0 and cost.memory > cost.arguments > 0
+    assert cost.collectives
+
+
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_the_labeler_may_score_in_the_loop(model):
+  found = planned(recipe(model, labeler=model), "policy")
+  assert "score by reward model" not in found
+  cost = cost_of(found["score by labeler"])
+  if model is DECODER:
+    # Of the second layer all columns have keys and values alone.
+    parameters = (4 * 32 * 32 + 3 * 32 * 96) + 2 * 32 * 32
+    # Twice the parameters per token, half of them on a device of the model
+    # axis; the constant text was read before.
+    assert cost.flops > 2 * parameters * 16 * (48 + 12) / 8
+
+
+def test_microbatches_are_counted_whole():
+  one, two = (
+    cost_of(planned(recipe(microbatches=n), "sft", "data:8")["SFT update"])
+    for n in (1, 2)
+  )
+  assert two.flops == pytest.approx(one.flops, rel=0.1)
+  assert two.temporary < one.temporary
+
+
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_layers_in_a_loop_cost_what_they_cost_apart(model):
+  deep = dataclasses.replace(model, num_layers=5)
+  apart, loop = (
+    cost_of(
+      planned(recipe(deep, scan_layers=is_loop, remat="full"), "sft")[
+        "SFT update"
+      ]
+    )
+    for is_loop in (False, True)
+  )
+  assert loop.flops == pytest.approx(apart.flops, rel=0.05)
+  assert loop.arguments == pytest.approx(apart.arguments, rel=1e-3)
+  sent = [sum(c.sent_bytes for c in cost.collectives) for cost in (loop, apart)]
+  assert sent[0] == pytest.approx(sent[1], rel=0.1)
+
+
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_a_rollout_is_its_prompts_and_its_tokens(model):
+  """Of one program; the products of each are those of a hand count."""
+  found = planned(recipe(model), "policy", "data:8")
+  prompts, token = (
+    found[f"rollout, {part}"] for part in ("prompts", "a token")
+  )
+  assert prompts.lowered is token.lowered
+  before, turn = cost_of(prompts), cost_of(token)
+  assert before.memory == turn.memory
+  whole = hlo_counts.count(prompts.lowered().compile().as_text(), turns=12)
+  assert before.flops + 12 * turn.flops == pytest.approx(whole.flops)
+  if model is DECODER:
+    c, rows = model, 2
+    weights = c.num_layers * (4 * c.width**2 + 3 * c.width * c.mlp_dim)
+    # Each token attends to the whole cache; its drawing is no product.
+    read = c.num_layers * 2 * (48 + 12) * c.width
+    assert turn.flops > 2 * rows * (weights + read + c.width * c.vocab_size)
+    # All columns but the last layer's, which needs the last alone.
+    assert before.flops > 2 * rows * 48 * weights / c.num_layers
+    assert before.flops < 1.2 * 2 * rows * 48 * (weights + 2 * 48 * c.width)
+
+
+def test_in_slots_a_rollout_takes_more_turns():
+  sampling = decode.SamplingConfig(max_tokens=12, slots=6)
+  found = planned(recipe(sampling=sampling), "policy", "data:8")
+  assert found["rollout, a token"].runs == 12 * 3
+  assert cost_of(found["rollout, a token"]).flops > 0
+
+
+def test_values_of_ppo_are_read_with_the_reference():
+  old = planned(recipe(rl=algorithms.RLConfig(algorithm="ppo")), "policy")
+  new = planned(recipe(), "policy")
+  values, reference = old["reference, values"], new["reference log-probs"]
+  assert cost_of(values).flops > 1.5 * cost_of(reference).flops
+  # Both models are its arguments, so less is there beside it.
+  mesh = mesh_lib.make_mesh("data:2,fsdp:2,model:2", jax.devices()[:8])
+  found = planned_programs.resident(recipe(), "policy", mesh)
+  less = reference.held - values.held
+  assert less == pytest.approx(found["learned parameters"] / 2, rel=0.05)
+
+
+def test_what_is_there_all_the_time():
+  """Each program's arguments and what else is held make the same sum."""
+  settings = recipe(read_dtype="bfloat16")
+  mesh = mesh_lib.make_mesh("fsdp:4,model:2", jax.devices()[:8])
+  found = planned_programs.resident(settings, "policy", mesh)
+  policy, total = found["reference"] * 2, sum(found.values())
+  assert found["learned parameters"] == pytest.approx(2 * policy, rel=0.05)
+  moments = found["moments of the optimizer"]  # AdamW keeps two.
+  assert moments == pytest.approx(2 * found["learned parameters"], rel=0.05)
+  programs_ = planned(settings, "policy", "fsdp:4,model:2")
+  held = {name: program.held for name, program in programs_.items()}
+  assert held["rollout, prompts"] == total - policy
+  assert held["reference log-probs"] == total - found["reference"]
+  assert held["score by reward model"] == total - found["scorer"]
+  assert held["policy update"] == found["reference"] + found["scorer"]
+  update = cost_of(programs_["policy update"])
+  assert update.arguments + held["policy update"] > total
+  alone = planned(settings, "sft", "fsdp:4,model:2")["SFT update"]
+  assert alone.held == 0, "what it started from is given away"
+
+
+def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
+  whole = mesh_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  split = planned(recipe(), "policy", "fsdp:8")
+  copied = planned(recipe(rollout=whole), "policy", "fsdp:8")
+  assert set(copied) - set(split) == {"rollout, its copy"}
+
+  def sent(program):
+    return sum(c.sent_bytes for c in cost_of(program).collectives)
+
+  policy = planned_programs.resident(
+    recipe(), "policy", mesh_lib.make_mesh("fsdp:8", jax.devices()[:8])
+  )["reference"]
+  # Here the compiler gathers them before the loop; a TPU's does for each token.
+  prompts, token = "rollout, prompts", "rollout, a token"
+  assert sent(split[prompts]) + sent(split[token]) > 0.9 * 7 * policy
+  assert sent(copied[prompts]) + sent(copied[token]) < 0.05 * policy
+  # Half of float32, on every device; 7 of 8 parts come from others.
+  copy = cost_of(copied["rollout, its copy"])
+  assert sent(copied["rollout, its copy"]) > 0.9 * 7 / 2 * policy
+  assert copied[token].held == split[token].held + policy
+  held = copied["rollout, its copy"].held
+  assert copy.arguments + held == pytest.approx(copied[token].held)
+  # Parameters are moved one by one: what is temporary is of one of them, the
+  # largest in float32, where all at once took as much as the whole policy.
+  init = architectures.language(DECODER).init
+  shapes = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+  assert copy.temporary <= 4 * max(leaf.size for leaf in shapes)
+
+
+def test_ppo_updates_several_times():
+  rl = algorithms.RLConfig(algorithm="ppo", epochs=2, minibatches=4)
+  assert planned(recipe(rl=rl), "policy")["policy update"].runs == 8
+
+
+def test_without_a_value_network_there_is_none():
+  rl = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=2)
+  mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
+  one, two = (
+    planned_programs.resident(settings, "policy", mesh)["learned parameters"]
+    for settings in (recipe(rl=rl), recipe())
+  )
+  assert one == pytest.approx(two / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+  "phase, scan_layers, mesh",
+  [
+    ("sft", True, "fsdp:4,model:2"),
+    ("sft", False, "data:2,fsdp:2,model:2"),
+    ("policy", True, "fsdp:8"),
+  ],
+)
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_split_parameters_come_one_at_a_time_and_activations_never(
+  model, phase, scan_layers, mesh
+):
+  """What is gathered in an update is a parameter, whole or its model part."""
+  deep = dataclasses.replace(model, num_layers=3)
+  settings = recipe(deep, remat="full", scan_layers=scan_layers)
+  update = list(planned(settings, phase, mesh).values())[-1]
+  text = update.lowered().compile().as_text()
+  params = jax.eval_shape(
+    lambda key: nn.unbox(architectures.language(deep).init(key)),
+    jax.random.key(0),
+  )
+  largest = max(leaf.size for leaf in jax.tree.leaves(params))
+  # The lookup of embeddings aside, which moves this device's own rows.
+  gathered = [
+    math.prod(map(int, re.search(r"\[([\d,]+)\]", line)[1].split(",")))
+    for line in text.splitlines()
+    if " all-gather(" in line and "(_take)" not in line
+  ]
+  assert gathered and max(gathered) <= largest
+
+
+def test_the_state_is_given_away_and_remat_frees_memory():
+  """By the compiler's own count."""
+  deep = dataclasses.replace(DECODER, num_layers=4)
+  temporary = {}
+  for remat in ("none", "dots", "full"):
+    settings = recipe(deep, remat=remat, scan_layers=True)
+    program = planned(settings, "sft", "data:8")["SFT update"]
+    found = program.lowered().compile().memory_analysis()
+    temporary[remat] = found.temp_size_in_bytes
+    mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
+    parts = planned_programs.resident(settings, "sft", mesh)
+    state = parts["learned parameters"] + parts["moments of the optimizer"]
+    # The new state lies where the old one lay.
+    assert found.alias_size_in_bytes == pytest.approx(state, rel=0.01)
+  assert temporary["full"] < temporary["dots"] < temporary["none"]
