@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From bindings to the arguments of a job, with every name accounted for.
+"""Resolves bindings to the arguments of a job and checks every name.
 
-Owns what a configuration means (scopes, macros, REQUIRED, references to config
-dataclasses) and every complaint about one. Parsing gin text is `main`'s.
+Implements scopes, macros, REQUIRED and references to config dataclasses.
+`gin_reader` parses the text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class ConfigurationError(ValueError):
-  """A configuration that cannot run; the message says what to type."""
+  """A wrong configuration; the message says what to type."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Macro:
-  """The value `%NAME`; `gin.REQUIRED` is the one that has to be given."""
+  """The value `%NAME`; `%gin.REQUIRED` marks a value that must be set."""
 
   name: str
 
@@ -42,11 +42,12 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Binding:
-  """`scope/name.field = value`; a macro `NAME = value` has no field.
+  """`scope/name.field = value`; the macro `NAME = value` has no field.
 
-  `where` is a file with its line, or the flag, for messages. A shared binding
-  comes from an included file, which serves several recipes: its names must
-  exist, but not every recipe has to read it.
+  Fields:
+    where: file and line, or the flag, for error messages.
+    is_shared: the binding comes from an included file. Its names must exist,
+      but a recipe that includes the file may leave it unused.
   """
 
   scope: str = ""
@@ -59,7 +60,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Missing:
-  """A value that a job needs and nobody gave: the flag that gives it."""
+  """A required value without binding, and the flag that sets it."""
 
   flag: str
   reason: str
@@ -69,13 +70,13 @@ Targets = Mapping[str, Callable[..., Any]]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """A question about the nearest known name; empty when none is near."""
+  """Returns " (did you mean X?)" for the nearest known name, or ""."""
   close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def dataclasses_of(target: Any) -> list[type]:
-  """Dataclasses in the annotations of a callable, and in theirs."""
+  """Returns the dataclasses in the annotations of a callable, recursively."""
   found: list[type] = []
 
   def visit(annotation):
@@ -92,10 +93,10 @@ def dataclasses_of(target: Any) -> list[type]:
 
 
 def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
-  """Jobs by name, and the config dataclasses that they take by class name.
+  """Returns the jobs by name, and their config dataclasses by class name.
 
   Raises:
-    ValueError: two classes, or a class and a job, share a name.
+    ValueError: if two classes, or a class and a job, have the same name.
   """
   targets = dict(jobs)
   for run in jobs.values():
@@ -109,7 +110,7 @@ def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-  """What a binding may set; the output directory is the command line's."""
+  """Returns the parameters that a binding may set: all but `output_dir`."""
   parameters = dict(inspect.signature(target).parameters)
   if not inspect.isclass(target):
     parameters.pop("output_dir", None)
@@ -117,7 +118,7 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-  """The macros and references in a value, however deep."""
+  """Yields the macros and references in a nested value."""
   if isinstance(value, (Macro, Reference)):
     yield value
   elif isinstance(value, Mapping):
@@ -129,16 +130,16 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _reaches(binding_scope: str, scope: str) -> bool:
-  """Whether a binding in one scope holds in another (gin: a prefix does)."""
+  """Whether a binding applies in a scope: its own is equal or a prefix."""
   return not binding_scope or f"{scope}/".startswith(f"{binding_scope}/")
 
 
 def check(bindings: Sequence[Binding], jobs: Targets) -> None:
-  """Every binding names something that exists and that some job reads.
+  """Checks that every binding names a parameter that some job reads.
 
   Raises:
-    ConfigurationError: an unknown name or parameter (with the nearest known
-      one), a macro without value, or a binding or macro that nothing reads.
+    ConfigurationError: if a name or parameter is unknown (names the nearest
+      known one), a macro has no value, or nothing reads a binding or macro.
   """
   targets = targets_of(jobs)
   for binding in bindings:
@@ -160,7 +161,7 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
     in_use = sorted(macros & used)
     raise ConfigurationError(
       f"{binding.where}: nothing uses the macro {binding.name}"
-      f"{nearest(binding.name, in_use)}. In use: "
+      f"{nearest(binding.name, in_use)}. Macros in use: "
       f"{', '.join(in_use) or 'none'}"
     )
   _check_read(bindings, jobs)
@@ -171,7 +172,7 @@ def _check_name(binding: Binding, targets: Targets) -> None:
     return
   if binding.name not in targets:
     raise ConfigurationError(
-      f"{binding.where}: nothing is called {binding.name!r}"
+      f"{binding.where}: no job or config is called {binding.name!r}"
       f"{nearest(binding.name, targets)}"
     )
   names = parameters_of(targets[binding.name])
@@ -198,16 +199,16 @@ def _check_reference(
     )
   if not part.is_called:
     raise ConfigurationError(
-      f"{binding.where}: @{part.name} is the class; write @{part.name}() for "
-      "a config made of its bindings"
+      f"{binding.where}: @{part.name} is a class; write @{part.name}() for an "
+      "instance"
     )
 
 
 def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
-  """Walks from all jobs; a binding that no walk passes is an error.
+  """Checks that every binding is reachable from a job by references.
 
-  Overridden bindings count as read and as references, so that replacing a
-  config on the command line does not orphan the file's lines about it.
+  Overridden bindings count too: the lines of a file about a config stay valid
+  if the command line replaces the config.
   """
   reached = set()
   queue = [("", job) for job in jobs]
@@ -240,7 +241,7 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
 
 
 def _expand(part: Any, bindings: Sequence[Binding], seen: set[str]):
-  """The references behind a macro or reference."""
+  """Yields the references behind a macro or reference."""
   if isinstance(part, Reference):
     yield part
   elif part.name not in seen:
@@ -252,7 +253,7 @@ def _expand(part: Any, bindings: Sequence[Binding], seen: set[str]):
 
 
 class _Builder:
-  """Evaluates bindings for one job; collects what is missing or wrong."""
+  """Evaluates the bindings of one job; collects missing and wrong values."""
 
   def __init__(self, bindings: Sequence[Binding], targets: Targets):
     self._targets = targets
@@ -265,7 +266,7 @@ class _Builder:
     self.wrong: list[str] = []
 
   def arguments(self, scope: str, name: str) -> dict[str, Any]:
-    """Values for a target in a scope; gaps are noted and left out."""
+    """Returns a target's arguments in a scope; notes and omits missing ones."""
     bound: dict[str, Binding] = {}
     parts = scope.split("/") if scope else []
     for end in range(len(parts) + 1):
@@ -295,7 +296,7 @@ class _Builder:
       self.missing.append(Missing(flag=flag, reason=reason))
 
   def _value(self, value: Any, scope: str, flag: str, seen: tuple) -> Any:
-    """The value, or the builder itself where there is none."""
+    """Evaluates a value; returns the builder itself if a part is missing."""
     if isinstance(value, Macro):
       if value.is_required:
         name = seen[-1] if seen else flag
@@ -303,8 +304,8 @@ class _Builder:
         return self
       if value.name in seen:
         raise ConfigurationError(
-          f"{self._macros[value.name].where}: %{value.name} is defined by "
-          "itself; give it a value"
+          f"{self._macros[value.name].where}: %{value.name} refers to itself; "
+          "give it a value"
         )
       inner = self._macros[value.name].value
       return self._value(inner, scope, flag, (*seen, value.name))
@@ -343,7 +344,7 @@ class _Builder:
 
 
 def accepts(value: Any, hint: Any) -> bool:
-  """Whether a value fits an annotation; unknown annotations take all."""
+  """Whether a value matches an annotation; unknown ones accept all values."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):
     return any(accepts(value, kind) for kind in args)
@@ -369,7 +370,7 @@ def accepts(value: Any, hint: Any) -> bool:
 def missing(
   job: str, bindings: Sequence[Binding], jobs: Targets
 ) -> list[Missing]:
-  """What a job still needs, without running it."""
+  """Returns the required values of a job that have no binding."""
   builder = _Builder(bindings, targets_of(jobs))
   builder.arguments("", job)
   return builder.missing
@@ -378,12 +379,12 @@ def missing(
 def resolve(
   job: str, bindings: Sequence[Binding], jobs: Targets
 ) -> dict[str, Any]:
-  """The keyword arguments of a job; later bindings win over earlier ones.
+  """Returns the keyword arguments of a job; later bindings override earlier.
 
   Raises:
-    ConfigurationError: see `check`; or a required value is missing, a value
-      has the wrong type, or a config refuses its fields. All such problems
-      are told at once.
+    ConfigurationError: see `check`; or if a required value is missing, a value
+      has the wrong type, or a config rejects its fields. The message lists all
+      such problems.
   """
   check(bindings, jobs)
   builder = _Builder(bindings, targets_of(jobs))
