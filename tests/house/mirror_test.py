@@ -22,6 +22,8 @@ TOP_LEVEL = {
   "docs",
   "setup.py",
   "pyproject.toml",
+  "MANIFEST.in",
+  "constraints.txt",
   "README.md",
   "LICENSE",
   "CHANGELOG.md",
