@@ -305,14 +305,17 @@ def draw_pairs(
   prompts = prompts.replace(row=np.arange(2 * pairs, dtype=np.int32))
   drawn = programs.draw(setting.policy, prompts, key)
   gold = setting.gold(prompts, drawn)
-  joined = scoring.join(prompts, drawn.response, drawn.mask)
-  first, second = (
-    jax.tree.map(lambda x, side=side: np.asarray(x)[side::2], joined)
-    for side in (0, 1)
+  response, valid = (
+    np.asarray(x).reshape(pairs, 2, -1)
+    for x in (drawn.response, drawn.mask > 0)
   )
   batch = batches.PairBatch(
-    first=first,
-    second=second,
+    texts=batches.GroupBatch(
+      prompt=prompts.prompt[::2],
+      prompt_valid=prompts.prompt_valid[::2],
+      response=response,
+      response_valid=valid,
+    ),
     label=np.zeros(pairs, np.float32),
     weight=np.ones(pairs, np.float32),
   )

@@ -128,8 +128,7 @@ def run(
 
     def next_batch(state, number):
       del state
-      pairs, _ = source.at_step(number, range(count), seed=seed, name=run_name)
-      return pairs
+      return source.at_step(number, range(count), seed=seed, name=run_name)
 
     return loop.fit(
       state,

@@ -80,7 +80,7 @@ def pairs(generator):
   first, second = texts(generator), texts(generator)
   second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
   second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=first,
     second=second,
     label=generator.random(ROWS).astype(np.float32),
@@ -89,11 +89,9 @@ def pairs(generator):
 
 
 def referenced(generator):
-  """ReferencedPairs of the same."""
-  said = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
-  return batches.ReferencedPairs(
-    pairs=pairs(generator), ref_first=said[0], ref_second=said[1]
-  )
+  """Pairs with reference log-probs."""
+  known = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
+  return pairs(generator).replace(ref_log_probs=known.T)
 
 
 def members(generator):

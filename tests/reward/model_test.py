@@ -39,7 +39,7 @@ def texts(seed):
 
 
 def pairs(label=(0.9, 0.3, 1.0), weight=(1.0, 1.0, 1.0)):
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=texts(0),
     second=texts(1),
     label=jnp.asarray(label),
@@ -62,7 +62,7 @@ def test_loss_by_hand(params):
 
 def test_swapping_a_pair_and_its_label_changes_nothing(params):
   batch = pairs()
-  swapped = batches.PairBatch(
+  swapped = testing.pair_batch(
     first=batch.second,
     second=batch.first,
     label=1 - batch.label,
