@@ -97,7 +97,7 @@ class Programs:
     )
 
   def _sampler(self, temperature: float):
-    """The jitted (params, prompts, key) -> decode.Sampled."""
+    """The jitted (params, prompts, key) -> decode.Samples."""
     sampling = self.sampling(temperature)
 
     @jax.jit
@@ -180,7 +180,7 @@ class Setting:
   test: batches.PairBatch
   train_gaps: np.ndarray
   test_gaps: np.ndarray
-  reference: tuple[batches.PromptBatch, decode.Sampled]
+  reference: tuple[batches.PromptBatch, decode.Samples]
 
   def judged_by(self, world: toy_task.World) -> "Setting":
     """With another world's values, in units of the same first samples."""
