@@ -141,7 +141,7 @@ def test_all_missing_values_are_told_at_once():
     ([bind("other/Leaf.rate", 1.0)], "nothing reads other/Leaf.rate"),
     ([bind("job.steps", 1.5)], "must be int"),
     ([bind("job.steps", True)], "must be int"),
-    ([bind("Leaf.name", "c")], "Literal"),
+    ([bind("Leaf.name", "c")], r"is 'c', use one of \('a', 'b'\)"),
     ([bind("Branch.sizes", ("x",))], "job.branch|Branch.sizes"),
     ([bind("job.second", 3)], "Leaf"),
     ([bind("job.output_dir", "d")], "--output_dir"),
