@@ -148,10 +148,12 @@ class _Builder:
     if not accepts(value, hint):
       kind = getattr(hint, "__name__", None)
       kind = kind if isinstance(hint, type) and kind else str(hint)
-      self.wrong.append(
-        f"{where}: {flag} is {value!r}, which is {type(value).__name__}; it "
-        f"must be {kind}"
+      expected = (
+        f"use one of {typing.get_args(hint)}"
+        if typing.get_origin(hint) is typing.Literal
+        else f"which is {type(value).__name__}; it must be {kind}"
       )
+      self.wrong.append(f"{where}: {flag} is {value!r}, {expected}")
     if typing.get_origin(hint) is tuple and isinstance(value, list):
       return tuple(value)
     return value

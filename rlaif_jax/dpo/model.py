@@ -8,7 +8,7 @@ are in `ops.preference`, the reference's log-probs are data.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Annotated, Any, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.engine import scoring
 from rlaif_jax.ops import preference
 
-LOSSES = ("logistic", "squared")
+Loss = Literal["logistic", "squared"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPOConfig:
+class DPOConfig(validation.Validated):
   """The objective; the defaults are DPO's (arXiv:2305.18290, eq. 7).
 
   With h = log pi(y1) / ref(y1) - log pi(y2) / ref(y2) and the label p, that
@@ -39,22 +40,9 @@ class DPOConfig:
       as large for the same labels.
   """
 
-  beta: float = 0.1
-  loss: str = "logistic"
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    if self.beta <= 0:
-      raise ValueError(f"DPOConfig.beta is {self.beta}; it must be positive")
-    if self.loss not in LOSSES:
-      raise ValueError(
-        f"DPOConfig.loss is {self.loss!r}; use one of {sorted(LOSSES)}"
-      )
-    if not 0 <= self.label_smoothing < 0.5:
-      raise ValueError(
-        f"DPOConfig.label_smoothing is {self.label_smoothing}; it must be in "
-        "[0, 0.5): at a half no label says anything"
-      )
+  beta: validation.PositiveFloat = 0.1
+  loss: Loss = "logistic"
+  label_smoothing: Annotated[float, validation.Bounds(ge=0, lt=0.5)] = 0.0
 
 
 def margin_loss(

@@ -17,6 +17,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import guards
 from rlaif_jax.engine import metrics as metrics_lib
@@ -29,20 +30,12 @@ class NonFiniteError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(validation.Validated):
   """How long, and how often to save and to evaluate (0: only at the end)."""
 
-  num_steps: int
-  save_every: int = 100
-  evaluate_every: int = 0
-
-  def __post_init__(self):
-    if self.num_steps < 1 or self.save_every < 1 or self.evaluate_every < 0:
-      raise ValueError(
-        f"LoopConfig: num_steps is {self.num_steps}, save_every is "
-        f"{self.save_every}, evaluate_every is {self.evaluate_every}; the "
-        "first two must be >= 1 and the last >= 0"
-      )
+  num_steps: validation.PositiveInt
+  save_every: validation.PositiveInt = 100
+  evaluate_every: validation.NonNegativeInt = 0
 
 
 StepFn = Callable[

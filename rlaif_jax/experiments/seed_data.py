@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
@@ -29,7 +30,7 @@ from rlaif_jax.models import decoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RigConfig:
+class RigConfig(validation.Validated):
   """The world, the models and the data, before any method.
 
   `pairs` are labelled by gold with noise: the label is turned with chance
@@ -42,15 +43,16 @@ class RigConfig:
   policy: decoder.DecoderConfig
   proxy: decoder.DecoderConfig
   sft: optimizer_lib.OptimizerConfig
-  sft_steps: int = 300
-  pairs: int = 256
-  test_pairs: int = 1024
-  flip: float = 0.25
-  temperature: float = 0.0
-  reference: int = 2048
-  batch_size: int = 128
+  sft_steps: validation.PositiveInt = 300
+  pairs: validation.PositiveInt = 256
+  test_pairs: validation.PositiveInt = 1024
+  flip: Annotated[float, validation.Bounds(ge=0, le=0.5)] = 0.25
+  temperature: validation.NonNegativeFloat = 0.0
+  reference: validation.PositiveInt = 2048
+  batch_size: validation.PositiveInt = 128
 
   def __post_init__(self):
+    super().__post_init__()
     for name in ("policy", "proxy"):
       model = getattr(self, name)
       need = self.world.max_words + 2
@@ -60,9 +62,7 @@ class RigConfig:
           f"{model.max_length}; this world needs {self.world.vocab_size} and "
           f"at least {need}"
         )
-    if not 0.0 <= self.flip <= 0.5:
-      raise ValueError(f"RigConfig.flip is {self.flip}; it must be in [0, 0.5]")
-    if self.temperature < 0 or (self.temperature and self.flip):
+    if self.temperature and self.flip:
       raise ValueError(
         f"RigConfig: temperature is {self.temperature} and flip {self.flip}; "
         "one of them makes the noise, the other must be 0"

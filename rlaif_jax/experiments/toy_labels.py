@@ -9,22 +9,21 @@ All labelers of a seed look at the same pairs.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.experiments import toy_numbers
 from rlaif_jax.experiments import toy_rewards
 from rlaif_jax.experiments import seed_data
 from rlaif_jax.reward import ensemble as ensemble_lib
 
-ORDERS = ("mixed", "in_turn")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelerConfig:
+class LabelerConfig(validation.Validated):
   """One labeler.
 
   Fields:
@@ -36,20 +35,13 @@ class LabelerConfig:
       with labels by the above, and gives soft labels, sigmoid(margin).
   """
 
-  flip: float = 0.0
-  taste: float = 0.0
-  pairs: int = 0
-
-  def __post_init__(self):
-    if not 0.0 <= self.flip <= 0.5 or self.taste < 0 or self.pairs < 0:
-      raise ValueError(
-        f"LabelerConfig: flip is {self.flip}, taste {self.taste} and pairs "
-        f"{self.pairs}; flip must be in [0, 0.5], the others at least 0"
-      )
+  flip: Annotated[float, validation.Bounds(ge=0, le=0.5)] = 0.0
+  taste: validation.NonNegativeFloat = 0.0
+  pairs: validation.NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelsConfig:
+class LabelsConfig(validation.Validated):
   """Labels of the rig's pairs by one labeler, or halves of them by two.
 
   `order`: a proxy sees the halves "mixed", or the first labeler's and then the
@@ -57,15 +49,12 @@ class LabelsConfig:
   """
 
   labelers: tuple[LabelerConfig, ...]
-  order: str = "mixed"
+  order: Literal["mixed", "in_turn"] = "mixed"
 
   def __post_init__(self):
+    super().__post_init__()
     if not self.labelers:
       raise ValueError("LabelsConfig.labelers is empty; name at least one")
-    if self.order not in ORDERS:
-      raise ValueError(
-        f"LabelsConfig.order is {self.order!r}; use one of {ORDERS}"
-      )
 
 
 def train(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.dpo import alternatives
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import optimizer as optimizer_lib
@@ -25,13 +26,12 @@ from rlaif_jax.experiments import seed_data
 from rlaif_jax.ops import pair_choice
 from rlaif_jax.reward import ensemble as ensemble_lib
 
-LOSSES = ("dpo", "rrhf", "kto", "imitation")
-WEIGHTS = ("none", "gold", "pointwise", "difference", "shuffled", "top")
-JUDGES = ("labels", "pointwise", "pairwise")
+Loss = Literal["dpo", "rrhf", "kto", "imitation"]
+Weights = Literal["none", "gold", "pointwise", "difference", "shuffled", "top"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PairArm:
+class PairArm(validation.Validated):
   """One way of learning from pairs.
 
   Fields:
@@ -54,26 +54,17 @@ class PairArm:
 
   name: str
   dpo: dpo_model.DPOConfig
-  loss: str = "dpo"
-  weights: str = "none"
-  judge: str = "labels"
-  rounds: int = 1
+  loss: Loss = "dpo"
+  weights: Weights = "none"
+  judge: Literal["labels", "pointwise", "pairwise"] = "labels"
+  rounds: validation.PositiveInt = 1
   on_policy: bool = True
-  reference: str = ""
-  choose: str = "max_min"
-  length_penalty: float = 0.0
+  reference: Literal["", "initial", "previous"] = ""
+  choose: Annotated[str, validation.OneOf(pair_choice.CHOICES)] = "max_min"
+  length_penalty: validation.NonNegativeFloat = 0.0
 
   def __post_init__(self):
-    for field, known in (
-      ("loss", LOSSES),
-      ("weights", WEIGHTS),
-      ("judge", JUDGES),
-      ("choose", pair_choice.CHOICES),
-    ):
-      if getattr(self, field) not in known:
-        raise ValueError(
-          f"PairArm.{field} is {getattr(self, field)!r}; use one of {known}"
-        )
+    super().__post_init__()
     if self.judge == "labels" and self.rounds != 1:
       raise ValueError(
         f"PairArm.rounds is {self.rounds}, and labels are there but once; "
@@ -83,7 +74,7 @@ class PairArm:
       raise ValueError(
         f"PairArm.weights is {self.weights!r}; only labelled pairs are weighed"
       )
-    if self.rounds > 1 and self.reference not in ("initial", "previous"):
+    if self.rounds > 1 and not self.reference:
       raise ValueError(
         f"PairArm.reference is {self.reference!r}; with rounds say 'initial' "
         "(the first policy, as the objective has it) or 'previous'"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
@@ -39,14 +40,15 @@ class Reward(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(validation.Validated):
   """Best of n: `samples` of each of `prompts` prompts serve every n."""
 
-  samples: int = 1024
-  prompts: int = 16
-  sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+  samples: validation.PositiveInt = 1024
+  prompts: validation.PositiveInt = 16
+  sizes: tuple[validation.PositiveInt, ...] = (1, 4, 16, 64, 256, 1024)
 
   def __post_init__(self):
+    super().__post_init__()
     if max(self.sizes) > self.samples:
       raise ValueError(
         f"SearchConfig: sizes are {self.sizes} and samples {self.samples}; "

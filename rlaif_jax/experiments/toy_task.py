@@ -10,8 +10,11 @@ data set of limited size says little about it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
+
+from rlaif_jax.core import validation
 
 END = 1
 # Tokens before the first topic: 0 fills, 1 ends a response.
@@ -19,7 +22,7 @@ _FIRST = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorldConfig:
+class WorldConfig(validation.Validated):
   """Sizes of the world, and what its gold reward is.
 
   A response's gold reward is the sum of its words' values, minus `penalty` for
@@ -34,28 +37,23 @@ class WorldConfig:
   as another would.
   """
 
-  topics: int = 4
-  words: int = 40
+  topics: validation.PositiveInt = 4
+  words: Annotated[int, validation.Bounds(ge=2)] = 40
   max_words: int = 12
-  shortest: int = 3
+  shortest: validation.PositiveInt = 3
   longest: int = 8
   zipf: float = 1.0
   decline: float = 2.0
   bonus: float = 0.0
-  limit: int = 0
+  limit: validation.NonNegativeInt = 0
   penalty: float = 0.0
 
   def __post_init__(self):
-    if not 1 <= self.shortest <= self.longest <= self.max_words:
+    super().__post_init__()
+    if not self.shortest <= self.longest <= self.max_words:
       raise ValueError(
         f"WorldConfig: shortest is {self.shortest}, longest {self.longest} and "
-        f"max_words {self.max_words}; each must be at most the next, and the "
-        "first at least 1"
-      )
-    if self.topics < 1 or self.words < 2:
-      raise ValueError(
-        f"WorldConfig: topics is {self.topics} and words {self.words}; there "
-        "must be a topic and two words"
+        f"max_words {self.max_words}; each must be at most the next"
       )
     if bool(self.limit) != bool(self.penalty):
       raise ValueError(

@@ -10,7 +10,7 @@ Gold, which neither of them knows, judges.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import optimizer as optimizer_lib
@@ -27,11 +28,11 @@ from rlaif_jax.experiments import toy_task
 from rlaif_jax.experiments import toy_policies
 from rlaif_jax.experiments import seed_data
 
-TEACHERS = ("weak", "strong")
+Teacher = Literal["weak", "strong"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherArm:
+class TeacherArm(validation.Validated):
   """A way of learning from a teacher.
 
   Fields:
@@ -43,24 +44,21 @@ class TeacherArm:
   """
 
   name: str
-  teacher: str
-  share: float = 1.0
+  teacher: Teacher
+  share: Annotated[float, validation.Bounds(gt=0, le=1)] = 1.0
   feedback: bool = False
 
   def __post_init__(self):
-    if self.teacher not in TEACHERS:
-      raise ValueError(
-        f"TeacherArm.teacher is {self.teacher!r}; use one of {TEACHERS}"
-      )
-    if not 0 < self.share <= 1 or (self.feedback and self.share == 1):
+    super().__post_init__()
+    if self.feedback and self.share == 1:
       raise ValueError(
         f"TeacherArm.share is {self.share} and feedback {self.feedback}; share "
-        "must be in (0, 1], and below 1 to leave prompts for feedback"
+        "must be < 1 to leave prompts for feedback"
       )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeachersConfig:
+class TeachersConfig(validation.Validated):
   """What the arms share: prompts, updates, and who the teachers are.
 
   The student has read texts of all words alike (`rig_world.World.even`), for
@@ -72,18 +70,19 @@ class TeachersConfig:
   sft: optimizer_lib.OptimizerConfig
   optimizer: optimizer_lib.OptimizerConfig
   dpo: dpo_model.DPOConfig
-  prompts: int = 2048
-  updates: int = 400
-  batch_size: int = 32
+  prompts: validation.PositiveInt = 2048
+  updates: validation.PositiveInt = 400
+  batch_size: validation.PositiveInt = 32
   strength: float = 1.0
   taste: float = 0.3
   evaluations: int = 5
 
   def __post_init__(self):
-    if self.updates < 2 or self.updates % 2:
+    super().__post_init__()
+    if self.updates % 2:
       raise ValueError(
-        f"TeachersConfig.updates is {self.updates}; it must be even and "
-        "positive: half of them are for feedback"
+        f"TeachersConfig.updates is {self.updates}; it must be even: "
+        "half of them are for feedback"
       )
 
 

@@ -11,8 +11,9 @@ directly stand beside them (arXiv:2305.18290).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from rlaif_jax.core import validation
 from rlaif_jax.experiments import toy_labels
 from rlaif_jax.experiments import toy_pairs
 from rlaif_jax.experiments import toy_policies
@@ -24,11 +25,9 @@ from rlaif_jax.ops import ensembles
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
 
-REWARDS = ("proxy", "gold")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RigArm:
+class RigArm(validation.Validated):
   """One way of making and reading a proxy.
 
   Fields:
@@ -46,21 +45,10 @@ class RigArm:
   name: str
   ensemble: ensemble_lib.EnsembleConfig
   rl: algorithms.RLConfig | None
-  aggregate: str = "mean"
+  aggregate: Annotated[str, validation.OneOf(ensembles.AGGREGATES)] = "mean"
   coefficient: float = 0.0
-  reward: str = "proxy"
+  reward: Literal["proxy", "gold"] = "proxy"
   labels: toy_labels.LabelsConfig | None = None
-
-  def __post_init__(self):
-    if self.aggregate not in ensembles.AGGREGATES:
-      raise ValueError(
-        f"RigArm.aggregate is {self.aggregate!r}; use one of "
-        f"{ensembles.AGGREGATES}"
-      )
-    if self.reward not in REWARDS:
-      raise ValueError(
-        f"RigArm.reward is {self.reward!r}; use one of {REWARDS}"
-      )
 
 
 def run(

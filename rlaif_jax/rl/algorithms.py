@@ -8,7 +8,7 @@ weighs; all share rollouts, KL handling and the update step.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping
+from typing import Annotated, Any, Callable, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.engine import scoring
 from rlaif_jax.ops import advantages as advantages_lib
 from rlaif_jax.ops import policy_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLConfig:
+class RLConfig(validation.Validated):
   """The objective and the algorithm; defaults are the paper's.
 
   The paper maximises (1 - beta) E[r] - beta KL(policy || SFT) (appendix A.3)
@@ -41,46 +42,29 @@ class RLConfig:
   `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
   """
 
-  algorithm: str = "reinforce"
-  samples_per_prompt: int = 1
-  beta: float = 0.05
+  algorithm: Annotated[str, validation.OneOf(ALGORITHMS)] = "reinforce"
+  samples_per_prompt: validation.PositiveInt = 1
+  beta: validation.Probability = 0.05
   weight_score_by_one_minus_beta: bool = True
-  kl_in: str = "reward"
-  kl_estimator: str = "k2"
-  gamma: float = 1.0
-  gae_lambda: float = 0.95
-  clip: float = 0.2
-  epochs: int = 1
-  minibatches: int = 1
-  loss_mean: str = "sequence"
+  kl_in: Literal["reward", "loss"] = "reward"
+  kl_estimator: Annotated[
+    str, validation.OneOf(advantages_lib.KL_ESTIMATORS)
+  ] = "k2"
+  gamma: validation.Probability = 1.0
+  gae_lambda: validation.Probability = 0.95
+  clip: validation.PositiveFloat = 0.2
+  epochs: validation.PositiveInt = 1
+  minibatches: validation.PositiveInt = 1
+  loss_mean: Literal["sequence", "token"] = "sequence"
 
   def __post_init__(self):
-    row = ALGORITHMS.get(self.algorithm)
-    if row is None:
-      raise ValueError(
-        f"RLConfig.algorithm is {self.algorithm!r}; use one of "
-        f"{sorted(ALGORITHMS)}"
-      )
+    super().__post_init__()
+    row = ALGORITHMS[self.algorithm]
     if self.samples_per_prompt < row.min_samples:
       raise ValueError(
         f"RLConfig.samples_per_prompt is {self.samples_per_prompt}; "
         f"{self.algorithm} compares samples of one prompt and needs at least "
         f"{row.min_samples}"
-      )
-    if not 0.0 <= self.beta <= 1.0:
-      raise ValueError(f"RLConfig.beta is {self.beta}; it must be in [0, 1]")
-    if self.kl_in not in ("reward", "loss"):
-      raise ValueError(
-        f"RLConfig.kl_in is {self.kl_in!r}; use 'reward' or 'loss'"
-      )
-    if self.kl_estimator not in advantages_lib.KL_ESTIMATORS:
-      raise ValueError(
-        f"RLConfig.kl_estimator is {self.kl_estimator!r}; use one of "
-        f"{sorted(advantages_lib.KL_ESTIMATORS)}"
-      )
-    if self.loss_mean not in ("sequence", "token"):
-      raise ValueError(
-        f"RLConfig.loss_mean is {self.loss_mean!r}; use 'sequence' or 'token'"
       )
     if not row.clips and self.epochs * self.minibatches != 1:
       raise ValueError(

@@ -168,7 +168,7 @@ def test_bindings_change_a_default_config_and_keep_its_other_fields():
     ([bind("other/Leaf.rate", 1.0)], "nothing reads other/Leaf.rate"),
     ([bind("job.steps", 1.5)], "must be int"),
     ([bind("job.steps", True)], "must be int"),
-    ([bind("Leaf.name", "c")], "Literal"),
+    ([bind("Leaf.name", "c")], r"is 'c', use one of \('a', 'b'\)"),
     ([bind("Branch.sizes", ("x",))], "job.branch|Branch.sizes"),
     ([bind("job.second", 3)], "Leaf"),
     ([bind("job.output_dir", "d")], "--output_dir"),

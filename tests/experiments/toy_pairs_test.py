@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import typing
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_weights_have_mean_one_and_shuffling_keeps_their_histogram():
   setting = tiny_toy.setting()
   found = {
     kind: toy_pairs.weighted_pairs(setting, arm(weights=kind), judges).weight
-    for kind in toy_pairs.WEIGHTS
+    for kind in typing.get_args(toy_pairs.Weights)
   }
   for kind, weight in found.items():
     np.testing.assert_allclose(weight.mean(), 1.0, rtol=1e-5, err_msg=kind)
@@ -114,7 +115,7 @@ def test_rounds_sample_from_whom_they_say():
   assert paths["online"][-1]["proxy"] > paths["online"][0]["proxy"] + 0.1
 
 
-@pytest.mark.parametrize("loss", toy_pairs.LOSSES)
+@pytest.mark.parametrize("loss", typing.get_args(toy_pairs.Loss))
 def test_every_loss_learns_from_labels(loss):
   pairs, judges = trainer()
   rows = pairs.learn(tiny_toy.setting(), arm(loss=loss), judges)

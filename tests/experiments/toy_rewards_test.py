@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def members(kind, **changes):
   )
 
 
-@pytest.mark.parametrize("kind", ensemble.KINDS)
+@pytest.mark.parametrize("kind", typing.get_args(ensemble.Kind))
 def test_a_proxy_learns_and_its_members_are_in_one_unit(kind):
   setting = tiny_toy.setting()
   proxy = tiny_toy.trainer().train(setting, members(kind))

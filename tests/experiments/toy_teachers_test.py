@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_the_critic_writes_what_it_likes_and_scores_in_its_own_units():
   gold = setting.gold(prompts, drawn)
   assert 0.5 < np.corrcoef(gold, scores)[0, 1] < 1 - 1e-6
   liked = []
-  for teacher in toy_teachers.TEACHERS:
+  for teacher in typing.get_args(toy_teachers.Teacher):
     texts = toy_teachers.teacher_texts(setting, critic, teacher, 256)
     rows = seed_data.prompt_rows(setting.world, np.arange(256))
     columns = texts.weights.shape[1]
