@@ -22,12 +22,12 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_sft
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
 from rlaif_jax.reward import ensemble
 from rlaif_jax.reward import model as reward_model
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
@@ -142,7 +142,7 @@ def trainings(config, mesh):
   score = scorers.reward_scorer(scalar)
   return {
     "sft": Training(
-      language.init, train_sft.make_loss(language, 0.5), put(texts)
+      language.init, sft_loss.make_loss(language, 0.5), put(texts)
     ),
     "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
     "dpo": Training(
