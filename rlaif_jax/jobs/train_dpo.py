@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import loop
@@ -28,8 +29,7 @@ from rlaif_jax.jobs import train_reward
 from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(

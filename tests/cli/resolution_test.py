@@ -162,7 +162,10 @@ def test_bindings_change_a_default_config_and_keep_its_other_fields():
     ([bind("job.step", 1)], "'steps'"),
     ([bind("job.steps", macro("NONE"))], "%NONE has no value"),
     ([bind("STEPS", 1)], "nothing uses the macro STEPS"),
-    ([bind("A", macro("A")), bind("job.steps", macro("A"))], "by itself"),
+    (
+      [bind("A", macro("A")), bind("job.steps", macro("A"))],
+      "refers to itself",
+    ),
     ([bind("job.second", new("Leav"))], "'Leaf'"),
     ([bind("job.second", new("job"))], "no config is called 'job'"),
     ([bind("other/Leaf.rate", 1.0)], "nothing reads other/Leaf.rate"),

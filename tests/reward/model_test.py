@@ -76,9 +76,11 @@ def test_padding_and_rows_without_weight_change_nothing(params):
   batch = pairs(weight=(1.0, 1.0, 0.0))
   loss = LOSS(params, batch, None)[0]
   spoiled = jax.tree.map(lambda x: x, batch)
-  tokens = jnp.where(batch.first.valid, batch.first.tokens, 3).at[2].set(5)
+  texts = batch.texts
+  response = np.where(texts.response_valid, texts.response, 3)
+  response[2] = 5
   spoiled = spoiled.replace(
-    first=batch.first.replace(tokens=tokens),
+    texts=texts.replace(response=response),
     label=batch.label.at[2].set(0.0),
   )
   other = LOSS(params, spoiled, None)[0]
