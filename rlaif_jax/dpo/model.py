@@ -59,7 +59,7 @@ def margin_loss(
 def make_loss(
   model: protocols.LanguageModel, config: DPOConfig
 ) -> protocols.LossFn:
-  """LossFn over ReferencedPairs.
+  """LossFn over PairBatch with reference log-probs.
 
   Log-probs are at temperature 1 and of whole responses, the end token with
   them. "chosen" is the candidate that the label prefers; `kl` is the mean of
@@ -68,15 +68,16 @@ def make_loss(
   """
 
   def loss(
-    params: Any, batch: batches.ReferencedPairs, key: jax.Array
+    params: Any, pairs: batches.PairBatch, key: jax.Array
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
     del key  # Nothing is drawn.
-    pairs, weight = batch.pairs, batch.pairs.weight
+    weight = pairs.weight
+    ref_first, ref_second = jnp.moveaxis(pairs.ref_log_probs, -1, 0)
     first, second = scoring.pair_log_probs(model, params, pairs)
     # Pairs that only fill the batch may hold anything.
     real = weight > 0
-    ratio_first = jnp.where(real, first - batch.ref_first, 0.0)
-    ratio_second = jnp.where(real, second - batch.ref_second, 0.0)
+    ratio_first = jnp.where(real, first - ref_first, 0.0)
+    ratio_second = jnp.where(real, second - ref_second, 0.0)
     ratio = ratio_first - ratio_second
     prefers_first = pairs.label > 0.5
 

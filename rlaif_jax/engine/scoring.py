@@ -101,18 +101,17 @@ def log_probs_after(
 def pair_log_probs(
   model: protocols.LanguageModel,
   params: Any,
-  pairs: batches.PairBatch | batches.PackedPairs,
+  pairs: batches.PairBatch,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of both whole candidates, each in the shape of the label.
+  """Log-probs of both whole responses, each in the shape of the label.
 
-  Each context is read once. Padding has no log-prob.
+  Each prompt is read once. Padding has no log-prob.
   """
-  if isinstance(pairs, batches.PairBatch):
-    batch = pairs.grouped()
-    log_probs = group_log_probs(model, params, batch)
-    sums = logprobs.sequence_log_prob(log_probs, batch.response_valid)
+  texts = pairs.texts
+  if not pairs.is_packed:
+    log_probs = group_log_probs(model, params, texts)
+    sums = logprobs.sequence_log_prob(log_probs, texts.response_valid)
   else:
-    texts = pairs.texts
     hidden = model.hidden_packed(params, texts)
     log_probs = log_probs_after(model, params, hidden, texts.target)
     # [B, M, T]: whose target it is.

@@ -193,7 +193,7 @@ class SeedData:
   test: batches.PairBatch
   train_margins: np.ndarray
   test_margins: np.ndarray
-  reference: tuple[batches.PromptBatch, decode.Sampled]
+  reference: tuple[batches.PromptBatch, decode.Samples]
 
   def rescored(self, world: toy_task.World) -> "SeedData":
     """Returns the data with the values of another world as gold.
@@ -341,14 +341,17 @@ def draw_pairs(
   prompts = prompts.replace(row=np.arange(2 * pairs, dtype=np.int32))
   samples = programs.draw(data.policy, prompts, key)
   gold = data.gold(prompts, samples)
-  joined = scoring.join(prompts, samples.response, samples.mask)
-  first, second = (
-    jax.tree.map(lambda x, side=side: np.asarray(x)[side::2], joined)
-    for side in (0, 1)
+  response, valid = (
+    np.asarray(x).reshape(pairs, 2, -1)
+    for x in (samples.response, samples.mask > 0)
   )
   batch = batches.PairBatch(
-    first=first,
-    second=second,
+    texts=batches.GroupBatch(
+      prompt=prompts.prompt[::2],
+      prompt_valid=prompts.prompt_valid[::2],
+      response=response,
+      response_valid=valid,
+    ),
     label=np.zeros(pairs, np.float32),
     weight=np.ones(pairs, np.float32),
   )

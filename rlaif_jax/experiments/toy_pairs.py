@@ -157,9 +157,7 @@ class PairTrainer:
       if number and arm.reference == "previous":
         reference = jax.tree.map(jnp.copy, state.params)
       first, second = self._programs.pair_log_probs(reference, pairs)
-      examples = batches.ReferencedPairs(
-        pairs=pairs, ref_first=np.asarray(first), ref_second=np.asarray(second)
-      )
+      examples = pairs.replace(ref_log_probs=np.stack([first, second], axis=-1))
       phase = toy_policies.ToyPhase(
         name="pairs",
         number=number,
@@ -213,9 +211,16 @@ class PairTrainer:
         "equal; lower ToyPairConfig.epochs or the learning rate"
       )
     index = kept[np.arange(config.pairs) % len(kept)]
+    two = np.stack([best[index], worst[index]], axis=1)
+    texts = jax.tree.map(lambda x: x[index[:, None], two], group)
+    own = texts.weights.shape[2]
     return batches.PairBatch(
-      first=jax.tree.map(lambda x: x[index, best[index]], group),
-      second=jax.tree.map(lambda x: x[index, worst[index]], group),
+      texts=batches.GroupBatch(
+        prompt=texts.tokens[:, 0, :-own],
+        prompt_valid=texts.valid[:, 0, :-own],
+        response=texts.tokens[:, :, -own:],
+        response_valid=texts.valid[:, :, -own:],
+      ),
       label=np.ones(config.pairs, np.float32),
       weight=np.ones(config.pairs, np.float32),
     )

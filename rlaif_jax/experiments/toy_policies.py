@@ -293,7 +293,7 @@ class Policies:
     data: seed_data.SeedData,
     state: step_lib.TrainState,
     update: loop.StepFn,
-    examples: batches.PairBatch | batches.ReferencedPairs | batches.TokenBatch,
+    examples: batches.PairBatch | batches.TokenBatch,
     phase: ToyPhase,
     proxy: Reward,
   ) -> tuple[step_lib.TrainState, list[Row]]:

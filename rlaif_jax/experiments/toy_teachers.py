@@ -173,12 +173,8 @@ class Student:
       self._programs.pair_log_probs(policy, converters.take(pairs, index))
       for index in seed_data.blocks(len(margins), self._config.batch_size)
     ]
-    firsts, seconds = (
-      np.concatenate(x)[: len(margins)] for x in zip(*parts, strict=True)
-    )
-    return batches.ReferencedPairs(
-      pairs=pairs, ref_first=firsts, ref_second=seconds
-    )
+    log_probs = [np.concatenate(x)[: len(margins)] for x in zip(*parts)]
+    return pairs.replace(ref_log_probs=np.stack(log_probs, axis=-1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
@@ -35,8 +36,7 @@ from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -39,8 +40,7 @@ from rlaif_jax.reward import model as reward_model
 # What a model may read: one response, or two together.
 KINDS = ("scalar", "difference")
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -129,8 +129,7 @@ def run(
 
     def next_batch(state, number):
       del state
-      pairs, _ = source.at_step(number, range(count), seed=seed, name=run_name)
-      return pairs
+      return source.at_step(number, range(count), seed=seed, name=run_name)
 
     return loop.fit(
       state,

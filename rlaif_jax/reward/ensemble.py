@@ -70,7 +70,7 @@ class MemberPairs:
   """Pairs, and how often each member sees each: weights [B, k], or None if
   all see all, as packed pairs are seen."""
 
-  pairs: batches.PairBatch | batches.PackedPairs
+  pairs: batches.PairBatch
   weights: Any
 
 

@@ -75,21 +75,21 @@ def make_sample(
   config: algorithms.RLConfig,
   sampling: decode.SamplingConfig,
   eos_ids: tuple[int, ...],
-) -> Callable[..., decode.Sampled]:
+) -> Callable[..., decode.Samples]:
   """Returns the jitted sample(policy's params, prompts, key) of a rollout."""
 
   @jax.jit
   def sample(params, prompts, key):
-    rows = repeat_prompts(prompts, config.samples_per_prompt).row
-    return decode.generate(
+    samples = decode.generate(
       policy,
       params,
       prompts.prompt,
       prompts.prompt_valid,
-      decode.row_keys(key, rows),
+      decode.row_keys(key, prompts.row, config.samples_per_prompt),
       config=sampling,
       eos_ids=eos_ids,
     )
+    return samples.reshape((-1,))
 
   return sample
 

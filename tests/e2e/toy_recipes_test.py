@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from rlaif_jax import main
+from rlaif_jax.cli import gin_reader
 from tests.house import recipes_test
 from tests.house import source
 
@@ -37,7 +38,7 @@ SMALL = {
 
 def small(path, directory):
   """The command of a recipe's header with its last arm and one seed."""
-  bindings = main.read_gin_file(recipes_test.shown(path))
+  bindings = gin_reader.read(recipes_test.shown(path))
   arms = next(b.value for b in bindings if b.field == "arms")
   changes = {
     **SMALL,

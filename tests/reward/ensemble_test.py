@@ -43,7 +43,7 @@ def tokens(seed):
 def pairs():
   label = np.array([1, 0, 1, 1, 0, 0.5], np.float32)
   weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=tokens(0), second=tokens(1), label=label, weight=weight
   )
 
