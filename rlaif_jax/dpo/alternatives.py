@@ -2,7 +2,7 @@
 """Other losses of a policy on pairs: RRHF, KTO's type, and plain imitation.
 
 All weigh pairs by `pairs.weight`; RDO is any loss here or in `dpo.model` with
-weights from `ops.preference.gap_weights`.
+weights from `ops.preference.margin_weights`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
@@ -39,7 +40,7 @@ def make_rrhf_loss(
     terms = preference.pair_hinge(margin, pairs.label) - imitation * chosen
     return masked.weighted_sum(terms, pairs.weight), {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(margin, pairs.label), pairs.weight
+        pair_accuracy.correct(margin, pairs.label), pairs.weight
       ),
       "chosen_log_prob": masked.weighted_sum(chosen, pairs.weight),
     }
@@ -71,7 +72,7 @@ def make_kto_loss(
     margin = ratios[0] - ratios[1]
     return masked.weighted_sum(jnp.sum(terms, axis=0), pairs.weight), {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(margin, pairs.label), pairs.weight
+        pair_accuracy.correct(margin, pairs.label), pairs.weight
       )
     }
 

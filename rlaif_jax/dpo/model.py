@@ -18,6 +18,7 @@ from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 Loss = Literal["logistic", "squared"]
@@ -85,7 +86,7 @@ def make_loss(
 
     margin = config.beta * ratio
     return mean(margin_loss(ratio, pairs.label, config)), {
-      "accuracy": mean(preference.pair_accuracy(margin, pairs.label)),
+      "accuracy": mean(pair_accuracy.correct(margin, pairs.label)),
       "reward_margin": mean(jnp.where(prefers_first, margin, -margin)),
       "chosen_log_prob": mean(jnp.where(prefers_first, first, second)),
       "rejected_log_prob": mean(jnp.where(prefers_first, second, first)),

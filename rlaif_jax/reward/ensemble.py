@@ -27,6 +27,7 @@ from rlaif_jax.core import validation
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import lora as lora_lib
 from rlaif_jax.ops import ensembles
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 from rlaif_jax.reward import model as reward_model
 
@@ -190,7 +191,7 @@ def make_loss(
     mean = jnp.mean(margins, axis=0)
     metrics = {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(mean, pairs.label), pairs.weight
+        pair_accuracy.correct(mean, pairs.label), pairs.weight
       ),
       "disagreement": masked.weighted_sum(
         jnp.std(margins, axis=0), pairs.weight

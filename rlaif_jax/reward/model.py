@@ -16,6 +16,7 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
@@ -58,7 +59,7 @@ def make_loss(
     terms = preference.pair_logistic(
       margin, pairs.label, label_smoothing=label_smoothing
     )
-    correct = preference.pair_accuracy(margin, pairs.label)
+    correct = pair_accuracy.correct(margin, pairs.label)
     return masked.weighted_sum(terms, pairs.weight), {
       "accuracy": masked.weighted_sum(correct, pairs.weight),
       "abs_margin": masked.weighted_sum(jnp.abs(margin), pairs.weight),
