@@ -16,7 +16,9 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --gin_file   a recipe; repeat the flag to add files, later ones win
   --gin.X=V    sets a macro (--gin.STEPS=10) or a parameter
                (--gin.train_sft.batch_size=8); text needs no quotes
-  --X=V        a parameter of the job: --source=DIR is --gin.convert.source=DIR
+  --X=V        a parameter of the job or a field of one of its configs:
+               --source=DIR is --gin.convert.source=DIR, and
+               --max_tokens=9 is --gin.SamplingConfig.max_tokens=9
   --gin_bindings="X = V"   the same in gin syntax
   --output_dir where the job writes; the same command resumes there
   --dry_run    prints the configuration (and the cost of labels), then exits
@@ -90,19 +92,28 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def bind_parameters(command: Command, run: Callable[..., Any]) -> Command:
-  """Returns the command with the job's own flags turned into bindings.
+  """Binds --name=value to the job's parameter or to a field of its configs.
 
   Raises:
-    UsageError: if the job has no such parameter.
+    UsageError: if the job has no such parameter or field, or several of its
+      configs have the field.
   """
   known = configuration.parameters_of(run)
+  fields = configuration.config_fields(run)
   bindings = list(command.bindings)
   for name, value in command.parameters:
-    if name not in known:
-      raise _unknown_flag(
-        f"--{name}={value}", f"--{name}", [f"--{other}" for other in known]
+    targets = sorted(fields.get(name, ()))
+    if name in known:
+      targets = [f"{command.job}.{name}"]
+    if not targets:
+      names = [f"--{other}" for other in (*known, *fields)]
+      raise _unknown_flag(f"--{name}={value}", f"--{name}", names)
+    if len(targets) > 1:
+      ways = " or ".join(f"--gin.{target}={value}" for target in targets)
+      raise UsageError(
+        f"--{name} is a field of several configs of {command.job}; write {ways}"
       )
-    bindings.append((f"{command.job}.{name}", value))
+    bindings.append((targets[0], value))
   return dataclasses.replace(command, bindings=bindings, parameters=[])
 
 

@@ -13,7 +13,7 @@ import time
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import compile_cache
-from rlaif_jax.cli import configuration
+from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 from rlaif_jax.cli import gin_writer
 from rlaif_jax.cli import job_table
@@ -43,7 +43,7 @@ def run(command: command_line.Command) -> None:
   command = command_line.bind_parameters(command, job)
   bindings = gin_reader.read_command(command)
   jobs = job_table.load_all()
-  arguments = configuration.resolve(command.job, bindings, jobs)
+  arguments = resolution.resolve(command.job, bindings, jobs)
   config = gin_writer.render(command.job, job, arguments)
   if command.dry_run:
     print(config, end="")

@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 
 
@@ -44,6 +45,6 @@ def suggest(
   parts = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]
   parts += [f"--gin_file={path}" for path in command.gin_files]
   parts += [f"--gin.{key}={value}" for key, value in command.bindings]
-  needed = configuration.missing(after[0], bindings, jobs)
+  needed = resolution.missing(after[0], bindings, jobs)
   parts += [f"--gin.{value.flag}=VALUE" for value in needed]
   return shlex.join([*parts, f"--output_dir={folder / after[0]}"])

@@ -179,7 +179,7 @@ class Phase:
 
     def next_batch(state, number):
       del state
-      pairs, _ = self.source.at_step(number, rows, seed=self.seed, name=name)
+      pairs = self.source.at_step(number, rows, seed=self.seed, name=name)
       return ensemble_lib.MemberPairs(pairs=pairs, weights=None)
 
     steps = max(1, math.ceil(self.epochs * len(rows) / self.batch_size))

@@ -29,6 +29,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.data import preference_batches
 from rlaif_jax.api import reward_loading
 from rlaif_jax.data import datasets
@@ -128,8 +129,7 @@ def run(
 
     def next_batch(state, number):
       del state
-      pairs, _ = source.at_step(number, range(count), seed=seed, name=run_name)
-      return pairs
+      return source.at_step(number, range(count), seed=seed, name=run_name)
 
     return loop.fit(
       state,
@@ -281,9 +281,7 @@ def accuracy(rewards, labels) -> dict[str, float]:
   """Pairwise accuracy against held-out labels; ties count half."""
   margin = rewards[0] - rewards[1]
   target = np.asarray([p.p_first for p in labels])
-  correct = np.where(
-    (margin == 0) | (target == 0.5), 0.5, (margin > 0) == (target > 0.5)
-  )
+  correct = pair_accuracy.correct(margin, target)
   return {
     "accuracy": float(np.mean(correct)),
     "correct": float(np.sum(correct)),

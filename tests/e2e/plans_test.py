@@ -10,7 +10,7 @@ import pytest
 
 from rlaif_jax import main
 from rlaif_jax.cli import command_line
-from rlaif_jax.cli import configuration
+from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import mesh as mesh_lib
@@ -47,7 +47,7 @@ def recipe_of(recipe, size, topology):
   """What a plan is of, and its steps."""
   parsed = command_line.parse(command(recipe, size, topology))
   parsed = command_line.bind_parameters(parsed, plan_run.run)
-  arguments = configuration.resolve(
+  arguments = resolution.resolve(
     "plan", gin_reader.read_command(parsed), {"plan": plan_run.run}
   )
   fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}

@@ -21,6 +21,7 @@ FLOORS = {
   "evaluation": {"core", "ops"},
   "labeling": {"core", "ops", "text", "engine"},
   "rating": {"core", "ops", "evaluation"},
+  "sft": {"core", "engine"},
   "reward": {"core", "ops", "text", "models", "engine"},
   "rl": {"core", "ops", "engine"},
   "dpo": {"core", "ops", "engine"},
