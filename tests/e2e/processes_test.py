@@ -20,6 +20,7 @@ from tests.e2e import stages
 from tests.engine import processes_test
 
 ROOT = resume_test.ROOT
+_DEVICES = "--xla_force_host_platform_device_count"
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,7 @@ def start(world, command, count, index=0, port=0, devices=1):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    "JAX_COMPILATION_CACHE_DIR": str(world.root / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": f"{resume_test.QUICK} {_DEVICES}={devices}",
   }
   if count > 1:
     environment |= {
