@@ -56,7 +56,7 @@ def start_all(world, command, count):
 
 
 def finish(processes):
-  # Longer than they wait for each other, so that they say who did not come.
+  # Longer than their own timeout, which names the missing processes.
   said = [process.communicate(timeout=400)[0] for process in processes]
   for process, text in zip(processes, said, strict=True):
     assert process.returncode == 0, text
@@ -185,7 +185,7 @@ def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
   assert time.monotonic() - begin < 60
   assert first.returncode == 1, said
   assert "process 0 of 2 has lost another one" in said
-  assert "the same command continues" in said
+  assert "the same command on all hosts resumes" in said
   # A polite stop, asked of one of them, is kept by both.
   first, second = start_all(world, command, 2)
   wait_for_lines(world.root / "lost" / "metrics.jsonl", 20)
