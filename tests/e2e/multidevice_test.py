@@ -179,8 +179,8 @@ def ensemble_of(kind, scalar, batch, mesh):
 
 
 def reinforce(language, scalar, reference, score, scorer_params, mesh):
-  rl = algorithms.RLConfig()
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
+  rl = algorithms.RLConfig(sampling=sampling)
   # What samples is a copy that fsdp does not split.
   whole = mesh_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
@@ -188,9 +188,8 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
     scalar,
     score,
     config=rl,
-    sampling=sampling,
     eos_ids=(3, 4),
-    move=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.mover(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 
@@ -201,7 +200,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
 
   return Training(
     lambda key: {"policy": language.init(key), "value": scalar.init(key)},
-    algorithms.make_loss(language, scalar, config=rl, temperature=0.9),
+    algorithms.make_loss(language, scalar, rl),
     collected,
   )
 
