@@ -49,7 +49,7 @@ class LabelerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelsConfig:
+class ToyLabelsConfig:
   """Labels of the rig's pairs by one labeler, or halves of them by two.
 
   `order`: a proxy sees the halves "mixed", or the first labeler's and then the
@@ -61,10 +61,10 @@ class LabelsConfig:
 
   def __post_init__(self):
     if not self.labelers:
-      raise ValueError("LabelsConfig.labelers is empty; name at least one")
+      raise ValueError("ToyLabelsConfig.labelers is empty; name at least one")
     if self.order not in ORDERS:
       raise ValueError(
-        f"LabelsConfig.order is {self.order!r}; use one of {ORDERS}"
+        f"ToyLabelsConfig.order is {self.order!r}; use one of {ORDERS}"
       )
 
 
@@ -72,7 +72,7 @@ def train(
   trainer: toy_rewards.Trainer,
   setting: seed_data.Setting,
   ensemble: ensemble_lib.EnsembleConfig,
-  config: LabelsConfig,
+  config: ToyLabelsConfig,
 ) -> toy_rewards.Proxy:
   """A proxy of the setting's pairs as these labelers see them.
 

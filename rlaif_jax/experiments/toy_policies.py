@@ -196,7 +196,7 @@ class Policies:
       tx,
       epochs=rl.epochs,
       minibatches=rl.minibatches,
-      together=rl.samples_per_prompt,
+      group_size=rl.samples_per_prompt,
     )
     return tx, collect, update
 

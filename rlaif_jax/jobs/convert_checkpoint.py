@@ -205,7 +205,7 @@ def chat_parts(directory: str, tokenizer: Any, system: str) -> tuple[str, str]:
 
 
 def export(
-  start: pretrained.Loaded, target: str, layout: str
+  start: pretrained.PretrainedModel, target: str, layout: str
 ) -> dict[str, Any]:
   """Writes a finished model in a public layout, its types as they are."""
   dtypes = names.flatten(checkpoint_lib.stored_dtypes(start.directory))

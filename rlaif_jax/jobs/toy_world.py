@@ -49,7 +49,7 @@ class RigArm:
   aggregate: str = "mean"
   coefficient: float = 0.0
   reward: str = "proxy"
-  labels: toy_labels.LabelsConfig | None = None
+  labels: toy_labels.ToyLabelsConfig | None = None
 
   def __post_init__(self):
     if self.aggregate not in ensembles.AGGREGATES:
@@ -139,7 +139,7 @@ class Shared:
   def proxy(
     self,
     ensemble: ensemble_lib.EnsembleConfig,
-    labels: toy_labels.LabelsConfig | None,
+    labels: toy_labels.ToyLabelsConfig | None,
   ) -> toy_rewards.Proxy:
     """The ensemble, trained on the setting's pairs and somebody's labels."""
     trainer, key = self._policies.rewards, (ensemble, labels)

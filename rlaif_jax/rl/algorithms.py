@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
 from rlaif_jax.ops import advantages as advantages_lib
 from rlaif_jax.ops import policy_gradient
@@ -39,6 +40,7 @@ class RLConfig:
   `loss_mean` "sequence" sums a response's terms and averages over responses
   (the paper's formula); "token" averages over all tokens. `gae_lambda`,
   `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
+  `sampling` is the temperature and length of rollouts (paper: 0.9).
   """
 
   algorithm: str = "reinforce"
@@ -53,6 +55,7 @@ class RLConfig:
   epochs: int = 1
   minibatches: int = 1
   loss_mean: str = "sequence"
+  sampling: decode.SamplingConfig = decode.SamplingConfig(max_tokens=64)
 
   def __post_init__(self):
     row = ALGORITHMS.get(self.algorithm)

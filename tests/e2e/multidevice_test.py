@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.dpo import model as dpo
 from rlaif_jax.engine import decode
@@ -22,7 +23,6 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_sft
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
@@ -31,6 +31,7 @@ from rlaif_jax.reward import model as reward_model
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.text import prompts as prompts_lib
 from tests import testing
 
@@ -144,7 +145,7 @@ def trainings(config, mesh):
   score = scorers.reward_scorer(scalar)
   return {
     "sft": Training(
-      language.init, train_sft.make_loss(language, 0.5), put(texts)
+      language.init, sft_loss.make_loss(language, 0.5), put(texts)
     ),
     "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
     "dpo": Training(
@@ -184,7 +185,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
   rl = algorithms.RLConfig()
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
   # What samples is a copy that fsdp does not split.
-  whole = mesh_lib.Placement(rules=(("embed", ""),))
+  whole = compute_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
     language,
     scalar,

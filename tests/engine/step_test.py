@@ -107,7 +107,9 @@ def test_rows_that_stay_together_are_shuffled_together():
   state = step.init_state(init, tx, jax.random.key(0), mesh)
   rows = 8
   batch = {**data(), "number": jnp.arange(rows)}
-  run = step.make_train_step(watching, tx, epochs=3, minibatches=2, together=2)
+  run = step.make_train_step(
+    watching, tx, epochs=3, minibatches=2, group_size=2
+  )
   jax.block_until_ready(run(state, batch, jax.random.key(0)))
   jax.effects_barrier()
   assert len(seen) == 6
@@ -117,7 +119,7 @@ def test_rows_that_stay_together_are_shuffled_together():
   order = np.concatenate(seen[:2])
   assert sorted(order) == list(range(rows)) and list(order) != sorted(order)
   with pytest.raises(ValueError, match="stay together"):
-    step.make_train_step(loss_fn, tx, minibatches=2, together=rows)(
+    step.make_train_step(loss_fn, tx, minibatches=2, group_size=rows)(
       step.init_state(init, tx, jax.random.key(0), mesh), batch, None
     )
 

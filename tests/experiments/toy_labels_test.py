@@ -24,7 +24,7 @@ def label(**config):
 
 
 def train(*labelers, order="mixed", kind=SINGLE):
-  config = toy_labels.LabelsConfig(labelers=labelers, order=order)
+  config = toy_labels.ToyLabelsConfig(labelers=labelers, order=order)
   return toy_labels.train(tiny_toy.trainer(), tiny_toy.setting(), kind, config)
 
 
@@ -83,9 +83,9 @@ def test_what_makes_no_sense_is_named():
   with pytest.raises(ValueError, match="flip is 0.7"):
     toy_labels.LabelerConfig(flip=0.7)
   with pytest.raises(ValueError, match="shuffled"):
-    toy_labels.LabelsConfig(labelers=(RIGHT,), order="shuffled")
+    toy_labels.ToyLabelsConfig(labelers=(RIGHT,), order="shuffled")
   with pytest.raises(ValueError, match="labelers is empty"):
-    toy_labels.LabelsConfig(labelers=())
+    toy_labels.ToyLabelsConfig(labelers=())
   lora = ensemble.EnsembleConfig(kind="lora", members=2, lora=tiny_toy.LORA)
   with pytest.raises(ValueError, match="two phases"):
     train(RIGHT, RIGHT, order="in_turn", kind=lora)
