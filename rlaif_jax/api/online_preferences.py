@@ -18,7 +18,8 @@ import numpy as np
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import mesh as mesh_lib
-from rlaif_jax.jobs import label_pairs
+from rlaif_jax.labeling import judges
+from rlaif_jax.labeling import pair_source
 from rlaif_jax.api import labelers
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import reward_loading
@@ -39,7 +40,7 @@ class RoundJudge:
   scorer: reward_loading.ScorerConfig | None = None
   difference_dir: str = ""
   labeler_dir: str = ""
-  judge: labelers.Judge | None = None
+  judge: judges.Judge | None = None
 
   def __post_init__(self):
     if bool(self.labeler_dir) != (self.judge is not None):
@@ -169,11 +170,12 @@ def _by_difference(
 
 def _by_labeler(pairs, judge, directory) -> dict[str, float]:
   jsonl.write_records(directory / "pairs.jsonl", pairs)
-  found = label_pairs.run(
+  found = labelers.label_file(
+    pair_source.PairSource(file=str(directory / "pairs.jsonl")),
+    labelers.LabelerConfig(model_dir=judge.labeler_dir),
+    judge.judge,
+    labelers.StoreConfig(),
     output_dir=str(directory),
-    pairs_file=str(directory / "pairs.jsonl"),
-    judge=judge.judge,
-    labeler_dir=judge.labeler_dir,
   )
   rows = jsonl.stream_records(records.Preference, found["labels"])
   return {row.id: row.p_first for row in rows}

@@ -24,7 +24,7 @@ ORDERS = ("mixed", "in_turn")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelerConfig:
+class ToyLabelerConfig:
   """One labeler.
 
   Fields:
@@ -43,7 +43,7 @@ class LabelerConfig:
   def __post_init__(self):
     if not 0.0 <= self.flip <= 0.5 or self.taste < 0 or self.pairs < 0:
       raise ValueError(
-        f"LabelerConfig: flip is {self.flip}, taste {self.taste} and pairs "
+        f"ToyLabelerConfig: flip is {self.flip}, taste {self.taste} and pairs "
         f"{self.pairs}; flip must be in [0, 0.5], the others at least 0"
       )
 
@@ -56,7 +56,7 @@ class LabelsConfig:
   second's ("in_turn"); it takes as many updates either way.
   """
 
-  labelers: tuple[LabelerConfig, ...]
+  labelers: tuple[ToyLabelerConfig, ...]
   order: str = "mixed"
 
   def __post_init__(self):
@@ -101,7 +101,7 @@ def train(
 def label(
   trainer: toy_rewards.Trainer,
   setting: seed_data.Setting,
-  labeler: LabelerConfig,
+  labeler: ToyLabelerConfig,
 ) -> np.ndarray:
   """[pairs] labels of all of the setting's pairs."""
   if not labeler.pairs:
@@ -120,7 +120,7 @@ def label(
 
 def _judged(
   setting: seed_data.Setting,
-  labeler: LabelerConfig,
+  labeler: ToyLabelerConfig,
   pairs: batches.PairBatch,
   name: str,
 ) -> np.ndarray:

@@ -30,7 +30,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.api import reward_loading
 from rlaif_jax.data import datasets
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
@@ -77,7 +77,7 @@ class SelectionConfig:
 
   candidates: int = 4
   judge_dir: str = ""
-  judge: judge.JudgeConfig | None = None
+  judge: pairwise_judge.PairwiseJudgeConfig | None = None
 
   def __post_init__(self):
     if self.candidates < 1:
@@ -379,7 +379,7 @@ def select(
       for row in validation[candidate["step"]]
     ]
     quarantine = jsonl.Quarantine()
-    judged, _ = judge.judge_pairs(
+    judged, _ = pairwise_judge.judge_pairs(
       pairs,
       backend,
       config.judge,

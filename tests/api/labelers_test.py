@@ -13,7 +13,7 @@ from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.api import labelers
 from rlaif_jax.labeling import endpoint_config
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
 
@@ -42,7 +42,7 @@ def label(labeler, directory, *, stream=pairs, quarantine=None):
   return labelers.label(
     stream,
     labeler.open(),
-    judge.JudgeConfig(),
+    pairwise_judge.PairwiseJudgeConfig(),
     store_dir=str(directory),
     chunk_size=3,
     quarantine=quarantine or jsonl.Quarantine(),
@@ -141,7 +141,7 @@ def test_bad_rows_of_any_kind_end_no_job(tmp_path):
   stored = labelers.label(
     lambda: iter(found),
     labelers.Labeler(backend=backend, tokenizer=testing.CharTokenizer()),
-    judge.JudgeConfig(template="summary_base"),
+    pairwise_judge.PairwiseJudgeConfig(template="summary_base"),
     store_dir=str(tmp_path / "store"),
     quarantine=quarantine,
   )

@@ -14,11 +14,13 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import online_preferences
 from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_reward
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from tests.jobs import scoring_model_test
 from tests.jobs import train_reward_test
 
-JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+JUDGE = pairwise_judge.PairwiseJudgeConfig(
+  template="docstring_pairwise", max_context_tokens=150
+)
 
 
 def group(name, *texts):

@@ -40,7 +40,7 @@ def command(tmp_path, server, out, *more):
     "-m",
     "rlaif_jax.main",
     "--job=label",
-    "--gin.label.judge=@JudgeConfig()",
+    "--gin.label.judge=@PairwiseJudgeConfig()",
     "--gin.label.endpoint=@EndpointConfig()",
     *(f"--gin.EndpointConfig.{k}={v}" for k, v in settings.items()),
     f"--pairs_file={tmp_path / 'pairs.jsonl'}",

@@ -12,14 +12,14 @@ from rlaif_jax.reward import ensemble
 from tests import tiny_toy
 
 SINGLE = ensemble.EnsembleConfig()
-RIGHT = toy_labels.LabelerConfig()
+RIGHT = toy_labels.ToyLabelerConfig()
 
 
 def label(**config):
   return toy_labels.label(
     tiny_toy.trainer(),
     tiny_toy.setting(),
-    toy_labels.LabelerConfig(**config),
+    toy_labels.ToyLabelerConfig(**config),
   )
 
 
@@ -59,7 +59,7 @@ def test_a_model_of_ones_own_gives_soft_labels_from_other_pairs(monkeypatch):
 def test_halves_are_of_two_labelers():
   """The half that is labelled wrongly throughout halves the accuracy."""
   setting = tiny_toy.setting()
-  wrong = toy_labels.LabelerConfig(taste=1e9)
+  wrong = toy_labels.ToyLabelerConfig(taste=1e9)
   half = len(setting.train.label) // 2
   expected = (label(taste=1e9) > 0.5) == (setting.train_gaps > 0)
   expected[:half] = True
@@ -69,7 +69,7 @@ def test_halves_are_of_two_labelers():
 
 
 def test_labels_in_turn_leave_the_last_labelers_mark():
-  noise = toy_labels.LabelerConfig(flip=0.5)
+  noise = toy_labels.ToyLabelerConfig(flip=0.5)
   last, first = (
     train(*pair, order="in_turn").numbers["train_accuracy"]
     for pair in ((RIGHT, noise), (noise, RIGHT))
@@ -81,7 +81,7 @@ def test_labels_in_turn_leave_the_last_labelers_mark():
 
 def test_what_makes_no_sense_is_named():
   with pytest.raises(ValueError, match="flip is 0.7"):
-    toy_labels.LabelerConfig(flip=0.7)
+    toy_labels.ToyLabelerConfig(flip=0.7)
   with pytest.raises(ValueError, match="shuffled"):
     toy_labels.LabelsConfig(labelers=(RIGHT,), order="shuffled")
   with pytest.raises(ValueError, match="labelers is empty"):

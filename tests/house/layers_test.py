@@ -20,7 +20,8 @@ FLOORS = {
   "data": {"core", "text", "engine"},
   "evaluation": {"core", "ops"},
   "labeling": {"core", "ops", "text", "engine"},
-  "rating": {"core", "ops", "evaluation"},
+  # Annotations are kept in the label store.
+  "rating": {"core", "ops", "evaluation", "labeling"},
   "reward": {"core", "ops", "text", "models", "engine"},
   "rl": {"core", "ops", "engine"},
   "dpo": {"core", "ops", "engine"},

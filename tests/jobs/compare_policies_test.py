@@ -13,7 +13,7 @@ from rlaif_jax.core import records
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.jobs import compare_policies
 from rlaif_jax.api import labelers
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
 
@@ -53,7 +53,7 @@ def compare(runs, **settings):
     runs_dir=str(runs),
     responses={name: name for name in POLICIES},
     labeler_dir="x",
-    **{"judge": judge.JudgeConfig()} | settings,
+    **{"judge": pairwise_judge.PairwiseJudgeConfig()} | settings,
   )
   return result, json.loads((runs / "out" / "results.json").read_text())
 
@@ -134,7 +134,7 @@ def test_people_rank(tmp_path):
 def test_wrong_settings(runs, monkeypatch):
   scripted(prefers_long, monkeypatch)
   with pytest.raises(ValueError, match="leave it at 'both'"):
-    compare(runs, judge=judge.JudgeConfig(orders="first"))
+    compare(runs, judge=pairwise_judge.PairwiseJudgeConfig(orders="first"))
   jsonl.write_records(runs / "SFT" / "responses.jsonl", [])
   with pytest.raises(ValueError, match="no context in common"):
     compare(runs)
@@ -143,7 +143,7 @@ def test_wrong_settings(runs, monkeypatch):
       output_dir="x",
       runs_dir=str(runs),
       responses={"SFT": "SFT"},
-      judge=judge.JudgeConfig(),
+      judge=pairwise_judge.PairwiseJudgeConfig(),
       labeler_dir="x",
     )
   with pytest.raises(ValueError, match="or rankings_files"):

@@ -11,8 +11,8 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.jobs import eval_judge
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import likelihood_judge
 
 GOOD = "the cat sat on a red hat with ten dogs near it all day"
 
@@ -67,12 +67,12 @@ def test_cells_follow_the_papers_grid():
   found = dict(grid.cells("summary"))
   assert len(found) == 2 * 2 * 4 + 10 + 1
   best = found["summary_detailed + CoT 0-shot"]
-  assert best == judge.JudgeConfig(
+  assert best == pairwise_judge.PairwiseJudgeConfig(
     template="summary_detailed", num_exemplars=0, chain_of_thought=True
   )
   trials = {found[f"summary_base 1-shot, exemplar {i}"] for i in range(10)}
   assert {trial.exemplar_seed for trial in trials} == set(range(10))
-  assert isinstance(found["pmi"], likelihood.LikelihoodConfig)
+  assert isinstance(found["pmi"], likelihood_judge.LikelihoodJudgeConfig)
   for config in found.values():
     assert config.fingerprint("backend")
 

@@ -11,8 +11,8 @@ from rlaif_jax.core import records
 from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import label_pairs
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import likelihood_judge
 
 GOOD = "the cat sat on a red hat with ten dogs near it all day"
 
@@ -60,7 +60,7 @@ def test_a_model_labels_and_its_alignment_is_measured(
   result = label_pairs.run(
     output_dir=str(tmp_path / "ai"),
     pairs_file=pairs_file,
-    judge=judge.JudgeConfig(
+    judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=150
     ),
     labeler_dir=str(world / "sft" / "model"),
@@ -73,7 +73,9 @@ def test_a_model_labels_and_its_alignment_is_measured(
   assert result["cost_usd"] == 0.0
 
 
-JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+JUDGE = pairwise_judge.PairwiseJudgeConfig(
+  template="docstring_pairwise", max_context_tokens=150
+)
 
 
 def label(world, output_dir, pairs_file, **settings):
@@ -137,7 +139,7 @@ def test_a_dry_run_counts_and_calls_nobody(world, tmp_path, pairs_file):
 
 
 def test_labels_by_likelihood(world, tmp_path, pairs_file):
-  config = likelihood.LikelihoodConfig(score="mean_log_prob")
+  config = likelihood_judge.LikelihoodJudgeConfig(score="mean_log_prob")
   result = label(world, tmp_path / "out", pairs_file, judge=config)
   assert result["answered"] == 12 and result["usage"]["requests"] == 24
   labels = jsonl.read_records(

@@ -9,13 +9,15 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.jobs import score_responses
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import responses
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import pointwise_judge
 
-RATING = responses.RatingConfig(
+RATING = pointwise_judge.PointwiseJudgeConfig(
   template="docstring_rating", max_context_tokens=150
 )
-JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+JUDGE = pairwise_judge.PairwiseJudgeConfig(
+  template="docstring_pairwise", max_context_tokens=150
+)
 
 
 @pytest.fixture(name="files")

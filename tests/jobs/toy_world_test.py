@@ -95,7 +95,7 @@ def test_what_makes_no_sense_is_named(tmp_path):
 
 
 def test_arms_with_labels_of_their_own_and_arms_of_teachers(tmp_path):
-  labels = toy_labels.LabelsConfig(labelers=(toy_labels.LabelerConfig(),))
+  labels = toy_labels.LabelsConfig(labelers=(toy_labels.ToyLabelerConfig(),))
   right = dataclasses.replace(MEAN, name="right", labels=labels, rl=None)
   weak = toy_teachers.TeacherArm(name="weak", teacher="weak")
   teachers = dataclasses.replace(

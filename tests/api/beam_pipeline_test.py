@@ -17,8 +17,8 @@ from rlaif_jax.labeling import beam_files
 from rlaif_jax.labeling import beam_labels
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import likelihood_judge
 from tests.labeling import faulty_server
 
 pytest.importorskip("apache_beam")
@@ -26,7 +26,7 @@ pytest.importorskip("apache_beam")
 # With the second flag the DirectRunner does not try to download another one.
 DIRECT = ("--runner=DirectRunner", "--allow_unsafe_triggers")
 PRICES = costs.Prices(input_usd_per_1k=0.03, output_usd_per_1k=0.06)
-JUDGE = judge.JudgeConfig()
+JUDGE = pairwise_judge.PairwiseJudgeConfig()
 
 
 def write_pairs(directory, count=24):
@@ -134,7 +134,7 @@ def test_shards_are_those_of_the_label_job(tmp_path):
 
 def test_a_model_of_ones_own(world, tmp_path):
   pattern, whole = write_pairs(tmp_path, 8)
-  config = judge.JudgeConfig(
+  config = pairwise_judge.PairwiseJudgeConfig(
     template="docstring_pairwise", max_context_tokens=150
   )
   settings = {"judge": config, "labeler_dir": str(world / "sft" / "model")}
@@ -151,7 +151,7 @@ def test_a_model_of_ones_own(world, tmp_path):
   assert [row.p_first for row in one] == pytest.approx(
     [row.p_first for row in other], abs=1e-5
   )
-  likely = likelihood.LikelihoodConfig(score="mean_log_prob")
+  likely = likelihood_judge.LikelihoodJudgeConfig(score="mean_log_prob")
   done = label(tmp_path / "likely", pattern, **settings | {"judge": likely})
   assert done["answered"] == 9 and done["usage"]["requests"] > 0
 
@@ -241,7 +241,7 @@ def test_settings_are_checked_before_anything_starts(tmp_path, server):
       tmp_path / "out",
       pattern,
       endpoint=served(server),
-      judge=likelihood.LikelihoodConfig(),
+      judge=likelihood_judge.LikelihoodJudgeConfig(),
     )
   (tmp_path / "none.jsonl").write_text("\n")
   with pytest.raises(ValueError, match="has no pairs"):
