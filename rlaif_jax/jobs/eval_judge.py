@@ -139,7 +139,7 @@ def _evaluate_judge(
   )
   labels = list(stored.labels(pairs))
   seconds = judge_alignment.seconds_per_label(
-    f"{store.directory}/../seconds.jsonl",
+    pathlib.Path(store.directory).with_name("seconds.jsonl"),
     f"{prefix}/{name}",
     time.monotonic() - begin,
     stored.requested,
