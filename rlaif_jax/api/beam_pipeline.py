@@ -20,6 +20,7 @@ from typing import Any, Iterator
 from rlaif_jax.api import labelers
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import beam_files
 from rlaif_jax.labeling import beam_labels
@@ -30,7 +31,7 @@ from rlaif_jax.labeling import store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BeamConfig:
+class BeamConfig(validation.Validated):
   """Settings of the pipeline.
 
   Fields:
@@ -39,13 +40,13 @@ class BeamConfig:
       pairs each.
     labels_dir: directory of labels and store that all workers can access; "" is
       the output directory.
-    options: Beam options such as ("--runner=FlinkRunner",). Without a runner
-      everything runs in this process.
+    pipeline_options: Beam options such as ("--runner=FlinkRunner",). Without a
+      runner everything runs in this process.
   """
 
-  shards: int = 64
+  shards: validation.PositiveInt = 64
   labels_dir: str = ""
-  options: tuple[str, ...] = ()
+  pipeline_options: tuple[str, ...] = ()
 
 
 def label_files(
@@ -63,9 +64,9 @@ def label_files(
   the order of the pairs, and quarantine.jsonl to `output_dir`.
 
   Args:
-    pairs: `pairs.file` is a pattern in Beam's syntax, such as "pairs-*.jsonl"
-      or "gs://bucket/pairs/*.jsonl.gz".
-    labeler: the labeler; a `model_dir` must be visible to all workers.
+    pairs: `pairs.pairs_file` is a pattern in Beam's syntax, such as
+      "pairs-*.jsonl" or "gs://bucket/pairs/*.jsonl.gz".
+    labeler: the labeler; a `labeler_dir` must be visible to all workers.
     judge: settings of the judge.
     config: settings of the pipeline.
     store_config: settings of the store, without a budget, since the workers do
@@ -86,9 +87,9 @@ def label_files(
       "supports none of them, leave them at their defaults"
     )
   folder = (config.labels_dir or output_dir).rstrip("/")
-  store_dir = store_config.directory or f"{folder}/store"
+  store_dir = store_config.store_dir or f"{folder}/store"
   counts = _run(
-    pairs.file,
+    pairs.pairs_file,
     folder,
     beam_labels.PipelineConfig(
       open_labeler=functools.partial(open_worker, labeler),
@@ -97,7 +98,7 @@ def label_files(
       batch_size=store_config.chunk_size,
       store_dir=store_dir,
     ),
-    config.options,
+    config.pipeline_options,
   )
   rejected = list(beam_files.read_rows(f"{folder}/quarantine-*.jsonl"))
   quarantine = jsonl.Quarantine()
@@ -122,9 +123,11 @@ def label_files(
     "quarantined": counts.get("quarantined", 0),
     "quarantine_reasons": quarantine.counts(),
   }
-  if beam_files.is_local(pairs.file) and beam_files.is_local(folder):
+  if beam_files.is_local(pairs.pairs_file) and beam_files.is_local(folder):
     directory = pathlib.Path(output_dir)
-    _merge(directory / "labels.jsonl", pairs.file, store_dir, judge, first)
+    _merge(
+      directory / "labels.jsonl", pairs.pairs_file, store_dir, judge, first
+    )
     quarantine.write(directory / "quarantine.jsonl")
     summary["labels"] = f"{output_dir}/labels.jsonl"
   return summary

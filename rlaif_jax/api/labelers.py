@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterable, Iterator
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
 from rlaif_jax.engine import preemption
@@ -32,18 +33,20 @@ from rlaif_jax.text import tokenizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelerConfig:
-  """A language model that labels: `model_dir` or `endpoint`.
+  """A language model that labels: exactly one of `labeler_dir` and `endpoint`.
+
+  The default, with neither, stands for no labeler.
 
   Fields:
-    model_dir: directory of a finished language model.
+    labeler_dir: directory of a finished language model.
     endpoint: an OpenAI-compatible endpoint.
     tokenizer_dir: directory of the endpoint's tokenizer, used to truncate
       contexts and to estimate costs; "" assumes three characters per token.
     prices: prices of the labeler's tokens.
-    mesh: sizes of the mesh axes for `model_dir`; see `engine.mesh.make_mesh`.
+    mesh: sizes of the mesh axes for `labeler_dir`; see `engine.mesh.make_mesh`.
   """
 
-  model_dir: str = ""
+  labeler_dir: str = ""
   endpoint: endpoint_config.EndpointConfig | None = None
   tokenizer_dir: str = ""
   prices: costs.Prices = costs.FREE
@@ -51,36 +54,32 @@ class LabelerConfig:
 
   def load_tokenizer(self) -> protocols.Tokenizer:
     """Loads the tokenizer of the model or endpoint, or an estimate of it."""
-    if self.model_dir or self.tokenizer_dir:
-      return tokenizers.load_tokenizer(self.model_dir or self.tokenizer_dir)
+    if self.labeler_dir or self.tokenizer_dir:
+      return tokenizers.load_tokenizer(self.labeler_dir or self.tokenizer_dir)
     return estimates.EstimatedTokenizer()
 
 
+NO_LABELER = LabelerConfig()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StoreConfig:
+class StoreConfig(validation.Validated):
   """Settings of a label store.
 
   Fields:
-    directory: directory of the store, which several processes may share; "" is
+    store_dir: directory of the store, which several processes may share; "" is
       "store" in the output directory.
     chunk_size: number of pairs that are stored at a time. A kill loses at most
       one chunk of a model in this process, and no output of an endpoint.
     budget_usd: stop before the labels in the store cost more; 0 is no limit.
   """
 
-  directory: str = ""
-  chunk_size: int = 512
-  budget_usd: float = 0.0
+  store_dir: str = ""
+  chunk_size: validation.PositiveInt = 512
+  budget_usd: validation.NonNegativeFloat = 0.0
 
-  def __post_init__(self):
-    if self.chunk_size < 1:
-      raise ValueError(
-        f"StoreConfig.chunk_size is {self.chunk_size}; it must be >= 1"
-      )
-    if not self.budget_usd >= 0:
-      raise ValueError(
-        f"StoreConfig.budget_usd is {self.budget_usd}; it must be >= 0"
-      )
+
+DEFAULT_STORE = StoreConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,29 +100,28 @@ class Labeler:
   commit: Callable[[bool], None] = lambda complete: None
 
 
-def check(config: LabelerConfig | None, judge: Any) -> None:
+def check(config: LabelerConfig, judge: Any) -> None:
   """Checks that there is one labeler and that it supports the judge.
 
   Raises:
-    ValueError: the judge is missing, `model_dir` and `endpoint` are both or
+    ValueError: the judge is missing, `labeler_dir` and `endpoint` are both or
       neither set, or the judge needs likelihoods and the labeler is an
       endpoint.
   """
-  if judge is None or config is None:
+  if judge is None:
     raise ValueError(
-      f"judge is {judge} and labeler is {config}; set both (judge = "
-      "@PairwiseJudgeConfig() and labeler = @LabelerConfig())"
+      "judge is not set; set it, for example to @PairwiseJudgeConfig()"
     )
-  if bool(config.model_dir) == (config.endpoint is not None):
+  if bool(config.labeler_dir) == (config.endpoint is not None):
     raise ValueError(
-      f"LabelerConfig.model_dir is {config.model_dir!r} and endpoint is "
+      f"LabelerConfig.labeler_dir is {config.labeler_dir!r} and endpoint is "
       f"{config.endpoint}; set exactly one"
     )
   is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
   if config.endpoint is not None and is_likelihood:
     raise ValueError(
       "endpoints do not return likelihoods of given texts; use a "
-      "PairwiseJudgeConfig, or LabelerConfig.model_dir"
+      "PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
     )
 
 
@@ -137,7 +135,7 @@ def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
   """
   if config.endpoint is None:
     loaded = pretrained.load(
-      config.model_dir, "language", mesh_lib.make_mesh(config.mesh)
+      config.labeler_dir, "language", mesh_lib.make_mesh(config.mesh)
     )
     return Labeler(
       backend=loaded.backend(),
@@ -173,7 +171,7 @@ def label_pairs(
     labeler: the labeler.
     judge: settings of the judge.
     config: settings of the store.
-    store_dir: directory of the store if `config.directory` is "".
+    store_dir: directory of the store if `config.store_dir` is "".
     quarantine: receives pairs without a valid judgment.
 
   Raises:
@@ -182,7 +180,7 @@ def label_pairs(
   """
   backend = labeler.backend
   stored = store.LabelStore(
-    config.directory or store_dir,
+    config.store_dir or store_dir,
     fingerprint=judge.fingerprint(backend.name),
     provenance=judge.provenance(backend.name),
   )

@@ -28,7 +28,7 @@ def run(
   runs_dir: str = "",
   responses: Mapping[str, str] | None = None,
   judge: pairwise_judge.PairwiseJudgeConfig | None = None,
-  labeler: labelers.LabelerConfig | None = None,
+  labeler: labelers.LabelerConfig = labelers.NO_LABELER,
   rankings_files: tuple[str, ...] = (),
   limit: int = 0,
   chunk_size: int = 256,
@@ -100,12 +100,13 @@ def run(
 
 def _check(responses, judge, labeler, rankings_files) -> None:
   """Checks that there is a judge with its labeler, rankings, or both."""
-  if judge is None and labeler is None and not rankings_files:
+  has_model = judge is not None or labeler != labelers.NO_LABELER
+  if not has_model and not rankings_files:
     raise ValueError(
       "compare: judge and rankings_files are not set; set judge and labeler, "
       "or rankings_files"
     )
-  if judge is None and labeler is None:
+  if not has_model:
     return
   labelers.check(labeler, judge)
   if judge.orders != "both":

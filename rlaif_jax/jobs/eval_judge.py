@@ -23,8 +23,6 @@ from rlaif_jax.evaluation import judge_alignment
 from rlaif_jax.labeling import judge_grid
 from rlaif_jax.labeling import judges
 
-_LABELER = labelers_lib.LabelerConfig()
-
 
 def run(
   *,
@@ -32,7 +30,7 @@ def run(
   tasks: Mapping[str, str],
   labelers: Mapping[str, str],
   grid: judge_grid.JudgeGridConfig,
-  labeler: labelers_lib.LabelerConfig = _LABELER,
+  labeler: labelers_lib.LabelerConfig = labelers_lib.NO_LABELER,
   limit: int = 0,
   chunk_size: int = 32,
 ) -> dict[str, Any]:
@@ -52,8 +50,8 @@ def run(
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
   configs = {
-    name: dataclasses.replace(labeler, model_dir=model_dir, endpoint=None)
-    for name, model_dir in labelers.items()
+    name: dataclasses.replace(labeler, labeler_dir=labeler_dir, endpoint=None)
+    for name, labeler_dir in labelers.items()
   }
   if labeler.endpoint is not None:
     configs[labeler.endpoint.model] = labeler
@@ -69,7 +67,7 @@ def run(
         prefix=f"{name}/{task}",
         loaded=loaded,
         store=labelers_lib.StoreConfig(
-          directory=f"{output_dir}/store", chunk_size=chunk_size
+          store_dir=f"{output_dir}/store", chunk_size=chunk_size
         ),
         quarantine=quarantine,
         select_share=grid.select_share,
@@ -134,12 +132,12 @@ def _evaluate_judge(
     loaded,
     judge,
     store,
-    store_dir=store.directory,
+    store_dir=store.store_dir,
     quarantine=quarantine,
   )
   labels = list(stored.labels(pairs))
   seconds = judge_alignment.seconds_per_label(
-    pathlib.Path(store.directory).with_name("seconds.jsonl"),
+    pathlib.Path(store.store_dir).with_name("seconds.jsonl"),
     f"{prefix}/{name}",
     time.monotonic() - begin,
     stored.requested,

@@ -16,6 +16,7 @@ from typing import Any
 from rlaif_jax.api import beam_pipeline
 from rlaif_jax.api import labelers
 from rlaif_jax.api import simulated_humans
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
@@ -25,10 +26,7 @@ from rlaif_jax.labeling import exports
 from rlaif_jax.labeling import judges
 from rlaif_jax.labeling import pair_source
 
-# Parameters that a later run in the same directory may change.
-MAY_CHANGE = ("store.budget_usd",)
-
-_STORE = labelers.StoreConfig()
+JOB = job_spec.JobSpec(overridable=("budget_usd",))
 
 
 def run(
@@ -36,11 +34,11 @@ def run(
   output_dir: str,
   pairs: pair_source.PairSource,
   judge: judges.Judge | None = None,
-  labeler: labelers.LabelerConfig | None = None,
+  labeler: labelers.LabelerConfig = labelers.NO_LABELER,
   humans: gold.HumanConfig | None = None,
   instructions: simulated_humans.InstructionConfig | None = None,
   human_labels_file: str = "",
-  store: labelers.StoreConfig = _STORE,
+  store: labelers.StoreConfig = labelers.DEFAULT_STORE,
   parquet: bool = False,
   beam: beam_pipeline.BeamConfig | None = None,
 ) -> dict[str, Any]:
@@ -57,13 +55,13 @@ def run(
     human_labels_file: human labels of the same pairs, to measure alignment.
     store: settings of the label store.
     parquet: also write labels.parquet.
-    beam: run in an Apache Beam pipeline. `pairs.file` is then a pattern.
+    beam: run in an Apache Beam pipeline. `pairs.pairs_file` is then a pattern.
   """
-  by_model = judge is not None or labeler is not None or beam is not None
-  if by_model == (humans is not None):
+  has_model = judge is not None or labeler != labelers.NO_LABELER
+  if has_model == (humans is not None):
     raise ValueError(
       f"label: judge is {judge}, labeler is {labeler} and humans is {humans}; "
-      "set judge and labeler (and beam), or humans alone"
+      "set judge and labeler, or humans alone"
     )
   directory = pathlib.Path(output_dir)
   labels_file = directory / "labels.jsonl"
@@ -103,24 +101,30 @@ def dry_run(
   *,
   pairs: pair_source.PairSource,
   judge: judges.Judge | None = None,
-  labeler: labelers.LabelerConfig | None = None,
+  labeler: labelers.LabelerConfig = labelers.NO_LABELER,
   beam: beam_pipeline.BeamConfig | None = None,
   **_: Any,
 ) -> str:
   """Describes what the labels cost, without a request to the labeler."""
   if judge is None:
     return "Simulated humans cost nothing."
-  labeler = labeler or labelers.LabelerConfig()
-  if beam is not None and not beam_files.is_local(pairs.file):
-    return f"The cost can be estimated only of local files; see {pairs.file}."
-  files = sorted(glob.glob(pairs.file)) if beam is not None else [pairs.file]
-  needed = [*(files or [pairs.file]), labeler.model_dir, labeler.tokenizer_dir]
+  if beam is not None and not beam_files.is_local(pairs.pairs_file):
+    return (
+      f"The cost can be estimated only of local files; see {pairs.pairs_file}."
+    )
+  files = (
+    sorted(glob.glob(pairs.pairs_file))
+    if beam is not None
+    else [pairs.pairs_file]
+  )
+  needed = [*(files or [pairs.pairs_file])]
+  needed += [labeler.labeler_dir, labeler.tokenizer_dir]
   for path in filter(None, needed):
     if not pathlib.Path(path).exists():
       return f"The cost can be estimated once {path} exists."
   rows = (
     pairs.read(jsonl.Quarantine())
     if beam is None
-    else beam_pipeline.read_pairs(pairs.file)
+    else beam_pipeline.read_pairs(pairs.pairs_file)
   )
   return labelers.describe_costs(rows, judge, labeler)

@@ -15,6 +15,7 @@ from typing import Any, Callable, Mapping
 
 from absl import logging
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.jobs import evaluate
@@ -24,9 +25,10 @@ from rlaif_jax.rating import exports
 from rlaif_jax.rating import items as items_lib
 from rlaif_jax.rating import rating_page
 
-# Parameters that a later run in the same directory may change.
-MAY_CHANGE = ("server", "raters")
-MADE_ANEW = True
+JOB = job_spec.JobSpec(
+  always_rerun=True,
+  overridable=("host", "port", "allow_remote", "raters"),
+)
 
 _ANNOTATION = annotations.AnnotationConfig()
 _SERVER = rating_page.ServerConfig()
@@ -71,7 +73,7 @@ def run(
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
   if pairs_file:
-    source = pair_source.PairSource(file=pairs_file, limit=limit)
+    source = pair_source.PairSource(pairs_file=pairs_file, limit=limit)
     items, skipped = items_lib.from_pairs(source.read(quarantine))
   else:
     texts, rows = evaluate.read_responses(pathlib.Path(runs_dir), responses)

@@ -18,11 +18,14 @@ import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import rng
+from rlaif_jax.data import preferences
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.evaluation import agreement
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_reward
 from rlaif_jax.ops import pair_choice
+from rlaif_jax.reward import kinds
+from rlaif_jax.reward import pair_scoring
 
 
 def run(
@@ -30,7 +33,7 @@ def run(
   output_dir: str,
   labels_file: str,
   model_dir: str,
-  weights: str = "gap",
+  weights: str = "margin",
   batch_size: int = 64,
   mesh: str = "data:-1",
   seed: int = 0,
@@ -42,7 +45,7 @@ def run(
     labels_file: labels.jsonl of the `label` job.
     model_dir: reward model or difference model of `train_reward`, preferably
       not trained on these labels.
-    weights: "gap" is the margin of the preferred response, 0 if the model
+    weights: "margin" is the margin of the preferred response, 0 if the model
       disagrees with the label; "shuffled" permutes these weights over the
       pairs; "top" is the half of the pairs with the largest margins.
     batch_size: number of pairs per device call.
@@ -51,16 +54,21 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   kind = checkpoint.read_description(model_dir)["kind"]
-  if kind not in train_reward.KINDS:
+  if kind not in kinds.KINDS:
     raise ValueError(
       f"{model_dir} is a {kind} model; use a scalar or difference model of "
       "train_reward"
     )
   model = pretrained.load(model_dir, kind, devices)
-  labels = train_reward.read_labels(labels_file)
-  pairs, cut = train_reward.encoder(model)(labels)
-  score_pairs = train_reward.pair_scorer(kind, model.functions)
-  rewards = train_reward.predict(score_pairs, model.params, pairs, batch_size)
+  labels = preferences.read_labels(labels_file)
+  encode = preferences.make_encoder(model.tokenizer, model.sequence)
+  pairs, cut = encode(labels)
+  rewards = pair_scoring.predict_pairs(
+    kinds.make_pair_scorer(kind, model.functions),
+    model.params,
+    pairs,
+    batch_size,
+  )
   margin = rewards[0] - rewards[1]
   # The margin of a tie is 0.
   margins = margin * np.sign(pairs.label - 0.5)
@@ -79,7 +87,7 @@ def run(
       f"--labels_file={path} --policy_dir=MODEL --output_dir=NEW_DIR"
     ),
     "kind": kind,
-    **train_reward.accuracy(rewards, labels),
+    **agreement.reward_accuracy(rewards, labels),
     "without_weight": float(np.mean(values == 0)),
     # Effective sample size.
     "effective_pairs": float(values.sum() ** 2 / np.sum(values**2)),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import judges
 from rlaif_jax.labeling import pair_source
@@ -53,7 +54,7 @@ class Worker:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(validation.Validated):
   """Settings of a labelling pipeline; pickled and sent to the workers.
 
   Fields:
@@ -67,16 +68,9 @@ class PipelineConfig:
 
   open_labeler: Callable[[], Worker]
   judge: judges.Judge
-  shards: int = 64
-  batch_size: int = 64
+  shards: validation.PositiveInt = 64
+  batch_size: validation.PositiveInt = 64
   store_dir: str = ""
-
-  def __post_init__(self):
-    for field in ("shards", "batch_size"):
-      if getattr(self, field) < 1:
-        raise ValueError(
-          f"PipelineConfig.{field} is {getattr(self, field)}; it must be >= 1"
-        )
 
 
 def import_beam() -> ModuleType:

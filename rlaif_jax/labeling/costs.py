@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Callable, Iterable, Sequence
+from typing import Annotated, Callable, Iterable, Sequence
 
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.labeling import store
 
 # Expected and maximum usage of a pair.
@@ -22,39 +23,32 @@ UsageFn = Callable[[records.Pair], tuple[records.Usage, records.Usage]]
 HUMAN_USD_PER_50_WORDS = 0.11
 
 
+Price = Annotated[float, validation.Bounds(ge=0, lt=math.inf)]
+
+
 class BudgetExhausted(RuntimeError):
   """The next chunk could cost more than the rest of the budget."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prices:
+class Prices(validation.Validated):
   """US dollars per 1,000 tokens; 0 for a model in this process.
 
   Fields:
     input_usd_per_1k: price of input tokens.
     output_usd_per_1k: price of output tokens.
     cached_input_usd_per_1k: price of input tokens that the endpoint has in its
-      cache; -1 uses `input_usd_per_1k`.
+      cache; None uses `input_usd_per_1k`.
   """
 
-  input_usd_per_1k: float = 0.0
-  output_usd_per_1k: float = 0.0
-  cached_input_usd_per_1k: float = -1.0
-
-  def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      unset = field.name.startswith("cached") and value == -1.0
-      if not unset and not 0.0 <= value < math.inf:
-        raise ValueError(
-          f"Prices.{field.name} is {value}; use a finite price in US dollars "
-          "of at least 0"
-        )
+  input_usd_per_1k: Price = 0.0
+  output_usd_per_1k: Price = 0.0
+  cached_input_usd_per_1k: Price | None = None
 
   def cost_usd(self, usage: records.Usage) -> float:
     """Returns the price of the tokens in US dollars."""
     cached = self.cached_input_usd_per_1k
-    cached = self.input_usd_per_1k if cached < 0 else cached
+    cached = self.input_usd_per_1k if cached is None else cached
     uncached_tokens = usage.input_tokens - usage.cached_input_tokens
     total = uncached_tokens * self.input_usd_per_1k
     total += usage.cached_input_tokens * cached

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import urllib.parse
+from typing import Annotated, Literal
 
-TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
-
-# Parameters of a request that may be left out.
-OPTIONAL = ("temperature", "seed", "stop")
+from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
+class EndpointConfig(validation.Validated):
   """Settings of an endpoint and its requests.
 
   Fields:
@@ -43,20 +40,24 @@ class EndpointConfig:
 
   model: str
   base_url: str = ""
-  api: str = "chat"
-  max_concurrency: int = 16
-  timeout_seconds: float = 120.0
-  max_retries: int = 6
-  first_backoff_seconds: float = 1.0
-  max_backoff_seconds: float = 60.0
-  top_logprobs: int = 20
-  answer_tokens: int = 0
+  api: Literal["chat", "completions"] = "chat"
+  # The limit of the client.
+  max_concurrency: Annotated[int, validation.Bounds(ge=1, le=1000)] = 16
+  timeout_seconds: Annotated[float, validation.Bounds(ge=1e-3)] = 120.0
+  max_retries: Annotated[int, validation.Bounds(ge=0, le=100)] = 6
+  first_backoff_seconds: validation.NonNegativeFloat = 1.0
+  max_backoff_seconds: Annotated[float, validation.Bounds(ge=0, le=86400)] = (
+    60.0
+  )
+  top_logprobs: validation.PositiveInt = 20
+  answer_tokens: validation.NonNegativeInt = 0
   send_top_k: bool = False
-  token_limit: str = "max_tokens"
-  leave_out: tuple[str, ...] = ()
+  token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+  leave_out: tuple[Literal["temperature", "seed", "stop"], ...] = ()
   api_key_variable: str = "OPENAI_API_KEY"
 
   def __post_init__(self):
+    super().__post_init__()
     if not self.model:
       raise ValueError("EndpointConfig.model is empty; set the name of a model")
     url = urllib.parse.urlsplit(self.base_url)
@@ -67,28 +68,12 @@ class EndpointConfig:
         "'http://127.0.0.1:8000/v1'; put the key into the environment variable "
         f"{self.api_key_variable}"
       )
-    if self.api not in ("chat", "completions"):
-      raise ValueError(f"api is {self.api!r}; use 'chat' or 'completions'")
-    if self.token_limit not in TOKEN_LIMITS:
+    if self.first_backoff_seconds > self.max_backoff_seconds:
       raise ValueError(
-        f"token_limit is {self.token_limit!r}; use one of {TOKEN_LIMITS}"
+        "EndpointConfig.first_backoff_seconds is "
+        f"{self.first_backoff_seconds}; it must be <= max_backoff_seconds, "
+        f"{self.max_backoff_seconds}"
       )
-    unknown = [name for name in self.leave_out if name not in OPTIONAL]
-    if unknown:
-      raise ValueError(f"leave_out has {unknown}; use any of {OPTIONAL}")
-    bounds = {
-      "max_concurrency": (1, 1000),  # limit of the client
-      "timeout_seconds": (1e-3, math.inf),
-      "max_retries": (0, 100),
-      "first_backoff_seconds": (0, self.max_backoff_seconds),
-      "max_backoff_seconds": (0, 86400),
-      "top_logprobs": (1, math.inf),
-      "answer_tokens": (0, math.inf),
-    }
-    for field, (least, most) in bounds.items():
-      value = getattr(self, field)
-      if not least <= value <= most:
-        raise ValueError(f"{field} is {value}; use {least} to {most}")
 
 
 def describe_settings(config: EndpointConfig) -> str:

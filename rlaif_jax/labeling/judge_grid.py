@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator
+from typing import Annotated, Iterator
 
+from rlaif_jax.core import validation
 from rlaif_jax.labeling import judges
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pairwise_judge
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JudgeGridConfig:
+class JudgeGridConfig(validation.Validated):
   """Judges to evaluate, and how the best one is selected.
 
   Fields:
@@ -35,21 +36,17 @@ class JudgeGridConfig:
   templates: tuple[str, ...] = ("{task}_base", "{task}_detailed")
   shots: tuple[int, ...] = (0,)
   chain_of_thought: tuple[bool, ...] = (False,)
-  exemplar_trials: int = 0
+  exemplar_trials: validation.NonNegativeInt = 0
   likelihoods: tuple[str, ...] = ()
   before: str = ""
   between: str = "\n\nSummary:\n"
-  select_share: float = 0.5
+  select_share: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.5
   only_best_on_rest: bool = False
-  max_context_tokens: int = 4096
-  max_rationale_tokens: int = 512
+  max_context_tokens: validation.PositiveInt = 4096
+  max_rationale_tokens: validation.PositiveInt = 512
 
   def __post_init__(self):
-    if not 0.0 <= self.select_share < 1.0:
-      raise ValueError(
-        f"JudgeGridConfig.select_share is {self.select_share}; it must be >= 0 "
-        "and < 1"
-      )
+    super().__post_init__()
     if self.only_best_on_rest and not self.select_share:
       raise ValueError(
         "JudgeGridConfig.only_best_on_rest is set and select_share is 0; set a "

@@ -11,18 +11,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any, Sequence
+from typing import Annotated, Any, Literal, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.labeling import option_probs
-
-_SCORES = ("mean_log_prob", "log_prob", "pmi", "mean_pmi")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LikelihoodJudgeConfig:
+class LikelihoodJudgeConfig(validation.Validated):
   """Settings of a likelihood judge.
 
       log_prob       log P(y | x)            favours short responses
@@ -45,28 +44,18 @@ class LikelihoodJudgeConfig:
     max_context_tokens: limit of the context; longer ones lose their end.
   """
 
-  score: str = "pmi"
+  score: Literal["mean_log_prob", "log_prob", "pmi", "mean_pmi"] = "pmi"
   before: str = ""
   between: str = "\n\nSummary:\n"
-  temperature: float = 1.0
-  max_context_tokens: int = 4096
+  temperature: Annotated[float, validation.Bounds(gt=0, lt=math.inf)] = 1.0
+  max_context_tokens: validation.PositiveInt = 4096
 
   def __post_init__(self):
-    if self.score not in _SCORES:
-      raise ValueError(f"score is {self.score!r}; it should be of {_SCORES}")
-    if not 0 < self.temperature < math.inf:
-      raise ValueError(
-        f"temperature is {self.temperature}; it should be above 0"
-      )
-    if self.max_context_tokens < 1:
-      raise ValueError(
-        f"max_context_tokens is {self.max_context_tokens}; it should be at "
-        "least 1"
-      )
+    super().__post_init__()
     if not self.between.endswith("\n"):
       raise ValueError(
-        f"between is {self.between!r}; end it with a newline, so that the "
-        "tokens of the response do not merge with it"
+        f"LikelihoodJudgeConfig.between is {self.between!r}; end it with a "
+        "newline, so that it shares no token with the response"
       )
 
   def provenance(self, backend_name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Iterator
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 
 
 def shard_of(pair: records.Pair, count: int) -> int:
@@ -18,26 +19,25 @@ def shard_of(pair: records.Pair, count: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PairSource:
+class PairSource(validation.Validated):
   """A JSONL file of pairs, such as pairs.jsonl of the `sample` job.
 
   Preferences also work, such as a prepared split of `tldr_comparisons`; their
   labels are ignored.
 
   Fields:
-    file: path of a .jsonl or .jsonl.gz file.
+    pairs_file: path of a .jsonl or .jsonl.gz file.
     limit: number of pairs to read from the start of the file; 0 reads all.
     shard: "k/n" reads the k-th of n shards, counted from 0, so that n processes
       share the work. The shard of a pair depends on its texts only.
   """
 
-  file: str
-  limit: int = 0
+  pairs_file: str
+  limit: validation.NonNegativeInt = 0
   shard: str = "0/1"
 
   def __post_init__(self):
-    if self.limit < 0:
-      raise ValueError(f"PairSource.limit is {self.limit}; it must be >= 0")
+    super().__post_init__()
     number, _, count = self.shard.partition("/")
     is_shard = number.isdecimal() and count.isdecimal()
     if not is_shard or int(number) >= int(count):
@@ -60,7 +60,7 @@ class PairSource:
       ValueError: a line is not a pair and `quarantine` is None.
     """
     number, _, count = self.shard.partition("/")
-    rows = jsonl.stream_rows(self.file, records.pair_of_row, quarantine)
+    rows = jsonl.stream_rows(self.pairs_file, records.pair_of_row, quarantine)
     for pair in itertools.islice(rows, self.limit or None):
       if shard_of(pair, int(count)) == int(number):
         yield pair
@@ -77,5 +77,7 @@ class PairSource:
     """
     count = sum(1 for _ in self.read(quarantine))
     if not count:
-      raise ValueError(f"{self.file} has no pairs; run the sample job first")
+      raise ValueError(
+        f"{self.pairs_file} has no pairs; run the sample job first"
+      )
     return count

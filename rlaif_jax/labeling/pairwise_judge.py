@@ -12,13 +12,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from typing import Any, Sequence
+from typing import Any, Literal, Sequence
 
 import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.labeling import judge_prompts
 from rlaif_jax.labeling import judgments
 from rlaif_jax.labeling import option_probs
@@ -32,7 +33,7 @@ RATIONALE_TOKENS = 61
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PairwiseJudgeConfig:
+class PairwiseJudgeConfig(validation.Validated):
   """Settings of a pairwise judge; the defaults follow the paper.
 
   Fields:
@@ -62,41 +63,28 @@ class PairwiseJudgeConfig:
   template: str = "summary_base"
   num_exemplars: int | None = None
   exemplar_seed: int | None = None
-  orders: str = "both"
+  orders: Literal["both", "first"] = "both"
   chain_of_thought: bool = False
-  num_samples: int = 1
-  temperature: float = 0.0
-  top_k: int = 40
-  max_rationale_tokens: int = 512
-  max_context_tokens: int = 4096
-  judgment: str = "log_probs"
+  num_samples: validation.PositiveInt = 1
+  temperature: validation.NonNegativeFloat = 0.0
+  top_k: validation.NonNegativeInt = 40
+  max_rationale_tokens: validation.PositiveInt = 512
+  max_context_tokens: validation.PositiveInt = 4096
+  judgment: Literal["log_probs", "text"] = "log_probs"
   seed: int = 0
 
   def __post_init__(self):
-    if self.orders not in ("both", "first"):
-      raise ValueError(
-        f"orders is {self.orders!r}; it should be 'both' or 'first'"
-      )
-    if self.judgment not in ("log_probs", "text"):
-      raise ValueError(
-        f"judgment is {self.judgment!r}; it should be 'log_probs' or 'text'"
-      )
-    least = {"num_samples": 1, "temperature": 0, "top_k": 0}
-    least |= {"max_rationale_tokens": 1, "max_context_tokens": 1}
-    for field, bound in least.items():
-      if not getattr(self, field) >= bound:
-        raise ValueError(
-          f"{field} is {getattr(self, field)}; it should be at least {bound}"
-        )
+    super().__post_init__()
     if self.temperature > 0 and not self.chain_of_thought:
       raise ValueError(
-        f"temperature is {self.temperature}, but only rationales are sampled; "
-        "set chain_of_thought, or temperature to 0"
+        f"PairwiseJudgeConfig.temperature is {self.temperature}, but only "
+        "rationales are sampled; set chain_of_thought, or temperature to 0"
       )
     if self.num_samples > 1 and self.temperature == 0:
       raise ValueError(
-        f"num_samples is {self.num_samples}, but at temperature 0 all "
-        "rationales are the same; set a temperature, or num_samples to 1"
+        f"PairwiseJudgeConfig.num_samples is {self.num_samples}, but at "
+        "temperature 0 all rationales are equal; set a temperature, or "
+        "num_samples to 1"
       )
 
   def load_template(self) -> prompts.Template:

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Sequence
+from typing import Literal, Sequence
 
 from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.labeling import judgments
 from rlaif_jax.labeling import option_probs
 from rlaif_jax.text import prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PointwiseJudgeConfig:
+class PointwiseJudgeConfig(validation.Validated):
   """Settings of a pointwise judge.
 
   Fields:
@@ -37,19 +38,8 @@ class PointwiseJudgeConfig:
   """
 
   template: str = "summary_rating"
-  max_context_tokens: int = 4096
-  judgment: str = "log_probs"
-
-  def __post_init__(self):
-    if self.max_context_tokens < 1:
-      raise ValueError(
-        f"max_context_tokens is {self.max_context_tokens}; it should be "
-        "at least 1"
-      )
-    if self.judgment not in ("log_probs", "text"):
-      raise ValueError(
-        f"judgment is {self.judgment!r}; it should be 'log_probs' or 'text'"
-      )
+  max_context_tokens: validation.PositiveInt = 4096
+  judgment: Literal["log_probs", "text"] = "log_probs"
 
   def load_template(self) -> prompts.Template:
     """Loads the template.

@@ -17,14 +17,13 @@ import pathlib
 import re
 import threading
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Literal, Sequence
 
 from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-
-MODES = ("rank", "harmful")
+from rlaif_jax.core import validation
 
 _RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
@@ -34,7 +33,7 @@ class ConflictError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnnotationConfig:
+class AnnotationConfig(validation.Validated):
   """What raters are asked.
 
   Fields:
@@ -45,21 +44,10 @@ class AnnotationConfig:
     seed: seed of the orders of items and responses.
   """
 
-  mode: str = "rank"
+  mode: Literal["rank", "harmful"] = "rank"
   question: str = ""
-  items_per_rater: int = 0
+  items_per_rater: validation.NonNegativeInt = 0
   seed: int = 0
-
-  def __post_init__(self):
-    if self.mode not in MODES:
-      raise ValueError(
-        f"AnnotationConfig.mode is {self.mode!r}; use one of {MODES}"
-      )
-    if self.items_per_rater < 0:
-      raise ValueError(
-        f"AnnotationConfig.items_per_rater is {self.items_per_rater}; it must "
-        "be >= 0"
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ def write_pairs(directory, count=24):
 
 def dry_run(pattern, **settings):
   return label_pairs.dry_run(
-    pairs=pair_source.PairSource(file=pattern),
+    pairs=pair_source.PairSource(pairs_file=pattern),
     judge=JUDGE,
     labeler=labelers.LabelerConfig(**settings),
     beam=beam_pipeline.BeamConfig(),
@@ -83,11 +83,11 @@ def label(
   """The `label` job in a pipeline."""
   return label_pairs.run(
     output_dir=str(output_dir),
-    pairs=pair_source.PairSource(file=pattern),
+    pairs=pair_source.PairSource(pairs_file=pattern),
     labeler=labeler,
     judge=judge,
     beam=beam_pipeline.BeamConfig(
-      shards=shards, options=DIRECT, labels_dir=labels_dir
+      shards=shards, pipeline_options=DIRECT, labels_dir=labels_dir
     ),
     store=labelers.StoreConfig(**{"chunk_size": 5} | dict(store)),
   )
@@ -97,7 +97,7 @@ def label_here(output_dir, path, labeler, *, judge=JUDGE, store=()):
   """The `label` job in this process."""
   return label_pairs.run(
     output_dir=str(output_dir),
-    pairs=pair_source.PairSource(file=path),
+    pairs=pair_source.PairSource(pairs_file=path),
     labeler=labeler,
     judge=judge,
     store=labelers.StoreConfig(**dict(store)),
@@ -138,7 +138,7 @@ def test_both_resume_from_the_same_store(tmp_path, server):
     tmp_path / "label",
     whole,
     served(server),
-    store={"directory": str(tmp_path / "beam" / "store")},
+    store={"store_dir": str(tmp_path / "beam" / "store")},
   )
   assert merged["answered"] == 24
   again = label(tmp_path / "beam", pattern, served(server))
@@ -152,7 +152,7 @@ def test_a_model(world, tmp_path):
   config = pairwise_judge.PairwiseJudgeConfig(
     template="docstring_pairwise", max_context_tokens=150
   )
-  labeler = labelers.LabelerConfig(model_dir=str(world / "sft" / "model"))
+  labeler = labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model"))
   ours = label(tmp_path / "beam", pattern, labeler, judge=config)
   label_here(tmp_path / "label", whole, labeler, judge=config)
   assert ours["answered"] == 9  # "Summary 2" is no line of this prompt.
@@ -235,7 +235,7 @@ def test_a_dry_run_counts_and_calls_nobody(tmp_path):
   text = dry_run(pattern, prices=PRICES)
   assert "25 pairs, 48 requests" in text and "US dollars" in text
   assert "once no-* exists" in dry_run("no-*")
-  assert "once no-model exists" in dry_run(pattern, model_dir="no-model")
+  assert "once no-model exists" in dry_run(pattern, labeler_dir="no-model")
 
 
 def test_settings_are_checked_before_anything_starts(tmp_path, server):

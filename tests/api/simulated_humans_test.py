@@ -33,7 +33,7 @@ def pairs_file(tmp_path):
 
 def test_humans_follow_gold_and_write_instructions(world, tmp_path, pairs_file):
   result = simulated_humans.label_pairs(
-    pair_source.PairSource(file=pairs_file),
+    pair_source.PairSource(pairs_file=pairs_file),
     gold.HumanConfig(temperature=0.01),
     simulated_humans.InstructionConfig(
       pairwise_template="docstring_pairwise",

@@ -41,7 +41,7 @@ def command(tmp_path, server, out, *more):
     "rlaif_jax.main",
     "--job=label",
     "--gin.label.judge=@PairwiseJudgeConfig()",
-    "--gin.label.endpoint=@EndpointConfig()",
+    "--gin.LabelerConfig.endpoint=@EndpointConfig()",
     *(f"--gin.EndpointConfig.{k}={v}" for k, v in settings.items()),
     f"--pairs_file={tmp_path / 'pairs.jsonl'}",
     "--chunk_size=50",

@@ -17,7 +17,7 @@ from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
 
-LABELER = labelers.LabelerConfig(model_dir="x")
+LABELER = labelers.LabelerConfig(labeler_dir="x")
 POLICIES = {"SFT": "<b>short</b> {}", "RLAIF": "a longer text about {}"}
 
 

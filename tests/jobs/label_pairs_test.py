@@ -39,7 +39,7 @@ def pairs_file(tmp_path):
 def test_humans_follow_gold(tmp_path, pairs_file):
   label_pairs.run(
     output_dir=str(tmp_path / "out"),
-    pairs=pair_source.PairSource(file=pairs_file),
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
     humans=gold.HumanConfig(temperature=0.01),
     parquet=True,
   )
@@ -56,16 +56,16 @@ def test_a_model_labels_and_its_alignment_is_measured(
   human = tmp_path / "human"
   label_pairs.run(
     output_dir=str(human),
-    pairs=pair_source.PairSource(file=pairs_file),
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
     humans=gold.HumanConfig(temperature=0.01),
   )
   result = label_pairs.run(
     output_dir=str(tmp_path / "ai"),
-    pairs=pair_source.PairSource(file=pairs_file),
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
     judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=150
     ),
-    labeler=labelers.LabelerConfig(model_dir=str(world / "sft" / "model")),
+    labeler=labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model")),
     human_labels_file=str(human / "labels.jsonl"),
   )
   assert result["answered"] == 12
@@ -83,7 +83,7 @@ JUDGE = pairwise_judge.PairwiseJudgeConfig(
 def label(world, output_dir, pairs_file, *, source=(), store=(), **settings):
   return label_pairs.run(
     output_dir=str(output_dir),
-    pairs=pair_source.PairSource(file=pairs_file, **dict(source)),
+    pairs=pair_source.PairSource(pairs_file=pairs_file, **dict(source)),
     store=labelers.StoreConfig(**dict(store)),
     **{"judge": JUDGE, "labeler": model(world)} | settings,
   )
@@ -91,12 +91,12 @@ def label(world, output_dir, pairs_file, *, source=(), store=(), **settings):
 
 def model(world, **settings):
   return labelers.LabelerConfig(
-    model_dir=str(world / "sft" / "model"), **settings
+    labeler_dir=str(world / "sft" / "model"), **settings
   )
 
 
 def test_shards_share_a_store_and_merging_is_free(world, tmp_path, pairs_file):
-  store = {"directory": str(tmp_path / "store")}
+  store = {"store_dir": str(tmp_path / "store")}
   parts = [
     label(
       world,
@@ -134,11 +134,11 @@ def test_a_budget_stops_and_a_higher_one_resumes(world, tmp_path, pairs_file):
   result = label(world, out, pairs_file, labeler=labeler, store=store)
   assert result["cost_usd"] == pytest.approx(0.024)
   assert result["usage"]["requests"] == 24
-  assert "store.budget_usd" in label_pairs.MAY_CHANGE
+  assert "budget_usd" in label_pairs.JOB.overridable
 
 
 def test_a_dry_run_counts_and_calls_nobody(world, tmp_path, pairs_file):
-  source = pair_source.PairSource(file=pairs_file)
+  source = pair_source.PairSource(pairs_file=pairs_file)
   text = label_pairs.dry_run(
     pairs=source,
     judge=JUDGE,
@@ -146,7 +146,7 @@ def test_a_dry_run_counts_and_calls_nobody(world, tmp_path, pairs_file):
     parquet=True,
   )
   assert "12 pairs, 24 requests" in text and "0.02 US dollars" in text
-  few = pair_source.PairSource(file=pairs_file, limit=3)
+  few = pair_source.PairSource(pairs_file=pairs_file, limit=3)
   guess = label_pairs.dry_run(pairs=few, judge=JUDGE)
   assert "3 pairs, 6 requests" in guess
   assert "nothing" in label_pairs.dry_run(pairs=source)
@@ -180,10 +180,10 @@ def test_bad_pairs_are_set_aside_with_a_count(world, tmp_path):
 
 
 def test_exactly_one_kind_of_labeler(world, tmp_path, pairs_file):
-  source = pair_source.PairSource(file=pairs_file)
+  source = pair_source.PairSource(pairs_file=pairs_file)
   with pytest.raises(ValueError, match="or humans alone"):
     label_pairs.run(output_dir=str(tmp_path), pairs=source)
   with pytest.raises(ValueError, match="or humans alone"):
     label(world, tmp_path, pairs_file, humans=gold.HumanConfig())
-  with pytest.raises(ValueError, match="set both"):
-    label(world, tmp_path, pairs_file, labeler=None)
+  with pytest.raises(ValueError, match="set exactly one"):
+    label(world, tmp_path, pairs_file, labeler=labelers.NO_LABELER)

@@ -152,7 +152,7 @@ def test_pairs_keep_their_ids(pairs_file, tmp_path):
   assert (result["items"], result["left_out"]) == (2, 1)
   labels = jsonl.read_records(records.Preference, out / "labels.jsonl")
   assert [(row.id, row.p_first) for row in labels] == [("p0", 1.0), ("p1", 1.0)]
-  source = pair_source.PairSource(file=str(pairs_file))
+  source = pair_source.PairSource(pairs_file=str(pairs_file))
   pairs = {pair.id: pair for pair in source.read()}
   assert all(row.second == pairs[row.id].second for row in labels)
 

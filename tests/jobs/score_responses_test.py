@@ -46,7 +46,7 @@ def score(world, files, out="out", **settings):
   result = score_responses.run(
     output_dir=str(files / out),
     responses_file=str(files / "responses.jsonl"),
-    labeler=labelers.LabelerConfig(model_dir=str(world / "sft" / "model")),
+    labeler=labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model")),
     chunk_size=4,
     **settings,
   )

@@ -18,7 +18,7 @@ def pairs(count=8):
 
 
 def read(path, **settings):
-  return pair_source.PairSource(file=path, **settings).read()
+  return pair_source.PairSource(pairs_file=path, **settings).read()
 
 
 def test_shards_part_the_pairs_by_their_texts(tmp_path):
@@ -57,7 +57,7 @@ def test_bad_lines_are_quarantined_once_and_then_skipped(tmp_path):
   path = tmp_path / "pairs.jsonl"
   jsonl.write_records(path, pairs(3))
   path.write_bytes(path.read_bytes() + b"{}\n")
-  source = pair_source.PairSource(file=str(path))
+  source = pair_source.PairSource(pairs_file=str(path))
   quarantine = jsonl.Quarantine()
   assert source.count(quarantine) == 3 and len(quarantine.rows) == 1
   assert list(source.read_valid()) == list(pairs(3))
@@ -71,6 +71,6 @@ def test_bad_lines_are_quarantined_once_and_then_skipped(tmp_path):
 @pytest.mark.parametrize("shard", ["2/2", "x", "-1/2", "0", "0/0"])
 def test_wrong_shards_and_limits(shard):
   with pytest.raises(ValueError, match="PairSource.shard is"):
-    pair_source.PairSource(file="x", shard=shard)
+    pair_source.PairSource(pairs_file="x", shard=shard)
   with pytest.raises(ValueError, match="PairSource.limit is -1"):
-    pair_source.PairSource(file="x", limit=-1)
+    pair_source.PairSource(pairs_file="x", limit=-1)
