@@ -51,7 +51,7 @@ def direct_scorer(
   The prompt is bos + parts[0] + context + parts[1] + response + parts[2],
   where the parts meet the texts at newlines, so that the segments' tokens are
   the whole text's. It holds for a labeler with the policy's vocabulary; a
-  labeler with another one reads text, through `responses.rate`.
+  labeler with another one needs text; use `pointwise_judge.judge_responses`.
 
   Args:
     model: functions of the labeler.

@@ -20,7 +20,8 @@ FLOORS = {
   "data": {"core", "text", "engine"},
   "evaluation": {"core", "ops"},
   "labeling": {"core", "ops", "text", "engine"},
-  "rating": {"core", "ops", "evaluation"},
+  # Annotations are kept in the label store.
+  "rating": {"core", "ops", "evaluation", "labeling"},
   "sft": {"core", "models", "engine", "data"},
   # The training losses of pairs read files of labelled pairs.
   "reward": {"core", "ops", "text", "models", "engine", "data"},
