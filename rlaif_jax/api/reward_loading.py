@@ -293,7 +293,7 @@ def text_scorer(
     del params  # The backend holds them.
     examples = []
     samples = response.shape[0] // batch.context.shape[0]
-    context = scoring.repeat_rows((batch.context, batch.context_valid), samples)
+    context = batches.repeat_rows((batch.context, batch.context_valid), samples)
     rows = (*context, response, mask)
     for context, valid, tokens, keep in zip(
       *processes.to_host(rows), strict=True

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.dpo import model as dpo_model
@@ -81,12 +82,11 @@ def run(
   if reference_dir:
     reference = pretrained.load(reference_dir, "language", devices)
     check_same_text(reference, start)
-  how = architectures.Execution(
-    remat=remat,
-    scan_layers=scan_layers,
-    split_by=mesh_lib.activation_sharding(devices),
+  options = architectures.ForwardOptions(
+    compute=compute_lib.ComputeConfig(remat=remat, scan_layers=scan_layers),
+    activation_sharding=mesh_lib.activation_sharding(devices),
   )
-  functions = architectures.language(start.config, how)
+  functions = architectures.language(start.config, options)
   data = LabelledPairs(labels_file, start, batch_size, hard=hard_labels)
   ref_first, ref_second = data.referenced(
     reference, pathlib.Path(output_dir) / "reference.jsonl"
@@ -101,7 +101,7 @@ def run(
     devices,
     batch_size=batch_size,
     microbatches=microbatches,
-    can_pack=functions.hidden_packed is not None,
+    can_pack=functions.is_causal,
     ref_first=ref_first,
     ref_second=ref_second,
   )

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.engine import loop
@@ -85,10 +86,11 @@ def run(
   encode = train_reward.encoder(start, hard=hard_labels)
   rows = datasets.TrainingRows(labels, encode)
   # 2. A phase trains what learns in it on its part of the labels.
-  how = architectures.Execution(
-    remat=remat, split_by=mesh_lib.activation_sharding(devices)
+  options = architectures.ForwardOptions(
+    compute=compute_lib.ComputeConfig(remat=remat),
+    activation_sharding=mesh_lib.activation_sharding(devices),
   )
-  functions = architectures.scalar(start.config, how)
+  functions = architectures.scalar(start.config, options)
   phase = Phase(
     functions=functions,
     source=preference_batches.PairBatches(
@@ -96,7 +98,7 @@ def run(
       devices,
       batch_size=batch_size,
       microbatches=microbatches,
-      can_pack=functions.last_packed is not None,
+      can_pack=functions.is_causal,
     ),
     devices=devices,
     epochs=epochs,

@@ -15,6 +15,7 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
@@ -170,15 +171,14 @@ def run(
   rows = datasets.TrainingRows(examples, lambda some: encode(some, sft))
   validation = prompts.read(prompts.validation_split, prompts.validation_rows)
   score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
-  how = architectures.Execution(
-    remat=remat,
-    scan_layers=scan_layers,
-    split_by=mesh_lib.activation_sharding(devices),
+  options = architectures.ForwardOptions(
+    compute=compute_lib.ComputeConfig(remat=remat, scan_layers=scan_layers),
+    activation_sharding=mesh_lib.activation_sharding(devices),
   )
   params = {"policy": pretrained.copy_params(sft.params)}
   value, configs = None, {"policy": optimizer}
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
-    value = architectures.scalar(sft.config, how)
+    value = architectures.scalar(sft.config, options)
     params["value"] = reward_loading.scalar_params(
       value, sft, devices, seed, placement.value
     )
@@ -198,7 +198,7 @@ def run(
   state = step_lib.state_from_params(params, tx, devices)
   update = step_lib.make_train_step(
     algorithms.make_loss(
-      architectures.language(sft.config, how),
+      architectures.language(sft.config, options),
       value,
       config=rl,
       temperature=sampling.temperature,

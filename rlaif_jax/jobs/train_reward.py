@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -100,12 +101,11 @@ def run(
   rows = datasets.TrainingRows(labels, encoder(start, hard=hard_labels))
   test_pairs, _ = encoder(start)(test_labels)
   # 2. One update step for all sizes: the compiled program is shared.
-  how = architectures.Execution(
-    remat=remat,
-    scan_layers=scan_layers,
-    split_by=mesh_lib.activation_sharding(devices),
+  options = architectures.ForwardOptions(
+    compute=compute_lib.ComputeConfig(remat=remat, scan_layers=scan_layers),
+    activation_sharding=mesh_lib.activation_sharding(devices),
   )
-  functions = architectures.scalar(start.config, how)
+  functions = architectures.scalar(start.config, options)
   loss, can_pack = training_of(kind, start, functions, label_smoothing)
   score_pairs = pair_scorer(kind, functions)
   tx = optimizer_lib.make_optimizer(optimizer)
@@ -174,7 +174,7 @@ def training_of(kind, start, functions, label_smoothing):
   """
   if kind == "scalar":
     loss = reward_model.make_loss(functions, label_smoothing=label_smoothing)
-    return loss, functions.last_packed is not None
+    return loss, functions.is_causal
   if label_smoothing:
     raise ValueError(
       f"label_smoothing is {label_smoothing}, and a difference model takes "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import masked
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
@@ -204,12 +205,11 @@ def run(
   )
   held_out, _ = converters.encode_examples(validation_rows, tokenizer, sequence)
   # 2. Parameters, straight onto the mesh.
-  how = architectures.Execution(
-    remat=remat,
-    scan_layers=scan_layers,
-    split_by=mesh_lib.activation_sharding(devices),
+  options = architectures.ForwardOptions(
+    compute=compute_lib.ComputeConfig(remat=remat, scan_layers=scan_layers),
+    activation_sharding=mesh_lib.activation_sharding(devices),
   )
-  functions = architectures.language(config, how)
+  functions = architectures.language(config, options)
   tx = optimizer_lib.make_optimizer(optimizer)
   state, frozen, combine = first_state(
     functions, tx, params, lora, seed, devices

@@ -90,8 +90,10 @@ def load(
     converters.SequenceConfig, description["sequence"]
   )
   make = architecture.language if kind == "language" else architecture.scalar
-  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
-  functions = make(config, how)
+  options = architectures.ForwardOptions(
+    activation_sharding=mesh_lib.activation_sharding(mesh)
+  )
+  functions = make(config, options)
   ensemble = None
   if kind == "ensemble":
     ensemble = records.from_row(

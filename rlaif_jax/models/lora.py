@@ -214,7 +214,7 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
 
   def adapted(function):
     def call(adapters, *args, **kwargs):
-      if isinstance(adapters, protocols.Prepared):
+      if isinstance(adapters, protocols.PreparedParams):
         return function(adapters, *args, **kwargs)
       return function(apply(frozen, adapters, config), *args, **kwargs)
 
@@ -223,8 +223,7 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
   changes = {
     field.name: adapted(getattr(functions, field.name))
     for field in dataclasses.fields(functions)
-    if callable(getattr(functions, field.name))
-    and field.name not in ("init", "begin", "widen", "put_row")
+    if callable(getattr(functions, field.name)) and field.name != "init"
   }
   changes["init"] = lambda key: init(key, frozen, config)
   return dataclasses.replace(functions, **changes)

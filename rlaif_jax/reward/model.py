@@ -28,10 +28,8 @@ def pair_rewards(
 
   One forward, in which each context is read once.
   """
-  if isinstance(pairs, batches.PairBatch):
-    rewards = model.last_group(params, pairs.grouped())
-  else:
-    rewards = model.last_packed(params, pairs.texts)
+  is_packed = isinstance(pairs, batches.PackedPairs)
+  rewards = model.last(params, pairs.texts if is_packed else pairs.grouped())
   return scoring.split_pairs(rewards, pairs.label)
 
 

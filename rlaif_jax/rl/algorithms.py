@@ -272,7 +272,7 @@ def group_of(
 
 def state_values(value, params, group) -> jax.Array:
   """[B, G, R]: the value of the state before each response token."""
-  return value.states_group(params, group)[..., :-1]
+  return value.states(params, group)[..., :-1]
 
 
 def _reduce(per_token, mask, config) -> masked.WeightedSum:
