@@ -53,59 +53,46 @@ class GroupBatch:
   response: Array  # [B, N, R] int32
   response_valid: Array  # [B, N, R] bool
 
-
-def repeat_rows(tree: Any, times: int) -> Any:
-  """Returns arrays with each row repeated `times`; scalars are kept."""
-  if times == 1:
-    return tree
-  return jax.tree.map(
-    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
-  )
-
-
-def take_rows(tree: Any, rows: jax.Array) -> Any:
-  """Returns arrays with the given rows [N] only; scalars are kept."""
-  return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)
-
-
-def grouped(text: TokenBatch, size: int) -> GroupBatch:
-  """Returns B N rows, N consecutive ones with the same prompt, as groups."""
-  length = text.weights.shape[1]
-
-  def prompts(x):
-    return x[::size, : x.shape[1] - length]
-
-  def responses(x):
-    return x[:, x.shape[1] - length :].reshape(-1, size, length)
-
-  return GroupBatch(
-    prompt=prompts(text.tokens),
-    prompt_valid=prompts(text.valid),
-    response=responses(text.tokens),
-    response_valid=responses(text.valid),
-  )
+  def rows(self, index: int) -> TokenBatch:
+    """Response `index` of every prompt as a TokenBatch [B, P + R]."""
+    own, valid = self.response[:, index], self.response_valid[:, index]
+    xp = np if isinstance(own, np.ndarray) else jnp
+    return TokenBatch(
+      tokens=xp.concatenate([self.prompt, own], axis=1),
+      valid=xp.concatenate([self.prompt_valid, valid], axis=1),
+      weights=valid.astype(np.float32),
+    )
 
 
 @flax.struct.dataclass
 class PairBatch:
-  """Two candidates per context; label is P(first is better) in [0, 1].
+  """Two responses per prompt with P(first is better) in [0, 1].
 
-  `first` and `second` have the same prompts, which are read once.
+  `texts` is a GroupBatch with N = 2, or a PackedBatch whose row holds K pairs
+  (responses 2 k and 2 k + 1 belong to pair k). Labels, weights and reference
+  log-probs have the shape [B], or [B, K] of packed rows.
   """
 
-  first: TokenBatch
-  second: TokenBatch
-  label: Array  # [B] float32
-  weight: Array  # [B] float32; 0 for rows that only fill the batch
+  texts: GroupBatch | PackedBatch
+  label: Array  # [B] or [B, K] float32
+  weight: Array  # likewise; 0 for pairs that only fill the batch
+  # [..., 2] float32 log-probs of both whole responses under a frozen
+  # reference, for the losses that read them.
+  ref_log_probs: Array | None = None
 
-  def grouped(self) -> GroupBatch:
-    """Contexts with both candidates, G = 2."""
-    both = jax.tree.map(
-      lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, a.shape[1]),
-      self.first,
-      self.second,
-    )
-    return grouped(both, 2)
+  @property
+  def is_packed(self) -> bool:
+    return isinstance(self.texts, PackedBatch)
+
+  @property
+  def first(self) -> TokenBatch:
+    """The first responses with their prompts; unpacked pairs only."""
+    return self.texts.rows(0)
+
+  @property
+  def second(self) -> TokenBatch:
+    """The second responses with their prompts; unpacked pairs only."""
+    return self.texts.rows(1)
 
 
 @flax.struct.dataclass
@@ -132,27 +119,6 @@ class PackedBatch:
 
 
 @flax.struct.dataclass
-class PackedPairs:
-  """K pairs a row: responses 2 k and 2 k + 1 are candidates of pair k."""
-
-  texts: PackedBatch
-  label: Array  # [B, K] float32
-  weight: Array  # [B, K] float32; 0 for pairs that are not there
-
-
-@flax.struct.dataclass
-class ReferencedPairs:
-  """Pairs with what a frozen reference says of them: data, made once.
-
-  Log-probs of the whole candidates, each in the shape of the label.
-  """
-
-  pairs: PairBatch | PackedPairs
-  ref_first: Array  # float32
-  ref_second: Array  # float32
-
-
-@flax.struct.dataclass
 class PromptBatch:
   """Prompts for a rollout.
 
@@ -171,17 +137,44 @@ class PromptBatch:
 
 @flax.struct.dataclass
 class Rollout:
-  """Sampled responses with all that an update needs, computed once.
+  """Sampled responses with the data of a policy-gradient update.
 
-  `mask` is 1 up to and with the first end token. Log-probs are under the
-  sampling distribution, softmax(logits / temperature), for both the policy
-  and the reference. `values[t]` is the value of the state before token t.
+  Log-probs are under the sampling distribution, softmax(logits / temperature),
+  for the policy and the reference. `values[..., t]` is the value of the state
+  before token t. Advantages and targets (of the value network) are filled in
+  last.
   """
 
   prompts: PromptBatch
-  response: Array  # [B, R] int32
-  mask: Array  # [B, R] float32
-  log_probs: Array  # [B, R] float32
-  ref_log_probs: Array  # [B, R] float32
-  values: Array  # [B, R] float32
-  score: Array  # [B] float32
+  response: Array  # [B, N, R] int32
+  mask: Array  # [B, N, R] float32, 1 up to and including the first end token
+  log_probs: Array  # [B, N, R] float32
+  ref_log_probs: Array  # [B, N, R] float32
+  values: Array  # [B, N, R] float32
+  score: Array  # [B, N] float32
+  advantages: Array | None = None  # [B, N, R] float32
+  targets: Array | None = None  # [B, N, R] float32
+
+  @property
+  def texts(self) -> GroupBatch:
+    """The prompts with their responses."""
+    return GroupBatch(
+      prompt=self.prompts.prompt,
+      prompt_valid=self.prompts.prompt_valid,
+      response=self.response,
+      response_valid=self.mask > 0,
+    )
+
+
+def repeat_rows(tree: Any, times: int) -> Any:
+  """Returns arrays with each row repeated `times`; scalars are kept."""
+  if times == 1:
+    return tree
+  return jax.tree.map(
+    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
+  )
+
+
+def take_rows(tree: Any, rows: jax.Array) -> Any:
+  """Returns arrays with the given rows [N] only; scalars are kept."""
+  return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)

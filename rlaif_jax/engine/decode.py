@@ -9,18 +9,20 @@ response depend on its key and its prompt, not on the rest of the batch.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.ops import sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
+class SamplingConfig(validation.Validated):
   """Lengths and distribution of sampled responses.
 
   Attributes:
@@ -33,32 +35,11 @@ class SamplingConfig:
       differ much; prompts and slots are then best on one device.
   """
 
-  max_tokens: int
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  slots: int = 0
-
-  def __post_init__(self):
-    if self.max_tokens < 1:
-      raise ValueError(
-        f"SamplingConfig.max_tokens is {self.max_tokens}; it must be >= 1"
-      )
-    if self.temperature < 0:
-      raise ValueError(
-        f"SamplingConfig.temperature is {self.temperature}; use 0 for greedy "
-        "or a positive number"
-      )
-    if self.slots < 0:
-      raise ValueError(
-        f"SamplingConfig.slots is {self.slots}; use 0 for all responses at "
-        "once or the number of responses at a time"
-      )
-    if self.top_k < 0 or not 0 < self.top_p <= 1:
-      raise ValueError(
-        f"SamplingConfig: top_k is {self.top_k} and top_p is {self.top_p}; "
-        "top_k must be >= 0 (0 is off) and top_p in (0, 1] (1 is off)"
-      )
+  max_tokens: validation.PositiveInt
+  temperature: validation.NonNegativeFloat = 1.0
+  top_k: validation.NonNegativeInt = 0
+  top_p: Annotated[float, validation.Bounds(gt=0, le=1)] = 1.0
+  slots: validation.NonNegativeInt = 0
 
 
 @flax.struct.dataclass

@@ -5,57 +5,58 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Mapping
+from typing import Annotated, Any, Literal, Mapping
 
 import jax
 import optax
 
-_NAMES = ("adafactor", "adamw")
-_SCHEDULES = ("constant", "linear", "cosine")
+from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """The paper's defaults: Adafactor at a constant 1e-5 (its appendix G).
+  """An optax optimizer; the defaults are the paper's (appendix G).
 
-  `decay_steps` counts the whole schedule, warm-up included; it is read by
-  the linear and cosine schedules only. `clip_norm` 0 means no clipping (the
-  paper reports none).
+  Attributes:
+    name: "adafactor" or "adamw".
+    learning_rate: learning rate after warm-up.
+    schedule: "constant", "linear" or "cosine".
+    warmup_steps: number of steps of a linear warm-up.
+    decay_steps: length of a linear or cosine schedule, including warm-up.
+    weight_decay: weight decay of matrices; other parameters have none.
+    beta2: decay rate of AdamW's second moment.
+    clip_norm: maximum global norm of the gradient; 0: no clipping, as in the
+      paper.
   """
 
-  name: str = "adafactor"
-  learning_rate: float = 1e-5
-  schedule: str = "constant"
-  warmup_steps: int = 0
-  decay_steps: int = 0
-  weight_decay: float = 0.0
-  beta2: float = 0.999
-  clip_norm: float = 0.0
+  name: Literal["adafactor", "adamw"] = "adafactor"
+  learning_rate: validation.PositiveFloat = 1e-5
+  schedule: Literal["constant", "linear", "cosine"] = "constant"
+  warmup_steps: validation.NonNegativeInt = 0
+  decay_steps: validation.NonNegativeInt = 0
+  weight_decay: validation.NonNegativeFloat = 0.0
+  beta2: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.999
+  clip_norm: validation.NonNegativeFloat = 0.0
 
   def __post_init__(self):
-    if self.name not in _NAMES:
-      raise ValueError(
-        f"OptimizerConfig.name is {self.name!r}; use one of {_NAMES}"
-      )
-    if self.schedule not in _SCHEDULES:
-      raise ValueError(
-        f"OptimizerConfig.schedule is {self.schedule!r}; use one of "
-        f"{_SCHEDULES}"
-      )
+    super().__post_init__()
     if self.schedule != "constant" and self.decay_steps <= self.warmup_steps:
       raise ValueError(
         f"OptimizerConfig: the {self.schedule} schedule needs decay_steps > "
         f"warmup_steps; they are {self.decay_steps} and {self.warmup_steps}"
       )
-    if self.learning_rate <= 0:
-      raise ValueError(
-        f"OptimizerConfig.learning_rate is {self.learning_rate}; it must be "
-        "positive"
-      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyOptimizers:
+  """Optimizers of a policy and of its value network."""
+
+  policy: OptimizerConfig = OptimizerConfig()
+  value: OptimizerConfig = OptimizerConfig()
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
-  """Learning rate as a function of the step, after a linear warm-up."""
+  """Returns the learning rate as a function of the step."""
   rate, warmup = config.learning_rate, config.warmup_steps
   if config.schedule == "constant":
     after = optax.constant_schedule(rate)
@@ -70,7 +71,7 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """The optax chain of a config. Weight decay touches matrices only."""
+  """Returns the optax chain of a config."""
   schedule = make_schedule(config)
 
   def matrices(params):
@@ -97,10 +98,13 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 def make_joint_optimizer(
   configs: Mapping[str, OptimizerConfig],
 ) -> optax.GradientTransformation:
-  """One optimizer per top-level entry of the parameters, clipped apart.
+  """Returns one optimizer per top-level entry of the parameters.
+
+  Each entry's gradient is clipped by its own norm.
 
   Args:
-    configs: the same keys as the parameter tree, such as policy and value.
+    configs: optimizers by the keys of the parameter tree, such as "policy" and
+      "value".
   """
 
   def labels(params: Mapping[str, Any]):

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 
-ACTIVATIONS = ("silu", "gelu_tanh")
+from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
+class RopeScaling(validation.Validated):
   """Scaled rotary frequencies, for texts longer than those of pretraining.
 
   "linear" divides every frequency by `factor`. "llama3" divides those whose
@@ -25,22 +26,14 @@ class RopeScaling:
   code; arXiv:2407.21783).
   """
 
-  kind: str
-  factor: float
+  kind: Literal["linear", "llama3"]
+  factor: Annotated[float, validation.Bounds(ge=1)]
   low_frequency_factor: float = 1.0
   high_frequency_factor: float = 4.0
-  original_length: int = 8192
+  original_length: validation.PositiveInt = 8192
 
   def __post_init__(self):
-    if self.kind not in ("linear", "llama3"):
-      raise ValueError(
-        f"RopeScaling.kind is {self.kind!r}; use 'linear' or 'llama3'"
-      )
-    if self.factor < 1 or self.original_length < 1:
-      raise ValueError(
-        f"RopeScaling: factor is {self.factor} and original_length "
-        f"{self.original_length}; both must be >= 1"
-      )
+    super().__post_init__()
     if not 0 < self.low_frequency_factor < self.high_frequency_factor:
       raise ValueError(
         f"RopeScaling: low_frequency_factor is {self.low_frequency_factor} "
@@ -50,7 +43,7 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArchitectureOptions:
+class ArchitectureOptions(validation.Validated):
   """Departures from a Llama 2 block; the defaults are that block.
 
   Attributes:
@@ -76,33 +69,14 @@ class ArchitectureOptions:
   qk_norm: bool = False
   post_norms: bool = False
   norm_offset: bool = False
-  activation: str = "silu"
+  activation: Literal["silu", "gelu_tanh"] = "silu"
   embedding_scale: bool = False
-  query_scale: float = 0.0
-  logit_softcap: float = 0.0
-  window: int = 0
-  global_every: int = 0
-  local_rope_theta: float = 0.0
+  query_scale: validation.NonNegativeFloat = 0.0
+  logit_softcap: validation.NonNegativeFloat = 0.0
+  window: validation.NonNegativeInt = 0
+  global_every: validation.NonNegativeInt = 0
+  local_rope_theta: validation.NonNegativeFloat = 0.0
   rope_scaling: RopeScaling | None = None
-
-  def __post_init__(self):
-    if self.activation not in ACTIVATIONS:
-      raise ValueError(
-        f"ArchitectureOptions.activation is {self.activation!r}; use one of "
-        f"{ACTIVATIONS}"
-      )
-    for field in (
-      "query_scale",
-      "logit_softcap",
-      "window",
-      "global_every",
-      "local_rope_theta",
-    ):
-      if getattr(self, field) < 0:
-        raise ValueError(
-          f"ArchitectureOptions.{field} is {getattr(self, field)}; it must be "
-          ">= 0"
-        )
 
   def is_local(self, layer: int) -> bool:
     """Returns whether a layer, counted from 0, attends to a window only."""

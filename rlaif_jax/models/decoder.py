@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
@@ -26,7 +27,7 @@ from rlaif_jax.models import self_attention
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(validation.Validated):
   """Sizes of a decoder.
 
   Attributes:
@@ -45,29 +46,25 @@ class DecoderConfig:
     dtype: of the computation, "float32" or "bfloat16".
   """
 
-  vocab_size: int
-  width: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
+  vocab_size: validation.PositiveInt
+  width: validation.PositiveInt
+  num_layers: validation.PositiveInt
+  num_heads: validation.PositiveInt
+  num_kv_heads: validation.PositiveInt
   head_dim: int
-  mlp_dim: int
-  max_length: int
+  mlp_dim: validation.PositiveInt
+  max_length: validation.PositiveInt
   rope_theta: float = 10_000.0
   norm_epsilon: float = 1e-6
   tie_embeddings: bool = True
   architecture_options: options_lib.ArchitectureOptions = (
     options_lib.ArchitectureOptions()
   )
-  dtype: str = "float32"
+  dtype: validation.FloatDtype = "float32"
 
   def __post_init__(self):
-    for field in ("vocab_size", "width", "num_layers", "num_heads", "mlp_dim"):
-      if getattr(self, field) < 1:
-        raise ValueError(
-          f"DecoderConfig.{field} is {getattr(self, field)}; it must be >= 1"
-        )
-    if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+    super().__post_init__()
+    if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"DecoderConfig: num_heads is {self.num_heads} and num_kv_heads is "
         f"{self.num_kv_heads}; the first must be a multiple of the second"
@@ -76,10 +73,6 @@ class DecoderConfig:
       raise ValueError(
         f"DecoderConfig.head_dim is {self.head_dim}; rotary embedding needs "
         "an even number"
-      )
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"DecoderConfig.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
       )
 
 

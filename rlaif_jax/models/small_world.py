@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.models import attention
 from rlaif_jax.models import decoder
 from rlaif_jax.models import decoder_block
@@ -38,19 +39,15 @@ class SmallWorldConfig(decoder.DecoderConfig):
       kernels, both times this factor; 0 starts them independently.
   """
 
-  previous_key_heads: int = 0
-  match_gain: float = 0.0
+  previous_key_heads: validation.NonNegativeInt = 0
+  match_gain: validation.NonNegativeFloat = 0.0
 
   def __post_init__(self):
     super().__post_init__()
-    if not 0 <= self.previous_key_heads <= self.num_kv_heads:
+    if self.previous_key_heads > self.num_kv_heads:
       raise ValueError(
         f"SmallWorldConfig.previous_key_heads is {self.previous_key_heads}; it "
-        f"must be in [0, num_kv_heads = {self.num_kv_heads}]"
-      )
-    if self.match_gain < 0:
-      raise ValueError(
-        f"SmallWorldConfig.match_gain is {self.match_gain}; it must be >= 0"
+        f"must be <= num_kv_heads = {self.num_kv_heads}"
       )
     if self.architecture_options.window:
       raise ValueError(

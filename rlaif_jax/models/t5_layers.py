@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxtyping import Array, Bool, Float, Int
 
+from rlaif_jax.core import validation
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
 
@@ -21,7 +22,7 @@ NORM_EPSILON = 1e-6  # Of every public T5.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class T5Config:
+class T5Config(validation.Validated):
   """Sizes of an encoder-decoder.
 
   T5 1.1 and Flan-T5 are gated and untied. T5 1.0 is not gated, is tied and
@@ -46,28 +47,23 @@ class T5Config:
     dtype: of the computation, "float32" or "bfloat16".
   """
 
-  vocab_size: int
-  width: int
-  num_layers: int
-  num_decoder_layers: int
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
-  max_length: int
+  vocab_size: validation.PositiveInt
+  width: validation.PositiveInt
+  num_layers: validation.PositiveInt
+  num_decoder_layers: validation.PositiveInt
+  num_heads: validation.PositiveInt
+  head_dim: validation.PositiveInt
+  mlp_dim: validation.PositiveInt
+  max_length: validation.PositiveInt
   relpos_buckets: int = 32
   relpos_max_distance: int = 128
   tie_embeddings: bool = False
   scale_logits: bool = False
   gated: bool = True
-  dtype: str = "float32"
+  dtype: validation.FloatDtype = "float32"
 
   def __post_init__(self):
-    for field in dataclasses.fields(self)[:8]:
-      if getattr(self, field.name) < 1:
-        raise ValueError(
-          f"T5Config.{field.name} is {getattr(self, field.name)}; it must be "
-          ">= 1"
-        )
+    super().__post_init__()
     if self.relpos_buckets < 4 or self.relpos_buckets % 4:
       raise ValueError(
         f"T5Config.relpos_buckets is {self.relpos_buckets}; it must be a "
@@ -82,10 +78,6 @@ class T5Config:
       raise ValueError(
         "T5Config.scale_logits is True and tie_embeddings is False, which no "
         "public layout has; use scale_logits=False or tie_embeddings=True"
-      )
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"T5Config.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
       )
 
 

@@ -16,20 +16,20 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
 def pair_rewards(
   model: protocols.ScalarModel,
   params: Any,
-  pairs: batches.PairBatch | batches.PackedPairs,
+  pairs: batches.PairBatch,
 ) -> tuple[jax.Array, jax.Array]:
   """Rewards of both candidates, each in the shape of the label.
 
   One forward, in which each context is read once.
   """
-  is_packed = isinstance(pairs, batches.PackedPairs)
-  rewards = model.last(params, pairs.texts if is_packed else pairs.grouped())
+  rewards = model.last(params, pairs.texts)
   return scoring.split_pairs(rewards, pairs.label)
 
 
@@ -49,7 +49,7 @@ def make_loss(
 
   def loss(
     params: Any,
-    pairs: batches.PairBatch | batches.PackedPairs,
+    pairs: batches.PairBatch,
     key: jax.Array,
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
     del key  # Nothing is drawn.
@@ -58,7 +58,7 @@ def make_loss(
     terms = preference.pair_logistic(
       margin, pairs.label, label_smoothing=label_smoothing
     )
-    correct = preference.pair_accuracy(margin, pairs.label)
+    correct = pair_accuracy.correct(margin, pairs.label)
     return masked.weighted_sum(terms, pairs.weight), {
       "accuracy": masked.weighted_sum(correct, pairs.weight),
       "abs_margin": masked.weighted_sum(jnp.abs(margin), pairs.weight),

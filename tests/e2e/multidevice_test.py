@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.dpo import model as dpo
 from rlaif_jax.engine import decode
@@ -22,12 +23,12 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_sft
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
 from rlaif_jax.reward import ensemble
 from rlaif_jax.reward import model as reward_model
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
@@ -80,7 +81,7 @@ def pairs(generator):
   first, second = texts(generator), texts(generator)
   second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
   second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=first,
     second=second,
     label=generator.random(ROWS).astype(np.float32),
@@ -89,11 +90,9 @@ def pairs(generator):
 
 
 def referenced(generator):
-  """ReferencedPairs of the same."""
-  said = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
-  return batches.ReferencedPairs(
-    pairs=pairs(generator), ref_first=said[0], ref_second=said[1]
-  )
+  """Pairs with reference log-probs."""
+  known = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
+  return pairs(generator).replace(ref_log_probs=known.T)
 
 
 def members(generator):
@@ -146,7 +145,7 @@ def trainings(config, mesh):
   score = scorers.reward_scorer(scalar)
   return {
     "sft": Training(
-      language.init, train_sft.make_loss(language, 0.5), put(texts)
+      language.init, sft_loss.make_loss(language, 0.5), put(texts)
     ),
     "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
     "dpo": Training(
@@ -183,18 +182,17 @@ def ensemble_of(kind, scalar, batch, mesh):
 
 
 def reinforce(language, scalar, reference, score, scorer_params, mesh):
-  rl = algorithms.RLConfig()
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
+  rl = algorithms.RLConfig(sampling=sampling)
   # What samples is a copy that fsdp does not split.
-  whole = mesh_lib.Placement(rules=(("embed", ""),))
+  whole = compute_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
     language,
     scalar,
     score,
     config=rl,
-    sampling=sampling,
     eos_ids=(3, 4),
-    move=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.mover(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 
@@ -205,7 +203,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
 
   return Training(
     lambda key: {"policy": language.init(key), "value": scalar.init(key)},
-    algorithms.make_loss(language, scalar, config=rl, temperature=0.9),
+    algorithms.make_loss(language, scalar, rl),
     collected,
   )
 
