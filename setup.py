@@ -44,6 +44,7 @@ setuptools.setup(
     "absl-py",
     "gin-config",
     "sentencepiece",
+    "jaxtyping",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.

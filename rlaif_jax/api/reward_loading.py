@@ -299,7 +299,7 @@ def text_scorer(
     del params  # The backend holds them.
     examples = []
     shape = response.shape[:2]
-    context = scoring.repeat_rows(
+    context = batches.repeat_rows(
       (batch.context, batch.context_valid), shape[1]
     )
     texts = (x.reshape(-1, x.shape[2]) for x in (response, mask))

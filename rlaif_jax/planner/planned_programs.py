@@ -122,13 +122,13 @@ def resident(
 
 def _sft(shapes, config):
   """(init, optimizer, loss) of a model's update; so are the next two."""
-  functions = architectures.language(config, shapes.how)
+  functions = architectures.language(config, shapes.options)
   tx = optimizer_lib.make_optimizer(shapes.recipe.optimizer)
   return functions.init, tx, sft_loss.make_loss(functions)
 
 
 def _reward(shapes, config):
-  scalar = architectures.scalar(config, shapes.how)
+  scalar = architectures.scalar(config, shapes.options)
   tx = optimizer_lib.make_optimizer(shapes.recipe.optimizer)
   return scalar.init, tx, reward_model.make_loss(scalar)
 
@@ -136,11 +136,11 @@ def _reward(shapes, config):
 def _policy(shapes, config):
   recipe = shapes.recipe
   row = algorithms.ALGORITHMS[recipe.rl.algorithm]
-  policy = architectures.language(config, shapes.how)
+  policy = architectures.language(config, shapes.options)
   inits = {"policy": policy.init}
   value = None
   if row.needs_value:
-    value = architectures.scalar(config, shapes.how)
+    value = architectures.scalar(config, shapes.options)
     inits["value"] = value.init
   loss = algorithms.make_loss(
     policy, value, config=recipe.rl, temperature=recipe.sampling.temperature
@@ -228,7 +228,7 @@ def _move(shapes: planned_shapes.Shapes, held: float) -> Program:
 def _sample(shapes: planned_shapes.Shapes) -> Any:
   """Reading the prompts, and then a loop that draws tokens."""
   recipe = shapes.recipe
-  policy = architectures.language(recipe.model, shapes.how_read)
+  policy = architectures.language(recipe.model, shapes.read_options)
   sample = rollout_lib.make_sample(
     policy, config=recipe.rl, sampling=recipe.sampling, eos_ids=(1,)
   )
@@ -240,13 +240,13 @@ def _finish(shapes: planned_shapes.Shapes, held: float) -> Program:
   """Log-probs of the reference, values if they are asked for, advantages."""
   recipe = shapes.recipe
   row = algorithms.ALGORITHMS[recipe.rl.algorithm]
-  policy = architectures.language(recipe.model, shapes.how_read)
+  policy = architectures.language(recipe.model, shapes.read_options)
   params = {}
   if row.needs_value and not row.baseline_at_update:
     params["value"] = shapes.learned(architectures.scalar(recipe.model).init)
 
   def lowered():
-    value = architectures.scalar(recipe.model, shapes.how_read)
+    value = architectures.scalar(recipe.model, shapes.read_options)
     finish = rollout_lib.make_finish(
       policy, value, config=recipe.rl, sampling=recipe.sampling
     )
@@ -272,12 +272,12 @@ def _score(shapes: planned_shapes.Shapes, held: float) -> Program:
   recipe = shapes.recipe
 
   def by_reward_model():
-    scalar = architectures.scalar(recipe.reward_model, shapes.how_read)
+    scalar = architectures.scalar(recipe.reward_model, shapes.read_options)
     params = shapes.read(scalar.init)
-    return jax.jit(scalar.last_group).lower(params, shapes.group())
+    return jax.jit(scalar.last).lower(params, shapes.group())
 
   def by_labeler():
-    model = architectures.language(recipe.labeler, shapes.how_read)
+    model = architectures.language(recipe.labeler, shapes.read_options)
     # Ten options whose last is two tokens, the first of them that of "1".
     scores = (*((i,) for i in range(1, 10)), (1, 10))
     read = scoring.option_log_probs

@@ -16,7 +16,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import scoring
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 
@@ -92,17 +92,18 @@ class Shapes:
     self.prompt = s.max_context
     self.key = jax.eval_shape(lambda: jax.random.key(0))
     # Of models that are only read.
-    self.how_read = architectures.Execution(
-      split_by=mesh_lib.activation_sharding(mesh)
+    self.read_options = architectures.ForwardOptions(
+      activation_sharding=mesh_lib.activation_sharding(mesh)
     )
 
   @property
-  def how(self) -> architectures.Execution:
+  def options(self) -> architectures.ForwardOptions:
     """Of models that are updated."""
     recipe = self.recipe
-    return dataclasses.replace(
-      self.how_read, remat=recipe.remat, scan_layers=recipe.scan_layers
+    compute = compute_lib.ComputeConfig(
+      remat=recipe.remat, scan_layers=recipe.scan_layers
     )
+    return dataclasses.replace(self.read_options, compute=compute)
 
   def learned(self, init: Any) -> Any:
     """Parameters that are updated."""
@@ -181,7 +182,7 @@ class Shapes:
 
   def rated_apart(
     self, model: protocols.LanguageModel
-  ) -> tuple[Any, batches.SharedBatch]:
+  ) -> tuple[Any, prefix_sharing.SharedPrompts]:
     """The same as `labeling.llm_reward` reads them: each part once.
 
     Almost all of the constant text stands before the context; its cache, made
@@ -194,7 +195,7 @@ class Shapes:
     suffix = (rows, recipe.sampling.max_tokens + ending)
     text = jax.ShapeDtypeStruct((1, recipe.rating_tokens - ending), jnp.int32)
     cache = jax.eval_shape(
-      lambda params, tokens: scoring.read_common(
+      lambda params, tokens: prefix_sharing.prefill_prefix(
         model, params, tokens, tokens >= 0
       ),
       self.read(model.init),
@@ -206,11 +207,11 @@ class Shapes:
       ),
       cache,
     )
-    return common, batches.SharedBatch(
-      prefixes=self.array(*prefix),
-      prefix_valid=self.array(*prefix, dtype=jnp.bool_),
-      owner=self.array(rows),
-      suffixes=self.array(*suffix),
+    return common, prefix_sharing.SharedPrompts(
+      group_tokens=self.array(*prefix),
+      group_valid=self.array(*prefix, dtype=jnp.bool_),
+      group_ids=self.array(rows),
+      suffix=self.array(*suffix),
       suffix_valid=self.array(*suffix, dtype=jnp.bool_),
     )
 

@@ -111,7 +111,7 @@ def test_sharing_the_beginning_and_the_context_changes_nothing():
       parts=template.pointwise_parts(),
       options=template.options,
     )
-    for model in (functions, dataclasses.replace(functions, is_causal=False))
+    for model in (functions, dataclasses.replace(functions, cache=None))
   ]
   raters = [scorer.prepare(params) for scorer in scorers]
   # The preamble is read by `prepare`, and by nothing after it.

@@ -56,5 +56,5 @@ def test_the_labelers_parts_are_its_whole_prompt():
   shapes = planned_shapes.Shapes(tiny.recipe(), mesh("data:8"))
   common, apart = shapes.rated_apart(architectures.language(tiny.DECODER))
   tokens, _ = shapes.rated()
-  parts = (common.places, apart.prefixes, apart.suffixes)
+  parts = (common.positions, apart.group_tokens, apart.suffix)
   assert sum(part.shape[1] for part in parts) == tokens.shape[1] == 48 + 12 + 8
