@@ -13,7 +13,6 @@ import time
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import compile_cache
-from rlaif_jax.cli import configuration
 from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 from rlaif_jax.cli import gin_writer

@@ -180,17 +180,30 @@ class Unpacked:
 
 @flax.struct.dataclass
 class Rollout:
-  """Sampled responses with all that an update needs, computed once.
+  """Sampled responses with the data of a policy-gradient update.
 
-  `mask` is 1 up to and with the first end token. Log-probs are under the
-  sampling distribution, softmax(logits / temperature), for both the policy
-  and the reference. `values[t]` is the value of the state before token t.
+  Log-probs are under the sampling distribution, softmax(logits / temperature),
+  for the policy and the reference. `values[..., t]` is the value of the state
+  before token t. Advantages and targets (of the value network) are filled in
+  last.
   """
 
   prompts: PromptBatch
-  response: Array  # [B, R] int32
-  mask: Array  # [B, R] float32
-  log_probs: Array  # [B, R] float32
-  ref_log_probs: Array  # [B, R] float32
-  values: Array  # [B, R] float32
-  score: Array  # [B] float32
+  response: Array  # [B, N, R] int32
+  mask: Array  # [B, N, R] float32, 1 up to and including the first end token
+  log_probs: Array  # [B, N, R] float32
+  ref_log_probs: Array  # [B, N, R] float32
+  values: Array  # [B, N, R] float32
+  score: Array  # [B, N] float32
+  advantages: Array | None = None  # [B, N, R] float32
+  targets: Array | None = None  # [B, N, R] float32
+
+  @property
+  def texts(self) -> GroupBatch:
+    """The prompts with their responses."""
+    return GroupBatch(
+      prompt=self.prompts.prompt,
+      prompt_valid=self.prompts.prompt_valid,
+      response=self.response,
+      response_valid=self.mask > 0,
+    )

@@ -143,13 +143,12 @@ def join(
 def join_groups(
   prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
 ) -> batches.GroupBatch:
-  """Prompts [B, P] with responses [B G, R] that stand together by prompt."""
-  rows = prompts.prompt.shape[0]
+  """Prompts [B, P] with their responses [B, N, R] as one GroupBatch."""
   return batches.GroupBatch(
     prompt=prompts.prompt,
     prompt_valid=prompts.prompt_valid,
-    response=response.reshape(rows, -1, response.shape[1]),
-    response_valid=mask.reshape(rows, -1, mask.shape[1]) > 0,
+    response=response,
+    response_valid=mask > 0,
   )
 
 

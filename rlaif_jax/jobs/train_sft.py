@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from rlaif_jax.core import job_spec
-from rlaif_jax.core import masked
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.engine import loop

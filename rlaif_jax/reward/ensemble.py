@@ -128,7 +128,7 @@ def member_rewards(
   params: Any,
   batch: batches.TokenBatch | batches.GroupBatch,
 ) -> jax.Array:
-  """Every member's reward of every row, or of every response: [k, B].
+  """Returns the reward of every member, [k, B] of rows or [k, B, N] of groups.
 
   What members share is computed once; adapters change each layer, so k of
   them cost k forward passes and save memory alone.
@@ -136,7 +136,7 @@ def member_rewards(
 
   def one(whole):
     if isinstance(batch, batches.GroupBatch):
-      return model.last_group(whole, batch).reshape(-1)
+      return model.last_group(whole, batch)
     return model.last(whole, batch)
 
   return of_members(one, config, params)
