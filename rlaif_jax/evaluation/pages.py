@@ -19,11 +19,10 @@ def environment() -> jinja2.Environment:
   """Returns the Jinja environment: it escapes, and unknown names are errors."""
   import jinja2
 
-  # Optional keys of a result are read as attributes of a chained undefined.
   result = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=True,
-    undefined=jinja2.ChainableUndefined,
+    undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )

@@ -79,9 +79,7 @@ def render(results: Results) -> str:
     "evaluation.html",
     title=results["title"],
     headline=headline(results),
-    comparisons=[
-      {**c, "conclusion": conclusion(c)} for c in oriented(results)
-    ],
+    comparisons=[{**c, "conclusion": conclusion(c)} for c in oriented(results)],
     facts=results["facts"],
     figures={
       "reward_against_kl": figures.reward_against_kl(results["curves"]),

@@ -194,12 +194,14 @@ class Policies:
     block, parts = 8 * self.programs.config.batch_size, []
     for index in seed_data.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
-      parts.append(reward(part, samples.response[index], samples.mask[index]))
+      response, mask = samples.response[index], samples.mask[index]
+      parts.append(reward(part, response[:, None], mask[:, None])[:, 0])
     return np.concatenate(parts)[: len(prompts.row)]
 
   def _make_programs(self, rl: algorithms.RLConfig):
     """Returns (optimizer, collect, update) of an objective."""
     policy, sampling = self.programs.policy, self.programs.sampling()
+    config = dataclasses.replace(rl, sampling=sampling)
     value, optimizers = None, {"policy": self._config.optimizer}
     if algorithms.ALGORITHMS[rl.algorithm].needs_value:
       value = self.programs.value
@@ -208,17 +210,15 @@ class Policies:
       policy,
       value,
       lambda reward, *responses: reward(*responses),
-      config=rl,
-      sampling=sampling,
+      config=config,
       eos_ids=(toy_task.END,),
     )
     tx = optimizer_lib.make_joint_optimizer(optimizers)
     update = step_lib.make_train_step(
-      algorithms.make_loss(policy, value, config=rl, temperature=1.0),
+      algorithms.make_loss(policy, value, config),
       tx,
       epochs=rl.epochs,
       minibatches=rl.minibatches,
-      together=rl.samples_per_prompt,
     )
     return tx, collect, update
 
@@ -362,7 +362,7 @@ def gold_reward(data: seed_data.SeedData) -> Reward:
 
 
 def _gold(data, prompts, response, mask):
-  return data.score(np.asarray(prompts.prompt), response, mask)
+  return data.score(*map(np.asarray, (prompts.prompt, response, mask)))
 
 
 @functools.lru_cache(maxsize=4)
