@@ -99,22 +99,31 @@ def reward_models(
   }
 
 
+def validation(
+  directory: str | pathlib.Path,
+) -> dict[int, list[dict[str, Any]]]:
+  """Returns step -> rows of validation/STEP.jsonl, oldest first."""
+  return {
+    int(path.stem): jsonl.parse_rows(path, dict)
+    for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl"))
+  }
+
+
 def curves(directory: pathlib.Path) -> dict[str, Any]:
   """Returns validation and training curves of a `train_policy` run."""
-  validation = []
-  for path in sorted((directory / "validation").glob("*.jsonl")):
-    rows = jsonl.parse_rows(path, dict)
+  curve = []
+  for step, rows in validation(directory).items():
     total = gold.totals([r["context"] for r in rows], [r["text"] for r in rows])
     kl = [r["log_prob"] - r["ref_log_prob"] for r in rows]
-    validation.append(
+    curve.append(
       {
-        "step": int(path.stem),
+        "step": step,
         "gold": _row(statistics.mean(total)),
         "score": _row(statistics.mean([r["score"] for r in rows])),
         "kl": _row(statistics.mean(kl)),
       }
     )
-  return {"validation": validation, **training(directory)}
+  return {"validation": curve, **training(directory)}
 
 
 def training(directory: pathlib.Path) -> dict[str, Any]:

@@ -91,9 +91,7 @@ def path_values(
   return {seed: value(path) for seed, path in paths(rows, arm).items()}
 
 
-def difference(
-  a: Mapping[int, float], b: Mapping[int, float]
-) -> Measure:
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Measure:
   """Returns the mean difference over the seeds that both have."""
   return measure([a[seed] - b[seed] for seed in a if seed in b])
 

@@ -15,16 +15,16 @@ from typing import Any, Mapping
 import numpy as np
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.data import datasets
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.evaluation import win_rate
-from rlaif_jax.model_io import pretrained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationData:
-  """Contexts with human responses, and the runs to report.
+class EvaluationRuns:
+  """Runs to evaluate, by the names of the report.
 
   Attributes:
     responses: policy -> its `sample` run in runs_dir. All runs answer the same
@@ -32,25 +32,22 @@ class EvaluationData:
     labels: labeler -> its `label` run, with human_labels_file set.
     rewards: reward model -> its `train_reward` run.
     policies: policy -> its `train_policy` run, for the training curves.
-    task: task of the contexts.
-    split: of the task.
-    data_dir: of `prepare`; has the human responses.
   """
 
   responses: Mapping[str, str]
   labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
   rewards: Mapping[str, str] = dataclasses.field(default_factory=dict)
   policies: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  task: str = "docstring_summary"
-  split: str = "test"
-  data_dir: str = ""
 
 
 def run(
   *,
   output_dir: str,
   runs_dir: str,
-  data: EvaluationData,
+  runs: EvaluationRuns,
+  examples: datasets.ExampleSource = datasets.ExampleSource(
+    task="docstring_summary", split="test"
+  ),
   baseline: str = "SFT",
   num_examples: int = 12,
   title: str = "RLAIF, RLHF and d-RLAIF",
@@ -60,34 +57,29 @@ def run(
   Args:
     output_dir: directory of both files.
     runs_dir: directory of the runs of all jobs.
-    data: contexts and runs.
+    runs: names and runs.
+    examples: contexts with human responses.
     baseline: policy that others are compared with first.
     num_examples: rows of the table of example responses.
     title: of the report.
   """
   # 1. Responses of the policies and of humans to the same contexts.
   root = pathlib.Path(runs_dir)
-  sampled = run_files.responses(root, data.responses)
+  sampled = run_files.responses(root, runs.responses)
   common = set.intersection(*map(set, sampled.values())) if sampled else set()
   if baseline not in sampled or not common:
     raise ValueError(
-      f"evaluate: baseline is {baseline!r} and data.responses has "
+      f"evaluate: baseline is {baseline!r} and runs.responses has "
       f"{sorted(sampled)} with {len(common)} common contexts; the baseline "
       "must be one of them, and all must answer the same contexts"
     )
-  examples = pretrained.load_examples(
-    examples_file="",
-    task=data.task,
-    split=data.split,
-    data_dir=data.data_dir,
-    limit=0,
-  )
-  contexts = {e.id: e.context for e in examples}
+  rows = examples.read()
+  contexts = {e.id: e.context for e in rows}
   order = [name for name in sorted(common) if name in contexts]
   texts = {
     name: [by_id[i].text for i in order] for name, by_id in sampled.items()
   }
-  human = {e.id: e.response for e in examples}
+  human = {e.id: e.response for e in rows}
   texts["human"] = [human[i] for i in order]
   # 2. Gold of each response.
   scores = {
@@ -113,10 +105,10 @@ def run(
     "comparisons": [
       dataclasses.asdict(c) for c in win_rate.matrix(totals, lengths)
     ],
-    "labelers": run_files.labelers(root, data.labels),
-    "rewards": run_files.reward_models(root, data.rewards),
+    "labelers": run_files.labelers(root, runs.labels),
+    "rewards": run_files.reward_models(root, runs.rewards),
     "curves": {
-      name: run_files.curves(root / run) for name, run in data.policies.items()
+      name: run_files.curves(root / run) for name, run in runs.policies.items()
     },
     "lengths": {name: v.tolist() for name, v in lengths.items()},
     "examples": [
