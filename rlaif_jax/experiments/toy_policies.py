@@ -122,7 +122,7 @@ class Policies:
   def __init__(
     self,
     programs: seed_data.Programs,
-    rewards: toy_rewards.Trainer,
+    rewards: toy_rewards.ProxyTrainer,
     search: ToySearchConfig,
     train: ToyPolicyConfig,
   ):
