@@ -118,6 +118,6 @@ drlaif
 
 # 5. Gold judges all; the labeler judges nothing here.
 job evaluate report evaluate --gin.evaluate.runs_dir="$runs" \
-  --gin.evaluate.data_dir="$runs/data"
+  --gin.ExampleSource.data_dir="$runs/data"
 echo "Done in $((SECONDS - begin)) s after installation."
 echo "Report: $runs/report/report.html"

@@ -20,6 +20,7 @@ from rlaif_jax.data import datasets
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.model_io import pretrained
 
@@ -135,16 +136,6 @@ class Candidates:
     return checkpoint.load_params(directory, like)
 
 
-def read_validation(
-  directory: str | pathlib.Path,
-) -> dict[int, list[dict[str, Any]]]:
-  """Returns step -> rows of validation/STEP.jsonl, oldest first."""
-  result = {}
-  for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl")):
-    result[int(path.stem)] = jsonl.parse_rows(path, dict)
-  return result
-
-
 def select(
   directory: str, config: SelectionConfig, devices: jax.sharding.Mesh
 ) -> list[dict[str, Any]]:
@@ -161,7 +152,7 @@ def select(
     Rows of "step", "score" (mean validation reward), "preference" (win rate
     against the SFT policy; 0.5 without a labeler) and "n" (contexts).
   """
-  validation = read_validation(directory)
+  validation = run_files.validation(directory)
   baseline = {row["id"]: row for row in validation.get(0, [])}
   table = [
     {
