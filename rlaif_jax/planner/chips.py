@@ -1,127 +1,127 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a chip can do, and topologies of chips that are not here.
+"""Memory and peak rates of chips, and the devices of a TPU topology.
 
-Figures are per chip, dense, from the makers' pages: cloud.google.com/tpu/docs
+Figures are per chip and without sparsity, from cloud.google.com/tpu/docs
 (system architecture of each generation) and the H100 and H200 data sheets.
-`link_bytes` is what a chip sends per second to all its neighbours together.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
-
 import jax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """memory in bytes; flops of bfloat16, bytes of memory and links a second."""
+  """Memory and peak rates of a chip.
+
+  Attributes:
+    name: name in tables.
+    memory: bytes of device memory (HBM).
+    flops: bfloat16 FLOPs per second.
+    memory_bandwidth: bytes per second to and from device memory.
+    link_bandwidth: bytes per second that a chip sends to all its neighbours.
+  """
 
   name: str
   memory: float
   flops: float
-  memory_bytes: float
-  link_bytes: float
+  memory_bandwidth: float
+  link_bandwidth: float
 
 
-# By what JAX calls the device.
+# By device kind, as JAX names it.
 CHIPS = {
   "TPU v4": Chip(
     name="TPU v4",
     memory=32e9,
     flops=275e12,
-    memory_bytes=1228e9,
-    link_bytes=300e9,
+    memory_bandwidth=1228e9,
+    link_bandwidth=300e9,
   ),
   "TPU v5 lite": Chip(
     name="TPU v5e",
     memory=16e9,
     flops=197e12,
-    memory_bytes=819e9,
-    link_bytes=200e9,
+    memory_bandwidth=819e9,
+    link_bandwidth=200e9,
   ),
   "TPU v5": Chip(
     name="TPU v5p",
     memory=95e9,
     flops=459e12,
-    memory_bytes=2765e9,
-    link_bytes=600e9,
+    memory_bandwidth=2765e9,
+    link_bandwidth=600e9,
   ),
   "TPU v6 lite": Chip(
     name="TPU v6e",
     memory=32e9,
     flops=918e12,
-    memory_bytes=1640e9,
-    link_bytes=448e9,
+    memory_bandwidth=1640e9,
+    link_bandwidth=448e9,
   ),
   "NVIDIA H100 80GB HBM3": Chip(
     name="H100 SXM",
     memory=80e9,
     flops=989e12,
-    memory_bytes=3350e9,
-    link_bytes=450e9,
+    memory_bandwidth=3350e9,
+    link_bandwidth=450e9,
   ),
   "NVIDIA H200": Chip(
     name="H200",
     memory=141e9,
     flops=989e12,
-    memory_bytes=4800e9,
-    link_bytes=450e9,
+    memory_bandwidth=4800e9,
+    link_bandwidth=450e9,
   ),
 }
 
 
-def chip_of(device: Any) -> Chip:
-  """The chip of a device.
+def find(topology: str) -> tuple[list[jax.Device], Chip]:
+  """Returns the devices to compile for, and their chip.
+
+  Args:
+    topology: a TPU topology such as "v5e:4x4", which needs the TPU compiler
+      but no TPU; the name of a chip such as "H100 SXM", for the devices of this
+      process with the memory and the rates of that chip; or "" for the devices
+      of this process.
 
   Raises:
-    ValueError: nothing is known of it.
+    ImportError: if the TPU compiler (libtpu) is needed and not installed.
+    ValueError: if there is no such topology, or the chip is unknown.
   """
-  kind = device.device_kind
+  named = {chip.name: chip for chip in CHIPS.values()}
+  if topology in named:
+    return jax.devices(), named[topology]
+  if topology and ":" not in topology:
+    raise ValueError(
+      f"topology is {topology!r}; use a TPU topology such as 'v5e:4x4', or a "
+      f"chip out of {sorted(named)}"
+    )
+  devices = topology_devices(topology) if topology else jax.devices()
+  kind = devices[0].device_kind
   if kind not in CHIPS:
     raise ValueError(
-      f"nothing is known of the speed of a {kind!r}; give a topology such as "
-      f"'v5e:4x4', or add it to planner/chips.py, which has {sorted(CHIPS)}"
+      f"the memory and the rates of a {kind!r} are not known; set topology to "
+      f"a TPU topology such as 'v5e:4x4' or to one of {sorted(named)}, or add "
+      "the chip to planner/chips.py"
     )
-  return CHIPS[kind]
+  return devices, CHIPS[kind]
 
 
-def chip_named(name: str) -> Chip:
-  """The chip of a name such as "H100 SXM".
-
-  Raises:
-    ValueError: there is none.
-  """
-  for chip in CHIPS.values():
-    if chip.name == name:
-      return chip
-  names = sorted(chip.name for chip in CHIPS.values())
-  raise ValueError(f"chip is {name!r}; it should be one of {names}")
-
-
-def devices_of(topology: str) -> list[Any]:
-  """Devices of a TPU topology such as "v5e:4x4"; "" are those of this process.
-
-  TPU topologies need the TPU compiler, not a TPU.
-
-  Raises:
-    ImportError: the compiler (libtpu) is not installed.
-    ValueError: no such topology.
-  """
-  if not topology:
-    return jax.devices()
+def topology_devices(topology: str) -> list[jax.Device]:
+  """Returns the devices of a TPU topology, which need not exist; see `find`."""
   try:
     import libtpu
   except ImportError as error:
     raise ImportError(
       "the TPU compiler is not installed; type: pip install 'rlaif_jax[tpu]'"
     ) from error
-  del libtpu  # JAX finds it by itself.
-  # Else it waits for the metadata server of a TPU machine.
+  del libtpu  # JAX loads it.
+  # Without this libtpu waits for the metadata server of a TPU machine.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  # Only one process may have a TPU, but any number may compile for one.
+  # Only one process may use a TPU, but any number may compile for one.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   from jax.experimental import topologies
 
@@ -129,7 +129,7 @@ def devices_of(topology: str) -> list[Any]:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except (jax.errors.JaxRuntimeError, NotImplementedError, KeyError) as error:
     raise ValueError(
-      f"topology is {topology!r}: {str(error).splitlines()[0]:.200}. It "
-      "should be like 'v5e:4x4', 'v5p:2x2x2' or 'v6e:8x8'"
+      f"topology is {topology!r}: {str(error).splitlines()[0]:.200}. Use "
+      "a topology such as 'v5e:4x4', 'v5p:2x2x2' or 'v6e:8x8'"
     ) from error
   return list(found.devices)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chips that are known, and topologies that are not here."""
+"""Known chips, and topologies of TPUs that do not exist here."""
 
 from __future__ import annotations
 
 import builtins
-import types
 
 import jax
 import pytest
@@ -12,26 +11,25 @@ import pytest
 from rlaif_jax.planner import chips
 
 
-def test_devices_of_this_process():
-  assert chips.devices_of("") == jax.devices()
-
-
-def test_an_unknown_chip_is_named():
-  with pytest.raises(ValueError, match="nothing is known of the speed of a"):
-    chips.chip_of(jax.devices()[0])
-  device = types.SimpleNamespace(device_kind="TPU v5 lite")
-  assert chips.chip_of(device).name == "TPU v5e"
+def test_devices_of_this_process(monkeypatch):
+  with pytest.raises(ValueError, match="the rates of a .* are not known"):
+    chips.find("")
+  chip = chips.CHIPS["TPU v5 lite"]
+  kind = jax.devices()[0].device_kind
+  monkeypatch.setitem(chips.CHIPS, kind, chip)
+  assert chips.find("") == (jax.devices(), chip)
 
 
 def test_chips_have_names():
-  assert chips.chip_named("H100 SXM").memory == 80e9
-  with pytest.raises(ValueError, match=r"chip is 'H99'; it should be one of"):
-    chips.chip_named("H99")
+  devices, chip = chips.find("H100 SXM")
+  assert devices == jax.devices() and chip.memory == 80e9
+  with pytest.raises(ValueError, match=r"topology is 'H99'.*'H100 SXM'"):
+    chips.find("H99")
 
 
 def test_no_memory_is_slower_than_its_links():
   for chip in chips.CHIPS.values():
-    assert chip.link_bytes < chip.memory_bytes < chip.flops
+    assert chip.link_bandwidth < chip.memory_bandwidth < chip.flops
     assert 10e9 < chip.memory < 200e9
 
 
@@ -45,7 +43,7 @@ def test_without_the_compiler_it_says_what_to_type(monkeypatch):
 
   monkeypatch.setattr(builtins, "__import__", without)
   with pytest.raises(ImportError, match=r"pip install 'rlaif_jax\[tpu\]'"):
-    chips.devices_of("v5e:4x4")
+    chips.find("v5e:4x4")
 
 
 def test_topologies_of_the_real_compiler():
@@ -55,7 +53,7 @@ def test_topologies_of_the_real_compiler():
     ("v5p:2x2x2", 8, "TPU v5p"),
     ("v6e:4x4", 16, "TPU v6e"),
   ):
-    devices = chips.devices_of(topology)
-    assert len(devices) == count and chips.chip_of(devices[0]).name == name
-  with pytest.raises(ValueError, match="it should be like|It should be like"):
-    chips.devices_of("v5e:4by4")
+    devices, chip = chips.find(topology)
+    assert len(devices) == count and chip.name == name
+  with pytest.raises(ValueError, match="Use a topology such as"):
+    chips.find("v5e:4by4")
