@@ -18,6 +18,7 @@ from tests import testing
 DECODER = testing.tiny_decoder(
   64, width=32, mlp_dim=96, num_heads=4, num_kv_heads=4, head_dim=8
 )
+SAMPLING = decode.SamplingConfig(max_tokens=12, temperature=0.9)
 T5 = t5.T5Config(
   vocab_size=32,
   width=16,
@@ -28,6 +29,11 @@ T5 = t5.T5Config(
   mlp_dim=16,
   max_length=128,
 )
+
+
+def rl(**changes):
+  """An RLConfig with short responses."""
+  return algorithms.RLConfig(**{"sampling": SAMPLING, **changes})
 
 
 def settings(model=DECODER, **changes):
@@ -44,8 +50,7 @@ def settings(model=DECODER, **changes):
     changes = {"batch_size": 16, **changes}
   values = {
     "sequence": converters.SequenceConfig(max_context=48, max_response=16),
-    "sampling": decode.SamplingConfig(max_tokens=12, temperature=0.9),
-    "rl": algorithms.RLConfig(),
+    "rl": rl(),
     "optimizer": optimizer.OptimizerConfig(name="adamw"),
   }
   for name, (cls, defaults) in parts.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From bindings to the arguments of a job, with every name accounted for.
+"""Bindings, the config classes that they name, and the checks of those names.
 
-Owns what a configuration means (scopes, macros, REQUIRED, references to config
-dataclasses) and every complaint about one. Parsing gin text is `main`'s.
+A binding is one line of a gin file or one flag. `cli.resolution` turns checked
+bindings into the arguments of a job.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import collections
 import dataclasses
 import difflib
 import inspect
-import types
 import typing
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class ConfigurationError(ValueError):
-  """A configuration that cannot run; the message says what to type."""
+  """A wrong configuration; the message says what to type."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Macro:
-  """The value `%NAME`; `gin.REQUIRED` is the one that has to be given."""
+  """The value `%NAME`; `%gin.REQUIRED` marks a value that must be set."""
 
   name: str
 
@@ -42,11 +41,12 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Binding:
-  """`scope/name.field = value`; a macro `NAME = value` has no field.
+  """`scope/name.field = value`; the macro `NAME = value` has no field.
 
-  `where` is a file with its line, or the flag, for messages. A shared binding
-  comes from an included file, which serves several recipes: its names must
-  exist, but not every recipe has to read it.
+  Fields:
+    where: file and line, or the flag, for error messages.
+    is_shared: the binding comes from an included file. Its names must exist,
+      but a recipe that includes the file may leave it unused.
   """
 
   scope: str = ""
@@ -59,7 +59,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Missing:
-  """A value that a job needs and nobody gave: the flag that gives it."""
+  """A required value without binding, and the flag that sets it."""
 
   flag: str
   reason: str
@@ -69,13 +69,13 @@ Targets = Mapping[str, Callable[..., Any]]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """A question about the nearest known name; empty when none is near."""
+  """Returns " (did you mean X?)" for the nearest known name, or ""."""
   close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def dataclasses_of(target: Any) -> list[type]:
-  """Dataclasses in the annotations of a callable, and in theirs."""
+  """Returns the dataclasses in the annotations of a callable, recursively."""
   found: list[type] = []
 
   def visit(annotation):
@@ -92,10 +92,10 @@ def dataclasses_of(target: Any) -> list[type]:
 
 
 def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
-  """Jobs by name, and the config dataclasses that they take by class name.
+  """Returns the jobs by name, and their config dataclasses by class name.
 
   Raises:
-    ValueError: two classes, or a class and a job, share a name.
+    ValueError: if two classes, or a class and a job, have the same name.
   """
   targets = dict(jobs)
   for run in jobs.values():
@@ -109,42 +109,76 @@ def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-  """What a binding may set; the output directory is the command line's."""
+  """Returns the parameters that a binding may set: all but `output_dir`."""
   parameters = dict(inspect.signature(target).parameters)
   if not inspect.isclass(target):
     parameters.pop("output_dir", None)
   return parameters
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def config_class(annotation: Any) -> type | None:
+  """The config dataclass that an annotation names, or None for anything else.
+
+  A parameter so annotated needs no reference: `Class.field` bindings reach it.
+  """
+  return annotation if dataclasses.is_dataclass(annotation) else None
+
+
+def config_fields(target: Callable[..., Any]) -> dict[str, set[str]]:
+  """Maps each config field that a job reads once to its `Class.field` names.
+
+  A class that serves several parameters of the job is left out, because its
+  parameters are told apart by scopes.
+  """
+  uses: collections.Counter[type] = collections.Counter()
+
+  def visit(annotation: Any) -> None:
+    if dataclasses.is_dataclass(annotation):
+      uses[annotation] += 1
+      if uses[annotation] == 1:
+        for kind in typing.get_type_hints(annotation).values():
+          visit(kind)
+    for part in typing.get_args(annotation):
+      visit(part)
+
+  for kind in typing.get_type_hints(target).values():
+    visit(kind)
+  found: dict[str, set[str]] = collections.defaultdict(set)
+  for cls, count in uses.items():
+    for field in parameters_of(cls) if count == 1 else ():
+      found[field].add(f"{cls.__name__}.{field}")
+  return found
+
+
+def parts_of(value: Any) -> Iterator[Any]:
   """The macros and references in a value, however deep."""
   if isinstance(value, (Macro, Reference)):
     yield value
   elif isinstance(value, Mapping):
     for pair in value.items():
-      yield from _parts(list(pair))
+      yield from parts_of(list(pair))
   elif isinstance(value, (list, tuple)):
     for item in value:
-      yield from _parts(item)
+      yield from parts_of(item)
 
 
-def _reaches(binding_scope: str, scope: str) -> bool:
+def reaches(binding_scope: str, scope: str) -> bool:
   """Whether a binding in one scope holds in another (gin: a prefix does)."""
   return not binding_scope or f"{scope}/".startswith(f"{binding_scope}/")
 
 
 def check(bindings: Sequence[Binding], jobs: Targets) -> None:
-  """Every binding names something that exists and that some job reads.
+  """Checks that every binding names a parameter that some job reads.
 
   Raises:
-    ConfigurationError: an unknown name or parameter (with the nearest known
-      one), a macro without value, or a binding or macro that nothing reads.
+    ConfigurationError: if a name or parameter is unknown (names the nearest
+      known one), a macro has no value, or nothing reads a binding or macro.
   """
   targets = targets_of(jobs)
   for binding in bindings:
     _check_name(binding, targets)
   macros = {b.name for b in bindings if not b.field}
-  parts = [(b, part) for b in bindings for part in _parts(b.value)]
+  parts = [(b, part) for b in bindings for part in parts_of(b.value)]
   used = {p.name for _, p in parts if isinstance(p, Macro)}
   for binding, part in parts:
     if isinstance(part, Reference):
@@ -160,7 +194,7 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
     in_use = sorted(macros & used)
     raise ConfigurationError(
       f"{binding.where}: nothing uses the macro {binding.name}"
-      f"{nearest(binding.name, in_use)}. In use: "
+      f"{nearest(binding.name, in_use)}. Macros in use: "
       f"{', '.join(in_use) or 'none'}"
     )
   _check_read(bindings, jobs)
@@ -171,7 +205,7 @@ def _check_name(binding: Binding, targets: Targets) -> None:
     return
   if binding.name not in targets:
     raise ConfigurationError(
-      f"{binding.where}: nothing is called {binding.name!r}"
+      f"{binding.where}: no job or config is called {binding.name!r}"
       f"{nearest(binding.name, targets)}"
     )
   names = parameters_of(targets[binding.name])
@@ -198,30 +232,35 @@ def _check_reference(
     )
   if not part.is_called:
     raise ConfigurationError(
-      f"{binding.where}: @{part.name} is the class; write @{part.name}() for "
-      "a config made of its bindings"
+      f"{binding.where}: @{part.name} is a class; write @{part.name}() for an "
+      "instance"
     )
 
 
 def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
-  """Walks from all jobs; a binding that no walk passes is an error.
+  """Checks that every binding is reachable from a job by references.
 
-  Overridden bindings count as read and as references, so that replacing a
-  config on the command line does not orphan the file's lines about it.
+  Overridden bindings count too: the lines of a file about a config stay valid
+  if the command line replaces the config.
   """
   reached = set()
+  targets = targets_of(jobs)
   queue = [("", job) for job in jobs]
   while queue:
     scope, name = queue.pop()
     if (scope, name) in reached:
       continue
     reached.add((scope, name))
-    values = [
-      b.value
+    bound = [
+      b
       for b in bindings
-      if b.field and b.name == name and _reaches(b.scope, scope)
+      if b.field and b.name == name and reaches(b.scope, scope)
     ]
-    for part in _parts(values):
+    hints = typing.get_type_hints(targets[name])
+    for field in set(parameters_of(targets[name])) - {b.field for b in bound}:
+      if cls := config_class(hints.get(field)):
+        queue.append((scope, cls.__name__))
+    for part in parts_of([b.value for b in bound]):
       queue += [
         (p.scope or scope, p.name) for p in _expand(part, bindings, set())
       ]
@@ -229,7 +268,7 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
     if binding.is_shared or not binding.field:
       continue
     if not any(
-      name == binding.name and _reaches(binding.scope, scope)
+      name == binding.name and reaches(binding.scope, scope)
       for scope, name in reached
     ):
       full = "/".join(filter(None, [binding.scope, binding.name]))
@@ -240,155 +279,12 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
 
 
 def _expand(part: Any, bindings: Sequence[Binding], seen: set[str]):
-  """The references behind a macro or reference."""
+  """Yields the references behind a macro or reference."""
   if isinstance(part, Reference):
     yield part
   elif part.name not in seen:
     seen.add(part.name)
     for binding in bindings:
       if not binding.field and binding.name == part.name:
-        for inner in _parts(binding.value):
+        for inner in parts_of(binding.value):
           yield from _expand(inner, bindings, seen)
-
-
-class _Builder:
-  """Evaluates bindings for one job; collects what is missing or wrong."""
-
-  def __init__(self, bindings: Sequence[Binding], targets: Targets):
-    self._targets = targets
-    self._macros = {b.name: b for b in bindings if not b.field}
-    self._values = collections.defaultdict(dict)
-    for b in bindings:
-      if b.field:
-        self._values[b.scope, b.name][b.field] = b
-    self.missing: list[Missing] = []
-    self.wrong: list[str] = []
-
-  def arguments(self, scope: str, name: str) -> dict[str, Any]:
-    """Values for a target in a scope; gaps are noted and left out."""
-    bound: dict[str, Binding] = {}
-    parts = scope.split("/") if scope else []
-    for end in range(len(parts) + 1):
-      bound |= self._values.get(("/".join(parts[:end]), name), {})
-    target = self._targets[name]
-    hints = typing.get_type_hints(target)
-    result = {}
-    for field, parameter in parameters_of(target).items():
-      flag = "/".join(filter(None, [scope, name])) + f".{field}"
-      if field in bound:
-        value = self._value(bound[field].value, scope, flag, ())
-        if value is not self:
-          result[field] = self._checked(
-            value, hints.get(field, Any), flag, bound[field].where
-          )
-      elif parameter.default is inspect.Parameter.empty:
-        self._note(flag, f"{flag} is required", hints.get(field, Any))
-    return result
-
-  def _note(self, flag: str, reason: str, hint: Any = Any) -> None:
-    if dataclasses.is_dataclass(hint):
-      reason += f": bind {flag} = @{hint.__name__}() in a gin file"
-      self.missing.append(Missing(flag=flag, reason=reason))
-      return
-    reason += f": add --gin.{flag}=VALUE"
-    if all(m.flag != flag for m in self.missing):
-      self.missing.append(Missing(flag=flag, reason=reason))
-
-  def _value(self, value: Any, scope: str, flag: str, seen: tuple) -> Any:
-    """The value, or the builder itself where there is none."""
-    if isinstance(value, Macro):
-      if value.is_required:
-        name = seen[-1] if seen else flag
-        self._note(name, f"{flag} is required")
-        return self
-      if value.name in seen:
-        raise ConfigurationError(
-          f"{self._macros[value.name].where}: %{value.name} is defined by "
-          "itself; give it a value"
-        )
-      inner = self._macros[value.name].value
-      return self._value(inner, scope, flag, (*seen, value.name))
-    if isinstance(value, Reference):
-      return self._make(value.scope or scope, value.name, flag)
-    if isinstance(value, Mapping):
-      items = [self._value(list(p), scope, flag, seen) for p in value.items()]
-      return self if any(i is self for i in items) else dict(items)
-    if isinstance(value, (list, tuple)):
-      items = [self._value(v, scope, flag, seen) for v in value]
-      return self if any(i is self for i in items) else type(value)(items)
-    return value
-
-  def _make(self, scope: str, name: str, flag: str) -> Any:
-    problems = len(self.missing) + len(self.wrong)
-    arguments = self.arguments(scope, name)
-    if len(self.missing) + len(self.wrong) > problems:
-      return self
-    try:
-      return self._targets[name](**arguments)
-    except (ValueError, TypeError) as error:
-      self.wrong.append(f"{flag} = @{name}(): {error}")
-      return self
-
-  def _checked(self, value: Any, hint: Any, flag: str, where: str) -> Any:
-    if not accepts(value, hint):
-      kind = getattr(hint, "__name__", None)
-      kind = kind if isinstance(hint, type) and kind else str(hint)
-      self.wrong.append(
-        f"{where}: {flag} is {value!r}, which is {type(value).__name__}; it "
-        f"must be {kind}"
-      )
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-      return tuple(value)
-    return value
-
-
-def accepts(value: Any, hint: Any) -> bool:
-  """Whether a value fits an annotation; unknown annotations take all."""
-  origin, args = typing.get_origin(hint), typing.get_args(hint)
-  if origin in (typing.Union, types.UnionType):
-    return any(accepts(value, kind) for kind in args)
-  if origin is typing.Literal:
-    return value in args
-  if origin is tuple:
-    if not isinstance(value, (list, tuple)):
-      return False
-    if len(args) == 2 and args[1] is Ellipsis:
-      return all(accepts(v, args[0]) for v in value)
-    return len(value) == len(args) and all(map(accepts, value, args))
-  if hint in (None, type(None)):
-    return value is None
-  if hint is float:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-  if hint is int:
-    return isinstance(value, int) and not isinstance(value, bool)
-  if origin is None and isinstance(hint, type) and hint is not Any:
-    return isinstance(value, hint)
-  return True
-
-
-def missing(
-  job: str, bindings: Sequence[Binding], jobs: Targets
-) -> list[Missing]:
-  """What a job still needs, without running it."""
-  builder = _Builder(bindings, targets_of(jobs))
-  builder.arguments("", job)
-  return builder.missing
-
-
-def resolve(
-  job: str, bindings: Sequence[Binding], jobs: Targets
-) -> dict[str, Any]:
-  """The keyword arguments of a job; later bindings win over earlier ones.
-
-  Raises:
-    ConfigurationError: see `check`; or a required value is missing, a value
-      has the wrong type, or a config refuses its fields. All such problems
-      are told at once.
-  """
-  check(bindings, jobs)
-  builder = _Builder(bindings, targets_of(jobs))
-  arguments = builder.arguments("", job)
-  problems = builder.wrong + [m.reason for m in builder.missing]
-  if problems:
-    raise ConfigurationError("\n".join(problems))
-  return arguments

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
-from rlaif_jax.engine import decode
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.planner import chips
 from rlaif_jax.planner import run_spec
@@ -28,7 +28,7 @@ from rlaif_jax.planner import search as search_lib
 from rlaif_jax.planner import tables
 from rlaif_jax.rl import algorithms
 
-MADE_ANEW = True
+JOB = job_spec.JobSpec(always_rerun=True)
 
 
 def run(
@@ -36,12 +36,12 @@ def run(
   output_dir: str,
   models: run_spec.PlanModels,
   sequence: converters.SequenceConfig,
-  sampling: decode.SamplingConfig,
   rl: algorithms.RLConfig,
   optimizer: optimizer_lib.OptimizerConfig,
   phases: run_spec.PlanPhases,
   compute: compute_lib.ComputeConfig,
   topology: str = "",
+  chip: str = "",
   search: str = "fits",
 ) -> dict[str, Any]:
   """Prints a table, and writes plan.json.
@@ -50,26 +50,25 @@ def run(
     output_dir: directory that receives plan.json.
     models: sizes of the models, and how the frozen ones are stored.
     sequence: lengths of prompts, and of responses in SFT and reward training.
-    sampling: sampling of rollouts; max_tokens is the length of a response.
-    rl: objective and algorithm of the policy phase.
+    rl: objective, algorithm and sampling of the policy phase.
     optimizer: optimizer of every trained model.
     phases: number of updates and batch size of each phase.
     compute: mesh, microbatches, remat and scan_layers.
-    topology: TPU topology to compile for, such as "v5e:16x16" (chips); or a
-      chip such as "H100 SXM", for programs compiled for the devices of this
-      process with the memory and rates of that chip; "" uses the devices of
-      this process.
+    topology: TPU topology to compile for, such as "v5e:16x16" (chips); "" uses
+      the devices of this process.
+    chip: name of a chip, such as "H100 SXM", whose memory and rates are used in
+      place of those of the devices.
     search: "none" plans on the mesh of `compute` alone; "fits" tries other
       meshes if that does not fit; "fastest" tries all, and takes the fastest.
   """
-  if ":" in topology:
+  if topology:
     # Programs for devices that do not exist cannot be read back.
     jax.config.update("jax_enable_compilation_cache", False)
-  devices, chip = chips.find(topology)
+  devices = chips.devices_of(topology)
+  known = chips.chip_named(chip) if chip else chips.chip_of(devices[0])
   spec = run_spec.RunSpec(
     models=models,
     sequence=sequence,
-    sampling=sampling,
     rl=rl,
     optimizer=optimizer,
     phases=phases,
@@ -81,7 +80,7 @@ def run(
       spec,
       phase,
       devices,
-      chip,
+      known,
       search=search,
       report=functools.partial(print, flush=True),
     )
@@ -95,23 +94,23 @@ def run(
   advice = {
     phase: text
     for phase, tried in plans.items()
-    if (text := tables.advice(tried, spec, chip))
+    if (text := tables.advice(tried, spec, known))
   }
   result = {
     "topology": topology,
     "devices": len(devices),
-    "chip": dataclasses.asdict(chip),
+    "chip": dataclasses.asdict(known),
     "phases": plans,
     "fits": fits,
     "hours": hours,
     "advice": advice,
   }
-  print(tables.summary(best, len(devices), chip), flush=True)
+  print(tables.summary(best, len(devices), known), flush=True)
   path = pathlib.Path(output_dir) / "plan.json"
   jsonl.write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
   return {
     "plan": str(path),
-    "chips": f"{len(devices)} x {chip.name}",
+    "chips": f"{len(devices)} x {known.name}",
     "meshes": {
       phase: plan["mesh"] if plan["fits"] else None
       for phase, plan in best.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.engine import loop
@@ -30,8 +31,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -78,40 +78,46 @@ CHIPS = {
 }
 
 
-def find(topology: str) -> tuple[list[jax.Device], Chip]:
-  """Returns the devices to compile for, and their chip.
-
-  Args:
-    topology: a TPU topology such as "v5e:4x4", which needs the TPU compiler
-      but no TPU; the name of a chip such as "H100 SXM", for the devices of this
-      process with the memory and the rates of that chip; or "" for the devices
-      of this process.
+def chip_of(device: jax.Device) -> Chip:
+  """Returns the chip of a device.
 
   Raises:
-    ImportError: if the TPU compiler (libtpu) is needed and not installed.
-    ValueError: if there is no such topology, or the chip is unknown.
+    ValueError: if the chip is unknown.
   """
-  named = {chip.name: chip for chip in CHIPS.values()}
-  if topology in named:
-    return jax.devices(), named[topology]
-  if topology and ":" not in topology:
-    raise ValueError(
-      f"topology is {topology!r}; use a TPU topology such as 'v5e:4x4', or a "
-      f"chip out of {sorted(named)}"
-    )
-  devices = topology_devices(topology) if topology else jax.devices()
-  kind = devices[0].device_kind
+  kind = device.device_kind
   if kind not in CHIPS:
     raise ValueError(
-      f"the memory and the rates of a {kind!r} are not known; set topology to "
-      f"a TPU topology such as 'v5e:4x4' or to one of {sorted(named)}, or add "
-      "the chip to planner/chips.py"
+      f"the memory and the rates of a {kind!r} are not known; set a topology "
+      "such as 'v5e:4x4' or a chip, or add it to planner/chips.py, which has "
+      f"{sorted(CHIPS)}"
     )
-  return devices, CHIPS[kind]
+  return CHIPS[kind]
 
 
-def topology_devices(topology: str) -> list[jax.Device]:
-  """Returns the devices of a TPU topology, which need not exist; see `find`."""
+def chip_named(name: str) -> Chip:
+  """Returns the chip with a name such as "H100 SXM".
+
+  Raises:
+    ValueError: if the chip is unknown.
+  """
+  named = {chip.name: chip for chip in CHIPS.values()}
+  if name not in named:
+    raise ValueError(f"chip is {name!r}; use one of {sorted(named)}")
+  return named[name]
+
+
+def devices_of(topology: str) -> list[jax.Device]:
+  """Returns the devices of a TPU topology such as "v5e:4x4".
+
+  A topology needs the TPU compiler but no TPU; "" gives the devices of this
+  process.
+
+  Raises:
+    ImportError: if the TPU compiler (libtpu) is not installed.
+    ValueError: if there is no such topology.
+  """
+  if not topology:
+    return jax.devices()
   try:
     import libtpu
   except ImportError as error:

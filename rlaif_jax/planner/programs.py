@@ -96,13 +96,11 @@ def programs_of(
   """Yields the programs of a phase ("sft", "reward" or "policy")."""
   shapes = shapes_lib.Shapes(spec, mesh)
   if phase == "sft":
-
-    def batch(rows):
-      return shapes.tokens(rows, spec.sequence.max_response)
-
+    batch = shapes.tokens(spec.rows(phase), spec.sequence.max_response)
     yield _update("SFT update", phase, shapes, _sft, batch)
   elif phase == "reward":
-    yield _update("reward update", phase, shapes, _reward, shapes.pairs)
+    batch = shapes.pairs(spec.rows(phase))
+    yield _update("reward update", phase, shapes, _reward, batch)
   else:
     yield from _policy_phase(shapes)
 
@@ -158,9 +156,7 @@ def _policy(
   if row.needs_value:
     value = architectures.scalar(config, shapes.trained_options)
     inits["value"] = value.init
-  loss = algorithms.make_loss(
-    policy, value, config=spec.rl, temperature=spec.sampling.temperature
-  )
+  loss = algorithms.make_loss(policy, value, config=spec.rl)
   tx = optimizer_lib.make_joint_optimizer(dict.fromkeys(inits, spec.optimizer))
   return (
     lambda key: {name: init(key) for name, init in inits.items()},
@@ -177,7 +173,7 @@ def _scorer_init(spec: run_spec.RunSpec) -> shapes_lib.Init:
 
 
 def _update(name, phase, shapes, build, batch, resident=0.0) -> Program:
-  """Returns an update; `batch` gives the shapes of a number of rows."""
+  """Returns an update on a batch of shapes."""
   spec = shapes.spec
 
   def lower():
@@ -187,7 +183,7 @@ def _update(name, phase, shapes, build, batch, resident=0.0) -> Program:
       loss, tx, microbatches=spec.compute.microbatches
     )
     state = step_lib.abstract_state(init, tx, shapes.mesh)
-    return step.lower(state, batch(spec.rows(phase)), shapes.key, None)
+    return step.lower(state, batch, shapes.key, None)
 
   return Program(name=name, runs=1, lower=lower, resident=resident)
 
@@ -204,7 +200,7 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
     yield _reshard(shapes, resident)
     resident = everything  # The copy that samples is kept beside the policy.
   sample = functools.partial(_lower_sample, shapes)
-  slots = spec.sampling.slots or spec.rows("policy")
+  slots = spec.rl.sampling.slots or spec.rows("policy")
   yield Program(
     name="rollout, prefill",
     runs=1,
@@ -214,7 +210,7 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   )
   yield Program(
     name="rollout, decode step",
-    runs=spec.sampling.max_tokens * math.ceil(spec.rows("policy") / slots),
+    runs=spec.rl.sampling.max_tokens * math.ceil(spec.rows("policy") / slots),
     lower=sample,
     resident=resident,
     part="iteration",
@@ -223,7 +219,7 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   yield _score(shapes, everything - found["scorer"])
   resident = found["reference"] + found["scorer"]
   update = _update(
-    "policy update", "policy", shapes, _policy, shapes.rollout, resident
+    "policy update", "policy", shapes, _policy, shapes.rollout(), resident
   )
   yield dataclasses.replace(update, runs=spec.rl.epochs * spec.rl.minibatches)
 
@@ -248,9 +244,7 @@ def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
   """Lowers sampling: the prefill, and then a loop over tokens."""
   spec = shapes.spec
   policy = architectures.language(spec.models.policy, shapes.frozen_options)
-  sample = rollout_lib.make_sample(
-    policy, config=spec.rl, sampling=spec.sampling, eos_ids=(1,)
-  )
+  sample = rollout_lib.make_sample(policy, config=spec.rl, eos_ids=(1,))
   prompts = shapes.prompts(spec.phases.batch_size)
   return sample.lower(shapes.rollout_params(policy.init), prompts, shapes.key)
 
@@ -266,16 +260,15 @@ def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
     params["value"] = shapes.trained_params(value.init)
 
   def lower():
-    finish = rollout_lib.make_finish(
-      policy, value, config=spec.rl, sampling=spec.sampling
-    )
-    rows = spec.rows("policy")
+    finish = rollout_lib.make_finish(policy, value, config=spec.rl)
+    rows = (spec.phases.batch_size, spec.rl.samples_per_prompt)
+    scores = shapes.array(*rows, dtype=jnp.float32)
     return finish.lower(
       params,
       shapes.frozen_params(policy.init),
       shapes.prompts(spec.phases.batch_size),
-      shapes.samples(rows),
-      shapes.array(rows, dtype=jnp.float32),
+      shapes.samples(),
+      scores,
     )
 
   return Program(
@@ -293,7 +286,7 @@ def _score(shapes: shapes_lib.Shapes, resident: float) -> Program:
   def lower_reward_model():
     scalar = architectures.scalar(spec.reward_model, shapes.frozen_options)
     params = shapes.frozen_params(scalar.init)
-    return jax.jit(scalar.last_group).lower(params, shapes.group())
+    return jax.jit(scalar.last_group).lower(params, shapes.rollout_texts())
 
   def lower_labeler():
     model = architectures.language(spec.models.labeler, shapes.frozen_options)

@@ -8,8 +8,8 @@ import dataclasses
 import jax
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
-from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.models import architectures
@@ -19,7 +19,7 @@ PHASES = ("sft", "reward", "policy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanModels:
+class PlanModels(validation.Validated):
   """Sizes of the models of a run, and how the frozen ones are stored.
 
   Attributes:
@@ -36,13 +36,13 @@ class PlanModels:
   policy: architectures.Config
   reward: architectures.Config | None = None
   labeler: architectures.Config | None = None
-  labeler_tokens: int = 256
-  frozen_dtype: str = "float32"
+  labeler_tokens: validation.PositiveInt = 256
+  frozen_dtype: validation.FloatDtype = "float32"
   rollout: mesh_lib.Placement | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanPhases:
+class PlanPhases(validation.Validated):
   """Updates and batch sizes of the phases of a run.
 
   Attributes:
@@ -54,18 +54,18 @@ class PlanPhases:
       `batch_size`.
   """
 
-  sft_updates: int = 0
-  reward_updates: int = 0
-  policy_updates: int = 0
-  batch_size: int = 128
-  reward_batch_size: int = 0
+  sft_updates: validation.NonNegativeInt = 0
+  reward_updates: validation.NonNegativeInt = 0
+  policy_updates: validation.NonNegativeInt = 0
+  batch_size: validation.PositiveInt = 128
+  reward_batch_size: validation.NonNegativeInt = 0
 
   def __post_init__(self):
-    counts = [self.updates(phase) for phase in PHASES]
-    if min(counts) < 0 or not any(counts):
+    super().__post_init__()
+    if not any(self.updates(phase) for phase in PHASES):
       raise ValueError(
-        f"PlanPhases has {counts} updates for {PHASES}; none may be negative, "
-        "and at least one must be positive"
+        "PlanPhases has no updates; set sft_updates, reward_updates or "
+        "policy_updates"
       )
 
   def updates(self, phase: str) -> int:
@@ -79,7 +79,6 @@ class RunSpec:
 
   models: PlanModels
   sequence: converters.SequenceConfig
-  sampling: decode.SamplingConfig
   rl: algorithms.RLConfig
   optimizer: optimizer_lib.OptimizerConfig
   phases: PlanPhases

@@ -87,24 +87,24 @@ class Shapes:
       row=self.array(rows),
     )
 
-  def samples(self, rows: int) -> decode.Sampled:
-    """Returns sampled responses."""
-    shape = (rows, self.spec.sampling.max_tokens)
-    return decode.Sampled(
+  def samples(self) -> decode.Samples:
+    """Returns the sampled responses of a rollout, [B, N, R]."""
+    shape = self._response_shape
+    return decode.Samples(
       response=self.array(*shape),
       mask=self.array(*shape, dtype=jnp.float32),
       log_probs=self.array(*shape, dtype=jnp.float32),
     )
 
-  def group(self) -> batches.GroupBatch:
-    """Returns the prompts of a rollout with their responses."""
+  @property
+  def _response_shape(self) -> tuple[int, int, int]:
+    rl = self.spec.rl
     rows = self.spec.phases.batch_size
-    prompt = (rows, self.prompt)
-    response = (
-      rows,
-      self.spec.rl.samples_per_prompt,
-      self.spec.sampling.max_tokens,
-    )
+    return rows, rl.samples_per_prompt, rl.sampling.max_tokens
+
+  def group(self, *response: int) -> batches.GroupBatch:
+    """Returns prompts with responses of shape [B, N, R]."""
+    prompt = (response[0], self.prompt)
     return batches.GroupBatch(
       prompt=self.array(*prompt),
       prompt_valid=self.array(*prompt, dtype=jnp.bool_),
@@ -112,12 +112,16 @@ class Shapes:
       response_valid=self.array(*response, dtype=jnp.bool_),
     )
 
+  def rollout_texts(self) -> batches.GroupBatch:
+    """Returns the prompts of a rollout with their responses."""
+    return self.group(*self._response_shape)
+
   def labeler_prompts(
     self,
   ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Returns tokens and valid of the labeler's whole prompts."""
     spec = self.spec
-    columns = self.prompt + spec.sampling.max_tokens
+    columns = self.prompt + spec.rl.sampling.max_tokens
     columns += spec.models.labeler_tokens
     rows = spec.rows("policy")
     return (
@@ -138,7 +142,7 @@ class Shapes:
     rows, ending = spec.rows("policy"), min(8, constant - 1)
     replicated = mesh_lib.replicated(self.mesh)
     prefix = (spec.phases.batch_size, self.prompt)
-    suffix = (rows, spec.sampling.max_tokens + ending)
+    suffix = (rows, spec.rl.sampling.max_tokens + ending)
     text = jax.ShapeDtypeStruct((1, constant - ending), jnp.int32)
     cache = jax.eval_shape(
       lambda params, tokens: scoring.read_common(
@@ -163,32 +167,25 @@ class Shapes:
 
   def pairs(self, rows: int) -> batches.PairBatch:
     """Returns the pairs of an update of the reward model."""
-    response = self.spec.sequence.max_response
     number = self.array(rows, dtype=jnp.float32)
     return batches.PairBatch(
-      first=self.tokens(rows, response),
-      second=self.tokens(rows, response),
+      texts=self.group(rows, 2, self.spec.sequence.max_response),
       label=number,
       weight=number,
     )
 
-  def rollout(
-    self, rows: int
-  ) -> tuple[batches.Rollout, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Returns the batch of a policy update: rollout, advantages, targets."""
-    response = self.spec.sampling.max_tokens
-    number = self.array(rows, response, dtype=jnp.float32)
-    prompts = self.prompts(rows)
-    return (
-      batches.Rollout(
-        prompts=prompts,
-        response=self.array(rows, response),
-        mask=number,
-        log_probs=number,
-        ref_log_probs=number,
-        values=number,
-        score=self.array(rows, dtype=jnp.float32),
-      ),
-      number,
-      number,
+  def rollout(self) -> batches.Rollout:
+    """Returns the batch of a policy update."""
+    shape = self._response_shape
+    number = self.array(*shape, dtype=jnp.float32)
+    return batches.Rollout(
+      prompts=self.prompts(shape[0]),
+      response=self.array(*shape),
+      mask=number,
+      log_probs=number,
+      ref_log_probs=number,
+      values=number,
+      score=self.array(*shape[:2], dtype=jnp.float32),
+      advantages=number,
+      targets=number,
     )

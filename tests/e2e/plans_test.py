@@ -9,7 +9,9 @@ import json
 import pytest
 
 from rlaif_jax import main
-from rlaif_jax.cli import configuration
+from rlaif_jax.cli import command_line
+from rlaif_jax.cli import gin_reader
+from rlaif_jax.cli import resolution
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
@@ -44,10 +46,10 @@ def command(recipe, size, topology):
 
 def spec_of(recipe, size, topology):
   """The run that a recipe plans."""
-  parsed = main.parse_command(command(recipe, size, topology))
-  parsed = main.with_parameters(parsed, plan_run.run)
-  arguments = configuration.resolve(
-    "plan", main.bindings_of(parsed), {"plan": plan_run.run}
+  parsed = command_line.parse(command(recipe, size, topology))
+  parsed = command_line.bind_parameters(parsed, plan_run.run)
+  arguments = resolution.resolve(
+    "plan", gin_reader.read_command(parsed), {"plan": plan_run.run}
   )
   fields = {field.name for field in dataclasses.fields(run_spec.RunSpec)}
   return run_spec.RunSpec(**{k: arguments[k] for k in fields})
@@ -83,7 +85,8 @@ def test_the_resident_arrays_fit(recipe, size, topology):
   """On some mesh that the rows divide by; nothing is compiled."""
   pytest.importorskip("libtpu")
   spec = spec_of(recipe, size, topology)
-  devices, chip = chips.find(topology)
+  devices = chips.devices_of(topology)
+  chip = chips.chip_of(devices[0])
   for phase in run_spec.PHASES:
     if not spec.phases.updates(phase):
       continue
@@ -106,7 +109,7 @@ def test_the_real_compiler_says_that_it_fits(
   code = main.main([*arguments, f"--output_dir={tmp_path}"])
   printed = capsys.readouterr()
   assert code == 0, printed.err
-  devices = len(chips.topology_devices(topology))
+  devices = len(chips.devices_of(topology))
   assert f"fits on {devices} x" in printed.out
   phases = json.loads((tmp_path / "plan.json").read_text())["phases"]
   spec = spec_of(recipe, size, topology)

@@ -43,7 +43,9 @@ def uncompiled(monkeypatch):
 def plan(tmp_path, model=tiny_plan.DECODER, **changes):
   """Plans 3600 SFT updates of the tiny models, or what `changes` says."""
   counts = {"sft_updates": 3600, "reward_updates": 0, "policy_updates": 0}
-  run = {k: changes.pop(k) for k in ("topology", "search") if k in changes}
+  run = {
+    k: changes.pop(k) for k in ("topology", "chip", "search") if k in changes
+  }
   settings = tiny_plan.settings(model, **{**counts, **changes})
   return plan_run.run(output_dir=str(tmp_path), **settings, **run)
 
@@ -165,7 +167,7 @@ def test_all_meshes_are_tried_for_the_fastest(tmp_path, chip, monkeypatch):
 
 
 def test_judged_by_another_chip(tmp_path, uncompiled):
-  result = plan(tmp_path, topology="H100 SXM")
+  result = plan(tmp_path, chip="H100 SXM")
   assert result["chips"].endswith("x H100 SXM")
   assert stored(tmp_path)["chip"]["memory"] == 80e9
 

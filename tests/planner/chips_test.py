@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import types
 
 import jax
 import pytest
@@ -11,20 +12,21 @@ import pytest
 from rlaif_jax.planner import chips
 
 
-def test_devices_of_this_process(monkeypatch):
+def test_devices_of_this_process():
+  assert chips.devices_of("") == jax.devices()
+
+
+def test_an_unknown_chip_is_named():
   with pytest.raises(ValueError, match="the rates of a .* are not known"):
-    chips.find("")
-  chip = chips.CHIPS["TPU v5 lite"]
-  kind = jax.devices()[0].device_kind
-  monkeypatch.setitem(chips.CHIPS, kind, chip)
-  assert chips.find("") == (jax.devices(), chip)
+    chips.chip_of(jax.devices()[0])
+  device = types.SimpleNamespace(device_kind="TPU v5 lite")
+  assert chips.chip_of(device).name == "TPU v5e"
 
 
 def test_chips_have_names():
-  devices, chip = chips.find("H100 SXM")
-  assert devices == jax.devices() and chip.memory == 80e9
-  with pytest.raises(ValueError, match=r"topology is 'H99'.*'H100 SXM'"):
-    chips.find("H99")
+  assert chips.chip_named("H100 SXM").memory == 80e9
+  with pytest.raises(ValueError, match=r"chip is 'H99'; use one of"):
+    chips.chip_named("H99")
 
 
 def test_no_memory_is_slower_than_its_links():
@@ -43,7 +45,7 @@ def test_without_the_compiler_it_says_what_to_type(monkeypatch):
 
   monkeypatch.setattr(builtins, "__import__", without)
   with pytest.raises(ImportError, match=r"pip install 'rlaif_jax\[tpu\]'"):
-    chips.find("v5e:4x4")
+    chips.devices_of("v5e:4x4")
 
 
 def test_topologies_of_the_real_compiler():
@@ -53,7 +55,7 @@ def test_topologies_of_the_real_compiler():
     ("v5p:2x2x2", 8, "TPU v5p"),
     ("v6e:4x4", 16, "TPU v6e"),
   ):
-    devices, chip = chips.find(topology)
-    assert len(devices) == count and chip.name == name
+    devices = chips.devices_of(topology)
+    assert len(devices) == count and chips.chip_of(devices[0]).name == name
   with pytest.raises(ValueError, match="Use a topology such as"):
-    chips.find("v5e:4by4")
+    chips.devices_of("v5e:4by4")

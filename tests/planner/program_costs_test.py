@@ -27,7 +27,7 @@ CHIP = chips.Chip(
 def test_a_tpus_compiler_stops_where_it_knows_enough():
   """And says what it says when it goes on to the end."""
   pytest.importorskip("libtpu")
-  mesh = mesh_lib.make_mesh("fsdp:-1", chips.topology_devices("v5e:2x2"))
+  mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:2x2"))
   split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
   a = jax.ShapeDtypeStruct((512, 256), jnp.float32, sharding=split)
   step = jax.jit(lambda a: jnp.sort(a @ a.T), out_shardings=whole)

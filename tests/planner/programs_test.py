@@ -19,7 +19,6 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.planner import programs
 from rlaif_jax.planner import run_spec
 from rlaif_jax.models import architectures
-from rlaif_jax.rl import algorithms
 from tests import testing
 from tests import tiny_plan
 
@@ -64,7 +63,7 @@ def test_products_that_a_tpu_overlaps_with_gathers_are_counted_whole():
     max_context=length - response, max_response=response
   )
   settings = tiny_plan.spec(c, sequence=sequence, batch_size=rows)
-  mesh = mesh_lib.make_mesh("fsdp:-1", chips.topology_devices("v5e:4x4"))
+  mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:4x4"))
   (program,) = programs.programs_of(settings, "sft", mesh)
   cost = programs.measure(program, CHIP, for_tpu=True)
   products = 4 * c.width**2 + 3 * c.width * c.mlp_dim
@@ -166,15 +165,14 @@ def test_a_rollout_is_its_prompts_and_its_tokens(model):
 
 def test_in_slots_a_rollout_takes_more_steps():
   sampling = decode.SamplingConfig(max_tokens=12, slots=6)
-  found = planned(tiny_plan.spec(sampling=sampling), "policy", "data:8")
+  rl = tiny_plan.rl(sampling=sampling)
+  found = planned(tiny_plan.spec(rl=rl), "policy", "data:8")
   assert found["rollout, decode step"].runs == 12 * 3
   assert cost_of(found["rollout, decode step"]).flops > 0
 
 
 def test_values_of_ppo_are_read_with_the_reference():
-  old = planned(
-    tiny_plan.spec(rl=algorithms.RLConfig(algorithm="ppo")), "policy"
-  )
+  old = planned(tiny_plan.spec(rl=tiny_plan.rl(algorithm="ppo")), "policy")
   new = planned(tiny_plan.spec(), "policy")
   values, reference = old["reference, values"], new["reference log-probs"]
   assert cost_of(values).flops > 1.5 * cost_of(reference).flops
@@ -236,12 +234,12 @@ def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
 
 
 def test_ppo_updates_several_times():
-  rl = algorithms.RLConfig(algorithm="ppo", epochs=2, minibatches=4)
+  rl = tiny_plan.rl(algorithm="ppo", epochs=2, minibatches=4)
   assert planned(tiny_plan.spec(rl=rl), "policy")["policy update"].runs == 8
 
 
 def test_without_a_value_network_there_is_none():
-  rl = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=2)
+  rl = tiny_plan.rl(algorithm="rloo", samples_per_prompt=2)
   mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
   one, two = (
     programs.resident_bytes(settings, "policy", mesh)["trained parameters"]
