@@ -19,6 +19,12 @@ DECODER = testing.tiny_decoder(
   64, width=32, mlp_dim=96, num_heads=4, num_kv_heads=4, head_dim=8
 )
 SAMPLING = decode.SamplingConfig(max_tokens=12, temperature=0.9)
+# Frozen models are stored in bfloat16.
+_HALF = compute_lib.Placement(dtype="bfloat16")
+BFLOAT16 = {
+  "placement": compute_lib.PlacementConfig(reference=_HALF),
+  "scorer_placement": _HALF,
+}
 T5 = t5.T5Config(
   vocab_size=32,
   width=16,

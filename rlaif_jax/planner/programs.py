@@ -17,6 +17,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
 from rlaif_jax.planner import chips
 from rlaif_jax.planner import program_costs
@@ -120,8 +121,8 @@ def resident_bytes(
   }
   if phase == "policy":
     language = architectures.language(model).init
-    reference = shapes.frozen_params(language)
-    scorer = shapes.frozen_params(_scorer_init(spec))
+    reference = shapes.params(language, spec.compute.placement.reference)
+    scorer = shapes.params(_scorer_init(spec), spec.models.scorer_placement)
     found["reference"] = program_costs.bytes_per_device(reference)
     found["scorer"] = program_costs.bytes_per_device(scorer)
   return found
@@ -132,7 +133,9 @@ Training = tuple[Callable[..., Any], Any, protocols.LossFn]
 
 
 def _sft(shapes: shapes_lib.Shapes, config: architectures.Config) -> Training:
-  functions = architectures.language(config, shapes.trained_options)
+  functions = pretrained.language_model(
+    config, shapes.mesh, shapes.spec.compute
+  )
   tx = optimizer_lib.make_optimizer(shapes.spec.optimizer)
   return functions.init, tx, sft_loss.make_loss(functions)
 
@@ -140,7 +143,7 @@ def _sft(shapes: shapes_lib.Shapes, config: architectures.Config) -> Training:
 def _reward(
   shapes: shapes_lib.Shapes, config: architectures.Config
 ) -> Training:
-  scalar = architectures.scalar(config, shapes.trained_options)
+  scalar = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
   tx = optimizer_lib.make_optimizer(shapes.spec.optimizer)
   return scalar.init, tx, reward_model.make_loss(scalar)
 
@@ -150,11 +153,11 @@ def _policy(
 ) -> Training:
   spec = shapes.spec
   row = algorithms.ALGORITHMS[spec.rl.algorithm]
-  policy = architectures.language(config, shapes.trained_options)
+  policy = pretrained.language_model(config, shapes.mesh, shapes.spec.compute)
   inits = {"policy": policy.init}
   value = None
   if row.needs_value:
-    value = architectures.scalar(config, shapes.trained_options)
+    value = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
     inits["value"] = value.init
   loss = algorithms.make_loss(policy, value, config=spec.rl)
   tx = optimizer_lib.make_joint_optimizer(dict.fromkeys(inits, spec.optimizer))
@@ -194,9 +197,9 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   found = resident_bytes(spec, "policy", shapes.mesh)
   everything = sum(found.values())
   init = architectures.language(spec.models.policy).init
-  trained = program_costs.bytes_per_device(shapes.trained_params(init))
+  trained = program_costs.bytes_per_device(shapes.params(init))
   resident = everything - trained
-  if spec.models.rollout is not None:
+  if spec.compute.placement.rollout is not None:
     yield _reshard(shapes, resident)
     resident = everything  # The copy that samples is kept beside the policy.
   sample = functools.partial(_lower_sample, shapes)
@@ -226,8 +229,10 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
 
 def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
   """Copies the policy for sampling, one parameter after another."""
-  init = architectures.language(shapes.spec.models.policy).init
-  ends = (shapes.trained_params(init), shapes.rollout_params(init))
+  spec = shapes.spec
+  init = architectures.language(spec.models.policy).init
+  rollout = spec.compute.placement.rollout
+  ends = (shapes.params(init), shapes.params(init, rollout))
   kinds = collections.Counter(zip(*map(jax.tree.leaves, ends), strict=True))
   return Program(
     name="rollout, reshard",
@@ -243,21 +248,22 @@ def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
 def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
   """Lowers sampling: the prefill, and then a loop over tokens."""
   spec = shapes.spec
-  policy = architectures.language(spec.models.policy, shapes.frozen_options)
+  policy = pretrained.language_model(spec.models.policy, shapes.mesh)
   sample = rollout_lib.make_sample(policy, config=spec.rl, eos_ids=(1,))
   prompts = shapes.prompts(spec.phases.batch_size)
-  return sample.lower(shapes.rollout_params(policy.init), prompts, shapes.key)
+  params = shapes.params(policy.init, spec.compute.placement.rollout)
+  return sample.lower(params, prompts, shapes.key)
 
 
 def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
   """Reference log-probs, old values if the algorithm needs them, advantages."""
   spec = shapes.spec
   row = algorithms.ALGORITHMS[spec.rl.algorithm]
-  policy = architectures.language(spec.models.policy, shapes.frozen_options)
-  value = architectures.scalar(spec.models.policy, shapes.frozen_options)
+  policy = pretrained.language_model(spec.models.policy, shapes.mesh)
+  value = pretrained.scalar_model(spec.models.policy, shapes.mesh)
   params = {}
   if row.needs_value and not row.baseline_at_update:
-    params["value"] = shapes.trained_params(value.init)
+    params["value"] = shapes.params(value.init)
 
   def lower():
     finish = rollout_lib.make_finish(policy, value, config=spec.rl)
@@ -265,7 +271,7 @@ def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
     scores = shapes.array(*rows, dtype=jnp.float32)
     return finish.lower(
       params,
-      shapes.frozen_params(policy.init),
+      shapes.params(policy.init, spec.compute.placement.reference),
       shapes.prompts(spec.phases.batch_size),
       shapes.samples(),
       scores,
@@ -284,12 +290,12 @@ def _score(shapes: shapes_lib.Shapes, resident: float) -> Program:
   spec = shapes.spec
 
   def lower_reward_model():
-    scalar = architectures.scalar(spec.reward_model, shapes.frozen_options)
-    params = shapes.frozen_params(scalar.init)
+    scalar = pretrained.scalar_model(spec.reward_model, shapes.mesh)
+    params = shapes.params(scalar.init, spec.models.scorer_placement)
     return jax.jit(scalar.last_group).lower(params, shapes.rollout_texts())
 
   def lower_labeler():
-    model = architectures.language(spec.models.labeler, shapes.frozen_options)
+    model = pretrained.language_model(spec.models.labeler, shapes.mesh)
     # Ten options. The last has two tokens, the first of them that of "1".
     options = (*((i,) for i in range(1, 10)), (1, 10))
     read = scoring.option_log_probs
@@ -298,7 +304,8 @@ def _score(shapes: shapes_lib.Shapes, resident: float) -> Program:
       read = scoring.shared_option_log_probs
       texts = shapes.shared_labeler_prompts(model)
     step = jax.jit(lambda params, *texts: read(model, params, *texts, options))
-    return step.lower(shapes.frozen_params(model.init), *texts)
+    params = shapes.params(model.init, spec.models.scorer_placement)
+    return step.lower(params, *texts)
 
   by_labeler = spec.models.labeler is not None
   return Program(

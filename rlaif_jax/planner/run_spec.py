@@ -10,7 +10,6 @@ import jax
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
-from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
@@ -20,7 +19,7 @@ PHASES = ("sft", "reward", "policy")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanModels(validation.Validated):
-  """Sizes of the models of a run, and how the frozen ones are stored.
+  """Sizes of the models of a run, and the placement of the scorer.
 
   Attributes:
     policy: config of the policy, the reference and the value network.
@@ -28,17 +27,15 @@ class PlanModels(validation.Validated):
     labeler: config of the labeler that scores responses (d-RLAIF) in place of
       the reward model.
     labeler_tokens: tokens of the labeler's prompt around context and response.
-    frozen_dtype: dtype of the parameters of the reference and the scorer.
-    rollout: placement of the copy of the policy that samples; None samples
-      with the trained parameters. See `train_policy.PlacementConfig`.
+    scorer_placement: sharding and dtype of the reward model's or the labeler's
+      parameters; `RunSpec.compute` has those of the other models.
   """
 
   policy: architectures.Config
   reward: architectures.Config | None = None
   labeler: architectures.Config | None = None
   labeler_tokens: validation.PositiveInt = 256
-  frozen_dtype: validation.FloatDtype = "float32"
-  rollout: mesh_lib.Placement | None = None
+  scorer_placement: compute_lib.Placement = compute_lib.PLAIN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import scoring
-from rlaif_jax.models import architectures
 from rlaif_jax.planner import run_spec
 
 Init = Callable[[jax.Array], Any]
@@ -28,8 +27,6 @@ class Shapes:
     mesh: the mesh that the shardings refer to.
     prompt: columns of a prompt; the text around a context is part of them.
     key: shape of a random key.
-    frozen_options: how models run that are not updated.
-    trained_options: how models run that are updated.
   """
 
   def __init__(self, spec: run_spec.RunSpec, mesh: jax.sharding.Mesh):
@@ -38,29 +35,15 @@ class Shapes:
     self._rows = mesh_lib.batch_sharding(mesh)
     self.prompt = spec.sequence.max_context
     self.key = jax.eval_shape(lambda: jax.random.key(0))
-    self.frozen_options = architectures.Execution(
-      split_by=mesh_lib.activation_sharding(mesh)
-    )
-    self.trained_options = dataclasses.replace(
-      self.frozen_options,
-      remat=spec.compute.remat,
-      scan_layers=spec.compute.scan_layers,
-    )
 
-  def trained_params(self, init: Init) -> Any:
-    """Returns the parameters of a model that is updated."""
-    return mesh_lib.abstract_params(init, self.mesh)
-
-  def frozen_params(self, init: Init) -> Any:
-    """Returns the parameters of a model that is not updated."""
-    placement = mesh_lib.Placement(dtype=self.spec.models.frozen_dtype)
+  def params(
+    self,
+    init: Init,
+    placement: compute_lib.Placement | None = compute_lib.PLAIN,
+  ) -> Any:
+    """Returns the parameters of a model; None is the plain placement."""
+    placement = placement or compute_lib.PLAIN
     return mesh_lib.abstract_params(init, self.mesh, placement)
-
-  def rollout_params(self, init: Init) -> Any:
-    """Returns the parameters that the policy samples with."""
-    if self.spec.models.rollout is None:
-      return self.trained_params(init)
-    return mesh_lib.abstract_params(init, self.mesh, self.spec.models.rollout)
 
   def array(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     """Returns an array whose first axis is rows."""
@@ -148,7 +131,7 @@ class Shapes:
       lambda params, tokens: scoring.read_common(
         model, params, tokens, tokens >= 0
       ),
-      self.frozen_params(model.init),
+      self.params(model.init, spec.models.scorer_placement),
       text,
     )
     common = jax.tree.map(

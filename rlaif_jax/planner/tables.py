@@ -105,9 +105,13 @@ def advice(
       hints.append("remat='full'")
     hints.append(f"microbatches={2 * spec.compute.microbatches}")
   frozen = resident.get("reference", 0) + resident.get("scorer", 0)
-  if frozen and spec.models.frozen_dtype == "float32":
+  placements = (spec.compute.placement.reference, spec.models.scorer_placement)
+  if frozen and any(placement.dtype == "float32" for placement in placements):
     saved = frozen / 2e9
-    hints.append(f"frozen_dtype='bfloat16' (saves {saved:.1f} GB)")
+    hints.append(
+      "Placement.dtype='bfloat16' for reference and scorer (saves up to "
+      f"{saved:.1f} GB)"
+    )
   state = resident["optimizer state"]
   if spec.optimizer.name != "adafactor":
     hints.append(f"Adafactor (optimizer state takes {state / 1e9:.1f} GB)")

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.dpo import model as dpo
 from rlaif_jax.engine import decode
@@ -182,7 +183,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
   rl = algorithms.RLConfig(sampling=sampling)
   # What samples is a copy that fsdp does not split.
-  whole = mesh_lib.Placement(rules=(("embed", ""),))
+  whole = compute_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
     language,
     scalar,

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.data import converters
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import decode
@@ -185,7 +186,7 @@ def test_values_of_ppo_are_read_with_the_reference():
 
 def test_resident_bytes():
   """Each program's arguments and what else is held make the same sum."""
-  settings = tiny_plan.spec(frozen_dtype="bfloat16")
+  settings = tiny_plan.spec(**tiny_plan.BFLOAT16)
   mesh = mesh_lib.make_mesh("fsdp:4,model:2", jax.devices()[:8])
   found = programs.resident_bytes(settings, "policy", mesh)
   policy, total = found["reference"] * 2, sum(found.values())
@@ -205,9 +206,13 @@ def test_resident_bytes():
 
 
 def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
-  whole = mesh_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  whole = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
   split = planned(tiny_plan.spec(), "policy", "fsdp:8")
-  copied = planned(tiny_plan.spec(rollout=whole), "policy", "fsdp:8")
+  copied = planned(
+    tiny_plan.spec(placement=compute_lib.PlacementConfig(rollout=whole)),
+    "policy",
+    "fsdp:8",
+  )
   assert set(copied) - set(split) == {"rollout, reshard"}
 
   def sent(program):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.models import architectures
 from rlaif_jax.planner import shapes as shapes_lib
@@ -16,14 +17,18 @@ def mesh(text):
   return mesh_lib.make_mesh(text, jax.devices()[:8])
 
 
-def test_frozen_parameters_may_have_another_dtype():
-  shapes = shapes_lib.Shapes(
-    tiny_plan.spec(frozen_dtype="bfloat16"), mesh("fsdp:8")
-  )
+def test_parameters_of_a_placement():
+  shapes = shapes_lib.Shapes(tiny_plan.spec(), mesh("fsdp:8"))
   init = architectures.language(tiny_plan.DECODER).init
-  frozen, trained = shapes.frozen_params(init), shapes.trained_params(init)
-  assert {x.dtype for x in jax.tree.leaves(frozen)} == {jnp.dtype("bfloat16")}
-  assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+  whole = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  for placement, dtype, parts in (
+    (None, "float32", 8),
+    (whole, "bfloat16", 1),
+  ):
+    table = shapes.params(init, placement)["embedding"]["table"]
+    assert table.dtype == jnp.dtype(dtype)
+    shard = table.sharding.shard_shape(table.shape)
+    assert shard == (table.shape[0], table.shape[1] // parts)
 
 
 def test_the_labelers_parts_are_its_whole_prompt():

@@ -43,18 +43,19 @@ def test_what_frees_memory_where_the_models_are_too_large():
   text = tables.advice([plan()], tiny_plan.spec(), CHIP)
   assert text == (
     "none of fsdp:-1 fits; fsdp:-1 comes nearest with 40.0 of 16 GB; try "
-    "frozen_dtype='bfloat16' (saves 4.0 GB), then Adafactor (optimizer state "
-    "takes 8.0 GB), then more chips, about 64"
+    "Placement.dtype='bfloat16' for reference and scorer (saves up to 4.0 "
+    "GB), then Adafactor (optimizer state takes 8.0 GB), then more chips, "
+    "about 64"
   )
 
 
 def test_what_frees_memory_where_activations_are_too_large():
   row = {"program": "policy update"}
-  done = tiny_plan.spec(frozen_dtype="bfloat16", remat="full", microbatches=2)
+  done = tiny_plan.spec(**tiny_plan.BFLOAT16, remat="full", microbatches=2)
   text = tables.advice([plan(programs=[row])], done, CHIP)
   assert "try microbatches=4, then Adafactor" in text
   text = tables.advice([plan(programs=[row])], tiny_plan.spec(), CHIP)
-  assert "try remat='full', then microbatches=2, then frozen_dtype" in text
+  assert "try remat='full', then microbatches=2, then Placement.dtype" in text
 
 
 def test_a_mesh_that_cannot_be_is_no_nearest():

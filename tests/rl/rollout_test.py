@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
@@ -141,7 +142,7 @@ def test_a_copy_samples_what_the_policy_would(params):
     params["policy"],
     mesh.abstract_params(POLICY.init, devices),
   )
-  whole = mesh.Placement(rules=(("embed", ""),))
+  whole = compute_lib.Placement(rules=(("embed", ""),))
   batch = mesh.put_batch(devices, prompts(16))
   asked = []
 
