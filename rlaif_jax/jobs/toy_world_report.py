@@ -15,7 +15,7 @@ _INTRODUCTION = (
   "reward (proxy) hides can be seen. Gold is 0 for the first policy, and 1 is "
   "its standard deviation. Means over seeds, &plusmn; a standard error; arms "
   "of a seed share its world, labels and samples, and differences are within "
-  "seeds. What follows from it stands in docs/results.md."
+  "seeds. Conclusions: docs/experiments/toy_world.md."
 )
 
 # Every start shows the rows as they are then.
