@@ -29,6 +29,7 @@ from gin import config_parser
 
 from rlaif_jax.cli import compile_cache
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_text
 from rlaif_jax.cli import job_help
 from rlaif_jax.core import jsonl
@@ -71,7 +72,9 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --gin_file   a recipe, or several; later files add to earlier ones
   --gin.X=V    sets a macro (--gin.STEPS=10) or a parameter
                (--gin.train_sft.batch_size=8); text needs no quotes
-  --X=V        a parameter of the job: --source=DIR is --gin.convert.source=DIR
+  --X=V        a parameter of the job or a field of one of its configs:
+               --source=DIR is --gin.convert.source=DIR, and
+               --num_steps=10 is --gin.TrainConfig.num_steps=10
   --gin_bindings="X = V"   the same, as gin writes it
   --output_dir where the job writes; the same command continues there
   --dry_run    prints what would run (and what labels would cost), and stops
@@ -146,19 +149,31 @@ def _unknown_flag(flag: str, name: str, more: Sequence[str] = ()) -> UsageError:
 
 
 def with_parameters(command: Command, run: Callable[..., Any]) -> Command:
-  """The job's own flags as bindings of its parameters.
+  """Binds --name=value to the job's parameter or to a field of its configs.
 
   Raises:
-    UsageError: the job has no such parameter.
+    UsageError: the job has no such parameter or field, or several configs
+      have it.
   """
   known = configuration.parameters_of(run)
+  fields = configuration.config_fields(run)
   bindings = list(command.bindings)
   for name, value in command.parameters:
-    if name not in known:
+    targets = sorted(fields.get(name, ()))
+    if name in known:
+      targets = [f"{command.job}.{name}"]
+    if not targets:
       raise _unknown_flag(
-        f"--{name}={value}", f"--{name}", [f"--{other}" for other in known]
+        f"--{name}={value}",
+        f"--{name}",
+        [f"--{other}" for other in (*known, *fields)],
       )
-    bindings.append((f"{command.job}.{name}", value))
+    if len(targets) > 1:
+      ways = " or ".join(f"--gin.{target}={value}" for target in targets)
+      raise UsageError(
+        f"--{name} is a field of several configs of {command.job}; write {ways}"
+      )
+    bindings.append((targets[0], value))
   return dataclasses.replace(command, bindings=bindings, parameters=[])
 
 
@@ -314,7 +329,7 @@ def next_command(
   parts = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]
   parts += [f"--gin_file={path}" for path in command.gin_files]
   parts += [f"--gin.{key}={value}" for key, value in command.bindings]
-  needed = configuration.missing(after[0], bindings, jobs)
+  needed = resolution.missing(after[0], bindings, jobs)
   parts += [f"--gin.{gap.flag}=VALUE" for gap in needed]
   return shlex.join([*parts, f"--output_dir={folder / after[0]}"])
 
@@ -332,7 +347,7 @@ def run_job(command: Command) -> None:
   command = with_parameters(command, run)
   bindings = bindings_of(command)
   jobs = {job: load_job(job) for job in JOBS}
-  arguments = configuration.resolve(command.job, bindings, jobs)
+  arguments = resolution.resolve(command.job, bindings, jobs)
   config = gin_text.render(command.job, run, arguments)
   module = sys.modules[run.__module__]
   if command.dry_run:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From bindings to the arguments of a job, with every name accounted for.
+"""Bindings, the config classes that they name, and the checks of those names.
 
-Owns what a configuration means (scopes, macros, REQUIRED, references to config
-dataclasses) and every complaint about one. Parsing gin text is `main`'s.
+A binding is one line of a gin file or one flag. `cli.resolution` turns checked
+bindings into the arguments of a job.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import difflib
 import inspect
-import types
 import typing
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -116,19 +115,53 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
   return parameters
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def config_class(annotation: Any) -> type | None:
+  """The config dataclass that an annotation names, or None for anything else.
+
+  A parameter so annotated needs no reference: `Class.field` bindings reach it.
+  """
+  return annotation if dataclasses.is_dataclass(annotation) else None
+
+
+def config_fields(target: Callable[..., Any]) -> dict[str, set[str]]:
+  """Maps each config field that a job reads once to its `Class.field` names.
+
+  A class that serves several parameters of the job is left out, because its
+  parameters are told apart by scopes.
+  """
+  uses: collections.Counter[type] = collections.Counter()
+
+  def visit(annotation: Any) -> None:
+    if dataclasses.is_dataclass(annotation):
+      uses[annotation] += 1
+      if uses[annotation] == 1:
+        for kind in typing.get_type_hints(annotation).values():
+          visit(kind)
+    for part in typing.get_args(annotation):
+      visit(part)
+
+  for kind in typing.get_type_hints(target).values():
+    visit(kind)
+  found: dict[str, set[str]] = collections.defaultdict(set)
+  for cls, count in uses.items():
+    for field in parameters_of(cls) if count == 1 else ():
+      found[field].add(f"{cls.__name__}.{field}")
+  return found
+
+
+def parts_of(value: Any) -> Iterator[Any]:
   """The macros and references in a value, however deep."""
   if isinstance(value, (Macro, Reference)):
     yield value
   elif isinstance(value, Mapping):
     for pair in value.items():
-      yield from _parts(list(pair))
+      yield from parts_of(list(pair))
   elif isinstance(value, (list, tuple)):
     for item in value:
-      yield from _parts(item)
+      yield from parts_of(item)
 
 
-def _reaches(binding_scope: str, scope: str) -> bool:
+def reaches(binding_scope: str, scope: str) -> bool:
   """Whether a binding in one scope holds in another (gin: a prefix does)."""
   return not binding_scope or f"{scope}/".startswith(f"{binding_scope}/")
 
@@ -144,7 +177,7 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
   for binding in bindings:
     _check_name(binding, targets)
   macros = {b.name for b in bindings if not b.field}
-  parts = [(b, part) for b in bindings for part in _parts(b.value)]
+  parts = [(b, part) for b in bindings for part in parts_of(b.value)]
   used = {p.name for _, p in parts if isinstance(p, Macro)}
   for binding, part in parts:
     if isinstance(part, Reference):
@@ -210,18 +243,23 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
   config on the command line does not orphan the file's lines about it.
   """
   reached = set()
+  targets = targets_of(jobs)
   queue = [("", job) for job in jobs]
   while queue:
     scope, name = queue.pop()
     if (scope, name) in reached:
       continue
     reached.add((scope, name))
-    values = [
-      b.value
+    bound = [
+      b
       for b in bindings
-      if b.field and b.name == name and _reaches(b.scope, scope)
+      if b.field and b.name == name and reaches(b.scope, scope)
     ]
-    for part in _parts(values):
+    hints = typing.get_type_hints(targets[name])
+    for field in set(parameters_of(targets[name])) - {b.field for b in bound}:
+      if cls := config_class(hints.get(field)):
+        queue.append((scope, cls.__name__))
+    for part in parts_of([b.value for b in bound]):
       queue += [
         (p.scope or scope, p.name) for p in _expand(part, bindings, set())
       ]
@@ -229,7 +267,7 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
     if binding.is_shared or not binding.field:
       continue
     if not any(
-      name == binding.name and _reaches(binding.scope, scope)
+      name == binding.name and reaches(binding.scope, scope)
       for scope, name in reached
     ):
       full = "/".join(filter(None, [binding.scope, binding.name]))
@@ -247,148 +285,5 @@ def _expand(part: Any, bindings: Sequence[Binding], seen: set[str]):
     seen.add(part.name)
     for binding in bindings:
       if not binding.field and binding.name == part.name:
-        for inner in _parts(binding.value):
+        for inner in parts_of(binding.value):
           yield from _expand(inner, bindings, seen)
-
-
-class _Builder:
-  """Evaluates bindings for one job; collects what is missing or wrong."""
-
-  def __init__(self, bindings: Sequence[Binding], targets: Targets):
-    self._targets = targets
-    self._macros = {b.name: b for b in bindings if not b.field}
-    self._values = collections.defaultdict(dict)
-    for b in bindings:
-      if b.field:
-        self._values[b.scope, b.name][b.field] = b
-    self.missing: list[Missing] = []
-    self.wrong: list[str] = []
-
-  def arguments(self, scope: str, name: str) -> dict[str, Any]:
-    """Values for a target in a scope; gaps are noted and left out."""
-    bound: dict[str, Binding] = {}
-    parts = scope.split("/") if scope else []
-    for end in range(len(parts) + 1):
-      bound |= self._values.get(("/".join(parts[:end]), name), {})
-    target = self._targets[name]
-    hints = typing.get_type_hints(target)
-    result = {}
-    for field, parameter in parameters_of(target).items():
-      flag = "/".join(filter(None, [scope, name])) + f".{field}"
-      if field in bound:
-        value = self._value(bound[field].value, scope, flag, ())
-        if value is not self:
-          result[field] = self._checked(
-            value, hints.get(field, Any), flag, bound[field].where
-          )
-      elif parameter.default is inspect.Parameter.empty:
-        self._note(flag, f"{flag} is required", hints.get(field, Any))
-    return result
-
-  def _note(self, flag: str, reason: str, hint: Any = Any) -> None:
-    if dataclasses.is_dataclass(hint):
-      reason += f": bind {flag} = @{hint.__name__}() in a gin file"
-      self.missing.append(Missing(flag=flag, reason=reason))
-      return
-    reason += f": add --gin.{flag}=VALUE"
-    if all(m.flag != flag for m in self.missing):
-      self.missing.append(Missing(flag=flag, reason=reason))
-
-  def _value(self, value: Any, scope: str, flag: str, seen: tuple) -> Any:
-    """The value, or the builder itself where there is none."""
-    if isinstance(value, Macro):
-      if value.is_required:
-        name = seen[-1] if seen else flag
-        self._note(name, f"{flag} is required")
-        return self
-      if value.name in seen:
-        raise ConfigurationError(
-          f"{self._macros[value.name].where}: %{value.name} is defined by "
-          "itself; give it a value"
-        )
-      inner = self._macros[value.name].value
-      return self._value(inner, scope, flag, (*seen, value.name))
-    if isinstance(value, Reference):
-      return self._make(value.scope or scope, value.name, flag)
-    if isinstance(value, Mapping):
-      items = [self._value(list(p), scope, flag, seen) for p in value.items()]
-      return self if any(i is self for i in items) else dict(items)
-    if isinstance(value, (list, tuple)):
-      items = [self._value(v, scope, flag, seen) for v in value]
-      return self if any(i is self for i in items) else type(value)(items)
-    return value
-
-  def _make(self, scope: str, name: str, flag: str) -> Any:
-    problems = len(self.missing) + len(self.wrong)
-    arguments = self.arguments(scope, name)
-    if len(self.missing) + len(self.wrong) > problems:
-      return self
-    try:
-      return self._targets[name](**arguments)
-    except (ValueError, TypeError) as error:
-      self.wrong.append(f"{flag} = @{name}(): {error}")
-      return self
-
-  def _checked(self, value: Any, hint: Any, flag: str, where: str) -> Any:
-    if not accepts(value, hint):
-      kind = getattr(hint, "__name__", None)
-      kind = kind if isinstance(hint, type) and kind else str(hint)
-      self.wrong.append(
-        f"{where}: {flag} is {value!r}, which is {type(value).__name__}; it "
-        f"must be {kind}"
-      )
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-      return tuple(value)
-    return value
-
-
-def accepts(value: Any, hint: Any) -> bool:
-  """Whether a value fits an annotation; unknown annotations take all."""
-  origin, args = typing.get_origin(hint), typing.get_args(hint)
-  if origin in (typing.Union, types.UnionType):
-    return any(accepts(value, kind) for kind in args)
-  if origin is typing.Literal:
-    return value in args
-  if origin is tuple:
-    if not isinstance(value, (list, tuple)):
-      return False
-    if len(args) == 2 and args[1] is Ellipsis:
-      return all(accepts(v, args[0]) for v in value)
-    return len(value) == len(args) and all(map(accepts, value, args))
-  if hint in (None, type(None)):
-    return value is None
-  if hint is float:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-  if hint is int:
-    return isinstance(value, int) and not isinstance(value, bool)
-  if origin is None and isinstance(hint, type) and hint is not Any:
-    return isinstance(value, hint)
-  return True
-
-
-def missing(
-  job: str, bindings: Sequence[Binding], jobs: Targets
-) -> list[Missing]:
-  """What a job still needs, without running it."""
-  builder = _Builder(bindings, targets_of(jobs))
-  builder.arguments("", job)
-  return builder.missing
-
-
-def resolve(
-  job: str, bindings: Sequence[Binding], jobs: Targets
-) -> dict[str, Any]:
-  """The keyword arguments of a job; later bindings win over earlier ones.
-
-  Raises:
-    ConfigurationError: see `check`; or a required value is missing, a value
-      has the wrong type, or a config refuses its fields. All such problems
-      are told at once.
-  """
-  check(bindings, jobs)
-  builder = _Builder(bindings, targets_of(jobs))
-  arguments = builder.arguments("", job)
-  problems = builder.wrong + [m.reason for m in builder.missing]
-  if problems:
-    raise ConfigurationError("\n".join(problems))
-  return arguments

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from rlaif_jax import main
-from rlaif_jax.cli import configuration
+from rlaif_jax.cli import resolution
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
@@ -45,7 +45,7 @@ def recipe_of(recipe, size, topology):
   """What a plan is of, and its steps."""
   parsed = main.parse_command(command(recipe, size, topology))
   parsed = main.with_parameters(parsed, plan_run.run)
-  arguments = configuration.resolve(
+  arguments = resolution.resolve(
     "plan", main.bindings_of(parsed), {"plan": plan_run.run}
   )
   fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resolves bindings to the arguments of a job.
+
+Applies gin's rules for scopes and macros, builds config dataclasses, and
+reports every missing or invalid value at once.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from typing import Any, Callable, Mapping, Sequence
+
+from rlaif_jax.cli import configuration
+
+
+class _Builder:
+  """Evaluates bindings for one job; collects what is missing or wrong."""
+
+  def __init__(
+    self,
+    bindings: Sequence[configuration.Binding],
+    targets: configuration.Targets,
+  ):
+    self._targets = targets
+    self._macros = {b.name: b for b in bindings if not b.field}
+    self._values = collections.defaultdict(dict)
+    for b in bindings:
+      if b.field:
+        self._values[b.scope, b.name][b.field] = b
+    self.missing: list[configuration.Missing] = []
+    self.wrong: list[str] = []
+
+  def arguments(
+    self, scope: str, name: str, is_partial: bool = False
+  ) -> dict[str, Any]:
+    """Values for a target in a scope; gaps are noted and left out.
+
+    A partial target takes what is not bound from an instance.
+    """
+    bound: dict[str, configuration.Binding] = {}
+    parts = scope.split("/") if scope else []
+    for end in range(len(parts) + 1):
+      bound |= self._values.get(("/".join(parts[:end]), name), {})
+    target = self._targets[name]
+    hints = typing.get_type_hints(target)
+    result = {}
+    for field, parameter in configuration.parameters_of(target).items():
+      flag = "/".join(filter(None, [scope, name])) + f".{field}"
+      if field in bound:
+        value = self._value(bound[field].value, scope, flag, ())
+        if value is not self:
+          result[field] = self._checked(
+            value, hints.get(field, Any), flag, bound[field].where
+          )
+      elif cls := configuration.config_class(hints.get(field)):
+        value = self._implied(scope, cls, parameter.default, is_partial, flag)
+        if value is not self:
+          result[field] = value
+      elif parameter.default is inspect.Parameter.empty and not is_partial:
+        self._note(flag, f"{flag} is required", hints.get(field, Any))
+    return result
+
+  def _implied(
+    self, scope: str, cls: type, default: Any, is_partial: bool, flag: str
+  ) -> Any:
+    """A config that no binding refers to: its default with its bindings.
+
+    The builder itself stands for a default that nothing changes, and for a
+    config that lacks values.
+    """
+    if default is inspect.Parameter.empty:
+      if is_partial and not self._has_bindings(scope, cls):
+        return self
+      return self._make(scope, cls.__name__, flag)
+    bound = self.arguments(scope, cls.__name__, is_partial=True)
+    if not bound or default is None:
+      return self
+    return self._called(
+      functools.partial(dataclasses.replace, default), bound, flag, cls.__name__
+    )
+
+  def _has_bindings(self, scope: str, cls: type) -> bool:
+    """Whether a binding reaches a config class or one of its own configs."""
+    names = {
+      cls.__name__,
+      *(c.__name__ for c in configuration.dataclasses_of(cls)),
+    }
+    return any(
+      name in names and configuration.reaches(bound, scope)
+      for bound, name in self._values
+    )
+
+  def _note(self, flag: str, reason: str, hint: Any = Any) -> None:
+    if dataclasses.is_dataclass(hint):
+      reason += f": bind {flag} = @{hint.__name__}() in a gin file"
+      self.missing.append(configuration.Missing(flag=flag, reason=reason))
+      return
+    reason += f": add --gin.{flag}=VALUE"
+    if all(m.flag != flag for m in self.missing):
+      self.missing.append(configuration.Missing(flag=flag, reason=reason))
+
+  def _value(self, value: Any, scope: str, flag: str, seen: tuple) -> Any:
+    """The value, or the builder itself where there is none."""
+    if isinstance(value, configuration.Macro):
+      if value.is_required:
+        name = seen[-1] if seen else flag
+        self._note(name, f"{flag} is required")
+        return self
+      if value.name in seen:
+        raise configuration.ConfigurationError(
+          f"{self._macros[value.name].where}: %{value.name} is defined by "
+          "itself; give it a value"
+        )
+      inner = self._macros[value.name].value
+      return self._value(inner, scope, flag, (*seen, value.name))
+    if isinstance(value, configuration.Reference):
+      return self._make(value.scope or scope, value.name, flag)
+    if isinstance(value, Mapping):
+      items = [self._value(list(p), scope, flag, seen) for p in value.items()]
+      return self if any(i is self for i in items) else dict(items)
+    if isinstance(value, (list, tuple)):
+      items = [self._value(v, scope, flag, seen) for v in value]
+      return self if any(i is self for i in items) else type(value)(items)
+    return value
+
+  def _make(self, scope: str, name: str, flag: str) -> Any:
+    problems = len(self.missing) + len(self.wrong)
+    arguments = self.arguments(scope, name)
+    if len(self.missing) + len(self.wrong) > problems:
+      return self
+    return self._called(self._targets[name], arguments, flag, name)
+
+  def _called(
+    self, make: Callable[..., Any], arguments: Any, flag: str, name: str
+  ) -> Any:
+    try:
+      return make(**arguments)
+    except (ValueError, TypeError) as error:
+      self.wrong.append(f"{flag} = @{name}(): {error}")
+      return self
+
+  def _checked(self, value: Any, hint: Any, flag: str, where: str) -> Any:
+    if not accepts(value, hint):
+      kind = getattr(hint, "__name__", None)
+      kind = kind if isinstance(hint, type) and kind else str(hint)
+      self.wrong.append(
+        f"{where}: {flag} is {value!r}, which is {type(value).__name__}; it "
+        f"must be {kind}"
+      )
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+      return tuple(value)
+    return value
+
+
+def accepts(value: Any, hint: Any) -> bool:
+  """Whether a value fits an annotation; unknown annotations take all."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(accepts(value, kind) for kind in args)
+  if origin is typing.Literal:
+    return value in args
+  if origin is tuple:
+    if not isinstance(value, (list, tuple)):
+      return False
+    if len(args) == 2 and args[1] is Ellipsis:
+      return all(accepts(v, args[0]) for v in value)
+    return len(value) == len(args) and all(map(accepts, value, args))
+  if hint in (None, type(None)):
+    return value is None
+  if hint is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+  if hint is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if origin is None and isinstance(hint, type) and hint is not Any:
+    return isinstance(value, hint)
+  return True
+
+
+def missing(
+  job: str,
+  bindings: Sequence[configuration.Binding],
+  jobs: configuration.Targets,
+) -> list[configuration.Missing]:
+  """What a job still needs, without running it."""
+  builder = _Builder(bindings, configuration.targets_of(jobs))
+  builder.arguments("", job)
+  return builder.missing
+
+
+def resolve(
+  job: str,
+  bindings: Sequence[configuration.Binding],
+  jobs: configuration.Targets,
+) -> dict[str, Any]:
+  """The keyword arguments of a job; later bindings win over earlier ones.
+
+  Raises:
+    ConfigurationError: see `configuration.check`; or a required value is
+      missing, a value has the wrong type, or a config refuses its fields. One
+      error lists all such problems.
+  """
+  configuration.check(bindings, jobs)
+  builder = _Builder(bindings, configuration.targets_of(jobs))
+  arguments = builder.arguments("", job)
+  problems = builder.wrong + [m.reason for m in builder.missing]
+  if problems:
+    raise configuration.ConfigurationError("\n".join(problems))
+  return arguments
