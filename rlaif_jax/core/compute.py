@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-REMAT = ("none", "full", "dots")
+from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
+class ComputeConfig(validation.Validated):
   """Devices and memory of a training job.
 
   Attributes:
@@ -24,16 +25,6 @@ class ComputeConfig:
   """
 
   mesh: str = "data:-1"
-  microbatches: int = 1
-  remat: str = "none"
+  microbatches: validation.PositiveInt = 1
+  remat: Literal["none", "full", "dots"] = "none"
   scan_layers: bool = False
-
-  def __post_init__(self):
-    if self.microbatches < 1:
-      raise ValueError(
-        f"ComputeConfig.microbatches is {self.microbatches}; it must be >= 1"
-      )
-    if self.remat not in REMAT:
-      raise ValueError(
-        f"ComputeConfig.remat is {self.remat!r}; use one of {REMAT}"
-      )

@@ -17,6 +17,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import guards
 from rlaif_jax.engine import metrics as metrics_lib
@@ -29,20 +30,26 @@ class NonFiniteError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-  """How long, and how often to save and to evaluate (0: only at the end)."""
+class LoopConfig(validation.Validated):
+  """Length of a run, and when it is saved and evaluated.
 
-  num_steps: int
-  save_every: int = 100
-  evaluate_every: int = 0
+  Attributes:
+    num_steps: number of updates.
+    save_every: updates between two checkpoints.
+    evaluate_every: updates between two evaluations; 0 evaluates at the end
+      only.
+    evaluate_at: further steps at which to evaluate.
+  """
 
-  def __post_init__(self):
-    if self.num_steps < 1 or self.save_every < 1 or self.evaluate_every < 0:
-      raise ValueError(
-        f"LoopConfig: num_steps is {self.num_steps}, save_every is "
-        f"{self.save_every}, evaluate_every is {self.evaluate_every}; the "
-        "first two must be >= 1 and the last >= 0"
-      )
+  num_steps: validation.PositiveInt
+  save_every: validation.PositiveInt = 100
+  evaluate_every: validation.NonNegativeInt = 0
+  evaluate_at: tuple[validation.NonNegativeInt, ...] = ()
+
+  def evaluates_before(self, step: int) -> bool:
+    """Returns whether the state after `step` updates, not the last, is due."""
+    regular = self.evaluate_every and step % self.evaluate_every == 0
+    return bool(regular) or step in self.evaluate_at
 
 
 StepFn = Callable[
@@ -62,7 +69,7 @@ def fit(
   name: str,
   evaluate: Callable[[Any, int], Mapping[str, float]] | None = None,
 ) -> step_lib.TrainState:
-  """Runs to config.num_steps, from the newest checkpoint if there is one.
+  """Trains to config.num_steps, from the newest checkpoint if there is one.
 
   1. Restore the newest finished checkpoint in `directory`/checkpoints.
   2. Each step: batch from (state, step), update with key (seed, step). The
@@ -70,9 +77,9 @@ def fit(
      are packed), and visits no host.
   3. The metrics of step n - 1 are fetched while step n runs.
   4. Every `save_every` steps, once all metrics are known to be finite: save.
-  5. `evaluate(params, step)` every `evaluate_every` steps and at the end; its
-     numbers go to evaluations.jsonl, all others to metrics.jsonl, and how
-     long steps took, and their batches, to timing.json.
+  5. `evaluate(params, step)` at the steps of the config and at the end; its
+     numbers go to evaluations.jsonl, all others to metrics.jsonl, and the
+     seconds of steps and batches to timing.json.
 
   Args:
     state: freshly initialised; gives the layout for restoring. Donated.
@@ -80,7 +87,8 @@ def fit(
     next_batch: (state, step) -> batch on the devices.
     config: lengths.
     seed: of the run.
-    directory: of the run.
+    directory: of the run; "" keeps everything in memory: no checkpoint, no
+      file and no progress line.
     name: shown in the progress line; names the random stream.
     evaluate: optional, (params, step) -> numbers.
 
@@ -89,15 +97,9 @@ def fit(
       stays.
     preemption.Preempted: after saving, when the process was asked to stop.
   """
-  checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
-  fresh, state = state, checkpoints.restore(state)
-  if state is not fresh:  # Whoever made it may hold it still.
-    jax.tree.map(lambda leaf: leaf.delete(), fresh)
+  files = _RunFiles(directory)
+  state = files.restore(state)
   done = int(state.step)
-  file = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
-  evaluations = metrics_lib.MetricsFile(f"{directory}/evaluations.jsonl")
-  file.truncate_after(done)
-  evaluations.truncate_after(done - 1)
   progress = metrics_lib.Progress(name, config.num_steps, done=done)
   clock = metrics_lib.StepClock()
   pending: tuple[int, Any] | None = None
@@ -107,16 +109,17 @@ def fit(
     nonlocal pending
     if pending is not None:
       values = fetch(pending[0], pending[1])
-      file.write(pending[0], values)
-      progress.update(pending[0], f"loss {values['loss']:.4f}")
+      files.write_metrics(pending[0], values)
+      if directory:
+        progress.update(pending[0], f"loss {values['loss']:.4f}")
       pending = None
 
   def evaluate_now(step, params):
     if evaluate is not None:
-      evaluations.write(step, evaluate(params, step))
+      files.write_evaluation(step, evaluate(params, step))
 
   for step in range(done, config.num_steps):
-    if config.evaluate_every and step % config.evaluate_every == 0:
+    if config.evaluates_before(step):
       flush()
       evaluate_now(step, state.params)
     with clock.making_a_batch():
@@ -131,19 +134,65 @@ def fit(
     stopping = processes.is_time_to_stop(step + 1, preemption.requested())
     if stopping or (step + 1) % config.save_every == 0:
       flush()
-      checkpoints.save(step + 1, state)
+      files.save(step + 1, state)
     if stopping:
-      checkpoints.close()
+      files.close()
       raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
   flush()
-  if processes.is_writer():  # Each process has times of its own.
-    jsonl.write_text(
-      f"{directory}/timing.json", json.dumps(clock.summary()) + "\n"
-    )
-  checkpoints.save(config.num_steps, state)
+  files.write_timing(clock.summary())
+  files.save(config.num_steps, state)
   evaluate_now(config.num_steps, state.params)
-  checkpoints.close()
+  files.close()
   return state
+
+
+class _RunFiles:
+  """Checkpoints, metrics, evaluations and timing; with no directory, none."""
+
+  def __init__(self, directory: str):
+    self._directory = directory
+    self._checkpoints = None
+    if directory:
+      self._checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
+    self._metrics = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
+    self._evaluations = metrics_lib.MetricsFile(
+      f"{directory}/evaluations.jsonl"
+    )
+
+  def restore(self, state: step_lib.TrainState) -> step_lib.TrainState:
+    """Returns the newest checkpoint, or `state`, and drops later lines."""
+    if self._checkpoints is None:
+      return state
+    restored = self._checkpoints.restore(state)
+    if restored is not state:  # The caller may still hold it.
+      jax.tree.map(lambda leaf: leaf.delete(), state)
+    done = int(restored.step)
+    self._metrics.truncate_after(done)
+    self._evaluations.truncate_after(done - 1)
+    return restored
+
+  def write_metrics(self, step: int, values: Mapping[str, float]) -> None:
+    if self._directory:
+      self._metrics.write(step, values)
+
+  def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+    if self._directory:
+      self._evaluations.write(step, values)
+
+  def write_timing(self, summary: Mapping[str, float]) -> None:
+    # Each process has times of its own.
+    if self._directory and processes.is_writer():
+      jsonl.write_text(
+        f"{self._directory}/timing.json", json.dumps(summary) + "\n"
+      )
+
+  def save(self, step: int, state: step_lib.TrainState) -> None:
+    if self._checkpoints is not None:
+      self._checkpoints.save(step, state)
+
+  def close(self) -> None:
+    if self._checkpoints is not None:
+      self._checkpoints.close()
 
 
 def fetch(step: int, metrics: step_lib.Metrics) -> dict[str, float]:

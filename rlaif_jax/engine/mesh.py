@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import validation
+
 AXES = ("data", "fsdp", "sequence", "model")
 
 # Logical axis of a parameter -> mesh axis (None: not split).
@@ -35,7 +37,7 @@ RULES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(validation.Validated):
   """How one model's parameters lie on the mesh.
 
   Fields:
@@ -47,9 +49,10 @@ class Placement:
   """
 
   rules: tuple[tuple[str, str], ...] = ()
-  dtype: str = "float32"
+  dtype: validation.FloatDtype = "float32"
 
   def __post_init__(self):
+    super().__post_init__()
     known = {name for name, _ in RULES}
     for name, axis in self.rules:
       if name not in known or axis not in ("", *AXES):
@@ -57,10 +60,6 @@ class Placement:
           f"Placement.rules has ({name!r}, {axis!r}); the first should be one "
           f"of {sorted(known)} and the second one of {AXES} or '' for none"
         )
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"Placement.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
-      )
 
   def table(self) -> dict[str, str | None]:
     """Logical axis -> mesh axis."""

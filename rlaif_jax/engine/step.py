@@ -161,12 +161,6 @@ def accumulate_gradients(
   return jax.tree.map(lambda g: g / weight, sums), metrics
 
 
-def _shuffled(key: jax.Array, rows: int, together: int) -> jax.Array:
-  """Row numbers in a random order, `together` of them in a row."""
-  order = jax.random.permutation(key, rows // together)
-  return (order[:, None] * together + jnp.arange(together)[None]).reshape(-1)
-
-
 def make_train_step(
   loss_fn: protocols.LossFn,
   optimizer: optax.GradientTransformation,
@@ -174,7 +168,6 @@ def make_train_step(
   microbatches: int = 1,
   epochs: int = 1,
   minibatches: int = 1,
-  together: int = 1,
   combine: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """The jitted update (state, batch, key, frozen=None) -> (state, metrics).
@@ -185,8 +178,6 @@ def make_train_step(
     microbatches: parts whose gradients are added before one update.
     epochs: passes over the batch inside the step (PPO).
     minibatches: updates per pass; rows are shuffled anew in each pass.
-    together: so many rows that follow each other stay so, as the samples of a
-      prompt do.
     combine: (learned, frozen) -> the parameters that the loss reads, such as
       adapters put into a model; `frozen` is given to each step.
 
@@ -219,13 +210,12 @@ def make_train_step(
       carry, metrics = update(carry, batch, key, frozen)
     else:
       rows = jax.tree.leaves(batch)[0].shape[0]
-      if rows % (minibatches * together):
+      if rows % minibatches:
         raise ValueError(
-          f"{rows} rows, of which {together} each stay together, do not divide "
-          f"into {minibatches} minibatches"
+          f"{rows} rows do not divide into {minibatches} minibatches"
         )
       orders = jax.vmap(
-        lambda e: _shuffled(jax.random.fold_in(key, e), rows, together)
+        lambda e: jax.random.permutation(jax.random.fold_in(key, e), rows)
       )(jnp.arange(epochs))
       orders = orders.reshape(epochs * minibatches, rows // minibatches)
 

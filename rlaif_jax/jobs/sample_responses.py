@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
@@ -28,8 +29,7 @@ from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.model_io import pretrained
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(

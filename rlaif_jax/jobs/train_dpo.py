@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlaif_jax.core import batches
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import loop
@@ -29,8 +29,7 @@ from rlaif_jax.jobs import train_reward
 from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -88,7 +87,7 @@ def run(
   )
   functions = architectures.language(start.config, how)
   data = LabelledPairs(labels_file, start, batch_size, hard=hard_labels)
-  ref_first, ref_second = data.referenced(
+  ref_log_probs = data.referenced(
     reference, pathlib.Path(output_dir) / "reference.jsonl"
   )
   test = None
@@ -97,13 +96,11 @@ def run(
     test_reference = test.log_probs(reference.params)
   del reference  # All that it had to say is said.
   source = preference_batches.PairBatches(
-    datasets.HeldRows(data.pairs),
+    datasets.HeldRows(data.pairs.replace(ref_log_probs=ref_log_probs)),
     devices,
     batch_size=batch_size,
     microbatches=microbatches,
     can_pack=functions.hidden_packed is not None,
-    ref_first=ref_first,
-    ref_second=ref_second,
   )
   # 2. The loop.
   tx = optimizer_lib.make_optimizer(optimizer)
@@ -114,8 +111,7 @@ def run(
   def next_batch(state, number):
     del state
     rows = range(len(data.labels))
-    pairs, more = source.at_step(number, rows, seed=seed, name=name)
-    return batches.ReferencedPairs(pairs=pairs, **more)
+    return source.at_step(number, rows, seed=seed, name=name)
 
   num_steps = max(1, math.ceil(epochs * len(data.labels) / batch_size))
   params, start = pretrained.apart(start)
@@ -202,8 +198,8 @@ class LabelledPairs:
 
   def referenced(
     self, reference: pretrained.Loaded, path: pathlib.Path
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """`log_probs` of the reference, made once and kept in a file.
+  ) -> np.ndarray:
+    """Returns `log_probs` [n, 2] of the reference; a file keeps them.
 
     Raises:
       ValueError: the file is of other pairs or another reference.
@@ -224,7 +220,6 @@ class LabelledPairs:
         "start in a new --output_dir"
       )
     # What was written is what is read, so a resumed run sees the same bits.
-    return tuple(
-      np.asarray([row[side] for row in rows], np.float32)
-      for side in ("first", "second")
+    return np.asarray(
+      [[row["first"], row["second"]] for row in rows], np.float32
     )

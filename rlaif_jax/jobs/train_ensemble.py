@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.engine import loop
@@ -30,8 +31,7 @@ from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import model as reward_model
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -179,7 +179,7 @@ class Phase:
 
     def next_batch(state, number):
       del state
-      pairs, _ = self.source.at_step(number, rows, seed=self.seed, name=name)
+      pairs = self.source.at_step(number, rows, seed=self.seed, name=name)
       return ensemble_lib.MemberPairs(pairs=pairs, weights=None)
 
     steps = max(1, math.ceil(self.epochs * len(rows) / self.batch_size))

@@ -15,6 +15,7 @@ import json
 import pathlib
 from typing import Any, Callable, Sequence
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
@@ -31,8 +32,7 @@ from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.ops import pair_choice
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(

@@ -15,6 +15,7 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
@@ -35,8 +36,7 @@ from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,10 +189,9 @@ def run(
     sft.functions,
     value,
     score,
-    config=rl,
-    sampling=sampling,
+    config=dataclasses.replace(rl, sampling=sampling),
     eos_ids=sft.tokenizer.eos_ids,
-    move=move,
+    reshard=move,
   )
   tx = optimizer_lib.make_joint_optimizer(configs)
   state = step_lib.state_from_params(params, tx, devices)
@@ -200,14 +199,12 @@ def run(
     algorithms.make_loss(
       architectures.language(sft.config, how),
       value,
-      config=rl,
-      temperature=sampling.temperature,
+      dataclasses.replace(rl, sampling=sampling),
     ),
     tx,
     microbatches=microbatches,
     epochs=rl.epochs,
     minibatches=rl.minibatches,
-    together=rl.samples_per_prompt,
   )
   frozen = {
     "reference": reference_params(sft, placement, devices),
@@ -304,7 +301,7 @@ class Candidates:
       part = converters.take(self._prompts, index)
       key = rng.key(0, "validation")
       drawn = self._sample(read, self._sft, part, key)
-      scores = self._score(part, drawn[0], drawn[1])
+      scores = self._score(part, drawn[0][:, None], drawn[1][:, None])[:, 0]
       drawn, scores = processes.to_host((tuple(drawn), scores))
       for i, row in enumerate(index[:real]):
         response = sample_responses.to_response(

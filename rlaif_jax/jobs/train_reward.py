@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -28,6 +29,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.data import preference_batches
 from rlaif_jax.api import reward_loading
 from rlaif_jax.data import datasets
@@ -38,8 +40,7 @@ from rlaif_jax.reward import model as reward_model
 # What a model may read: one response, or two together.
 KINDS = ("scalar", "difference")
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -128,8 +129,7 @@ def run(
 
     def next_batch(state, number):
       del state
-      pairs, _ = source.at_step(number, range(count), seed=seed, name=run_name)
-      return pairs
+      return source.at_step(number, range(count), seed=seed, name=run_name)
 
     return loop.fit(
       state,
@@ -281,9 +281,7 @@ def accuracy(rewards, labels) -> dict[str, float]:
   """Pairwise accuracy against held-out labels; ties count half."""
   margin = rewards[0] - rewards[1]
   target = np.asarray([p.p_first for p in labels])
-  correct = np.where(
-    (margin == 0) | (target == 0.5), 0.5, (margin > 0) == (target > 0.5)
-  )
+  correct = pair_accuracy.correct(margin, target)
   return {
     "accuracy": float(np.mean(correct)),
     "correct": float(np.sum(correct)),

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from rlaif_jax.core import masked
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import sources
@@ -24,6 +23,7 @@ from rlaif_jax.data import datasets
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.models import lora as lora_lib
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.text import tokenizers
 
 import dataclasses
@@ -31,8 +31,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,45 +85,6 @@ class SFTData:
         )
       )
     return parts[0], parts[1]
-
-
-def make_loss(model: Any, context_weight: float):
-  """Mean negative log-likelihood of the response tokens, in nats a token.
-
-  With `context_weight` > 0 the context's own tokens are learned too, each
-  with that weight (language modelling of the whole text).
-  """
-
-  def loss(params, batch, key):
-    del key  # No dropout.
-    whole = batch.replace(weights=full_weights(batch, context_weight))
-    log_probs = scoring.response_log_probs(model, params, whole)
-    response = log_probs[:, -batch.weights.shape[1] :]
-    nll = masked.weighted_sum(-response, batch.weights)
-    total = masked.weighted_sum(-log_probs, whole.weights)
-    return total, {"response_nll": nll}
-
-  def response_loss(params, batch, key):
-    del key  # No dropout.
-    log_probs = scoring.response_log_probs(model, params, batch)
-    nll = masked.weighted_sum(-log_probs, batch.weights)
-    return nll, {"response_nll": nll}
-
-  return loss if context_weight > 0 else response_loss
-
-
-def full_weights(batch: Any, context_weight: float) -> jax.Array:
-  """Weights [B, L - 1] of all columns but the first, as targets.
-
-  A prompt's first real token (bos) is nobody's target.
-  """
-  response_length = batch.weights.shape[1]
-  prompt = (
-    batch.valid[:, 1:-response_length] & batch.valid[:, : -response_length - 1]
-  )
-  return jnp.concatenate(
-    [context_weight * prompt.astype(jnp.float32), batch.weights], axis=1
-  )
 
 
 def run(
@@ -215,7 +175,7 @@ def run(
     functions, tx, params, lora, seed, devices
   )
   del params  # The state's now.
-  loss = make_loss(functions, context_weight)
+  loss = sft_loss.make_loss(functions, context_weight)
   update = step_lib.make_train_step(
     loss, tx, microbatches=microbatches, combine=combine
   )
@@ -233,7 +193,7 @@ def run(
   def whole(params):
     return params if combine is None else jax.jit(combine)(params, frozen)
 
-  measure = make_evaluate(make_loss(functions, 0.0), held_out, batch_size)
+  measure = make_evaluate(sft_loss.make_loss(functions), held_out, batch_size)
 
   def evaluate(params, step):
     return measure(whole(params), step)
@@ -261,7 +221,7 @@ def run(
     kind="language",
     config=config,
     sequence=sequence,
-    tokenizer_dir=tokenizer_dir,
+    tokenizer=tokenizer,
     chat=start.chat if start else ("", ""),
   )
   return {

@@ -22,10 +22,10 @@ from rlaif_jax.planner import programs
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.planner import planned_shapes
-from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.rl import rollout as rollout_lib
 
 
@@ -124,7 +124,7 @@ def _sft(shapes, config):
   """(init, optimizer, loss) of a model's update; so are the next two."""
   functions = architectures.language(config, shapes.how)
   tx = optimizer_lib.make_optimizer(shapes.recipe.optimizer)
-  return functions.init, tx, train_sft.make_loss(functions, 0.0)
+  return functions.init, tx, sft_loss.make_loss(functions)
 
 
 def _reward(shapes, config):

@@ -22,12 +22,12 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_sft
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
 from rlaif_jax.reward import ensemble
 from rlaif_jax.reward import model as reward_model
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
@@ -80,7 +80,7 @@ def pairs(generator):
   first, second = texts(generator), texts(generator)
   second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
   second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=first,
     second=second,
     label=generator.random(ROWS).astype(np.float32),
@@ -89,11 +89,9 @@ def pairs(generator):
 
 
 def referenced(generator):
-  """ReferencedPairs of the same."""
-  said = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
-  return batches.ReferencedPairs(
-    pairs=pairs(generator), ref_first=said[0], ref_second=said[1]
-  )
+  """Pairs with reference log-probs."""
+  known = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
+  return pairs(generator).replace(ref_log_probs=known.T)
 
 
 def members(generator):
@@ -144,7 +142,7 @@ def trainings(config, mesh):
   score = scorers.reward_scorer(scalar)
   return {
     "sft": Training(
-      language.init, train_sft.make_loss(language, 0.5), put(texts)
+      language.init, sft_loss.make_loss(language, 0.5), put(texts)
     ),
     "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
     "dpo": Training(

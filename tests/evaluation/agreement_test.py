@@ -65,12 +65,3 @@ def test_reward_accuracy_counts_equal_rewards_half():
     {"first": 1.0, "second": 1.0, "label": 1.0},
   ]
   assert agreement.reward_accuracy(rows).value == 0.75
-
-
-def test_calibration_error_by_hand():
-  import numpy as np
-
-  p = np.array([0.9, 0.9, 0.1, 0.55])
-  truth = np.array([1.0, 0.0, 0.0, 1.0])
-  expected = (abs(2 - 2.7) + abs(1 - 0.55)) / 4
-  assert agreement.calibration_error(p, truth) == pytest.approx(expected)

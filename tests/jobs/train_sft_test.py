@@ -8,11 +8,9 @@ import importlib.util
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh
@@ -29,16 +27,6 @@ _SPEC = importlib.util.spec_from_file_location(
 )
 tiny = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(tiny)
-
-
-def test_context_weights_leave_out_padding_and_the_first_token():
-  batch = batches.TokenBatch(
-    tokens=jnp.zeros((1, 6), jnp.int32),
-    valid=jnp.array([[0, 1, 1, 1, 1, 0]], bool),
-    weights=jnp.array([[1.0, 0.0]]),
-  )
-  weights = train_sft.full_weights(batch, 0.5)
-  np.testing.assert_array_equal(weights, [[0, 0.5, 0.5, 1.0, 0.0]])
 
 
 def test_it_learns_and_reports_what_was_cut(world, tmp_path):
