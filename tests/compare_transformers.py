@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from rlaif_jax.data import converters
+from rlaif_jax.data import datasets
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import scoring
 from rlaif_jax.model_io import pretrained
@@ -34,13 +35,12 @@ def main(model_dir: str, export_dir: str, data_dir: str, rows: int) -> None:
   model = pretrained.load(
     model_dir, "language", mesh.make_mesh("data:1", jax.devices()[:1])
   )
-  examples = pretrained.load_examples(
-    examples_file="",
+  examples = datasets.ExampleSource(
     task="docstring_summary",
     split="test",
     data_dir=data_dir,
     limit=rows,
-  )
+  ).read()
   batch, _ = measure_perplexity.encode_texts(
     examples, model.tokenizer, MAX_TOKENS
   )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who judges the samples of a round of online DPO, and how pairs come of it.
+"""Judges the samples of a round of online DPO, and chooses pairs of them.
 
-One of three: a Scorer (a reward model, an ensemble, or a labeler's 1..10), a
-difference model of two responses, or a labeler that compares pairs.
+The judge is a Scorer (a reward model, an ensemble, or a labeler's score of 1 to
+10), a difference model of two responses, or a labeler that compares pairs.
 """
 
 from __future__ import annotations
@@ -15,25 +15,33 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
+from rlaif_jax.api import labelers
+from rlaif_jax.api import reward_loading
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.engine import mesh as mesh_lib
-from rlaif_jax.jobs import label_pairs
-from rlaif_jax.api import labelers
+from rlaif_jax.data import preferences
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.api import reward_loading
-from rlaif_jax.jobs import train_reward
 from rlaif_jax.ops import pair_choice
+from rlaif_jax.reward import kinds
+from rlaif_jax.reward import pair_scoring
 
+# Contexts with the samples of each.
 Groups = Sequence[Sequence[records.Response]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundJudge:
-  """Exactly one of a scorer, a difference model, and a labeler with its judge.
+  """Exactly one of a scorer, a difference model and a pairwise labeler.
 
-  A labeler is asked about every two samples of a context, K (K - 1) / 2 pairs;
-  with two samples that is online AI feedback (arXiv:2402.04792).
+  A labeler compares all K (K - 1) / 2 pairs of a context's K samples. With two
+  samples that is online AI feedback (arXiv:2402.04792).
+
+  Attributes:
+    scorer: reward of single responses.
+    difference_dir: difference model of `train_reward`.
+    labeler_dir: finished language model that compares pairs.
+    judge: prompt and method of that labeler.
   """
 
   scorer: reward_loading.ScorerConfig | None = None
@@ -43,21 +51,24 @@ class RoundJudge:
 
   def __post_init__(self):
     if bool(self.labeler_dir) != (self.judge is not None):
-      raise ValueError("RoundJudge: labeler_dir and judge go together")
+      raise ValueError(
+        f"RoundJudge.labeler_dir is {self.labeler_dir!r} and judge is "
+        f"{self.judge}; set both or neither"
+      )
     given = (self.scorer is not None, self.difference_dir, self.labeler_dir)
     if sum(map(bool, given)) != 1:
       raise ValueError(
-        f"RoundJudge: scorer is {self.scorer}, difference_dir "
-        f"{self.difference_dir!r} and labeler_dir {self.labeler_dir!r}; give "
+        f"RoundJudge.scorer is {self.scorer}, difference_dir "
+        f"{self.difference_dir!r} and labeler_dir {self.labeler_dir!r}; set "
         "exactly one of them"
       )
 
 
 def check_processes(judge: RoundJudge) -> None:
-  """A labeler that compares pairs keeps its answers, as one process alone can.
+  """Checks that a labeler that compares pairs has one process.
 
   Raises:
-    ValueError: it should do so in several.
+    ValueError: if there are several, which cannot share its label store.
   """
   if judge.labeler_dir and jax.process_count() > 1:
     raise ValueError(
@@ -69,15 +80,19 @@ def check_processes(judge: RoundJudge) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
-  """scores: [P, K] of P contexts with K samples; chances: [P, K, K], P(row
-  beats column), of judges that compare."""
+class SampleScores:
+  """Scores of P contexts with K samples each.
+
+  Attributes:
+    scores: [P, K] rewards, or mean win rates of judges that compare.
+    win_probs: [P, K, K] P(row beats column) of judges that compare.
+  """
 
   scores: np.ndarray
-  chances: np.ndarray | None = None
+  win_probs: np.ndarray | None = None
 
 
-def verdict(
+def score_samples(
   groups: Groups,
   judge: RoundJudge,
   policy_dir: str,
@@ -85,15 +100,16 @@ def verdict(
   *,
   directory: pathlib.Path,
   batch_size: int,
-) -> Verdict:
-  """What the judge says of the samples; a labeler's answers are kept.
+) -> SampleScores:
+  """Returns the judge's scores of all samples.
 
   Args:
     groups: P contexts with K samples each.
-    judge: who is asked.
-    policy_dir: whose tokens models on devices read.
+    judge: the judge.
+    policy_dir: language model whose tokens scorer and difference model read.
     devices: mesh.
-    directory: where a labeler keeps its labels.
+    directory: directory of the label store of a labeler; labels that are in it
+      are not asked for again.
     batch_size: responses, or pairs, per device call.
   """
   if judge.scorer is not None:
@@ -101,27 +117,29 @@ def verdict(
     score, params = reward_loading.make_scorer(judge.scorer, policy, devices)
     flat = [response for group in groups for response in group]
     scores = reward_loading.score_texts(score, params, flat, policy, batch_size)
-    return Verdict(scores=scores.reshape(len(groups), -1))
+    return SampleScores(scores=scores.reshape(len(groups), -1))
   known: dict[str, float] = {}
-  pairs = _every_two(groups)
+  pairs = _all_pairs(groups)
   if pairs and judge.difference_dir:
     policy = pretrained.load(policy_dir, "language", devices)
     known = _by_difference(pairs, judge, policy, devices, batch_size)
   elif pairs:
-    known = _by_labeler(pairs, judge, directory)
-  chances = _chances(groups, known)
-  return Verdict(scores=pair_choice.mean_wins(chances), chances=chances)
+    known = _by_labeler(pairs, judge, devices, directory)
+  win_probs = _win_probs(groups, known)
+  return SampleScores(
+    scores=pair_choice.mean_wins(win_probs), win_probs=win_probs
+  )
 
 
-def _name(a: records.Response, b: records.Response) -> str:
-  """Id of two samples of a context, in this order."""
+def _pair_id(a: records.Response, b: records.Response) -> str:
+  """Returns the id of two samples of a context in this order."""
   return records.content_id(a.id, a.text, b.text)
 
 
-def _two(a: records.Response, b: records.Response) -> records.Preference:
-  """Two samples of a context; who is better is still to be said."""
+def _unlabelled(a: records.Response, b: records.Response) -> records.Preference:
+  """Returns two samples of a context as a pair whose label is still open."""
   return records.Preference(
-    id=_name(a, b),
+    id=_pair_id(a, b),
     context=a.context,
     first=a.text,
     second=b.text,
@@ -130,21 +148,21 @@ def _two(a: records.Response, b: records.Response) -> records.Preference:
   )
 
 
-def _chances(groups: Groups, known: dict[str, float]) -> np.ndarray:
-  """[P, K, K] of the probabilities by pair id; 1/2 where nothing is known."""
+def _win_probs(groups: Groups, known: dict[str, float]) -> np.ndarray:
+  """Returns [P, K, K] of the probabilities by pair id; 1/2 where unknown."""
   size = len(groups[0])
   result = np.full((len(groups), size, size), 0.5)
   for row, group in zip(result, groups, strict=True):
     for i, j in itertools.combinations(range(size), 2):
-      row[i, j] = known.get(_name(group[i], group[j]), 0.5)
+      row[i, j] = known.get(_pair_id(group[i], group[j]), 0.5)
       row[j, i] = 1.0 - row[i, j]
   return result
 
 
-def _every_two(groups: Groups) -> list[records.Preference]:
-  """Every two samples that differ, once."""
+def _all_pairs(groups: Groups) -> list[records.Preference]:
+  """Returns all pairs of different samples of a context, without duplicates."""
   pairs = [
-    _two(a, b)
+    _unlabelled(a, b)
     for group in groups
     for a, b in itertools.combinations(group, 2)
     if a.text != b.text
@@ -156,70 +174,85 @@ def _by_difference(
   pairs, judge, policy, devices, batch_size
 ) -> dict[str, float]:
   model = reward_loading.load_reward(
-    judge.difference_dir, policy, devices, mesh_lib.PLAIN, "difference"
+    judge.difference_dir, policy, devices, compute_lib.PLAIN, "difference"
   )
-  arrays, _ = train_reward.encoder(model)(pairs)
-  score_pairs = train_reward.pair_scorer("difference", model.functions)
-  margin, _ = train_reward.predict(
-    score_pairs, model.params, arrays, batch_size
+  encode = preferences.make_encoder(model.tokenizer, model.sequence)
+  arrays, _ = encode(pairs)
+  margin, _ = pair_scoring.predict_pairs(
+    kinds.make_pair_scorer("difference", model.functions),
+    model.params,
+    arrays,
+    batch_size,
   )
-  chance = 1.0 / (1.0 + np.exp(-margin.astype(np.float64)))
-  return {pair.id: float(p) for pair, p in zip(pairs, chance, strict=True)}
+  p_first = 1.0 / (1.0 + np.exp(-margin.astype(np.float64)))
+  return {pair.id: float(p) for pair, p in zip(pairs, p_first, strict=True)}
 
 
-def _by_labeler(pairs, judge, directory) -> dict[str, float]:
-  jsonl.write_records(directory / "pairs.jsonl", pairs)
-  found = label_pairs.run(
-    output_dir=str(directory),
-    pairs_file=str(directory / "pairs.jsonl"),
-    judge=judge.judge,
-    labeler_dir=judge.labeler_dir,
+def _by_labeler(pairs, judge, devices, directory) -> dict[str, float]:
+  loaded = pretrained.load(judge.labeler_dir, "language", devices)
+  unlabelled = [
+    records.Pair(id=p.id, context=p.context, first=p.first, second=p.second)
+    for p in pairs
+  ]
+  quarantine = jsonl.Quarantine()
+  labels = labelers.label(
+    lambda: iter(unlabelled),
+    labelers.Labeler(backend=loaded.backend(), tokenizer=loaded.tokenizer),
+    judge.judge,
+    store_dir=str(directory / "store"),
+    quarantine=quarantine,
   )
-  rows = jsonl.stream_records(records.Preference, found["labels"])
-  return {row.id: row.p_first for row in rows}
+  quarantine.write(directory / "quarantine.jsonl")
+  return {label.id: label.p_first for label in labels.labels(unlabelled)}
 
 
-def pairs_of(
+def choose_pairs(
   groups: Groups,
-  said: Verdict,
+  found: SampleScores,
   *,
   choose: str,
   length_penalty: float,
   generator: np.random.Generator,
   labeler: str,
 ) -> tuple[list[records.Preference], dict[str, Any]]:
-  """The pair of each context that `ops.pair_choice.choose` takes.
+  """Returns one labelled pair of each context, and numbers to report.
 
-  Ties say nothing and are dropped. The label is what a comparing judge says of
-  the two, and 1 of a scorer's. Which text stands first is decided by content.
+  Contexts whose two samples tie are dropped. The label is the probability of a
+  judge that compares, and 1 for the better score otherwise. A hash of the texts
+  decides which one is first.
 
-  Returns:
-    Labelled pairs, and numbers to report.
+  Args:
+    groups: P contexts with K samples each.
+    found: scores of the samples.
+    choose: method that selects the pair; see `ops.pair_choice.choose`.
+    length_penalty: penalty per token on a sample's score.
+    generator: random numbers of methods that draw.
+    labeler: name in the labels.
   """
   tokens = np.asarray([[r.tokens for r in group] for group in groups])
-  scores = pair_choice.penalized(said.scores, tokens, length_penalty)
+  scores = pair_choice.penalized(found.scores, tokens, length_penalty)
   winners, losers, keep = pair_choice.choose(scores, choose, generator)
   rows = []
   for number in np.flatnonzero(keep):
     best, worst = winners[number], losers[number]
     better, worse = (groups[number][column] for column in (best, worst))
-    p = 1.0 if said.chances is None else said.chances[number, best, worst]
-    pair = _two(better, worse)
-    turned = records.is_odd(pair.id)
+    p = 1.0 if found.win_probs is None else found.win_probs[number, best, worst]
+    pair = _unlabelled(better, worse)
+    flipped = records.is_odd(pair.id)
     rows.append(
       dataclasses.replace(
         pair,
-        first=worse.text if turned else better.text,
-        second=better.text if turned else worse.text,
-        p_first=float(1.0 - p if turned else p),
+        first=worse.text if flipped else better.text,
+        second=better.text if flipped else worse.text,
+        p_first=float(1.0 - p if flipped else p),
         labeler=labeler,
       )
     )
   every, kept = np.arange(len(groups)), np.flatnonzero(keep)
-  gap = tokens[every, winners] - tokens[every, losers]
+  longer = tokens[every, winners] - tokens[every, losers]
   return rows, {
     "pairs": len(rows),
     "ties": int(len(groups) - len(kept)),
-    # How much longer the winner is: what a judge's taste for length does.
-    "longer_by": float(np.mean(gap[kept])) if len(kept) else 0.0,
+    # Length bias: by how many tokens the chosen response is longer.
+    "longer_by": float(np.mean(longer[kept])) if len(kept) else 0.0,
   }

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
@@ -54,7 +55,7 @@ class ScorerConfig:
   standardize_file: str = ""
   standardize_rows: int = 256
   scale: float = 1.0
-  placement: mesh_lib.Placement = mesh_lib.PLAIN
+  placement: compute_lib.Placement = compute_lib.PLAIN
 
   def __post_init__(self):
     if bool(self.reward_dir) == bool(self.labeler_dir):
@@ -84,7 +85,7 @@ class ScorerConfig:
 
 
 def make_scorer(
-  config: ScorerConfig, policy: pretrained.Loaded, devices: Any
+  config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
 ) -> tuple[protocols.Scorer, Any]:
   """The Scorer and its parameters, standardised where the config says so.
 
@@ -152,11 +153,11 @@ def is_ensemble(config: ScorerConfig) -> bool:
 
 def load_reward(
   directory: str,
-  policy: pretrained.Loaded,
+  policy: pretrained.PretrainedModel,
   devices: Any,
-  placement: mesh_lib.Placement,
+  placement: compute_lib.Placement,
   kind: str = "scalar",
-) -> pretrained.Loaded:
+) -> pretrained.PretrainedModel:
   """A reward model that reads what the policy reads and writes."""
   reward = pretrained.load(directory, kind, devices, placement)
   check_same_text(directory, reward, policy)
@@ -164,7 +165,7 @@ def load_reward(
 
 
 def make_ensemble(
-  config: ScorerConfig, policy: pretrained.Loaded, devices: Any
+  config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
 ) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
   """The Scorer of several members, each in its own unit.
 
@@ -222,7 +223,10 @@ def whole_members(config: ScorerConfig, policy: Any, devices: Any):
 
 
 def statistics(
-  config: ScorerConfig, score: Any, params: Any, policy: pretrained.Loaded
+  config: ScorerConfig,
+  score: Any,
+  params: Any,
+  policy: pretrained.PretrainedModel,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviation of the raw reward over stored responses.
 
@@ -251,7 +255,7 @@ def score_texts(
   score: Any,
   params: Any,
   rows: Sequence[records.Response],
-  policy: pretrained.Loaded,
+  policy: pretrained.PretrainedModel,
   batch_size: int,
 ) -> np.ndarray:
   """Returns rewards [n] of stored responses, or [k, n] of k members."""
@@ -270,7 +274,9 @@ def score_texts(
 
 
 def text_scorer(
-  config: ScorerConfig, labeler: pretrained.Loaded, policy: pretrained.Loaded
+  config: ScorerConfig,
+  labeler: pretrained.PretrainedModel,
+  policy: pretrained.PretrainedModel,
 ) -> protocols.Scorer:
   """d-RLAIF with a labeler that has another vocabulary: it reads text.
 
@@ -321,10 +327,10 @@ def text_scorer(
 
 def scalar_params(
   functions: protocols.ScalarModel,
-  start: pretrained.Loaded,
+  start: pretrained.PretrainedModel,
   devices: Any,
   seed: int,
-  placement: mesh_lib.Placement = mesh_lib.PLAIN,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
 ) -> Any:
   """A scalar model's parameters: head as initialised, trunk from `start`."""
   shardings = mesh_lib.param_shardings(
@@ -337,8 +343,34 @@ def scalar_params(
   return {**params, "decoder": pretrained.trunk_of(start, shardings["decoder"])}
 
 
+def ensemble_params(
+  functions: protocols.ScalarModel,
+  ensemble: ensemble_lib.EnsembleConfig,
+  start: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+  seed: int,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
+) -> Any:
+  """Returns initial members on a copy of the trunk of `start`."""
+  shapes = pretrained.ensemble_shapes(functions, ensemble, devices, placement)
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+  trunk = pretrained.trunk_of(start, shardings["shared"]["decoder"])
+  make = jax.jit(
+    lambda key, trunk: ensemble_lib.init(functions, ensemble, key, trunk)[
+      "members"
+    ],
+    out_shardings=shardings["members"],
+  )
+  return {
+    "shared": {"decoder": trunk},
+    "members": make(rng.key(seed, "init"), trunk),
+  }
+
+
 def check_same_text(
-  directory: str, reward: pretrained.Loaded, policy: pretrained.Loaded
+  directory: str,
+  reward: pretrained.PretrainedModel,
+  policy: pretrained.PretrainedModel,
 ) -> None:
   """The reward model reads the policy's tokens, so both must mean the same.
 

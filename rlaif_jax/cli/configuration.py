@@ -128,26 +128,28 @@ def config_fields(target: Callable[..., Any]) -> dict[str, set[str]]:
   """Maps each config field that a job reads once to its `Class.field` names.
 
   A class that serves several parameters of the job is left out, because its
-  parameters are told apart by scopes.
+  parameters are told apart by scopes. Fields of the job's own configs hide
+  fields of the same name in configs of those configs.
   """
-  uses: collections.Counter[type] = collections.Counter()
+  depths: dict[type, list[int]] = collections.defaultdict(list)
 
-  def visit(annotation: Any) -> None:
+  def visit(annotation: Any, depth: int) -> None:
     if dataclasses.is_dataclass(annotation):
-      uses[annotation] += 1
-      if uses[annotation] == 1:
+      depths[annotation].append(depth)
+      if len(depths[annotation]) == 1:
         for kind in typing.get_type_hints(annotation).values():
-          visit(kind)
+          visit(kind, depth + 1)
     for part in typing.get_args(annotation):
-      visit(part)
+      visit(part, depth)
 
   for kind in typing.get_type_hints(target).values():
-    visit(kind)
-  found: dict[str, set[str]] = collections.defaultdict(set)
-  for cls, count in uses.items():
-    for field in parameters_of(cls) if count == 1 else ():
-      found[field].add(f"{cls.__name__}.{field}")
-  return found
+    visit(kind, 0)
+  found: dict[str, dict[int, set[str]]] = collections.defaultdict(dict)
+  for cls, uses in depths.items():
+    for field in parameters_of(cls) if len(uses) == 1 else ():
+      names = found[field].setdefault(uses[0], set())
+      names.add(f"{cls.__name__}.{field}")
+  return {field: by_depth[min(by_depth)] for field, by_depth in found.items()}
 
 
 def parts_of(value: Any) -> Iterator[Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a job computes: the mesh, and what memory an update trades for time."""
+"""How a job computes: devices, parameter shardings, and memory of an update."""
 
 from __future__ import annotations
 
@@ -7,6 +7,85 @@ import dataclasses
 from typing import Literal
 
 from rlaif_jax.core import validation
+
+# Mesh axes: batch, parameters of FSDP, columns of activations, tensor parallel.
+AXES = ("data", "fsdp", "sequence", "model")
+
+# Logical axis of a parameter -> mesh axis (None: not split).
+RULES = (
+  ("vocab", "model"),
+  ("embed", "fsdp"),
+  ("heads", "model"),
+  ("kv_heads", "model"),
+  ("head_dim", None),
+  ("joined_kv", "model"),
+  ("relpos_buckets", None),
+  ("mlp", "model"),
+  ("scalar", None),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement(validation.Validated):
+  """Sharding and dtype of one model's parameters.
+
+  Attributes:
+    rules: (logical axis, mesh axis) pairs that replace those of RULES; ""
+      replicates. (("embed", ""),) replicates what FSDP splits elsewhere.
+    dtype: dtype of the parameters. "bfloat16" halves the memory of a model
+      that is not trained.
+  """
+
+  rules: tuple[tuple[str, str], ...] = ()
+  dtype: validation.FloatDtype = "float32"
+
+  def __post_init__(self):
+    super().__post_init__()
+    known = {name for name, _ in RULES}
+    for name, axis in self.rules:
+      if name not in known or axis not in ("", *AXES):
+        raise ValueError(
+          f"Placement.rules has ({name!r}, {axis!r}); the first should be one "
+          f"of {sorted(known)} and the second one of {AXES} or '' for none"
+        )
+
+  def table(self) -> dict[str, str | None]:
+    """Returns logical axis -> mesh axis."""
+    return {**dict(RULES), **{name: axis or None for name, axis in self.rules}}
+
+
+PLAIN = Placement()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlacementConfig(validation.Validated):
+  """Placements of the models of a training job.
+
+  `ScorerConfig.placement` is the placement of the reward.
+
+  Attributes:
+    policy: the model that is trained; float32.
+    value: the value network; float32.
+    reference: the frozen reference policy.
+    rollout: a copy of the policy that generates, made for each rollout and
+      each validation. With FSDP, rules=(("embed", ""),) gathers the parameters
+      once per rollout instead of once per token. None generates from the
+      policy itself.
+  """
+
+  policy: Placement = PLAIN
+  value: Placement = PLAIN
+  reference: Placement = PLAIN
+  rollout: Placement | None = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name in ("policy", "value"):
+      if (dtype := getattr(self, name).dtype) != "float32":
+        raise ValueError(
+          f"PlacementConfig.{name}.dtype is {dtype!r}; trained parameters must "
+          "be 'float32' (DecoderConfig.dtype sets the dtype of computations)"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +101,11 @@ class ComputeConfig(validation.Validated):
       and recomputes the rest.
     scan_layers: compiles the layers of an update as one loop. Compilation time
       no longer grows with depth; the gradients are the same.
+    placement: shardings and dtypes of the models.
   """
 
   mesh: str = "data:-1"
   microbatches: validation.PositiveInt = 1
   remat: Literal["none", "full", "dots"] = "none"
   scan_layers: bool = False
+  placement: PlacementConfig = PlacementConfig()

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fit`: the one host loop. SFT, reward models and RL differ in two
-functions only: where the next batch comes from, and the step."""
+"""`fit`, the host loop of every training job.
+
+SFT, reward models, DPO and RL differ in two functions: the one that returns the
+next batch, and the update step.
+"""
 
 from __future__ import annotations
 
@@ -26,30 +29,47 @@ from rlaif_jax.engine import step as step_lib
 
 
 class NonFiniteError(ValueError):
-  """A loss or gradient stopped being a number."""
+  """A metric is NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoopConfig(validation.Validated):
-  """Length of a run, and when it is saved and evaluated.
+class TrainConfig(validation.Validated):
+  """Length of a training, its batches and its random seed.
 
   Attributes:
-    num_steps: number of updates.
-    save_every: updates between two checkpoints.
-    evaluate_every: updates between two evaluations; 0 evaluates at the end
-      only.
+    num_steps: number of updates; 0: as many as `epochs` needs.
+    epochs: passes over the rows; read where num_steps is 0.
+    batch_size: rows (examples, pairs or prompts) per update.
+    save_every: updates between checkpoints.
+    evaluate_every: updates between evaluations; 0: one evaluation, at the end.
     evaluate_at: further steps at which to evaluate.
+    seed: seed of initialisation, order and samples.
   """
 
-  num_steps: validation.PositiveInt
+  num_steps: validation.NonNegativeInt = 0
+  epochs: validation.NonNegativeFloat = 0.0
+  batch_size: validation.PositiveInt = 128
   save_every: validation.PositiveInt = 100
   evaluate_every: validation.NonNegativeInt = 0
   evaluate_at: tuple[validation.NonNegativeInt, ...] = ()
+  seed: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not self.num_steps and not self.epochs:
+      raise ValueError(
+        "TrainConfig.num_steps and TrainConfig.epochs are both 0; set one"
+      )
 
   def evaluates_before(self, step: int) -> bool:
     """Returns whether the state after `step` updates, not the last, is due."""
     regular = self.evaluate_every and step % self.evaluate_every == 0
     return bool(regular) or step in self.evaluate_at
+
+  def steps(self, num_rows: int) -> int:
+    """Returns the number of updates over `num_rows` rows."""
+    whole = math.ceil(self.epochs * num_rows / self.batch_size)
+    return self.num_steps or max(1, whole)
 
 
 StepFn = Callable[
@@ -63,44 +83,45 @@ def fit(
   step_fn: StepFn,
   next_batch: protocols.NextBatch,
   *,
-  config: LoopConfig,
-  seed: int,
+  config: TrainConfig,
+  num_rows: int,
   directory: str,
   name: str,
   evaluate: Callable[[Any, int], Mapping[str, float]] | None = None,
 ) -> step_lib.TrainState:
-  """Trains to config.num_steps, from the newest checkpoint if there is one.
+  """Trains for config.steps(num_rows) updates; resumes from a checkpoint.
 
-  1. Restore the newest finished checkpoint in `directory`/checkpoints.
-  2. Each step: batch from (state, step), update with key (seed, step). The
-     update compiles in its first two calls only (of each shape, where pairs
-     are packed), and visits no host.
-  3. The metrics of step n - 1 are fetched while step n runs.
-  4. Every `save_every` steps, once all metrics are known to be finite: save.
-  5. `evaluate(params, step)` at the steps of the config and at the end; its
-     numbers go to evaluations.jsonl, all others to metrics.jsonl, and the
-     seconds of steps and batches to timing.json.
+  1. Restores the newest complete checkpoint in `directory`/checkpoints.
+  2. Each step takes the batch of (state, step) and updates with the key of
+     (seed, step). The update compiles in the first two calls of each shape,
+     and does not synchronise with the host.
+  3. Fetches the metrics of step n - 1 while step n runs.
+  4. Saves every `save_every` steps, after a check that all metrics are finite.
+  5. Calls `evaluate(params, step)` every `evaluate_every` steps and at the end.
+     Its results go to evaluations.jsonl, the metrics of updates to
+     metrics.jsonl, and the durations of steps and batches to timing.json.
 
   Args:
-    state: freshly initialised; gives the layout for restoring. Donated.
-    step_fn: from `step.make_train_step`.
+    state: initial state; a checkpoint is restored into its layout. Donated.
+    step_fn: update from `step.make_train_step`.
     next_batch: (state, step) -> batch on the devices.
-    config: lengths.
-    seed: of the run.
-    directory: of the run; "" keeps everything in memory: no checkpoint, no
-      file and no progress line.
-    name: shown in the progress line; names the random stream.
-    evaluate: optional, (params, step) -> numbers.
+    config: length, batch size and seed.
+    num_rows: number of rows of an epoch.
+    directory: output directory of the run; "" keeps everything in memory: no
+      checkpoint, no file and no progress line.
+    name: name in the progress line, and of the random stream.
+    evaluate: optional (params, step) -> metrics.
 
   Raises:
-    NonFiniteError: names the quantity and the step; the last good checkpoint
-      stays.
-    preemption.Preempted: after saving, when the process was asked to stop.
+    NonFiniteError: if a metric is not finite; names it and the step. The last
+      good checkpoint stays.
+    preemption.Preempted: after saving, if the process was asked to stop.
   """
+  num_steps = config.steps(num_rows)
   files = _RunFiles(directory)
   state = files.restore(state)
   done = int(state.step)
-  progress = metrics_lib.Progress(name, config.num_steps, done=done)
+  progress = metrics_lib.Progress(name, num_steps, done=done)
   clock = metrics_lib.StepClock()
   pending: tuple[int, Any] | None = None
   seen: collections.Counter[Any] = collections.Counter()
@@ -118,13 +139,13 @@ def fit(
     if evaluate is not None:
       files.write_evaluation(step, evaluate(params, step))
 
-  for step in range(done, config.num_steps):
+  for step in range(done, num_steps):
     if config.evaluates_before(step):
       flush()
       evaluate_now(step, state.params)
     with clock.making_a_batch():
       batch = next_batch(state, step)
-    key = rng.key(seed, f"{name}/update", step)
+    key = rng.key(config.seed, f"{name}/update", step)
     shape = guards.shape_of(batch)
     with guards.steady(f"{name}: step {step + 1}", seen[shape] >= 2):
       state, metrics = step_fn(state, batch, key)
@@ -140,8 +161,8 @@ def fit(
       raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
   flush()
   files.write_timing(clock.summary())
-  files.save(config.num_steps, state)
-  evaluate_now(config.num_steps, state.params)
+  files.save(num_steps, state)
+  evaluate_now(num_steps, state.params)
   files.close()
   return state
 
@@ -196,10 +217,10 @@ class _RunFiles:
 
 
 def fetch(step: int, metrics: step_lib.Metrics) -> dict[str, float]:
-  """Brings metrics to the host, divides once, and checks them.
+  """Fetches metrics to the host, divides sums by weights, and checks them.
 
   Raises:
-    NonFiniteError: a loss, gradient norm or any other metric is NaN or inf.
+    NonFiniteError: if a metric is NaN or infinite.
   """
   values = {
     name: float(np.asarray(value.mean()))

@@ -9,7 +9,6 @@ NamedSharding.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, Callable
 
@@ -18,55 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.core import validation
-
-AXES = ("data", "fsdp", "sequence", "model")
-
-# Logical axis of a parameter -> mesh axis (None: not split).
-RULES = (
-  ("vocab", "model"),
-  ("embed", "fsdp"),
-  ("heads", "model"),
-  ("kv_heads", "model"),
-  ("head_dim", None),
-  ("joined_kv", "model"),
-  ("relpos_buckets", None),
-  ("mlp", "model"),
-  ("scalar", None),
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Placement(validation.Validated):
-  """How one model's parameters lie on the mesh.
-
-  Fields:
-    rules: (logical axis, mesh axis or "") pairs that replace those of RULES,
-      such as (("embed", ""),) for parameters that stay whole where the others
-      are split by fsdp.
-    dtype: of the parameters; "bfloat16" halves a model that is only read. What
-      is learned stays float32.
-  """
-
-  rules: tuple[tuple[str, str], ...] = ()
-  dtype: validation.FloatDtype = "float32"
-
-  def __post_init__(self):
-    super().__post_init__()
-    known = {name for name, _ in RULES}
-    for name, axis in self.rules:
-      if name not in known or axis not in ("", *AXES):
-        raise ValueError(
-          f"Placement.rules has ({name!r}, {axis!r}); the first should be one "
-          f"of {sorted(known)} and the second one of {AXES} or '' for none"
-        )
-
-  def table(self) -> dict[str, str | None]:
-    """Logical axis -> mesh axis."""
-    return {**dict(RULES), **{name: axis or None for name, axis in self.rules}}
-
-
-PLAIN = Placement()
+from rlaif_jax.core import compute as compute_lib
 
 
 def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
@@ -77,13 +28,13 @@ def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
       of devices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = dict.fromkeys(AXES, 1)
+  sizes = dict.fromkeys(compute_lib.AXES, 1)
   for part in text.split(","):
     name, _, size = part.strip().partition(":")
-    if name not in AXES or not size.lstrip("-").isdigit():
+    if name not in compute_lib.AXES or not size.lstrip("-").isdigit():
       raise ValueError(
         f"mesh is {text!r}; part {part!r} is not AXIS:SIZE with AXIS one of "
-        f"{AXES}, for example data:-1,model:4"
+        f"{compute_lib.AXES}, for example data:-1,model:4"
       )
     sizes[name] = int(size)
   wild = [name for name, size in sizes.items() if size == -1]
@@ -95,12 +46,14 @@ def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
       f"mesh is {text!r}, but there are {len(devices)} devices; the sizes "
       "must multiply to that number, and one of them may be -1"
     )
-  shape = tuple(sizes[name] for name in AXES)
-  return jax.sharding.Mesh(np.asarray(devices).reshape(shape), AXES)
+  shape = tuple(sizes[name] for name in compute_lib.AXES)
+  return jax.sharding.Mesh(np.asarray(devices).reshape(shape), compute_lib.AXES)
 
 
 def param_shardings(
-  mesh: jax.sharding.Mesh, boxed: Any, placement: Placement = PLAIN
+  mesh: jax.sharding.Mesh,
+  boxed: Any,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
 ) -> Any:
   """NamedShardings of abstract parameters boxed with logical axis names.
 
@@ -130,7 +83,7 @@ def param_shardings(
 def abstract_params(
   init: Callable[[jax.Array], Any],
   mesh: jax.sharding.Mesh,
-  placement: Placement = PLAIN,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
 ) -> Any:
   """Shapes and shardings of a model's parameters, without making them."""
   boxed = jax.eval_shape(init, jax.random.key(0))
@@ -152,7 +105,7 @@ def array_mover(sharding: jax.sharding.NamedSharding, dtype: Any) -> Any:
 def mover(
   init: Callable[[jax.Array], Any],
   mesh: jax.sharding.Mesh,
-  placement: Placement | None,
+  placement: compute_lib.Placement | None,
 ) -> Callable[[Any], Any]:
   """Returns move(params): a copy that lies, and has the type, of `placement`.
 

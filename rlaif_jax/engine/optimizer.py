@@ -14,12 +14,19 @@ from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(validation.Validated):
-  """The paper's defaults: Adafactor at a constant 1e-5 (its appendix G).
+class OptimizerConfig:
+  """An optax optimizer; the defaults are the paper's (appendix G).
 
-  `decay_steps` counts the whole schedule, warm-up included; it is read by
-  the linear and cosine schedules only. `clip_norm` 0 means no clipping (the
-  paper reports none).
+  Attributes:
+    name: "adafactor" or "adamw".
+    learning_rate: learning rate after warm-up.
+    schedule: "constant", "linear" or "cosine".
+    warmup_steps: number of steps of a linear warm-up.
+    decay_steps: length of a linear or cosine schedule, including warm-up.
+    weight_decay: weight decay of matrices; other parameters have none.
+    beta2: decay rate of AdamW's second moment.
+    clip_norm: maximum global norm of the gradient; 0: no clipping, as in the
+      paper.
   """
 
   name: Literal["adafactor", "adamw"] = "adafactor"
@@ -40,8 +47,16 @@ class OptimizerConfig(validation.Validated):
       )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyOptimizers:
+  """Optimizers of a policy and of its value network."""
+
+  policy: OptimizerConfig = OptimizerConfig()
+  value: OptimizerConfig = OptimizerConfig()
+
+
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
-  """Learning rate as a function of the step, after a linear warm-up."""
+  """Returns the learning rate as a function of the step."""
   rate, warmup = config.learning_rate, config.warmup_steps
   if config.schedule == "constant":
     after = optax.constant_schedule(rate)
@@ -56,7 +71,7 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """The optax chain of a config. Weight decay touches matrices only."""
+  """Returns the optax chain of a config."""
   schedule = make_schedule(config)
 
   def matrices(params):
@@ -83,10 +98,13 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 def make_joint_optimizer(
   configs: Mapping[str, OptimizerConfig],
 ) -> optax.GradientTransformation:
-  """One optimizer per top-level entry of the parameters, clipped apart.
+  """Returns one optimizer per top-level entry of the parameters.
+
+  Each entry's gradient is clipped by its own norm.
 
   Args:
-    configs: the same keys as the parameter tree, such as policy and value.
+    configs: optimizers by the keys of the parameter tree, such as "policy" and
+      "value".
   """
 
   def labels(params: Mapping[str, Any]):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TrainState, and the update step that every job shares.
+"""TrainState, and the update step of every training job.
 
-Gradients of sums are added over microbatches and divided once by the whole
-weight, so unequal token counts do not bias the mean.
+Gradients of weighted sums are added over microbatches and divided once by the
+total weight, so unequal token counts do not bias the mean.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import mesh as mesh_lib
@@ -25,7 +26,7 @@ Metrics = Mapping[str, masked.WeightedSum]
 
 @flax.struct.dataclass
 class TrainState:
-  """What an update changes. `step` counts finished updates."""
+  """Parameters, optimizer state and the number of finished updates."""
 
   step: jax.Array
   params: Any
@@ -37,16 +38,20 @@ def init_state(
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   mesh: jax.sharding.Mesh,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
 ) -> TrainState:
-  """Makes parameters straight onto the mesh: shapes, shardings, then jit.
+  """Returns the state of parameters that are initialised on the mesh.
 
   Args:
     init: key -> parameters boxed with logical axis names.
-    optimizer: its state is laid out by the compiler, like the parameters.
+    optimizer: any optax transformation; its state is sharded like the
+      parameters.
     key: typed PRNG key.
-    mesh: from `mesh.make_mesh`.
+    mesh: mesh from `mesh.make_mesh`.
+    placement: sharding of the parameters.
   """
-  shardings = mesh_lib.param_shardings(mesh, jax.eval_shape(init, key))
+  boxed = jax.eval_shape(init, key)
+  shardings = mesh_lib.param_shardings(mesh, boxed, placement)
   params = jax.jit(lambda k: nn.unbox(init(k)), out_shardings=shardings)(key)
   return state_from_params(params, optimizer, mesh)
 
@@ -54,10 +59,10 @@ def init_state(
 def state_from_params(
   params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
-  """A fresh state around given parameters (which it then owns).
+  """Returns the initial state of given parameters, which it then owns.
 
-  Every leaf gets an explicit NamedSharding, the one that the update step's
-  outputs have, so that the second call does not compile again.
+  Every leaf has the NamedSharding of the update step's outputs, so that the
+  second update does not compile again.
   """
   layout = _layout(params, jax.eval_shape(optimizer.init, params), mesh)
   make = jax.jit(
@@ -73,7 +78,7 @@ def abstract_state(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
-  """Shapes and shardings of `init_state`, for a mesh that need not be here."""
+  """Returns shapes and shardings of `init_state`; `mesh` may be abstract."""
   params = mesh_lib.abstract_params(init, mesh)
   opt_state = jax.eval_shape(optimizer.init, params)
   step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -87,7 +92,7 @@ def abstract_state(
 
 
 def _layout(params: Any, opt_state: Any, mesh: jax.sharding.Mesh) -> TrainState:
-  """The sharding of each leaf of a state."""
+  """Returns the sharding of each leaf of a state."""
   everywhere = mesh_lib.replicated(mesh)
   by_name = {
     _names(path): leaf
@@ -124,10 +129,10 @@ def accumulate_gradients(
   key: jax.Array,
   microbatches: int,
 ) -> tuple[Any, Metrics]:
-  """Exact gradient of the weighted mean loss, over `microbatches` parts.
+  """Returns the exact gradient of the weighted mean loss, and the metrics.
 
   Raises:
-    ValueError: the rows do not divide into the microbatches.
+    ValueError: if the rows do not divide into the microbatches.
   """
 
   def total(p, part, part_key):
@@ -147,8 +152,8 @@ def accumulate_gradients(
       lambda x: x.reshape(microbatches, rows // microbatches, *x.shape[1:]),
       batch,
     )
-    # Every microbatch gets the same key: what a loss draws must come from
-    # the rows themselves, or microbatching would change the result.
+    # All microbatches share the key. A loss derives random numbers from the
+    # rows, so that microbatching does not change the result.
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(gradient, params, first, key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -170,21 +175,22 @@ def make_train_step(
   minibatches: int = 1,
   combine: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """The jitted update (state, batch, key, frozen=None) -> (state, metrics).
+  """Returns the jitted update (state, batch, key, frozen=None) -> (state,
+  metrics), which donates the state.
 
   Args:
-    loss_fn: see `protocols.LossFn`.
+    loss_fn: loss of a batch; see `protocols.LossFn`.
     optimizer: any optax transformation.
-    microbatches: parts whose gradients are added before one update.
-    epochs: passes over the batch inside the step (PPO).
-    minibatches: updates per pass; rows are shuffled anew in each pass.
-    combine: (learned, frozen) -> the parameters that the loss reads, such as
-      adapters put into a model; `frozen` is given to each step.
+    microbatches: number of gradient-accumulation steps per update.
+    epochs: passes over the batch inside a step (PPO).
+    minibatches: updates per pass; each pass shuffles the rows.
+    combine: (learned, frozen) -> parameters of the loss, such as adapters
+      applied to a model; `frozen` is an argument of each step.
 
   Returns:
-    A function that donates its state. `state.step` grows by one however many
-    updates the step makes inside. Its `lower` takes shapes instead of arrays,
-    for a look at the program.
+    The step. It increments `state.step` by one, whatever `epochs` and
+    `minibatches` are. Its attribute `lower` takes shapes instead of arrays and
+    returns the lowered program.
   """
 
   def update(carry, part, key, frozen):
@@ -234,8 +240,8 @@ def make_train_step(
     return jax.jit(run, donate_argnums=0, out_shardings=(state, None))
 
   def program(state: TrainState):
-    # The new state is laid out as the old one: left to itself the compiler
-    # names the same layout otherwise, and the second call compiles again.
+    # Explicit output shardings: the compiler would name an equal sharding
+    # differently, and the second call would compile again.
     leaves, structure = jax.tree.flatten(state)
     return jitted(tuple(leaf.sharding for leaf in leaves), structure)
 

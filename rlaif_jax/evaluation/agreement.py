@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
@@ -144,12 +144,22 @@ def position_bias(labels: Iterable[records.Preference]) -> PositionBias:
 
 
 def reward_accuracy(
-  rows: Sequence[Mapping[str, float]],
-) -> statistics.Estimate:
-  """Returns the pairwise accuracy of a reward model.
+  rewards: Sequence[np.ndarray], labels: Sequence[records.Preference]
+) -> dict[str, float]:
+  """Returns the pairwise accuracy of rewards against labels; ties count half.
 
   Args:
-    rows: {"first", "second", "label"}: two rewards and P(first is better).
+    rewards: [n] rewards of the first and of the second responses.
+    labels: n labelled pairs.
+
+  Returns:
+    "accuracy", and its numerator and denominator "correct" and "n".
   """
-  p = [_prefer(row["first"], row["second"]) for row in rows]
-  return accuracy(p, [row["label"] for row in rows])
+  margin = np.asarray(rewards[0]) - np.asarray(rewards[1])
+  truth = np.asarray([label.p_first for label in labels])
+  correct = pair_accuracy.correct(margin, truth)
+  return {
+    "accuracy": float(np.mean(correct)),
+    "correct": float(np.sum(correct)),
+    "n": len(labels),
+  }

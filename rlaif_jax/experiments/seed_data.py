@@ -218,14 +218,7 @@ class SeedData:
     )
 
   def score(self, prompt: np.ndarray, response: Any, mask: Any) -> np.ndarray:
-    """Returns gold [B N] of responses [B N, R], N in a row for each prompt.
-
-    Args:
-      prompt: [B, 1].
-      response: [B N, R].
-      mask: [B N, R].
-    """
-    prompt = np.repeat(prompt, len(response) // len(prompt), axis=0)
+    """Returns gold [B] of prompts [B, 1] and responses [B, R]."""
     raw = self.world.gold(prompt, np.asarray(response), np.asarray(mask))
     return ((raw - self.shift) / self.scale).astype(np.float32)
 

@@ -194,12 +194,16 @@ class Policies:
     block, parts = 8 * self.programs.config.batch_size, []
     for index in seed_data.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
-      parts.append(reward(part, samples.response[index], samples.mask[index]))
+      response, mask = (
+        x[index, None] for x in (samples.response, samples.mask)
+      )
+      parts.append(reward(part, response, mask)[:, 0])
     return np.concatenate(parts)[: len(prompts.row)]
 
   def _make_programs(self, rl: algorithms.RLConfig):
     """Returns (optimizer, collect, update) of an objective."""
-    policy, sampling = self.programs.policy, self.programs.sampling()
+    policy = self.programs.policy
+    rl = dataclasses.replace(rl, sampling=self.programs.sampling())
     value, optimizers = None, {"policy": self._config.optimizer}
     if algorithms.ALGORITHMS[rl.algorithm].needs_value:
       value = self.programs.value
@@ -209,16 +213,14 @@ class Policies:
       value,
       lambda reward, *responses: reward(*responses),
       config=rl,
-      sampling=sampling,
       eos_ids=(toy_task.END,),
     )
     tx = optimizer_lib.make_joint_optimizer(optimizers)
     update = step_lib.make_train_step(
-      algorithms.make_loss(policy, value, config=rl, temperature=1.0),
+      algorithms.make_loss(policy, value, rl),
       tx,
       epochs=rl.epochs,
       minibatches=rl.minibatches,
-      together=rl.samples_per_prompt,
     )
     return tx, collect, update
 
@@ -362,7 +364,9 @@ def gold_reward(data: seed_data.SeedData) -> Reward:
 
 
 def _gold(data, prompts, response, mask):
-  return data.score(np.asarray(prompts.prompt), response, mask)
+  prompt = np.repeat(prompts.prompt, response.shape[1], axis=0)
+  texts = (np.asarray(x).reshape(-1, x.shape[2]) for x in (response, mask))
+  return data.score(prompt, *texts).reshape(response.shape[:2])
 
 
 @functools.lru_cache(maxsize=4)

@@ -44,10 +44,12 @@ def fit(
     state,
     update,
     next_batch,
-    config=loop.LoopConfig(
-      num_steps=num_steps, evaluate_at=tuple(int(s) for s in evaluate_at)
+    config=loop.TrainConfig(
+      num_steps=num_steps,
+      evaluate_at=tuple(int(s) for s in evaluate_at),
+      seed=seed,
     ),
-    seed=seed,
+    num_rows=0,
     directory="",
     name=name,
     evaluate=evaluate,

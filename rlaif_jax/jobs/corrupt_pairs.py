@@ -15,7 +15,7 @@ from typing import Any, Callable, Sequence
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
-from rlaif_jax.model_io import pretrained
+from rlaif_jax.data import datasets
 
 KINDS = ("other", "shuffled", "lead", "model")
 
@@ -54,13 +54,13 @@ def run(
       f"contrast: kinds is {kinds}; they should be of {KINDS}, and 'model' "
       f"goes with responses_file (which is {responses_file!r})"
     )
-  examples = pretrained.load_examples(
+  examples = datasets.ExampleSource(
     examples_file=examples_file,
     task=task,
     split=split,
     data_dir=data_dir,
     limit=limit,
-  )
+  ).read()
   responses: dict[str, str] = {}
   if responses_file:
     for row in jsonl.stream_records(records.Response, responses_file):

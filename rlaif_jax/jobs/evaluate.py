@@ -15,14 +15,14 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from rlaif_jax.api import candidates
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import versions
+from rlaif_jax.data import datasets
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import win_rate
-from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_policy
 from rlaif_jax.ops import statistics
 from rlaif_jax.text import prompts
 
@@ -61,9 +61,9 @@ def run(
   """
   root = pathlib.Path(runs_dir)
   texts, rows = read_responses(root, responses)
-  examples = pretrained.load_examples(
-    examples_file="", task=task, split=split, data_dir=data_dir, limit=0
-  )
+  examples = datasets.ExampleSource(
+    task=task, split=split, data_dir=data_dir
+  ).read()
   human = {e.id: e.response for e in examples}
   order = sorted(set.intersection(*(set(t) for t in texts.values())))
   if baseline not in texts or not order:
@@ -202,7 +202,7 @@ def read_rewards(
 def read_curves(directory: pathlib.Path) -> dict[str, Any]:
   """Validation and training curves of a policy run."""
   validation = []
-  for step, rows in train_policy.read_validation(directory).items():
+  for step, rows in candidates.read_validation(directory).items():
     total = gold.totals(
       [row["context"] for row in rows], [row["text"] for row in rows]
     )

@@ -18,6 +18,7 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
+from rlaif_jax.data import datasets
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
 from rlaif_jax.engine import scoring
@@ -63,13 +64,13 @@ def run(
     )
   devices = mesh_lib.make_mesh(mesh)
   model = pretrained.load(model_dir, "language", devices)
-  examples = pretrained.load_examples(
+  examples = datasets.ExampleSource(
     examples_file=examples_file,
     task=task,
     split=split,
     data_dir=data_dir,
     limit=limit,
-  )
+  ).read()
   if target == "response":
     arrays, cut = converters.encode_examples(
       examples, model.tokenizer, model.sequence

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
 from rlaif_jax.planner import chips
@@ -60,7 +61,7 @@ def run(
   remat: str = "none",
   scan_layers: bool = False,
   read_dtype: str = "float32",
-  rollout: mesh_lib.Placement | None = None,
+  rollout: compute_lib.Placement | None = None,
   topology: str = "",
   chip: str = "",
   mesh: str = "data:-1",

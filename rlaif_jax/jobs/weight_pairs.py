@@ -18,11 +18,14 @@ import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import rng
+from rlaif_jax.data import preferences
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.evaluation import agreement
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_reward
 from rlaif_jax.ops import pair_choice
+from rlaif_jax.reward import kinds
+from rlaif_jax.reward import pair_scoring
 
 
 def run(
@@ -50,16 +53,21 @@ def run(
   """
   devices = mesh_lib.make_mesh(mesh)
   kind = checkpoint.read_description(model_dir)["kind"]
-  if kind not in train_reward.KINDS:
+  if kind not in kinds.KINDS:
     raise ValueError(
       f"{model_dir} holds a {kind} model; a weight comes from a scalar or a "
       "difference model of train_reward"
     )
   model = pretrained.load(model_dir, kind, devices)
-  labels = train_reward.read_labels(labels_file)
-  pairs, cut = train_reward.encoder(model)(labels)
-  score_pairs = train_reward.pair_scorer(kind, model.functions)
-  rewards = train_reward.predict(score_pairs, model.params, pairs, batch_size)
+  labels = preferences.read_labels(labels_file)
+  encode = preferences.make_encoder(model.tokenizer, model.sequence)
+  pairs, cut = encode(labels)
+  rewards = pair_scoring.predict_pairs(
+    kinds.make_pair_scorer(kind, model.functions),
+    model.params,
+    pairs,
+    batch_size,
+  )
   margin = rewards[0] - rewards[1]
   # Nobody wins a tie, so it has no gap.
   gaps = margin * np.sign(pairs.label - 0.5)
@@ -78,7 +86,7 @@ def run(
       f"--labels_file={path} --policy_dir=MODEL --output_dir=NEW_DIR"
     ),
     "kind": kind,
-    **train_reward.accuracy(rewards, labels),
+    **agreement.reward_accuracy(rewards, labels),
     "without_weight": float(np.mean(found == 0)),
     # So many pairs of one weight would say as much.
     "effective_pairs": float(found.sum() ** 2 / np.sum(found**2)),

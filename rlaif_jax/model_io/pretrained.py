@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs share: finished models by directory, and files of examples.
+"""Finished models on disk: loads, builds and saves them.
 
-A finished model's directory holds params, model.json and its tokenizer's
-files; its `config` and `sequence` are those it was trained with.
+The directory of a finished model holds params, model.json and the files of its
+tokenizer. Its `config` and `sequence` are those that it was trained with.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from rlaif_jax.core import jsonl
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
-from rlaif_jax.data import pipeline
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
@@ -28,11 +27,11 @@ from rlaif_jax.text import tokenizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Loaded:
-  """A finished model: its functions, parameters and what it reads.
+class PretrainedModel:
+  """A finished model: functions, parameters, tokenizer and sequence lengths.
 
-  `chat` is the text around a user message of an instruct model (empty texts
-  for others); `directory` is where the model came from.
+  `chat` is the text before and after a user message of an instruct model
+  (empty texts for others); `directory` is the directory that was loaded.
   """
 
   directory: str
@@ -46,7 +45,7 @@ class Loaded:
   ensemble: ensemble_lib.EnsembleConfig | None = None  # of several members
 
   def backend(self, progress: Any = None) -> backends.FlaxBackend:
-    """This language model as one that answers a judge."""
+    """Returns this language model as the backend of a judge."""
     return backends.FlaxBackend(
       self.functions,
       self.params,
@@ -57,18 +56,55 @@ class Loaded:
     )
 
 
+def language_model(
+  config: architectures.Config,
+  mesh: jax.sharding.Mesh,
+  compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
+) -> protocols.LanguageModel:
+  """Returns the functions of a language model.
+
+  Args:
+    config: sizes.
+    mesh: devices; activations are sharded over them.
+    compute: remat and scan_layers of a model that is trained.
+  """
+  return architectures.language(config, _execution(mesh, compute))
+
+
+def scalar_model(
+  config: architectures.Config,
+  mesh: jax.sharding.Mesh,
+  compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
+) -> protocols.ScalarModel:
+  """Returns the functions of a reward or value model; see `language_model`."""
+  return architectures.scalar(config, _execution(mesh, compute))
+
+
+def _execution(mesh, compute) -> architectures.Execution:
+  return architectures.Execution(
+    remat=compute.remat,
+    scan_layers=compute.scan_layers,
+    split_by=mesh_lib.activation_sharding(mesh),
+  )
+
+
 def load(
   directory: str,
   kind: str,
   mesh: jax.sharding.Mesh,
-  placement: mesh_lib.Placement = mesh_lib.PLAIN,
-) -> Loaded:
+  placement: compute_lib.Placement = compute_lib.PLAIN,
+) -> PretrainedModel:
   """Loads a finished model onto the mesh.
 
-  Its kind is "language", "scalar", or "ensemble" of scalars.
+  Args:
+    directory: directory of the model.
+    kind: expected kind: "language", "scalar", "difference" or "ensemble".
+    mesh: devices.
+    placement: sharding and dtype of the parameters.
 
   Raises:
-    ValueError: nothing finished there, another kind, or another vocabulary.
+    ValueError: if the model is not finished, or has another kind or another
+      vocabulary than it was saved with.
   """
   description = checkpoint.read_description(directory)
   if description["kind"] != kind:
@@ -89,9 +125,8 @@ def load(
   sequence = records.from_row(
     converters.SequenceConfig, description["sequence"]
   )
-  make = architecture.language if kind == "language" else architecture.scalar
-  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
-  functions = make(config, how)
+  make = language_model if kind == "language" else scalar_model
+  functions = make(config, mesh)
   ensemble = None
   if kind == "ensemble":
     ensemble = records.from_row(
@@ -100,7 +135,7 @@ def load(
     like = ensemble_shapes(functions, ensemble, mesh, placement)
   else:
     like = mesh_lib.abstract_params(functions.init, mesh, placement)
-  return Loaded(
+  return PretrainedModel(
     directory=directory,
     name=description["name"],
     config=config,
@@ -113,15 +148,65 @@ def load(
   )
 
 
+def load_reference(
+  policy: PretrainedModel,
+  mesh: jax.sharding.Mesh,
+  placement: compute_lib.PlacementConfig,
+  directory: str = "",
+) -> PretrainedModel:
+  """Returns the reference of a policy: another model, or the policy itself.
+
+  The parameters are those of `policy` if it is the reference and has the same
+  placement, and a copy otherwise.
+
+  Args:
+    policy: the policy before training.
+    mesh: devices.
+    placement: placements of policy and reference.
+    directory: language model to load; "": the policy.
+
+  Raises:
+    ValueError: if the other model has another vocabulary or sequence.
+  """
+  if directory:
+    reference = load(directory, "language", mesh, placement.reference)
+    check_same_tokens(reference, policy)
+    return reference
+  if placement.reference == placement.policy:
+    return policy
+  reshard = mesh_lib.mover(policy.functions.init, mesh, placement.reference)
+  return dataclasses.replace(policy, params=reshard(policy.params))
+
+
+def check_same_tokens(
+  reference: PretrainedModel, policy: PretrainedModel
+) -> None:
+  """Checks that both models read the same tokens.
+
+  Raises:
+    ValueError: if vocabulary or sequence differ.
+  """
+  found, expected = (
+    (model.tokenizer.fingerprint, model.sequence)
+    for model in (reference, policy)
+  )
+  if found != expected:
+    raise ValueError(
+      f"the reference in {reference.directory} has (vocabulary, sequence) "
+      f"{found} and the policy in {policy.directory} has {expected}; use the "
+      "model that the policy was trained from"
+    )
+
+
 def ensemble_shapes(
   functions: protocols.ScalarModel,
   ensemble: ensemble_lib.EnsembleConfig,
   mesh: jax.sharding.Mesh,
-  placement: mesh_lib.Placement = mesh_lib.PLAIN,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
 ) -> Any:
-  """Shapes and shardings of an ensemble with a shared trunk.
+  """Returns shapes and shardings of an ensemble with a shared trunk.
 
-  The trunk is laid out as in one model, and members are whole everywhere.
+  The trunk is sharded like that of one model; members are replicated.
   """
   whole = mesh_lib.abstract_params(functions.init, mesh, placement)
   shapes = jax.eval_shape(
@@ -140,14 +225,14 @@ def ensemble_shapes(
 
 
 def part_of(wanted: Any, tree: Any) -> Any:
-  """The entries of a tree that another has: no output layer in a trunk."""
+  """Returns the entries of `tree` that `wanted` has, such as a trunk."""
   if not isinstance(wanted, Mapping):
     return tree
   return {name: part_of(wanted[name], tree[name]) for name in wanted}
 
 
-def trunk_of(start: Loaded, shardings: Any) -> Any:
-  """A copy of a language model's trunk, laid out like `shardings`."""
+def trunk_of(start: PretrainedModel, shardings: Any) -> Any:
+  """Returns a copy of a language model's trunk with the given shardings."""
   return jax.tree.map(
     lambda x, place: jax.device_put(jnp.copy(x), place),
     part_of(shardings, start.params),
@@ -166,7 +251,7 @@ def save(
   tokenizer: tokenizers.FileTokenizer,
   chat: tuple[str, str] = ("", ""),
 ) -> None:
-  """Writes a finished model; model.json comes last and makes it one."""
+  """Writes a finished model; model.json is written last."""
   description = _description(name, kind, config, sequence, chat)
   _write(directory, params, description, tokenizer)
 
@@ -174,13 +259,13 @@ def save(
 def save_like(
   directory: str,
   params: Any,
-  start: Loaded,
+  start: PretrainedModel,
   *,
   name: str,
   kind: str,
   ensemble: ensemble_lib.EnsembleConfig | None = None,
 ) -> None:
-  """Writes a finished model that reads what `start` reads."""
+  """Writes a finished model with the config and tokenizer of `start`."""
   own = (start.config, start.sequence, start.chat)
   description = _description(name, kind, *own)
   if ensemble is not None:
@@ -208,48 +293,14 @@ def _write(directory, params, description, tokenizer) -> None:
   )
 
 
-def apart(model: Loaded) -> tuple[Any, Loaded]:
-  """A model's parameters, and what is known of it without them.
+def split_params(model: PretrainedModel) -> tuple[Any, PretrainedModel]:
+  """Returns the parameters of a model, and the model without them.
 
-  Who gives the parameters away (training does) keeps no second model on the
-  devices.
+  Training donates the parameters; no second copy stays on the devices.
   """
   return model.params, dataclasses.replace(model, params=None)
 
 
 def copy_params(params: Any) -> Any:
-  """A copy that may be donated while the original stays."""
+  """Returns a copy that may be donated."""
   return jax.tree.map(jnp.copy, params)
-
-
-def load_examples(
-  *,
-  examples_file: str,
-  task: str,
-  split: str,
-  data_dir: str,
-  limit: int,
-  on_demand: bool = False,
-) -> Sequence[records.Example]:
-  """Examples of a JSONL file, or of a task's split when no file is named.
-
-  `on_demand`: of several processes each reads, of these rows, only those that
-  it asks for; see `jsonl.RecordsOnDemand`.
-
-  Raises:
-    ValueError: both or neither are named, or there are no rows.
-  """
-  if bool(examples_file) == bool(task):
-    raise ValueError(
-      f"examples_file is {examples_file!r} and task is {task!r}; name exactly "
-      "one of them"
-    )
-  on_demand = on_demand and jax.process_count() > 1
-  if task:
-    return pipeline.load_examples(
-      task, split, cache_dir=data_dir, limit=limit, on_demand=on_demand
-    )
-  rows = jsonl.open_records(records.Example, examples_file, on_demand=on_demand)
-  if not rows:
-    raise ValueError(f"{examples_file} is empty; it needs at least one row")
-  return rows[:limit] if limit else rows

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.data import converters
@@ -54,7 +55,7 @@ class Recipe:
   batch_size: int
   reward_batch_size: int
   read_dtype: str
-  rollout: mesh_lib.Placement | None
+  rollout: compute_lib.Placement | None
   microbatches: int
   remat: str
   scan_layers: bool
@@ -109,7 +110,7 @@ class Shapes:
 
   def read(self, init: Any) -> Any:
     """Parameters of a model that is only read."""
-    placement = mesh_lib.Placement(dtype=self.recipe.read_dtype)
+    placement = compute_lib.Placement(dtype=self.recipe.read_dtype)
     return mesh_lib.abstract_params(init, self.mesh, placement)
 
   def sampled(self, init: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From prompts to the data of a policy-gradient update: [B, N, R] throughout."""
+"""Rollouts: from prompts to the data of an update, [B, N, R] throughout."""
 
 from __future__ import annotations
 

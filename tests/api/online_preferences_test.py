@@ -9,14 +9,15 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.data import preferences
 from rlaif_jax.engine import mesh
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import online_preferences
 from rlaif_jax.api import reward_loading
-from rlaif_jax.jobs import train_reward
 from rlaif_jax.labeling import judge
-from tests.jobs import scoring_model_test
-from tests.jobs import train_reward_test
+from rlaif_jax.reward import kinds
+from tests import tiny_world as tiny
+from tests.api import reward_loading_test
 
 JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
 
@@ -41,9 +42,9 @@ GROUPS = [
 ]
 
 
-def said(world, given, tmp_path, groups=GROUPS):
+def scored(world, given, tmp_path, groups=GROUPS):
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
-  return online_preferences.verdict(
+  return online_preferences.score_samples(
     groups,
     given,
     str(world / "sft" / "model"),
@@ -54,9 +55,9 @@ def said(world, given, tmp_path, groups=GROUPS):
 
 
 def test_a_scorer_says_what_it_says_in_rl(world, tmp_path):
-  config = scoring_model_test.config(world)
-  found = said(world, online_preferences.RoundJudge(scorer=config), tmp_path)
-  assert found.scores.shape == (2, 3) and found.chances is None
+  config = reward_loading_test.config(world)
+  found = scored(world, online_preferences.RoundJudge(scorer=config), tmp_path)
+  assert found.scores.shape == (2, 3) and found.win_probs is None
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
   policy = pretrained.load(str(world / "sft" / "model"), "language", devices)
   score, params = reward_loading.make_scorer(config, policy, devices)
@@ -68,24 +69,25 @@ def test_a_scorer_says_what_it_says_in_rl(world, tmp_path):
 
 
 def test_a_difference_model_compares_every_two(world, tmp_path):
-  trained = train_reward_test.train(world, tmp_path, kind="difference")
+  trained = tiny.reward(
+    world, tmp_path, reward=kinds.RewardModelConfig(kind="difference")
+  )
   given = online_preferences.RoundJudge(difference_dir=trained["model"])
-  found = said(world, given, tmp_path)
-  chances = found.chances
-  np.testing.assert_allclose(chances + chances.swapaxes(1, 2), 1.0)
-  assert chances[1, 0, 1] == 0.5, "the same text twice"
+  found = scored(world, given, tmp_path)
+  win_probs = found.win_probs
+  np.testing.assert_allclose(win_probs + win_probs.swapaxes(1, 2), 1.0)
+  assert win_probs[1, 0, 1] == 0.5, "the same text twice"
   model = pretrained.load(
     trained["model"], "difference", mesh.make_mesh("data:-1")
   )
-  margin = train_reward.pair_scorer("difference", model.functions)
-  pair, _ = train_reward.encoder(model)(
-    [online_preferences._two(GROUPS[0][2], GROUPS[0][1])]
-  )
+  margin = kinds.make_pair_scorer("difference", model.functions)
+  encode = preferences.make_encoder(model.tokenizer, model.sequence)
+  pair, _ = encode([online_preferences._unlabelled(GROUPS[0][2], GROUPS[0][1])])
   one = float(margin(model.params, pair)[0][0])
   assert abs(one) > 0.01
-  assert chances[0, 2, 1] == pytest.approx(1 / (1 + np.exp(-one)), abs=1e-4)
+  assert win_probs[0, 2, 1] == pytest.approx(1 / (1 + np.exp(-one)), abs=1e-4)
   np.testing.assert_allclose(
-    found.scores[0, 0], (chances[0, 0, 1] + chances[0, 0, 2]) / 2
+    found.scores[0, 0], (win_probs[0, 0, 1] + win_probs[0, 0, 2]) / 2
   )
 
 
@@ -93,28 +95,31 @@ def test_a_labeler_is_asked_once_about_every_two(world, tmp_path):
   given = online_preferences.RoundJudge(
     labeler_dir=str(world / "sft" / "model"), judge=JUDGE
   )
-  found = said(world, given, tmp_path)
-  rows = jsonl.read_records(
-    records.Preference, tmp_path / "judged/labels.jsonl"
-  )
+  found = scored(world, given, tmp_path)
+  path = tmp_path / "judged/store/labels.jsonl"
+  rows = jsonl.read_records(records.Preference, path)
+  stored = path.read_bytes()
+  again = scored(world, given, tmp_path)
+  np.testing.assert_array_equal(again.win_probs, found.win_probs)
+  assert path.read_bytes() == stored, "no pair is asked for twice"
   # Three pairs of the first context; of the second two texts are the same.
   assert len(rows) == 4
   known = {(row.first, row.second): row.p_first for row in rows}
-  assert found.chances[0, 0, 1] == known["a cat sat", "ten dogs saw one"]
-  assert found.chances[0, 2, 0] == 1.0 - known["a cat sat", "the mat"]
-  assert found.chances[1, 1, 2] == known["red hat", "near it ten cat"]
-  assert found.chances[1, 0, 1] == 0.5
+  assert found.win_probs[0, 0, 1] == known["a cat sat", "ten dogs saw one"]
+  assert found.win_probs[0, 2, 0] == 1.0 - known["a cat sat", "the mat"]
+  assert found.win_probs[1, 1, 2] == known["red hat", "near it ten cat"]
+  assert found.win_probs[1, 0, 1] == 0.5
   alike = [group("3", "red hat", "red hat")]
-  assert (said(world, given, tmp_path, alike).chances == 0.5).all()
+  assert (scored(world, given, tmp_path, alike).win_probs == 0.5).all()
 
 
-def pairs_of(scores, chances=None, **changes):
+def pairs_of(scores, win_probs=None, **changes):
   settings = dict(choose="max_min", length_penalty=0.0, labeler="test")
-  return online_preferences.pairs_of(
+  return online_preferences.choose_pairs(
     GROUPS,
-    online_preferences.Verdict(
+    online_preferences.SampleScores(
       scores=np.asarray(scores, float),
-      chances=None if chances is None else np.asarray(chances),
+      win_probs=None if win_probs is None else np.asarray(win_probs),
     ),
     generator=np.random.default_rng(0),
     **{**settings, **changes},
@@ -157,9 +162,9 @@ def test_a_length_penalty_chooses_the_shorter():
 
 
 def test_a_comparing_judge_gives_its_own_probability():
-  chances = np.full((2, 3, 3), 0.5)
-  chances[0, 1, 0], chances[0, 0, 1] = 0.8, 0.2
-  rows, _ = pairs_of([[0.2, 0.6, 0.5], [0.4, 0.5, 0.6]], chances)
+  win_probs = np.full((2, 3, 3), 0.5)
+  win_probs[0, 1, 0], win_probs[0, 0, 1] = 0.8, 0.2
+  rows, _ = pairs_of([[0.2, 0.6, 0.5], [0.4, 0.5, 0.6]], win_probs)
   assert max(rows[0].p_first, 1 - rows[0].p_first) == pytest.approx(0.8)
   assert better_and_worse(rows[0]) == ("ten dogs saw one", "a cat sat")
 
@@ -168,9 +173,9 @@ def test_which_text_stands_first_says_nothing():
   firsts = 0
   for number in range(40):
     groups = [group(str(number), f"good {number}", f"bad {number}")]
-    (row,), _ = online_preferences.pairs_of(
+    (row,), _ = online_preferences.choose_pairs(
       groups,
-      online_preferences.Verdict(scores=np.asarray([[1.0, 0.0]])),
+      online_preferences.SampleScores(scores=np.asarray([[1.0, 0.0]])),
       choose="max_min",
       length_penalty=0.0,
       generator=np.random.default_rng(0),
@@ -186,7 +191,7 @@ def test_which_text_stands_first_says_nothing():
   [
     ({}, "exactly one"),
     (dict(difference_dir="d", labeler_dir="l", judge=JUDGE), "exactly one"),
-    (dict(labeler_dir="l"), "go together"),
+    (dict(labeler_dir="l"), "set both or neither"),
   ],
 )
 def test_judges_that_make_no_sense_are_named(fields, word):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -188,7 +189,7 @@ def test_a_trunk_has_no_output_layer():
 
 
 def test_a_scorer_may_be_held_in_bfloat16(world, policy):
-  placement = mesh.Placement(dtype="bfloat16")
+  placement = compute_lib.Placement(dtype="bfloat16")
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
   _, unit = reward_loading.make_scorer(
     config(world, placement=placement), policy, devices
@@ -196,7 +197,8 @@ def test_a_scorer_may_be_held_in_bfloat16(world, policy):
   held = {x.dtype for x in jax.tree.leaves(unit.params.params)}
   assert held == {jnp.bfloat16.dtype}
   plain, small = (
-    scores(config(world, placement=p), policy) for p in (mesh.PLAIN, placement)
+    scores(config(world, placement=p), policy)
+    for p in (compute_lib.PLAIN, placement)
   )
   assert np.abs(plain - small).max() < 0.05 * np.abs(plain).max()
   assert np.any(plain != small)

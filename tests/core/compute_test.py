@@ -20,3 +20,29 @@ def test_defaults_use_all_devices_and_keep_everything():
 def test_bad_values_are_named(field, value):
   with pytest.raises(ValueError, match=f"ComputeConfig.{field} is"):
     compute.ComputeConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+  "wrong, named",
+  [
+    ({"dtype": "int8"}, "dtype is 'int8'"),
+    ({"rules": (("embd", "fsdp"),)}, "'embd'"),
+    ({"rules": (("embed", "rows"),)}, "'rows'"),
+  ],
+)
+def test_bad_placements_are_errors(wrong, named):
+  with pytest.raises(ValueError, match=named):
+    compute.Placement(**wrong)
+
+
+def test_a_placement_replaces_single_rules():
+  table = compute.Placement(rules=(("embed", ""),)).table()
+  assert table == {**dict(compute.RULES), "embed": None}
+
+
+@pytest.mark.parametrize("model", ["policy", "value"])
+def test_trained_parameters_are_float32(model):
+  small = compute.Placement(dtype="bfloat16")
+  compute.PlacementConfig(reference=small, rollout=small)
+  with pytest.raises(ValueError, match=f"PlacementConfig.{model}.dtype"):
+    compute.PlacementConfig(**{model: small})

@@ -6,14 +6,18 @@ The decoder-only twin of this pipeline is resume_test.py, on the command line.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
 import pytest
 
+from rlaif_jax.api import candidates
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
+from rlaif_jax.data import datasets
+from rlaif_jax.data import preferences
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import optimizer
@@ -32,7 +36,7 @@ from rlaif_jax.text import tokenizers
 
 WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
 ADAM = optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2)
-LOOP = loop.LoopConfig(num_steps=2, save_every=2)
+TRAIN = loop.TrainConfig(num_steps=2, batch_size=8, save_every=2)
 SAMPLING = decode.SamplingConfig(max_tokens=8, temperature=0.9)
 
 
@@ -56,14 +60,14 @@ def runs(tmp_path_factory):
   )
   train_sft.run(
     output_dir=str(root / "sft"),
-    data=train_sft.SFTData(
+    data=datasets.SFTData(
       data_dir=str(root),
       examples_file=str(root / "examples.jsonl"),
       validation_rows=4,
+      sequence=converters.SequenceConfig(max_context=24, max_response=8),
     ),
-    sequence=converters.SequenceConfig(max_context=24, max_response=8),
     optimizer=ADAM,
-    train=LOOP,
+    train=TRAIN,
     model=t5.T5Config(
       vocab_size=320,
       width=16,
@@ -74,14 +78,13 @@ def runs(tmp_path_factory):
       mlp_dim=16,
       max_length=200,
     ),
-    batch_size=8,
   )
   sample_responses.run(
     output_dir=str(root / "pairs"),
     policy_dir=str(root / "sft" / "model"),
     reference_dir=str(root / "sft" / "model"),
     sampling=SAMPLING,
-    examples_file=str(root / "examples.jsonl"),
+    examples=datasets.ExampleSource(examples_file=str(root / "examples.jsonl")),
     batch_size=8,
   )
   label_pairs.run(
@@ -116,29 +119,27 @@ def policy(runs, directory, scorer):
   return train_policy.run(
     output_dir=str(directory),
     policy_dir=str(runs / "sft" / "model"),
-    prompts=train_policy.PromptData(
+    prompts=datasets.PromptData(
       examples_file=str(runs / "examples.jsonl"), validation_rows=8
     ),
     scorer=scorer,
-    rl=algorithms.RLConfig(),
-    sampling=SAMPLING,
-    optimizer=ADAM,
-    value_optimizer=ADAM,
-    train=loop.LoopConfig(num_steps=2, save_every=2, evaluate_every=2),
-    selection=train_policy.SelectionConfig(candidates=1),
-    batch_size=8,
+    rl=algorithms.RLConfig(sampling=SAMPLING),
+    optimizers=optimizer.PolicyOptimizers(policy=ADAM, value=ADAM),
+    train=dataclasses.replace(TRAIN, evaluate_every=2),
+    selection=candidates.SelectionConfig(candidates=1),
   )
 
 
 def test_reward_model_and_reinforce(runs, tmp_path):
   result = train_reward.run(
     output_dir=str(tmp_path / "reward"),
-    labels_file=str(runs / "labels" / "labels.jsonl"),
-    test_labels_file=str(runs / "labels" / "labels.jsonl"),
+    labels=preferences.LabelsConfig(
+      labels_file=str(runs / "labels" / "labels.jsonl"),
+      test_labels_file=str(runs / "labels" / "labels.jsonl"),
+    ),
     init_from=str(runs / "sft" / "model"),
     optimizer=ADAM,
-    epochs=1,
-    batch_size=8,
+    train=loop.TrainConfig(epochs=1.0, batch_size=8),
   )
   assert 0 <= result["accuracy"] <= 1 and result["n"] == 24
   scorer = reward_loading.ScorerConfig(
@@ -169,7 +170,7 @@ def test_perplexity_of_responses(runs, tmp_path):
 def test_adapters(runs, tmp_path):
   result = train_sft.run(
     output_dir=str(tmp_path),
-    data=train_sft.SFTData(
+    data=datasets.SFTData(
       data_dir=str(runs),
       examples_file=str(runs / "examples.jsonl"),
       validation_rows=4,
@@ -177,8 +178,7 @@ def test_adapters(runs, tmp_path):
     init_from=str(runs / "sft" / "model"),
     lora=lora.LoraConfig(rank=2),
     optimizer=ADAM,
-    train=LOOP,
-    batch_size=8,
+    train=TRAIN,
   )
   assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
   assert math.isfinite(result["validation_response_nll"])

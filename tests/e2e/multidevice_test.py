@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.dpo import model as dpo
 from rlaif_jax.engine import decode
@@ -179,18 +180,17 @@ def ensemble_of(kind, scalar, batch, mesh):
 
 
 def reinforce(language, scalar, reference, score, scorer_params, mesh):
-  rl = algorithms.RLConfig()
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
+  rl = algorithms.RLConfig(sampling=sampling)
   # What samples is a copy that fsdp does not split.
-  whole = mesh_lib.Placement(rules=(("embed", ""),))
+  whole = compute_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
     language,
     scalar,
     score,
     config=rl,
-    sampling=sampling,
     eos_ids=(3, 4),
-    move=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.mover(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 
@@ -201,7 +201,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
 
   return Training(
     lambda key: {"policy": language.init(key), "value": scalar.init(key)},
-    algorithms.make_loss(language, scalar, config=rl, temperature=0.9),
+    algorithms.make_loss(language, scalar, rl),
     collected,
   )
 

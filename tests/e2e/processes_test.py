@@ -100,7 +100,7 @@ def check_same(world, one, other):
 
 def test_two_processes_train_what_one_does(world):
   job, recipe, bindings, _, _ = stages.of(world)["sft"]
-  recipe += 'train_sft.mesh = "fsdp:2"\n'
+  recipe += 'ComputeConfig.mesh = "fsdp:2"\n'
   finish(
     [start(world, world.command(job, "sft", recipe, **bindings), 1, devices=2)]
   )
@@ -136,7 +136,7 @@ def pipeline(world):
 )
 def test_the_other_trainings_agree_too(world, pipeline, name, mesh, count):
   job, recipe, bindings, _, _ = pipeline[name]
-  recipe += f'{job}.mesh = "{mesh}"\n'
+  recipe += f'ComputeConfig.mesh = "{mesh}"\n'
   one, many = f"{name}_one", f"{name}_many"
   command = world.command(job, one, recipe, **bindings)
   finish([start(world, command, 1, devices=count)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every job as a command on a tiny world, each on what those before it made."""
+"""Every job as a command on a tiny world, each on outputs of earlier ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SequenceConfig.max_context = 24
 SequenceConfig.max_response = 8
 SequenceConfig.suffix = "\\n"
 """
-LOOP = """
-LoopConfig.num_steps = 8
-LoopConfig.save_every = 2
+TRAIN = """
+TrainConfig.num_steps = 8
+TrainConfig.save_every = 2
 """
 ADAM = """
 OptimizerConfig.name = "adamw"
@@ -26,20 +26,16 @@ OptimizerConfig.learning_rate = 1e-2
 """
 SFT = (
   TINY
-  + LOOP
+  + TRAIN
   + ADAM
   + """
-train_sft.data = @SFTData()
 train_sft.model = @DecoderConfig()
-train_sft.sequence = @SequenceConfig()
-train_sft.optimizer = @OptimizerConfig()
-train_sft.train = @LoopConfig()
-train_sft.batch_size = 4
+SFTData.sequence = @SequenceConfig()
+TrainConfig.batch_size = 4
 SFTData.validation_rows = 4
 """
 )
 SAMPLE = """
-sample.sampling = @SamplingConfig()
 sample.num_samples = 2
 sample.batch_size = 4
 SamplingConfig.max_tokens = 8
@@ -57,32 +53,27 @@ JudgeConfig.max_context_tokens = 120
 REWARD = (
   ADAM
   + """
-train_reward.optimizer = @OptimizerConfig()
-train_reward.epochs = 2.0
-train_reward.batch_size = 4
-train_reward.save_every = 2
-train_reward.label_counts = (8,)
+TrainConfig.epochs = 2.0
+TrainConfig.batch_size = 4
+TrainConfig.save_every = 2
+RewardModelConfig.label_counts = (8,)
 """
 )
 DPO = (
   ADAM
   + """
-train_dpo.dpo = @DPOConfig()
-train_dpo.optimizer = @OptimizerConfig()
-train_dpo.epochs = 2.0
-train_dpo.batch_size = 4
-train_dpo.save_every = 2
+TrainConfig.epochs = 2.0
+TrainConfig.batch_size = 4
+TrainConfig.save_every = 2
 """
 )
 ENSEMBLE = (
   ADAM
   + """
-train_ensemble.ensemble = @EnsembleConfig()
-train_ensemble.optimizer = @OptimizerConfig()
 train_ensemble.adapters = @OptimizerConfig()
-train_ensemble.epochs = 2.0
-train_ensemble.batch_size = 4
-train_ensemble.save_every = 2
+TrainConfig.epochs = 2.0
+TrainConfig.batch_size = 4
+TrainConfig.save_every = 2
 EnsembleConfig.kind = "lora"
 EnsembleConfig.members = 2
 """
@@ -90,35 +81,23 @@ EnsembleConfig.members = 2
 ONLINE = (
   ADAM
   + """
-train_online_dpo.judge = @RoundJudge()
-train_online_dpo.dpo = @DPOConfig()
-train_online_dpo.optimizer = @OptimizerConfig()
-train_online_dpo.sampling = @SamplingConfig()
-train_online_dpo.reference = "initial"
-train_online_dpo.rounds = 2
-train_online_dpo.contexts = 8
-train_online_dpo.num_samples = 4
-train_online_dpo.batch_size = 4
-train_online_dpo.save_every = 1
+RoundsConfig.reference = "initial"
+RoundsConfig.rounds = 2
+RoundsConfig.contexts = 8
+RoundsConfig.num_samples = 4
+TrainConfig.batch_size = 4
+TrainConfig.save_every = 1
 RoundJudge.scorer = @ScorerConfig()
 SamplingConfig.max_tokens = 8
 """
 )
 POLICY = (
-  LOOP
+  TRAIN
   + ADAM
   + """
-train_policy.prompts = @PromptData()
-train_policy.scorer = @ScorerConfig()
-train_policy.rl = @RLConfig()
-train_policy.sampling = @SamplingConfig()
-train_policy.optimizer = @OptimizerConfig()
-train_policy.value_optimizer = @OptimizerConfig()
-train_policy.train = @LoopConfig()
-train_policy.selection = @SelectionConfig()
-train_policy.batch_size = 4
+TrainConfig.batch_size = 4
 SelectionConfig.candidates = 2
-LoopConfig.evaluate_every = 4
+TrainConfig.evaluate_every = 4
 PromptData.validation_rows = 4
 SamplingConfig.max_tokens = 8
 """
@@ -126,7 +105,7 @@ SamplingConfig.max_tokens = 8
 
 
 def of(world):
-  """(job, recipe, bindings, watched file, lines at which it is killed)."""
+  """Returns stage -> (job, recipe, bindings, watched file, lines at kills)."""
   root = world.root
   return {**text_stages(root), **reward_stages(root), **policy_stages(root)}
 
@@ -148,7 +127,7 @@ def text_stages(root):
       SAMPLE,
       {
         "sample__policy_dir": root / "sft" / "model",
-        "sample__examples_file": root / "examples.jsonl",
+        "ExampleSource__examples_file": root / "examples.jsonl",
       },
       "responses.partial.jsonl",
       (2,),
@@ -175,10 +154,10 @@ def text_stages(root):
 
 
 def labelled(job, root, start):
-  """Bindings of a job that learns from labels what `start` begins with."""
+  """Returns the bindings of a job that trains on labels from SFT as `start`."""
   return {
-    f"{job}__labels_file": root / "labels" / "labels.jsonl",
-    f"{job}__test_labels_file": root / "humans" / "labels.jsonl",
+    "LabelsConfig__labels_file": root / "labels" / "labels.jsonl",
+    "LabelsConfig__test_labels_file": root / "humans" / "labels.jsonl",
     f"{job}__{start}": root / "sft" / "model",
   }
 
@@ -240,7 +219,7 @@ def policy_stages(root):
       ONLINE,
       {
         "train_online_dpo__policy_dir": root / "sft" / "model",
-        "train_online_dpo__examples_file": root / "examples.jsonl",
+        "ExampleSource__examples_file": root / "examples.jsonl",
         "ScorerConfig__reward_dir": root / "reward" / "model",
       },
       "rounds.jsonl",

@@ -62,13 +62,13 @@ def run(
     state,
     update,
     next_batch,
-    config=loop.LoopConfig(
+    config=loop.TrainConfig(
       num_steps=steps,
       save_every=save_every,
       evaluate_every=4,
       evaluate_at=evaluate_at,
     ),
-    seed=0,
+    num_rows=4,
     directory=str(directory),
     name="test",
     evaluate=evaluate,
@@ -130,9 +130,28 @@ def test_a_stop_saves_the_step_it_stands_at(tmp_path, monkeypatch):
   assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(resumed)
 
 
-def test_bad_lengths_are_named():
-  with pytest.raises(ValueError, match="num_steps"):
-    loop.LoopConfig(num_steps=0)
+@pytest.mark.parametrize(
+  "field, value",
+  [
+    ("num_steps", -1),
+    ("epochs", -1.0),
+    ("batch_size", 0),
+    ("save_every", 0),
+    ("evaluate_every", -1),
+  ],
+)
+def test_bad_lengths_are_named(field, value):
+  with pytest.raises(ValueError, match=f"TrainConfig.{field} is"):
+    loop.TrainConfig(**{"num_steps": 1, field: value})
+
+
+def test_steps_or_epochs_give_the_length():
+  with pytest.raises(ValueError, match="both 0"):
+    loop.TrainConfig()
+  by_epochs = loop.TrainConfig(epochs=2.5, batch_size=8)
+  # 60 rows in batches of 8, the last one begun; at least one.
+  assert [by_epochs.steps(n) for n in (24, 1)] == [8, 1]
+  assert loop.TrainConfig(num_steps=3, epochs=2.5).steps(24) == 3
 
 
 def test_memory_does_not_grow_with_the_steps(tmp_path):

@@ -60,8 +60,10 @@ def test_position_bias_by_hand():
 
 
 def test_reward_accuracy_counts_equal_rewards_half():
-  rows = [
-    {"first": 1.0, "second": 0.0, "label": 1.0},
-    {"first": 1.0, "second": 1.0, "label": 1.0},
-  ]
-  assert agreement.reward_accuracy(rows).value == 0.75
+  labels = [label("1", 1.0), label("2", 1.0), label("3", 0.2)]
+  first, second = [1.0, 1.0, 3.0], [0.0, 1.0, 2.0]
+  assert agreement.reward_accuracy((first, second), labels) == {
+    "accuracy": 0.5,
+    "correct": 1.5,
+    "n": 3,
+  }

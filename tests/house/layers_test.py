@@ -21,8 +21,9 @@ FLOORS = {
   "evaluation": {"core", "ops"},
   "labeling": {"core", "ops", "text", "engine"},
   "rating": {"core", "ops", "evaluation"},
-  "sft": {"core", "engine"},
-  "reward": {"core", "ops", "text", "models", "engine"},
+  "sft": {"core", "models", "engine", "data"},
+  # The training losses of pairs read files of labelled pairs.
+  "reward": {"core", "ops", "text", "models", "engine", "data"},
   "rl": {"core", "ops", "engine"},
   "dpo": {"core", "ops", "engine"},
 }

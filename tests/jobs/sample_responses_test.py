@@ -7,6 +7,7 @@ import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.data import datasets
 from rlaif_jax.engine import decode
 from rlaif_jax.jobs import sample_responses
 
@@ -16,7 +17,9 @@ def sample(world, directory, **changes):
     output_dir=str(directory),
     policy_dir=str(world / "sft" / "model"),
     sampling=decode.SamplingConfig(max_tokens=8),
-    examples_file=str(world / "examples.jsonl"),
+    examples=datasets.ExampleSource(
+      examples_file=str(world / "examples.jsonl")
+    ),
     batch_size=8,
   )
   return sample_responses.run(**{**settings, **changes})

@@ -14,17 +14,16 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
-from rlaif_jax.engine import optimizer
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_ensemble
 from rlaif_jax.models import lora
 from rlaif_jax.reward import ensemble
-from tests.jobs import scoring_model_test
-from tests.jobs import train_reward_test
+from tests import tiny_world as tiny
+from tests.api import reward_loading_test
 
-ADAM = optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2)
-TEXTS = scoring_model_test.TEXTS
+ADAM = tiny.ADAM
+TEXTS = reward_loading_test.TEXTS
 HEADS = ensemble.EnsembleConfig(kind="heads", members=3)
 LORA = ensemble.EnsembleConfig(
   kind="lora",
@@ -37,15 +36,12 @@ LORA = ensemble.EnsembleConfig(
 def run(world, directory, config=LORA, **changes):
   settings = dict(
     output_dir=str(directory / "out"),
-    labels_file=train_reward_test.labels(directory / "train.jsonl", 48, 0),
-    test_labels_file=train_reward_test.labels(directory / "test.jsonl", 32, 1),
+    labels=tiny.labels_config(directory, 48),
     init_from=str(world / "sft" / "model"),
     ensemble=config,
     optimizer=ADAM,
     adapters=ADAM if config.kind == "lora" else None,
-    epochs=4.0,
-    batch_size=8,
-    save_every=5,
+    train=tiny.train_config(epochs=4.0, save_every=5),
   )
   return train_ensemble.run(**{**settings, **changes})
 
@@ -94,7 +90,10 @@ def test_the_trunk_moves_in_the_first_phase_alone(world, trained, tmp_path):
     return max(map(float, jax.tree.leaves(gaps)))
 
   one = run(
-    world, tmp_path, dataclasses.replace(LORA, first_phase=0.0), epochs=1.0
+    world,
+    tmp_path,
+    dataclasses.replace(LORA, first_phase=0.0),
+    train=tiny.train_config(epochs=1.0),
   )
   own = pretrained.part_of(trunk(one), start.params)
   assert gap(trunk(one), own) == 0
@@ -127,9 +126,9 @@ def test_a_policy_reads_members_in_their_units(
   world, trained, tmp_path, kind, aggregate
 ):
   policy = pretrained.load(str(world / "sft/model"), "language", one_device())
-  path = scoring_model_test.stored(tmp_path / "responses.jsonl")
+  path = reward_loading_test.stored(tmp_path / "responses.jsonl")
   directory = trained[kind][1]["model"]
-  found = scoring_model_test.scores(
+  found = reward_loading_test.scores(
     reward_loading.ScorerConfig(
       reward_dir=directory,
       standardize_file=path,
@@ -161,28 +160,14 @@ def test_a_policy_reads_members_in_their_units(
   np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-  "changes, word",
-  [
-    (dict(config=ensemble.EnsembleConfig(members=2)), "more_reward_dirs"),
-    (dict(config=dataclasses.replace(HEADS, bootstrap=True)), "bootstrap"),
-    (dict(config=HEADS, adapters=ADAM), "adapters"),
-    (dict(adapters=None), "adapters"),
-  ],
-)
-def test_what_makes_no_sense_is_named(world, tmp_path, changes, word):
-  with pytest.raises(ValueError, match=word):
-    run(world, tmp_path, **changes)
-
-
 def test_an_ensemble_needs_units_and_one_model_no_aggregate(
   world, trained, tmp_path
 ):
   policy = pretrained.load(str(world / "sft/model"), "language", one_device())
   bare = reward_loading.ScorerConfig(reward_dir=trained["heads"][1]["model"])
   with pytest.raises(ValueError, match="standardize_file"):
-    scoring_model_test.scores(bare, policy)
-  single = scoring_model_test.save_reward(tmp_path / "one", policy, 1)
+    reward_loading_test.scores(bare, policy)
+  single = reward_loading_test.save_reward(tmp_path / "one", policy, 1)
   alone = reward_loading.ScorerConfig(reward_dir=single, aggregate="wco")
   with pytest.raises(ValueError, match="holds one model"):
-    scoring_model_test.scores(alone, policy)
+    reward_loading_test.scores(alone, policy)

@@ -11,50 +11,46 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
-from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.data import datasets
 from rlaif_jax.engine import decode
-from rlaif_jax.engine import loop
-from rlaif_jax.engine import optimizer
 from rlaif_jax.api import online_preferences
+from rlaif_jax.api import online_rounds
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.jobs import train_online_dpo
-from tests.jobs import conftest
-from tests.jobs import round_judges_test
-from tests.jobs import train_reward_test
-
-ADAM = optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2)
+from tests import tiny_world as tiny
+from tests.api import online_preferences_test
 
 
 @pytest.fixture(scope="module")
 def reward(world, tmp_path_factory):
   directory = tmp_path_factory.mktemp("reward")
-  trained = train_reward_test.train(world, directory)
+  trained = tiny.reward(world, directory)
   return online_preferences.RoundJudge(
     scorer=reward_loading.ScorerConfig(reward_dir=trained["model"])
   )
 
 
 def run(world, directory, judge, **changes):
-  settings = dict(
-    output_dir=str(directory),
-    policy_dir=str(world / "sft" / "model"),
-    judge=judge,
-    dpo=dpo_model.DPOConfig(),
-    optimizer=ADAM,
-    sampling=decode.SamplingConfig(max_tokens=8),
-    reference="initial",
-    examples_file=str(world / "examples.jsonl"),
+  rounds = dict(
     rounds=2,
     contexts=12,
     num_samples=8,
-    epochs=6.0,
-    batch_size=8,
-    save_every=2,
     length_penalty=1.0,
+    sampling=decode.SamplingConfig(max_tokens=8),
   )
-  return train_online_dpo.run(**{**settings, **changes})
+  return train_online_dpo.run(
+    output_dir=str(directory),
+    policy_dir=str(world / "sft" / "model"),
+    judge=judge,
+    rounds=online_rounds.RoundsConfig(**{**rounds, **changes}),
+    examples=datasets.ExampleSource(
+      examples_file=str(world / "examples.jsonl")
+    ),
+    optimizer=tiny.ADAM,
+    train=tiny.train_config(epochs=6.0, save_every=2),
+  )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def start(world, tmp_path_factory):
   directory = tmp_path_factory.mktemp("start")
   for name in ("examples.jsonl", "tokenizer.model"):
     shutil.copy(world / name, directory)
-  conftest.train(directory, train=loop.LoopConfig(num_steps=60, save_every=60))
+  tiny.sft(directory, train=tiny.train_config(num_steps=60, save_every=60))
   return directory
 
 
@@ -164,7 +160,8 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
 
 def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
   judge = online_preferences.RoundJudge(
-    labeler_dir=str(world / "sft" / "model"), judge=round_judges_test.JUDGE
+    labeler_dir=str(world / "sft" / "model"),
+    judge=online_preferences_test.JUDGE,
   )
   result = run(
     world,
@@ -172,7 +169,7 @@ def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
     judge,
     reference="previous",
     num_samples=2,
-    cool=0.0,
+    low_temperature=0.0,
     contexts=8,
   )
   assert "score" not in result["rounds"][0]
@@ -185,25 +182,18 @@ def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
   assert all(0 < row.p_first < 1 for row in labels), "the labeler's own"
 
 
-@pytest.mark.parametrize(
-  "changes, word",
-  [
-    (dict(reference=""), "initial"),
-    (dict(choose="best"), "max_min"),
-    (dict(num_samples=1), "num_samples"),
-    (dict(cool=-1.0), "cool"),
-    (dict(sampling=decode.SamplingConfig(max_tokens=7)), "up to 8 tokens"),
-  ],
-)
-def test_what_makes_no_sense_is_named(world, reward, tmp_path, changes, word):
-  with pytest.raises(ValueError, match=word):
-    run(world, tmp_path, reward, **changes)
-
-
 def test_a_judge_that_cannot_tell_is_an_error(world, tmp_path):
   greedy = decode.SamplingConfig(max_tokens=8, temperature=0.0)
   judge = online_preferences.RoundJudge(
-    labeler_dir=str(world / "sft" / "model"), judge=round_judges_test.JUDGE
+    labeler_dir=str(world / "sft" / "model"),
+    judge=online_preferences_test.JUDGE,
   )
-  with pytest.raises(ValueError, match="round_1: the judge finds all"):
-    run(world, tmp_path, judge, sampling=greedy, cool=0.0, num_samples=2)
+  with pytest.raises(ValueError, match="round_1: all samples of each"):
+    run(
+      world,
+      tmp_path,
+      judge,
+      sampling=greedy,
+      low_temperature=0.0,
+      num_samples=2,
+    )

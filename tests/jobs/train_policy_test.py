@@ -1,102 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoint is taken, and what selection refuses."""
+"""The RL job on the tiny world: what it trains, saves and reports."""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from rlaif_jax.api import candidates
+from rlaif_jax.api import reward_loading
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import records
+from rlaif_jax.data import datasets
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
-from rlaif_jax.model_io import pretrained
+from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import train_policy
-from rlaif_jax.labeling import judge
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.rl import algorithms
+from tests import testing
+from tests import tiny_world as tiny
 
 
-def write(directory, step, score, text):
-  rows = [
-    {"id": str(i), "context": "c", "text": text, "score": score}
-    for i in range(4)
-  ]
-  jsonl.write_text(
-    directory / "validation" / f"{step:06d}.jsonl",
-    "".join(jsonl.dump_row(row) + "\n" for row in rows),
-  )
-
-
-def test_the_highest_validation_rewards_are_the_candidates(tmp_path):
-  for step, score in ((0, 9.0), (10, 0.1), (20, 0.5), (30, 0.3)):
-    write(tmp_path, step, score, "x")
-  table = train_policy.select(
-    str(tmp_path), train_policy.SelectionConfig(candidates=2), None
-  )
-  # Step 0 is the SFT policy itself: a baseline and no candidate.
-  assert [row["step"] for row in table] == [20, 30]
-
-
-def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
-  write(tmp_path, 0, 0.0, "the cat sat")
-  write(tmp_path, 5, 0.5, "the cat sat")
-  write(tmp_path, 9, 0.4, "ten dogs near it")
-  config = train_policy.SelectionConfig(
-    judge_dir=str(world / "sft" / "model"),
-    judge=judge.JudgeConfig(
-      template="docstring_pairwise", max_context_tokens=150
+def train(world, directory, **changes):
+  settings = dict(
+    output_dir=str(directory),
+    policy_dir=str(world / "sft" / "model"),
+    prompts=datasets.PromptData(
+      examples_file=str(world / "examples.jsonl"), validation_rows=4
     ),
+    scorer=reward_loading.ScorerConfig(
+      labeler_dir=str(world / "sft" / "model"),
+      rating_template="docstring_rating",
+    ),
+    rl=algorithms.RLConfig(sampling=decode.SamplingConfig(max_tokens=8)),
+    optimizers=optimizer.PolicyOptimizers(policy=tiny.ADAM, value=tiny.ADAM),
+    train=tiny.train_config(num_steps=4, evaluate_every=2),
   )
-  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
-  table = train_policy.select(str(tmp_path), config, devices)
-  by_step = {row["step"]: row for row in table}
-  assert by_step[5]["preference"] == 0.5  # The same text: a tie.
-  assert by_step[9]["preference"] in (0.0, 1.0)
-  assert by_step[9]["n"] == 4
+  return train_policy.run(**{**settings, **changes})
 
 
-def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
-  devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
-  sft = pretrained.load(str(world / "sft" / "model"), "language", devices)
-  contexts = ("the cat sat", "ten dogs near it", "a bird")
-  evaluate = train_policy.Candidates(
-    tmp_path,
-    sft,
-    [records.Example(id=c, context=c, response="") for c in contexts],
-    lambda prompts, response, mask: mask.sum(axis=1),
-    decode.SamplingConfig(max_tokens=4, temperature=1.0),
-    2,
-    lambda params: jax.tree.map(jnp.zeros_like, params),
-  )
-  evaluate({"policy": sft.params}, 7)
-  rows = train_policy.read_validation(str(tmp_path))[7]
-  for row in rows:  # A model of zeros finds all tokens equally likely.
-    uniform = -row["tokens"] * np.log(sft.config.vocab_size)
-    assert row["log_prob"] == pytest.approx(uniform, rel=1e-5)
-    assert row["ref_log_prob"] != pytest.approx(uniform, rel=1e-2)
-  assert [row["id"] for row in rows] == list(contexts)
-  jax.tree.map(np.testing.assert_array_equal, evaluate.load(7), sft.params)
+def test_the_best_candidate_becomes_the_model(world, tmp_path):
+  result = train(world, tmp_path)
+  assert [row["step"] for row in result["candidates"]] in ([2, 4], [4, 2])
+  best = result["candidates"][0]
+  assert result["selected_step"] == best["step"] and result["prompts"] == 24
+  table = candidates.read_validation(str(tmp_path))
+  assert sorted(table) == [0, 2, 4] and len(table[4]) == 4
+  rows = jsonl.parse_rows(tmp_path / "metrics.jsonl", dict)
+  assert len(rows) == 4 and "reward" in " ".join(rows[0])
+  devices = mesh.make_mesh("data:-1")
+  model = pretrained.load(result["model"], "language", devices)
+  assert model.name == "policy"
 
 
-def test_judge_and_its_model_go_together():
-  with pytest.raises(ValueError, match="judge_dir"):
-    train_policy.SelectionConfig(judge_dir="somewhere")
-
-
-def test_a_reference_may_lie_otherwise_than_the_policy(world):
-  devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
-  sft = pretrained.load(str(world / "sft" / "model"), "language", devices)
-  same = train_policy.PlacementConfig()
-  assert train_policy.reference_params(sft, same, devices) is sft.params
-  other = train_policy.PlacementConfig(
-    reference=mesh.Placement(rules=(("embed", ""),), dtype="bfloat16")
-  )
-  found = train_policy.reference_params(sft, other, devices)
-  for x, y in zip(
-    jax.tree.leaves(found), jax.tree.leaves(sft.params), strict=True
+def test_placements_change_no_result(world, tmp_path):
+  """Trap: a copy that generates, or a reference, with other parameters."""
+  whole = compute_lib.Placement(rules=(("embed", ""),))
+  found = []
+  for name, placement in (
+    ("plain", compute_lib.PlacementConfig()),
+    (
+      "placed",
+      compute_lib.PlacementConfig(
+        policy=whole, value=whole, reference=whole, rollout=compute_lib.PLAIN
+      ),
+    ),
   ):
-    assert x.dtype == jnp.bfloat16 and x.sharding.is_fully_replicated
-    np.testing.assert_array_equal(x, y.astype(jnp.bfloat16))
-  with pytest.raises(ValueError, match="what is learned stays 'float32'"):
-    train_policy.PlacementConfig(value=mesh.Placement(dtype="bfloat16"))
+    compute = compute_lib.ComputeConfig(mesh="fsdp:-1", placement=placement)
+    train(world, tmp_path / name, compute=compute)
+    found.append(jsonl.parse_rows(tmp_path / name / "metrics.jsonl", dict))
+  for one, other in zip(*found, strict=True):
+    assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def test_one_copy_of_the_start_is_held_while_training(
+  world, tmp_path, monkeypatch
+):
+  """SFT (reference and labeler each), policy, value, and their moments."""
+  most = testing.copies_while_training(
+    monkeypatch, lambda: train(world, tmp_path), tiny.TABLE
+  )
+  assert most == 2 + 2 * 3

@@ -1,40 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SFT job: what it weighs, and errors before the first compile."""
+"""The SFT job: training, adapters, and errors before the first compile."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh
 from rlaif_jax.interop import names
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import sources
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import lora
 from tests import testing
-
-_SPEC = importlib.util.spec_from_file_location(
-  "tiny_world", pathlib.Path(__file__).with_name("conftest.py")
-)
-tiny = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny)
+from tests import tiny_world as tiny
 
 
 def test_it_learns_and_reports_what_was_cut(world, tmp_path):
-  result = tiny.train(
+  result = tiny.sft(
     world,
     output_dir=str(tmp_path),
-    train=loop.LoopConfig(num_steps=60, evaluate_every=30),
-    context_weight=0.5,
+    train=tiny.train_config(num_steps=60, evaluate_every=30),
+    data=tiny.sft_data(world, context_weight=0.5),
   )
   rows = jsonl.parse_rows(tmp_path / "evaluations.jsonl", dict)
   nll = [row["validation_response_nll"] for row in rows]
@@ -45,40 +36,34 @@ def test_it_learns_and_reports_what_was_cut(world, tmp_path):
 def test_a_vocabulary_that_does_not_fit_is_an_error(world, tmp_path):
   model = dataclasses.replace(tiny.MODEL, vocab_size=319)
   with pytest.raises(ValueError, match="320 pieces and the model 319"):
-    tiny.train(world, output_dir=str(tmp_path), model=model)
+    tiny.sft(world, output_dir=str(tmp_path), model=model)
   assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_prompt_longer_than_the_model_is_an_error(world, tmp_path):
   sequence = dataclasses.replace(tiny.SEQUENCE, max_context=400)
+  data = tiny.sft_data(world, sequence=sequence)
   with pytest.raises(ValueError, match="max_context"):
-    tiny.train(world, output_dir=str(tmp_path), sequence=sequence)
-
-
-def test_a_file_with_too_few_rows_is_an_error(world, tmp_path):
-  data = train_sft.SFTData(
-    data_dir=str(world), examples_file=str(world / "examples.jsonl")
-  )
-  with pytest.raises(ValueError, match="validation_rows"):
-    tiny.train(world, output_dir=str(tmp_path), data=data)
+    tiny.sft(world, output_dir=str(tmp_path), data=data)
 
 
 def test_texts_that_are_cut_are_counted(world, tmp_path):
   sequence = dataclasses.replace(tiny.SEQUENCE, max_context=5, max_response=3)
-  result = tiny.train(world, output_dir=str(tmp_path), sequence=sequence)
+  data = tiny.sft_data(world, sequence=sequence)
+  result = tiny.sft(world, output_dir=str(tmp_path), data=data)
   assert result["cut_contexts"] == 20 and result["cut_responses"] == 20
 
 
 def test_adapters_learn_and_the_model_stays(world, tmp_path):
   start = str(world / "sft" / "model")
-  result = tiny.train(
+  result = tiny.sft(
     world,
     output_dir=str(tmp_path),
     model=None,
-    sequence=None,
+    data=tiny.sft_data(world, sequence=None),
     init_from=start,
     lora=lora.LoraConfig(rank=4, targets=(r".*/(query|value|up)/kernel",)),
-    train=loop.LoopConfig(num_steps=30, evaluate_every=15),
+    train=tiny.train_config(num_steps=30, evaluate_every=15),
   )
   rows = jsonl.parse_rows(tmp_path / "evaluations.jsonl", dict)
   nll = [row["validation_response_nll"] for row in rows]
@@ -99,27 +84,22 @@ def test_adapters_learn_and_the_model_stays(world, tmp_path):
     assert same != (path in adapters)
 
 
-def test_adapters_need_a_model(world, tmp_path):
-  with pytest.raises(ValueError, match="give init_from"):
-    tiny.train(world, output_dir=str(tmp_path), lora=lora.LoraConfig())
-
-
 def test_the_start_is_not_held_while_training(world, tmp_path, monkeypatch):
   """The table, and AdamW's two moments; in a run that goes on as well."""
 
   def train(steps):
-    tiny.train(
+    tiny.sft(
       world,
       output_dir=str(tmp_path),
       init_from=str(world / "sft" / "model"),
       model=None,
-      train=loop.LoopConfig(num_steps=steps, save_every=2),
+      train=tiny.train_config(num_steps=steps, save_every=2),
     )
 
   for steps in (4, 8):
     most = testing.copies_while_training(
       monkeypatch,
       lambda n=steps: train(n),
-      (tiny.MODEL.vocab_size, tiny.MODEL.width),
+      tiny.TABLE,
     )
     assert most == 3

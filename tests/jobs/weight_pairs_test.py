@@ -10,22 +10,26 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.data import preferences
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.jobs import weight_pairs
+from rlaif_jax.reward import kinds
+from tests import tiny_world as tiny
 from tests.jobs import train_dpo_test
-from tests.jobs import train_reward_test
 
 
 @pytest.fixture(scope="module", params=["scalar", "difference"])
 def model(request, world, tmp_path_factory):
   """Knows that the text with "cat" is better."""
   directory = tmp_path_factory.mktemp(request.param)
-  found = train_reward_test.train(
+  found = tiny.reward(
     world,
     directory,
-    kind=request.param,
-    labels_file=train_dpo_test.labels(directory / "known.jsonl", 64, 0),
-    test_labels_file=train_dpo_test.labels(directory / "held.jsonl", 16, 1),
+    reward=kinds.RewardModelConfig(kind=request.param),
+    labels=preferences.LabelsConfig(
+      labels_file=train_dpo_test.labels(directory / "known.jsonl", 64, 0),
+      test_labels_file=train_dpo_test.labels(directory / "held.jsonl", 16, 1),
+    ),
   )
   assert found["accuracy"] == 1.0
   return found["model"]
@@ -65,9 +69,12 @@ def test_wrong_labels_weigh_nothing_and_a_policy_learns(world, model, tmp_path):
   )
   plain = jsonl.read_records(records.Preference, tmp_path / "labels.jsonl")
   assert [dataclasses.replace(row, weight=1.0) for row in rows] == plain
-  result = train_dpo.run(
-    **train_dpo_test.settings(world, tmp_path, labels_file=found["labels"]),
+  labels = preferences.LabelsConfig(
+    labels_file=found["labels"],
     test_labels_file=train_dpo_test.labels(tmp_path / "test.jsonl", 16, 1),
+  )
+  result = train_dpo.run(
+    **train_dpo_test.settings(world, tmp_path, labels=labels)
   )
   assert result["accuracy"] == 1.0
   # Each batch is a mean over its weights, so the first loss is log 2.

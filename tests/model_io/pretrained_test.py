@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.engine import mesh
 from rlaif_jax.model_io import pretrained
+from tests import testing
 
 
 def test_a_model_comes_back_with_what_it_reads(world):
@@ -31,11 +37,47 @@ def test_an_unfinished_run_is_refused(tmp_path):
     pretrained.load(str(tmp_path), "language", devices)
 
 
-def test_examples_come_from_a_file_or_a_task(world):
-  settings = dict(split="", data_dir="", limit=3)
-  rows = pretrained.load_examples(
-    examples_file=str(world / "examples.jsonl"), task="", **settings
-  )
-  assert [row.id for row in rows] == ["000", "001", "002"]
-  with pytest.raises(ValueError, match="exactly"):
-    pretrained.load_examples(examples_file="", task="", **settings)
+def test_a_reference_may_have_another_placement_than_the_policy(world):
+  devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
+  sft = pretrained.load(str(world / "sft" / "model"), "language", devices)
+  same = compute_lib.PlacementConfig()
+  assert pretrained.load_reference(sft, devices, same) is sft
+  placement = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  other = compute_lib.PlacementConfig(reference=placement)
+  for directory in ("", sft.directory):
+    found = pretrained.load_reference(sft, devices, other, directory)
+    for x, y in zip(
+      jax.tree.leaves(found.params), jax.tree.leaves(sft.params), strict=True
+    ):
+      assert x.dtype == jnp.bfloat16 and x.sharding.is_fully_replicated
+      np.testing.assert_array_equal(x, y.astype(jnp.bfloat16))
+
+
+def test_a_reference_with_other_tokens_is_refused(world):
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  policy = pretrained.load(str(world / "sft" / "model"), "language", devices)
+  sequence = dataclasses.replace(policy.sequence, suffix="\nTL;DR:\n")
+  other = dataclasses.replace(policy, sequence=sequence)
+  pretrained.check_same_tokens(policy, policy)
+  with pytest.raises(ValueError, match="TL;DR"):
+    pretrained.check_same_tokens(other, policy)
+
+
+def test_compute_sets_how_the_functions_of_a_model_run(world):
+  """The gradient's program has a loop of layers and recomputes them."""
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  config = testing.tiny_decoder(16)
+  texts = {}
+  for name, compute in (
+    ("plain", compute_lib.ComputeConfig()),
+    ("compute", compute_lib.ComputeConfig(remat="full", scan_layers=True)),
+  ):
+    model = pretrained.language_model(config, devices, compute)
+    batch = testing.whole_batch(
+      jnp.ones((2, 8), jnp.int32), jnp.ones((2, 8), bool), 4
+    )
+    loss = lambda params, m=model, b=batch: m.hidden(params, b).sum()
+    params = testing.build(model)
+    texts[name] = str(jax.make_jaxpr(jax.grad(loss))(params))
+  assert "remat" not in texts["plain"] and "scan[" not in texts["plain"]
+  assert "remat" in texts["compute"] and "scan[" in texts["compute"]

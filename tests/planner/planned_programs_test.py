@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.data import converters
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import decode
@@ -237,7 +238,7 @@ def test_what_is_there_all_the_time():
 
 
 def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
-  whole = mesh_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  whole = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
   split = planned(recipe(), "policy", "fsdp:8")
   copied = planned(recipe(rollout=whole), "policy", "fsdp:8")
   assert set(copied) - set(split) == {"rollout, its copy"}

@@ -212,7 +212,8 @@ def test_the_scorer_reads_members_in_their_units():
     context_valid=tokens(0).valid[:, :2],
     row=np.arange(ROWS),
   )
-  response, mask = tokens(0).tokens[:, 2:], tokens(0).weights
+  response = tokens(0).tokens[:, None, 2:]
+  mask = tokens(0).weights[:, None]
   single = scorers.reward_scorer(MODEL)
   shift, scale = np.array([[1.0, -2.0, 0.5], [1.0, 2.0, 0.1]])
   members = np.stack(

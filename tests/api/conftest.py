@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tiny world of all tests here."""
+
+from tests.tiny_world import world  # noqa: F401
