@@ -115,12 +115,14 @@ class PretrainedModel:
       eos_ids=tuple(self.tokenizer.eos_ids),
     )
 
-  def decode(self, response: Any, mask: Any) -> list[list[str]]:
-    """Returns the texts of responses [B, N, R] with their mask.
+  def decode(
+    self, samples: decode.Samples | batches.Rollout
+  ) -> list[list[str]]:
+    """Returns the texts of responses [B, N, R]: N for each prompt.
 
     End tokens and white space at both ends are dropped.
     """
-    response, mask = np.asarray(response), np.asarray(mask) > 0
+    response, mask = np.asarray(samples.response), np.asarray(samples.mask) > 0
     end = self.tokenizer.eos_ids
 
     def text(ids: np.ndarray, keep: np.ndarray) -> str:
