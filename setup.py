@@ -46,6 +46,7 @@ setuptools.setup(
     "absl-py",
     "gin-config",
     "sentencepiece",
+    "jaxtyping",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
@@ -58,7 +59,8 @@ setuptools.setup(
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
     # The TPU compiler, to plan for TPUs without one.
-    "tpu": ["libtpu"],
+    # JAX asks the metadata server of Google Cloud by `requests`.
+    "tpu": ["libtpu", "requests"],
     "test": [
       "pytest",
       "pytest-xdist",

@@ -21,7 +21,7 @@ from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
 from rlaif_jax.evaluation import run_files
-from rlaif_jax.labeling import judge as judge_lib
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.model_io import pretrained
 
 # (prompts, response [B, N, R], mask [B, N, R]) -> rewards [B, N]
@@ -44,7 +44,7 @@ class SelectionConfig:
 
   candidates: int = 4
   judge_dir: str = ""
-  judge: judge_lib.JudgeConfig | None = None
+  judge: pairwise_judge.PairwiseJudgeConfig | None = None
 
   def __post_init__(self):
     if self.candidates < 1:
@@ -181,7 +181,7 @@ def select(
       for row in validation[candidate["step"]]
     ]
     quarantine = jsonl.Quarantine()
-    judged, _ = judge_lib.judge_pairs(
+    judged, _ = pairwise_judge.judge_pairs(
       pairs,
       backend,
       config.judge,

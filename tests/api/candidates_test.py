@@ -15,7 +15,7 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 
 
 def write(directory, step, score, text):
@@ -45,7 +45,7 @@ def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
   write(tmp_path, 9, 0.4, "ten dogs near it")
   config = candidates.SelectionConfig(
     judge_dir=str(world / "sft" / "model"),
-    judge=judge.JudgeConfig(
+    judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=150
     ),
   )

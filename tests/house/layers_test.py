@@ -21,7 +21,8 @@ FLOORS = {
   # Responses are cleaned as `text` does it.
   "evaluation": {"core", "ops", "text"},
   "labeling": {"core", "ops", "text", "engine"},
-  "rating": {"core", "ops", "evaluation"},
+  # Annotations are kept in the label store.
+  "rating": {"core", "ops", "evaluation", "labeling"},
   "sft": {"core", "models", "engine", "data"},
   # The training losses of pairs read files of labelled pairs.
   "reward": {"core", "ops", "text", "models", "engine", "data"},
