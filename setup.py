@@ -46,7 +46,6 @@ setuptools.setup(
     "absl-py",
     "gin-config",
     "sentencepiece",
-    "jaxtyping",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
