@@ -8,7 +8,7 @@ judge's P(A is better). Outcomes come from scores, a pairwise judge or ranks.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from typing import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -136,7 +136,7 @@ def length_controlled(
   outcomes: np.ndarray,
   lengths: tuple[np.ndarray, np.ndarray],
   *,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
 ) -> LengthControl:
   """Returns the win rate of A at equal length.
 
