@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Callable, Sequence
+from typing import Callable, Hashable, Sequence
 
 import numpy as np
 from scipy import optimize
@@ -60,7 +60,7 @@ def fit_logistic(
   targets: np.ndarray,
   *,
   ridge: float = 1e-3,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
 ) -> LogisticFit:
   """Fits a logistic regression by Newton's method; ties are targets of 0.5.
 

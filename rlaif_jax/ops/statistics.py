@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Sequence
+from typing import Hashable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -107,7 +107,7 @@ def ratio(
 def bootstrap_mean(
   values: Sequence[float] | np.ndarray,
   *,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
   resamples: int = 2000,
   seed: int = 0,
 ) -> Estimate:
@@ -150,7 +150,7 @@ def bootstrap_difference(
   a: Sequence[float] | np.ndarray,
   b: Sequence[float] | np.ndarray,
   *,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
   resamples: int = 2000,
   seed: int = 0,
 ) -> Estimate:
@@ -190,7 +190,7 @@ def paired(
 
 
 def grouped_sums(
-  rows: np.ndarray, clusters: Sequence[Any] | None
+  rows: np.ndarray, clusters: Sequence[Hashable] | None
 ) -> np.ndarray:
   """Returns sums of rows [n, k] by cluster -> [number of clusters, k].
 

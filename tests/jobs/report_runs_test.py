@@ -137,7 +137,7 @@ def test_only_what_was_run_is_shown(tmp_path):
   report_runs.run(output_dir=str(tmp_path / "out"), runs_dir=str(tmp_path))
   page = (tmp_path / "out" / "report.html").read_text()
   assert "<h2>Runs</h2>" in page and "Reward models" not in page
-  with pytest.raises(ValueError, match="holds a result.json"):
+  with pytest.raises(ValueError, match="has a result.json"):
     report_runs.run(output_dir="x", runs_dir=str(tmp_path / "data"))
 
 
