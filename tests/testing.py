@@ -7,6 +7,7 @@ import dataclasses
 import os
 from typing import Any, Callable, Sequence
 
+import numpy as np
 import pytest
 
 from rlaif_jax.core import records
@@ -226,3 +227,34 @@ def copies_while_training(
   monkeypatch.setattr(preemption, "requested", look)
   train()
   return most
+
+
+def grouped(text: Any, size: int) -> Any:
+  """Consecutive rows, `size` for each prompt, as one GroupBatch."""
+  from rlaif_jax.core import batches
+
+  length = text.weights.shape[1]
+
+  def responses(x):
+    return x[:, -length:].reshape(-1, size, length)
+
+  return batches.GroupBatch(
+    prompt=text.tokens[::size, :-length],
+    prompt_valid=text.valid[::size, :-length],
+    response=responses(text.tokens),
+    response_valid=responses(text.valid),
+  )
+
+
+def pair_batch(*, first: Any, second: Any, label: Any, weight: Any) -> Any:
+  """A PairBatch of two TokenBatches with the same prompts."""
+  import jax
+
+  from rlaif_jax.core import batches
+
+  both = jax.tree.map(
+    lambda a, b: np.stack([a, b], axis=1).reshape(-1, a.shape[1]),
+    first,
+    second,
+  )
+  return batches.PairBatch(texts=grouped(both, 2), label=label, weight=weight)

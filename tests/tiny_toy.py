@@ -15,7 +15,7 @@ from rlaif_jax.experiments import toy_teachers
 from rlaif_jax.models import lora
 from tests import testing
 
-WORLD = toy_task.WorldConfig(
+WORLD = toy_task.ToyWorldConfig(
   topics=2, words=6, max_words=3, shortest=3, longest=3, decline=1.0
 )
 MODEL = testing.tiny_decoder(WORLD.vocab_size, num_layers=1, max_length=8)
@@ -26,7 +26,7 @@ def adam(rate: float) -> optimizer.OptimizerConfig:
   return optimizer.OptimizerConfig(name="adamw", learning_rate=rate)
 
 
-CONFIG = seed_data.RigConfig(
+CONFIG = seed_data.ToyConfig(
   world=WORLD,
   policy=MODEL,
   proxy=MODEL,
@@ -38,11 +38,11 @@ CONFIG = seed_data.RigConfig(
   reference=64,
   batch_size=32,
 )
-PROXIES = toy_rewards.ProxyConfig(
+PROXIES = toy_rewards.ToyProxyConfig(
   optimizer=adam(1e-2), adapters=adam(2e-2), epochs=10, batch_size=32
 )
-SEARCH = toy_policies.SearchConfig(samples=16, prompts=4, sizes=(1, 4, 16))
-TRAIN = toy_policies.PolicyConfig(
+SEARCH = toy_policies.ToySearchConfig(samples=16, prompts=4, sizes=(1, 4, 16))
+TRAIN = toy_policies.ToyPolicyConfig(
   optimizer=adam(1e-2),
   value=adam(3e-2),
   steps=6,
@@ -51,7 +51,7 @@ TRAIN = toy_policies.PolicyConfig(
   evaluation_rows=64,
 )
 
-TEACHERS = toy_teachers.TeachersConfig(
+TEACHERS = toy_teachers.ToyTeacherConfig(
   sft=adam(1e-2),
   optimizer=adam(1e-2),
   dpo=dpo_model.DPOConfig(),
@@ -71,8 +71,8 @@ def programs() -> seed_data.Programs:
 
 
 @functools.cache
-def setting(seed: int = 0) -> seed_data.Setting:
-  return seed_data.make_setting(programs(), seed)
+def data(seed: int = 0) -> seed_data.SeedData:
+  return seed_data.make_seed_data(programs(), seed)
 
 
 def trainer() -> toy_rewards.Trainer:

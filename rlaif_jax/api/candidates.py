@@ -23,7 +23,7 @@ from rlaif_jax.engine import processes
 from rlaif_jax.labeling import judge as judge_lib
 from rlaif_jax.model_io import pretrained
 
-# (prompts, response, mask) -> rewards [B]
+# (prompts, response [B, N, R], mask) -> rewards [B, N]
 Score = Callable[[batches.PromptBatch, jax.Array, jax.Array], jax.Array]
 
 
@@ -103,7 +103,9 @@ class Candidates:
       part = converters.take(self._prompts, index)
       key = rng.key(0, "validation")
       samples = self._sample(generator, self._sft.params, part, key)
-      scores = self._score(part, samples.response, samples.mask)
+      scores = self._score(
+        part, samples.response[:, None], samples.mask[:, None]
+      )[:, 0]
       samples, scores = processes.to_host((samples, scores))
       for i, row in enumerate(index[:real]):
         response = sampling_lib.to_response(

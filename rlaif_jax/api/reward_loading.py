@@ -230,7 +230,7 @@ def statistics(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviation of the raw reward over stored responses.
 
-  `score` gives [B], or [k, B] of k members; these have k of each.
+  `score` returns [B, N], or [k, B, N] of k members; these have k of each.
 
   Raises:
     ValueError: too few rows, or all rewards are the same.
@@ -258,7 +258,7 @@ def score_texts(
   policy: pretrained.PretrainedModel,
   batch_size: int,
 ) -> np.ndarray:
-  """Rewards [n] of stored responses, or [k, n] where `score` gives [k, B]."""
+  """Returns rewards [n] of stored responses, or [k, n] of k members."""
   arrays, _ = converters.encode_prompts(
     [r.context for r in rows], policy.tokenizer, policy.sequence
   )
@@ -268,8 +268,8 @@ def score_texts(
   values = []
   for index, real in converters.chunks(len(rows), batch_size):
     part = converters.take(arrays, index)
-    scores = score(params, part, response[index], mask[index])
-    values.append(processes.to_host(scores)[..., :real])
+    scores = score(params, part, response[index, None], mask[index, None])
+    values.append(processes.to_host(scores)[..., :real, 0])
   return np.concatenate(values, axis=-1)
 
 
@@ -298,9 +298,12 @@ def text_scorer(
   ) -> jax.Array:
     del params  # The backend holds them.
     examples = []
-    samples = response.shape[0] // batch.context.shape[0]
-    context = scoring.repeat_rows((batch.context, batch.context_valid), samples)
-    rows = (*context, response, mask)
+    shape = response.shape[:2]
+    context = scoring.repeat_rows(
+      (batch.context, batch.context_valid), shape[1]
+    )
+    texts = (x.reshape(-1, x.shape[2]) for x in (response, mask))
+    rows = (*context, *texts)
     for context, valid, tokens, keep in zip(
       *processes.to_host(rows), strict=True
     ):
@@ -317,7 +320,7 @@ def text_scorer(
       examples, backend, rate, tokenizer=labeler.tokenizer
     )
     rewards = [option_probs.to_reward(r.score) for r in ratings]
-    return jnp.asarray(rewards, jnp.float32)
+    return jnp.asarray(rewards, jnp.float32).reshape(shape)
 
   return score
 

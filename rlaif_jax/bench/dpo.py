@@ -10,7 +10,6 @@ import numpy as np
 
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import workload
-from rlaif_jax.core import batches
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
@@ -39,15 +38,13 @@ def run(
   data = pairs_lib.random_pairs(
     pairs, prompt, response, ragged=ragged, vocab_size=model_config.vocab_size
   )
-  known = map(np.asarray, log_probs(params, data))
-  more = dict(zip(("ref_first", "ref_second"), known, strict=True))
-  rows = data
+  rows = data.replace(ref_log_probs=np.stack(log_probs(params, data), axis=-1))
   if ragged and not padded:
-    rows, more = pairs_lib.packed(data, **more)
+    rows = pairs_lib.packed(rows)
   update = pairs_lib.timed_update(
     model.init,
     dpo_model.make_loss(model, dpo_model.DPOConfig()),
-    batches.ReferencedPairs(pairs=rows, **more),
+    rows,
   )
   phases = pairs_lib.update_phases(model_config, data, with_logits=True)
   if reference:

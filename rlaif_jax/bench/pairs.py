@@ -43,24 +43,25 @@ def random_pairs(
     )
     length = generator.integers(shortest[1], response + 1, (count, 1))
     valid = np.arange(response)[None] < length
-    return batches.TokenBatch(
-      tokens=np.concatenate([begin, own], axis=1),
-      valid=np.concatenate([begin_valid, valid], axis=1),
-      weights=valid.astype(np.float32),
-    )
+    return own, valid
 
+  responses, valid = zip(side(1), side(2), strict=True)
   return batches.PairBatch(
-    first=side(1),
-    second=side(2),
+    texts=batches.GroupBatch(
+      prompt=begin,
+      prompt_valid=begin_valid,
+      response=np.stack(responses, axis=1),
+      response_valid=np.stack(valid, axis=1),
+    ),
     label=generator.random(count).astype(np.float32),
     weight=np.ones(count, np.float32),
   )
 
 
-def packed(pairs: batches.PairBatch, **more: Any) -> Any:
-  """As a job packs them."""
+def packed(pairs: batches.PairBatch) -> batches.PairBatch:
+  """Packs pairs as the training jobs do."""
   shape = packing.row_shape(packing.lengths_of(pairs))
-  return packing.pack_pairs(pairs, shape, multiple=1, **more)
+  return packing.pack_pairs(pairs, shape, multiple=1)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -135,14 +136,8 @@ def _pass(config, pairs, name, *, with_logits, passes) -> roofline.Phase:
 
 def _own(pairs: batches.PairBatch) -> np.ndarray:
   """Pairs of columns within responses that see each other."""
-  own = pairs.first.weights.shape[1]
-  return sum(
-    n * (n + 1) / 2
-    for n in (
-      np.sum(side.valid[:, -own:], axis=1)
-      for side in (pairs.first, pairs.second)
-    )
-  )
+  n = np.sum(pairs.texts.response_valid, axis=2)
+  return np.sum(n * (n + 1) / 2, axis=1)
 
 
 def branch_pass(

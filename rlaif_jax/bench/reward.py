@@ -46,7 +46,7 @@ def run(
   )
   batch = data
   if ragged and not (padded or separate):
-    batch, _ = pairs_lib.packed(data)
+    batch = pairs_lib.packed(data)
   call = pairs_lib.timed_update(
     model.init, reward_model.make_loss(model), batch
   )

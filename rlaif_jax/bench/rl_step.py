@@ -8,6 +8,7 @@ that costs nothing, as the peers' is.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any, Sequence
 
 import jax
@@ -71,8 +72,8 @@ def phases(
 def different_tokens(params, prompts, response, mask):
   """A Scorer: the share of tokens that are not the one before."""
   del params, prompts
-  changes = jnp.mean(response[:, 1:] != response[:, :-1], axis=1)
-  return changes * mask[:, 0]
+  changes = jnp.mean(response[..., 1:] != response[..., :-1], axis=-1)
+  return changes * mask[..., 0]
 
 
 def run(
@@ -128,15 +129,11 @@ def timed_step(model_config, rl, prompts: int, prompt: int, new: int):
     "scorer": None,
   }
   sampling = decode.SamplingConfig(max_tokens=new, temperature=0.9)
+  rl = dataclasses.replace(rl, sampling=sampling)
   collect = rollout.make_collect(
-    model,
-    value,
-    different_tokens,
-    config=rl,
-    sampling=sampling,
-    eos_ids=(workload.NEVER,),
+    model, value, different_tokens, config=rl, eos_ids=(workload.NEVER,)
   )
-  loss = algorithms.make_loss(model, value, config=rl, temperature=0.9)
+  loss = algorithms.make_loss(model, value, rl)
   update = step_lib.make_train_step(loss, tx)
   count = [0]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where compiled programs are kept between runs. Knows no JAX."""
+"""The folder of JAX's persistent compilation cache. Does not import JAX."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import pathlib
 import platform
 from typing import Mapping, MutableMapping
 
-# What users set, and what JAX reads.
+# The variable of this package, and JAX's own.
 OURS = "RLAIF_JAX_CACHE"
 JAX = "JAX_COMPILATION_CACHE_DIR"
 
 
-def folder(environ: Mapping[str, str]) -> str:
-  """The folder, or "" for none.
+def cache_dir(environ: Mapping[str, str]) -> str:
+  """Returns the folder, or "" if the cache is off.
 
-  That of JAX's own variable, else of RLAIF_JAX_CACHE ("off" is none), else one
-  of the user's, and of this machine's: programs for CPUs run only on their
-  like.
+  JAX's variable comes first, then RLAIF_JAX_CACHE ("off" disables the cache),
+  then the user's cache folder, with one folder per host name: programs
+  compiled for one CPU may not run on another.
   """
   if environ.get(JAX):
     return environ[JAX]
@@ -27,7 +27,7 @@ def folder(environ: Mapping[str, str]) -> str:
   return str(pathlib.Path(caches) / "rlaif_jax" / (platform.node() or "here"))
 
 
-def turn_on(environ: MutableMapping[str, str]) -> None:
-  """Tells JAX, which must not be imported yet."""
-  if kept := folder(environ):
-    environ[JAX] = kept
+def enable(environ: MutableMapping[str, str]) -> None:
+  """Sets JAX's variable; must run before JAX is imported."""
+  if directory := cache_dir(environ):
+    environ[JAX] = directory

@@ -16,12 +16,12 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class ConfigurationError(ValueError):
-  """A configuration that cannot run; the message says what to type."""
+  """A wrong configuration; the message says what to type."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Macro:
-  """The value `%NAME`; `gin.REQUIRED` is the one that has to be given."""
+  """The value `%NAME`; `%gin.REQUIRED` marks a value that must be set."""
 
   name: str
 
@@ -41,11 +41,12 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Binding:
-  """`scope/name.field = value`; a macro `NAME = value` has no field.
+  """`scope/name.field = value`; the macro `NAME = value` has no field.
 
-  `where` is a file with its line, or the flag, for messages. A shared binding
-  comes from an included file, which serves several recipes: its names must
-  exist, but not every recipe has to read it.
+  Fields:
+    where: file and line, or the flag, for error messages.
+    is_shared: the binding comes from an included file. Its names must exist,
+      but a recipe that includes the file may leave it unused.
   """
 
   scope: str = ""
@@ -58,7 +59,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Missing:
-  """A value that a job needs and nobody gave: the flag that gives it."""
+  """A required value without binding, and the flag that sets it."""
 
   flag: str
   reason: str
@@ -68,13 +69,13 @@ Targets = Mapping[str, Callable[..., Any]]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """A question about the nearest known name; empty when none is near."""
+  """Returns " (did you mean X?)" for the nearest known name, or ""."""
   close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def dataclasses_of(target: Any) -> list[type]:
-  """Dataclasses in the annotations of a callable, and in theirs."""
+  """Returns the dataclasses in the annotations of a callable, recursively."""
   found: list[type] = []
 
   def visit(annotation):
@@ -91,10 +92,10 @@ def dataclasses_of(target: Any) -> list[type]:
 
 
 def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
-  """Jobs by name, and the config dataclasses that they take by class name.
+  """Returns the jobs by name, and their config dataclasses by class name.
 
   Raises:
-    ValueError: two classes, or a class and a job, share a name.
+    ValueError: if two classes, or a class and a job, have the same name.
   """
   targets = dict(jobs)
   for run in jobs.values():
@@ -108,7 +109,7 @@ def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-  """What a binding may set; the output directory is the command line's."""
+  """Returns the parameters that a binding may set: all but `output_dir`."""
   parameters = dict(inspect.signature(target).parameters)
   if not inspect.isclass(target):
     parameters.pop("output_dir", None)
@@ -169,11 +170,11 @@ def reaches(binding_scope: str, scope: str) -> bool:
 
 
 def check(bindings: Sequence[Binding], jobs: Targets) -> None:
-  """Every binding names something that exists and that some job reads.
+  """Checks that every binding names a parameter that some job reads.
 
   Raises:
-    ConfigurationError: an unknown name or parameter (with the nearest known
-      one), a macro without value, or a binding or macro that nothing reads.
+    ConfigurationError: if a name or parameter is unknown (names the nearest
+      known one), a macro has no value, or nothing reads a binding or macro.
   """
   targets = targets_of(jobs)
   for binding in bindings:
@@ -195,7 +196,7 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
     in_use = sorted(macros & used)
     raise ConfigurationError(
       f"{binding.where}: nothing uses the macro {binding.name}"
-      f"{nearest(binding.name, in_use)}. In use: "
+      f"{nearest(binding.name, in_use)}. Macros in use: "
       f"{', '.join(in_use) or 'none'}"
     )
   _check_read(bindings, jobs)
@@ -206,7 +207,7 @@ def _check_name(binding: Binding, targets: Targets) -> None:
     return
   if binding.name not in targets:
     raise ConfigurationError(
-      f"{binding.where}: nothing is called {binding.name!r}"
+      f"{binding.where}: no job or config is called {binding.name!r}"
       f"{nearest(binding.name, targets)}"
     )
   names = parameters_of(targets[binding.name])
@@ -233,16 +234,16 @@ def _check_reference(
     )
   if not part.is_called:
     raise ConfigurationError(
-      f"{binding.where}: @{part.name} is the class; write @{part.name}() for "
-      "a config made of its bindings"
+      f"{binding.where}: @{part.name} is a class; write @{part.name}() for an "
+      "instance"
     )
 
 
 def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
-  """Walks from all jobs; a binding that no walk passes is an error.
+  """Checks that every binding is reachable from a job by references.
 
-  Overridden bindings count as read and as references, so that replacing a
-  config on the command line does not orphan the file's lines about it.
+  Overridden bindings count too: the lines of a file about a config stay valid
+  if the command line replaces the config.
   """
   reached = set()
   targets = targets_of(jobs)
@@ -280,7 +281,7 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
 
 
 def _expand(part: Any, bindings: Sequence[Binding], seen: set[str]):
-  """The references behind a macro or reference."""
+  """Yields the references behind a macro or reference."""
   if isinstance(part, Reference):
     yield part
   elif part.name not in seen:

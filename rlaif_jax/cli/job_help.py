@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `--help` prints of a job: its docstrings, parameters and defaults."""
+"""Text of `--help`, from docstrings, parameters and defaults."""
 
 from __future__ import annotations
 
@@ -9,24 +9,34 @@ import inspect
 import pathlib
 from typing import Any, Callable
 
+from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import job_table
+
+
+def text(job: str = "") -> str:
+  """Returns the help of a job, or without one the flags and the jobs."""
+  if job:
+    return describe(job, job_table.load(job))
+  lines = [f"  {n:16} {first_line(m)}" for n, m in job_table.JOBS.items()]
+  return "\n".join([command_line.USAGE, "Jobs:", *lines])
 
 
 def first_line(module: str) -> str:
-  """First docstring line of a module, without importing it.
+  """Returns a module's first docstring line without importing the module.
 
   Raises:
-    ValueError: there is no such module.
+    ValueError: if there is no such module.
   """
   spec = importlib.util.find_spec(module)
   if spec is None or spec.origin is None:
     raise ValueError(f"{module} is not installed")
-  text = pathlib.Path(spec.origin).read_text("utf-8")
-  return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+  source = pathlib.Path(spec.origin).read_text("utf-8")
+  return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def describe(job: str, run: Callable[..., Any]) -> str:
-  """A job's own help: the module, `run`, and every config it takes."""
+  """Returns the docstrings and parameters of a job and of its configs."""
   lines = [f"--job={job}", "", inspect.getmodule(run).__doc__ or "", ""]
   lines += [inspect.getdoc(run) or "", "", "Parameters:"]
   lines += _parameter_lines(job, run)
@@ -39,8 +49,8 @@ def describe(job: str, run: Callable[..., Any]) -> str:
 def _parameter_lines(name: str, target: Callable[..., Any]) -> list[str]:
   lines = []
   for parameter in configuration.parameters_of(target).values():
-    text = f"  {name}.{parameter.name}: {parameter.annotation}"
+    line = f"  {name}.{parameter.name}: {parameter.annotation}"
     if parameter.default is not inspect.Parameter.empty:
-      text += f" = {parameter.default!r}"
-    lines.append(text)
+      line += f" = {parameter.default!r}"
+    lines.append(line)
   return lines

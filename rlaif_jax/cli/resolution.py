@@ -19,7 +19,7 @@ from rlaif_jax.cli import configuration
 
 
 class _Builder:
-  """Evaluates bindings for one job; collects what is missing or wrong."""
+  """Evaluates the bindings of one job; collects missing and wrong values."""
 
   def __init__(
     self,
@@ -38,7 +38,7 @@ class _Builder:
   def arguments(
     self, scope: str, name: str, is_partial: bool = False
   ) -> dict[str, Any]:
-    """Values for a target in a scope; gaps are noted and left out.
+    """Returns a target's arguments in a scope; notes and omits missing ones.
 
     A partial target takes what is not bound from an instance.
     """
@@ -105,7 +105,7 @@ class _Builder:
       self.missing.append(configuration.Missing(flag=flag, reason=reason))
 
   def _value(self, value: Any, scope: str, flag: str, seen: tuple) -> Any:
-    """The value, or the builder itself where there is none."""
+    """Evaluates a value; returns the builder itself if a part is missing."""
     if isinstance(value, configuration.Macro):
       if value.is_required:
         name = seen[-1] if seen else flag
@@ -113,8 +113,8 @@ class _Builder:
         return self
       if value.name in seen:
         raise configuration.ConfigurationError(
-          f"{self._macros[value.name].where}: %{value.name} is defined by "
-          "itself; give it a value"
+          f"{self._macros[value.name].where}: %{value.name} refers to itself; "
+          "give it a value"
         )
       inner = self._macros[value.name].value
       return self._value(inner, scope, flag, (*seen, value.name))
@@ -148,17 +148,19 @@ class _Builder:
     if not accepts(value, hint):
       kind = getattr(hint, "__name__", None)
       kind = kind if isinstance(hint, type) and kind else str(hint)
-      self.wrong.append(
-        f"{where}: {flag} is {value!r}, which is {type(value).__name__}; it "
-        f"must be {kind}"
+      expected = (
+        f"use one of {typing.get_args(hint)}"
+        if typing.get_origin(hint) is typing.Literal
+        else f"which is {type(value).__name__}; it must be {kind}"
       )
+      self.wrong.append(f"{where}: {flag} is {value!r}, {expected}")
     if typing.get_origin(hint) is tuple and isinstance(value, list):
       return tuple(value)
     return value
 
 
 def accepts(value: Any, hint: Any) -> bool:
-  """Whether a value fits an annotation; unknown annotations take all."""
+  """Whether a value matches an annotation; unknown ones accept all values."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):
     return any(accepts(value, kind) for kind in args)
@@ -186,7 +188,7 @@ def missing(
   bindings: Sequence[configuration.Binding],
   jobs: configuration.Targets,
 ) -> list[configuration.Missing]:
-  """What a job still needs, without running it."""
+  """Returns the required values of a job that have no binding."""
   builder = _Builder(bindings, configuration.targets_of(jobs))
   builder.arguments("", job)
   return builder.missing
@@ -197,7 +199,7 @@ def resolve(
   bindings: Sequence[configuration.Binding],
   jobs: configuration.Targets,
 ) -> dict[str, Any]:
-  """The keyword arguments of a job; later bindings win over earlier ones.
+  """Returns the keyword arguments of a job; later bindings override earlier.
 
   Raises:
     ConfigurationError: see `configuration.check`; or a required value is

@@ -40,59 +40,60 @@ class TokenBatch:
 
 @flax.struct.dataclass
 class GroupBatch:
-  """Prompts with G responses each; a model reads each prompt once.
+  """Prompts with N responses each; a model reads each prompt once.
 
       prompt [ _ _ c c c ]   response [ r r e _ ]
                              response [ r e _ _ ]
 
-  Each response goes on from the prompt as if it were alone with it. Prompts
-  are padded on the left, so that their last column is real.
+  Each response attends to its prompt and to itself. Prompts are left-padded,
+  so their last column is a real token.
   """
 
   prompt: Array  # [B, P] int32
   prompt_valid: Array  # [B, P] bool
-  response: Array  # [B, G, R] int32
-  response_valid: Array  # [B, G, R] bool
+  response: Array  # [B, N, R] int32
+  response_valid: Array  # [B, N, R] bool
 
-
-def grouped(text: TokenBatch, size: int) -> GroupBatch:
-  """Rows that stand together, `size` with the same prompt, as groups."""
-  length = text.weights.shape[1]
-
-  def prompts(x):
-    return x[::size, : x.shape[1] - length]
-
-  def responses(x):
-    return x[:, x.shape[1] - length :].reshape(-1, size, length)
-
-  return GroupBatch(
-    prompt=prompts(text.tokens),
-    prompt_valid=prompts(text.valid),
-    response=responses(text.tokens),
-    response_valid=responses(text.valid),
-  )
+  def rows(self, index: int) -> TokenBatch:
+    """Response `index` of every prompt as a TokenBatch [B, P + R]."""
+    own, valid = self.response[:, index], self.response_valid[:, index]
+    xp = np if isinstance(own, np.ndarray) else jnp
+    return TokenBatch(
+      tokens=xp.concatenate([self.prompt, own], axis=1),
+      valid=xp.concatenate([self.prompt_valid, valid], axis=1),
+      weights=valid.astype(np.float32),
+    )
 
 
 @flax.struct.dataclass
 class PairBatch:
-  """Two candidates per context; label is P(first is better) in [0, 1].
+  """Two responses per prompt with P(first is better) in [0, 1].
 
-  `first` and `second` have the same prompts, which are read once.
+  `texts` is a GroupBatch with N = 2, or a PackedBatch whose row holds K pairs
+  (responses 2 k and 2 k + 1 belong to pair k). Labels, weights and reference
+  log-probs have the shape [B], or [B, K] of packed rows.
   """
 
-  first: TokenBatch
-  second: TokenBatch
-  label: Array  # [B] float32
-  weight: Array  # [B] float32; 0 for rows that only fill the batch
+  texts: GroupBatch | PackedBatch
+  label: Array  # [B] or [B, K] float32
+  weight: Array  # likewise; 0 for pairs that only fill the batch
+  # [..., 2] float32 log-probs of both whole responses under a frozen
+  # reference, for the losses that read them.
+  ref_log_probs: Array | None = None
 
-  def grouped(self) -> GroupBatch:
-    """Contexts with both candidates, G = 2."""
-    both = jax.tree.map(
-      lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, a.shape[1]),
-      self.first,
-      self.second,
-    )
-    return grouped(both, 2)
+  @property
+  def is_packed(self) -> bool:
+    return isinstance(self.texts, PackedBatch)
+
+  @property
+  def first(self) -> TokenBatch:
+    """The first responses with their prompts; unpacked pairs only."""
+    return self.texts.rows(0)
+
+  @property
+  def second(self) -> TokenBatch:
+    """The second responses with their prompts; unpacked pairs only."""
+    return self.texts.rows(1)
 
 
 @flax.struct.dataclass
@@ -115,27 +116,6 @@ class PackedBatch:
   target: Array  # [B, T] int32
   owner: Array  # [B, T] int32, the target's response, from 0; -1 only fills
   last: Array  # [B, M] int32; any column of responses that are not there
-
-
-@flax.struct.dataclass
-class PackedPairs:
-  """K pairs a row: responses 2 k and 2 k + 1 are candidates of pair k."""
-
-  texts: PackedBatch
-  label: Array  # [B, K] float32
-  weight: Array  # [B, K] float32; 0 for pairs that are not there
-
-
-@flax.struct.dataclass
-class ReferencedPairs:
-  """Pairs with what a frozen reference says of them: data, made once.
-
-  Log-probs of the whole candidates, each in the shape of the label.
-  """
-
-  pairs: PairBatch | PackedPairs
-  ref_first: Array  # float32
-  ref_second: Array  # float32
 
 
 @flax.struct.dataclass
@@ -200,17 +180,30 @@ class Unpacked:
 
 @flax.struct.dataclass
 class Rollout:
-  """Sampled responses with all that an update needs, computed once.
+  """Sampled responses with the data of a policy-gradient update.
 
-  `mask` is 1 up to and with the first end token. Log-probs are under the
-  sampling distribution, softmax(logits / temperature), for both the policy
-  and the reference. `values[t]` is the value of the state before token t.
+  Log-probs are under the sampling distribution, softmax(logits / temperature),
+  for the policy and the reference. `values[..., t]` is the value of the state
+  before token t. Advantages and targets (of the value network) are filled in
+  last.
   """
 
   prompts: PromptBatch
-  response: Array  # [B, R] int32
-  mask: Array  # [B, R] float32
-  log_probs: Array  # [B, R] float32
-  ref_log_probs: Array  # [B, R] float32
-  values: Array  # [B, R] float32
-  score: Array  # [B] float32
+  response: Array  # [B, N, R] int32
+  mask: Array  # [B, N, R] float32, 1 up to and including the first end token
+  log_probs: Array  # [B, N, R] float32
+  ref_log_probs: Array  # [B, N, R] float32
+  values: Array  # [B, N, R] float32
+  score: Array  # [B, N] float32
+  advantages: Array | None = None  # [B, N, R] float32
+  targets: Array | None = None  # [B, N, R] float32
+
+  @property
+  def texts(self) -> GroupBatch:
+    """The prompts with their responses."""
+    return GroupBatch(
+      prompt=self.prompts.prompt,
+      prompt_valid=self.prompts.prompt_valid,
+      response=self.response,
+      response_valid=self.mask > 0,
+    )

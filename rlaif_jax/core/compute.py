@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
+
+from rlaif_jax.core import validation
 
 # Mesh axes: batch, parameters of FSDP, columns of activations, tensor parallel.
 AXES = ("data", "fsdp", "sequence", "model")
@@ -21,11 +24,9 @@ RULES = (
   ("scalar", None),
 )
 
-REMAT = ("none", "full", "dots")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(validation.Validated):
   """Sharding and dtype of one model's parameters.
 
   Attributes:
@@ -36,9 +37,10 @@ class Placement:
   """
 
   rules: tuple[tuple[str, str], ...] = ()
-  dtype: str = "float32"
+  dtype: validation.FloatDtype = "float32"
 
   def __post_init__(self):
+    super().__post_init__()
     known = {name for name, _ in RULES}
     for name, axis in self.rules:
       if name not in known or axis not in ("", *AXES):
@@ -46,10 +48,6 @@ class Placement:
           f"Placement.rules has ({name!r}, {axis!r}); the first should be one "
           f"of {sorted(known)} and the second one of {AXES} or '' for none"
         )
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"Placement.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
-      )
 
   def table(self) -> dict[str, str | None]:
     """Returns logical axis -> mesh axis."""
@@ -90,7 +88,7 @@ class PlacementConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
+class ComputeConfig(validation.Validated):
   """Devices and memory of a training job.
 
   Attributes:
@@ -106,17 +104,7 @@ class ComputeConfig:
   """
 
   mesh: str = "data:-1"
-  microbatches: int = 1
-  remat: str = "none"
+  microbatches: validation.PositiveInt = 1
+  remat: Literal["none", "full", "dots"] = "none"
   scan_layers: bool = False
   placement: PlacementConfig = PlacementConfig()
-
-  def __post_init__(self):
-    if self.microbatches < 1:
-      raise ValueError(
-        f"ComputeConfig.microbatches is {self.microbatches}; it must be >= 1"
-      )
-    if self.remat not in REMAT:
-      raise ValueError(
-        f"ComputeConfig.remat is {self.remat!r}; use one of {REMAT}"
-      )

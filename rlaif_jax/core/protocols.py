@@ -108,10 +108,7 @@ class Scorer(Protocol):
     response: jax.Array,
     mask: jax.Array,
   ) -> jax.Array:
-    """[B G, R] tokens and mask -> [B G] float32 scores.
-
-    The G responses of each of the B prompts stand together.
-    """
+    """Scores responses [B, N, R] with their mask: [B, N] float32."""
     ...
 
 

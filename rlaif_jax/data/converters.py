@@ -189,8 +189,12 @@ def encode_preferences(
     [p.second for p in preferences], tokenizer, config.max_response
   )
   batch = batches.PairBatch(
-    first=token_batch(prompts, first, first_mask),
-    second=token_batch(prompts, second, second_mask),
+    texts=batches.GroupBatch(
+      prompt=prompts.prompt,
+      prompt_valid=prompts.prompt_valid,
+      response=np.stack([first, second], axis=1),
+      response_valid=np.stack([first_mask, second_mask], axis=1) > 0,
+    ),
     label=np.asarray([p.p_first for p in preferences], np.float32),
     weight=np.asarray([p.weight for p in preferences], np.float32),
   )

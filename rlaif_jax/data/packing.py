@@ -37,13 +37,11 @@ class Lengths(NamedTuple):
 
 
 def lengths_of(pairs: batches.PairBatch) -> Lengths:
-  """Of each row of a PairBatch of host arrays."""
-  own = pairs.first.weights.shape[1]
-  prompt = np.sum(pairs.first.valid[:, :-own], axis=1)
-  responses = sum(
-    np.sum(side.valid[:, -own:], axis=1) for side in (pairs.first, pairs.second)
+  """Token counts of each pair of an unpacked PairBatch of host arrays."""
+  return Lengths(
+    np.sum(pairs.texts.prompt_valid, axis=1),
+    np.sum(pairs.texts.response_valid, axis=(1, 2)),
   )
-  return Lengths(prompt, responses)
 
 
 def row_shape(lengths: Lengths, *, round_to: int = 32) -> RowShape:
@@ -68,8 +66,10 @@ def is_worth_it(pairs: batches.PairBatch) -> bool:
   lengths = lengths_of(pairs)
   sample = Lengths(*(x[:256] for x in lengths))
   shape = row_shape(lengths)
-  own = pairs.first.weights.shape[1]
-  padded = len(sample.prompt) * (pairs.first.tokens.shape[1] + own)
+  texts = pairs.texts
+  padded = len(sample.prompt) * (
+    texts.prompt.shape[1] + 2 * texts.response.shape[2]
+  )
   return len(assign(sample, shape)) * shape.columns <= 0.9 * padded
 
 
@@ -98,19 +98,18 @@ def pack_pairs(
   shape: RowShape,
   *,
   multiple: int,
-  **more: np.ndarray,
-) -> tuple[batches.PackedPairs, dict[str, np.ndarray]]:
-  """A batch of pairs as packed rows.
+) -> batches.PairBatch:
+  """Packs a batch of pairs into rows.
 
   Args:
-    pairs: host arrays.
-    shape: of a row; see `row_shape`.
-    multiple: of what the number of rows is: of devices and microbatches, and
-      large enough that few sizes come up, each of which is compiled.
-    **more: further numbers [B] of the pairs.
+    pairs: unpacked host arrays.
+    shape: capacity of a row; see `row_shape`.
+    multiple: the number of rows is a multiple of this number: of devices and
+      microbatches, and large enough that few row counts occur, because each
+      is compiled.
 
   Returns:
-    The rows, and the further numbers [rows, K], laid out like the labels.
+    A packed PairBatch [rows, K].
   """
   groups = assign(lengths_of(pairs), shape)
   count = -(-len(groups) // multiple) * multiple
@@ -128,30 +127,33 @@ def pack_pairs(
     owner=zeros(shape.targets) - 1,
     last=zeros(responses),
   )
-  numbers = {"label": pairs.label, "weight": pairs.weight, **more}
-  laid = {name: zeros(shape.pairs, dtype=np.float32) for name in numbers}
+  numbers = {"label": pairs.label, "weight": pairs.weight}
+  if pairs.ref_log_probs is not None:
+    numbers["ref_log_probs"] = pairs.ref_log_probs
+  packed = {
+    name: zeros(shape.pairs, *values.shape[1:], dtype=np.float32)
+    for name, values in numbers.items()
+  }
   for row, members in enumerate(groups):
-    _fill(texts, row, pairs, members)
+    _fill(texts, row, pairs.texts, members)
     for name, values in numbers.items():
-      laid[name][row, : len(members)] = values[members]
-  label, weight = laid.pop("label"), laid.pop("weight")
-  return batches.PackedPairs(texts=texts, label=label, weight=weight), laid
+      packed[name][row, : len(members)] = values[members]
+  return batches.PairBatch(texts=texts, **packed)
 
 
 def _fill(
   texts: batches.PackedBatch,
   row: int,
-  pairs: batches.PairBatch,
+  pairs: batches.GroupBatch,
   members: Sequence[int],
 ) -> None:
   """Writes the pairs of one row."""
-  own = pairs.first.weights.shape[1]
   column = target = 0
   for place, pair in enumerate(members):
-    begin = pairs.first.tokens[pair, :-own][pairs.first.valid[pair, :-own]]
+    begin = pairs.prompt[pair][pairs.prompt_valid[pair]]
     ids = [begin] + [
-      side.tokens[pair, -own:][side.valid[pair, -own:]]
-      for side in (pairs.first, pairs.second)
+      pairs.response[pair, side][pairs.response_valid[pair, side]]
+      for side in (0, 1)
     ]
     prompt_end = column + len(begin)
     for branch, part in enumerate(ids):

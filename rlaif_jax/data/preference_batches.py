@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.data import converters
 from rlaif_jax.data import packing
 from rlaif_jax.engine import mesh as mesh_lib
@@ -15,7 +14,7 @@ from rlaif_jax.data import datasets
 
 
 class PairBatches:
-  """batch(rows) -> (pairs on the devices, further numbers likewise).
+  """batch(rows) -> pairs on the devices.
 
   Packed rows hold what padded ones hold, so a loss is the same. They come in
   few numbers, each of which is compiled once. Several processes, of which none
@@ -27,7 +26,6 @@ class PairBatches:
     batch_size: pairs of a batch.
     microbatches: into which its rows divide.
     can_pack: whether the model reads packed rows.
-    **more: further numbers, one a pair.
   """
 
   def __init__(
@@ -38,11 +36,9 @@ class PairBatches:
     batch_size: int,
     microbatches: int,
     can_pack: bool,
-    **more: np.ndarray,
   ):
     self._rows = rows
     self._batch_size = batch_size
-    self._more = more
     self._devices = devices
     self.shape = None
     pairs = rows.arrays
@@ -55,7 +51,7 @@ class PairBatches:
 
   def at_step(
     self, step: int, rows: range, *, seed: int, name: str
-  ) -> tuple[Any, dict[str, Any]]:
+  ) -> batches.PairBatch:
     """The batch of a step of epochs over some rows."""
     index = converters.epoch_rows(
       num_rows=len(rows),
@@ -66,16 +62,13 @@ class PairBatches:
     )
     return self.batch(index + rows.start)
 
-  def batch(self, rows: np.ndarray) -> tuple[Any, dict[str, Any]]:
+  def batch(self, rows: np.ndarray) -> batches.PairBatch:
     """The pairs of these row numbers."""
-    more = converters.take(self._more, rows)
     if self.shape is None:
-      pairs = self._rows.batch(self._devices, rows)
-      return pairs, mesh_lib.put_batch(self._devices, more)
+      return self._rows.batch(self._devices, rows)
     packed = packing.pack_pairs(
       converters.take(self._rows.arrays, rows),
       self.shape,
       multiple=self._multiple,
-      **more,
     )
     return mesh_lib.put_batch(self._devices, packed)

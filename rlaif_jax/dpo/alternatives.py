@@ -2,7 +2,7 @@
 """Other losses of a policy on pairs: RRHF, KTO's type, and plain imitation.
 
 All weigh pairs by `pairs.weight`; RDO is any loss here or in `dpo.model` with
-weights from `ops.preference.gap_weights`.
+weights from `ops.preference.margin_weights`.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
 def make_rrhf_loss(
   model: protocols.LanguageModel, *, imitation: float = 1.0
 ) -> protocols.LossFn:
-  """LossFn over ReferencedPairs: ranking of mean log-probs, and imitation.
+  """Returns the RRHF LossFn over pairs: a ranking hinge plus imitation.
 
   arXiv:2304.05302, eqs. 2 to 4: a hinge on mean log-probs a token, plus
   `imitation` times the negative log-prob (a sum) of the preferred one. The
   reference is not read.
   """
 
-  def loss(params: Any, batch: batches.ReferencedPairs, key: jax.Array):
+  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
     del key  # Nothing is drawn.
-    pairs = batch.pairs
     first, second = scoring.pair_log_probs(model, params, pairs)
-    counts = [jnp.sum(side.weights, 1) for side in (pairs.first, pairs.second)]
-    margin = first / jnp.maximum(counts[0], 1.0) - second / jnp.maximum(
-      counts[1], 1.0
-    )
+    counts = jnp.sum(pairs.texts.response_valid, axis=2).astype(jnp.float32)
+    counts = jnp.maximum(counts, 1.0)
+    margin = first / counts[:, 0] - second / counts[:, 1]
     chosen = jnp.where(pairs.label > 0.5, first, second)
     terms = preference.pair_hinge(margin, pairs.label) - imitation * chosen
     return masked.weighted_sum(terms, pairs.weight), {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(margin, pairs.label), pairs.weight
+        pair_accuracy.correct(margin, pairs.label), pairs.weight
       ),
       "chosen_log_prob": masked.weighted_sum(chosen, pairs.weight),
     }
@@ -52,18 +51,18 @@ def make_rrhf_loss(
 def make_kto_loss(
   model: protocols.LanguageModel, *, beta: float
 ) -> protocols.LossFn:
-  """LossFn over ReferencedPairs: each candidate judged alone (KTO's type).
+  """Returns a LossFn that weighs each response alone, of the type of KTO.
 
   The preferred one is desired, the other not. KTO's reference point is an
   estimate of KL(policy || reference) from prompts with others' responses;
   here it is the mean log-ratio of the batch's own candidates, at least 0.
   """
 
-  def loss(params: Any, batch: batches.ReferencedPairs, key: jax.Array):
+  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
     del key  # Nothing is drawn.
-    pairs = batch.pairs
     first, second = scoring.pair_log_probs(model, params, pairs)
-    ratios = jnp.stack([first - batch.ref_first, second - batch.ref_second])
+    ref_first, ref_second = jnp.moveaxis(pairs.ref_log_probs, -1, 0)
+    ratios = jnp.stack([first - ref_first, second - ref_second])
     ratios = jnp.where(pairs.weight > 0, ratios, 0.0)
     point = jnp.maximum(
       masked.masked_mean(jnp.mean(ratios, axis=0), pairs.weight), 0.0
@@ -73,7 +72,7 @@ def make_kto_loss(
     margin = ratios[0] - ratios[1]
     return masked.weighted_sum(jnp.sum(terms, axis=0), pairs.weight), {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(margin, pairs.label), pairs.weight
+        pair_accuracy.correct(margin, pairs.label), pairs.weight
       )
     }
 
@@ -81,11 +80,10 @@ def make_kto_loss(
 
 
 def make_imitation_loss(model: protocols.LanguageModel) -> protocols.LossFn:
-  """LossFn over ReferencedPairs: SFT on the preferred one alone."""
+  """Returns the LossFn of SFT on the preferred responses alone."""
 
-  def loss(params: Any, batch: batches.ReferencedPairs, key: jax.Array):
+  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
     del key  # Nothing is drawn.
-    pairs = batch.pairs
     first, second = scoring.pair_log_probs(model, params, pairs)
     chosen = jnp.where(pairs.label > 0.5, first, second)
     return masked.weighted_sum(-chosen, pairs.weight), {}

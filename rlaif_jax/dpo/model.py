@@ -8,7 +8,7 @@ are in `ops.preference`, the reference's log-probs are data.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Annotated, Any, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,16 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
-LOSSES = ("logistic", "squared")
+Loss = Literal["logistic", "squared"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPOConfig:
+class DPOConfig(validation.Validated):
   """The objective; the defaults are DPO's (arXiv:2305.18290, eq. 7).
 
   With h = log pi(y1) / ref(y1) - log pi(y2) / ref(y2) and the label p, that
@@ -39,22 +41,9 @@ class DPOConfig:
       as large for the same labels.
   """
 
-  beta: float = 0.1
-  loss: str = "logistic"
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    if self.beta <= 0:
-      raise ValueError(f"DPOConfig.beta is {self.beta}; it must be positive")
-    if self.loss not in LOSSES:
-      raise ValueError(
-        f"DPOConfig.loss is {self.loss!r}; use one of {sorted(LOSSES)}"
-      )
-    if not 0 <= self.label_smoothing < 0.5:
-      raise ValueError(
-        f"DPOConfig.label_smoothing is {self.label_smoothing}; it must be in "
-        "[0, 0.5): at a half no label says anything"
-      )
+  beta: validation.PositiveFloat = 0.1
+  loss: Loss = "logistic"
+  label_smoothing: Annotated[float, validation.Bounds(ge=0, lt=0.5)] = 0.0
 
 
 def margin_loss(
@@ -70,7 +59,7 @@ def margin_loss(
 def make_loss(
   model: protocols.LanguageModel, config: DPOConfig
 ) -> protocols.LossFn:
-  """LossFn over ReferencedPairs.
+  """LossFn over PairBatch with reference log-probs.
 
   Log-probs are at temperature 1 and of whole responses, the end token with
   them. "chosen" is the candidate that the label prefers; `kl` is the mean of
@@ -79,15 +68,16 @@ def make_loss(
   """
 
   def loss(
-    params: Any, batch: batches.ReferencedPairs, key: jax.Array
+    params: Any, pairs: batches.PairBatch, key: jax.Array
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
     del key  # Nothing is drawn.
-    pairs, weight = batch.pairs, batch.pairs.weight
+    weight = pairs.weight
+    ref_first, ref_second = jnp.moveaxis(pairs.ref_log_probs, -1, 0)
     first, second = scoring.pair_log_probs(model, params, pairs)
     # Pairs that only fill the batch may hold anything.
     real = weight > 0
-    ratio_first = jnp.where(real, first - batch.ref_first, 0.0)
-    ratio_second = jnp.where(real, second - batch.ref_second, 0.0)
+    ratio_first = jnp.where(real, first - ref_first, 0.0)
+    ratio_second = jnp.where(real, second - ref_second, 0.0)
     ratio = ratio_first - ratio_second
     prefers_first = pairs.label > 0.5
 
@@ -96,7 +86,7 @@ def make_loss(
 
     margin = config.beta * ratio
     return mean(margin_loss(ratio, pairs.label, config)), {
-      "accuracy": mean(preference.pair_accuracy(margin, pairs.label)),
+      "accuracy": mean(pair_accuracy.correct(margin, pairs.label)),
       "reward_margin": mean(jnp.where(prefers_first, margin, -margin)),
       "chosen_log_prob": mean(jnp.where(prefers_first, first, second)),
       "rejected_log_prob": mean(jnp.where(prefers_first, second, first)),

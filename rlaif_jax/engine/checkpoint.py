@@ -71,7 +71,7 @@ def save_model(
   directory: str | os.PathLike,
   params: Any,
   description: dict[str, Any],
-  files: Mapping[str, str] | None = None,
+  files: Mapping[str, bytes] | None = None,
 ) -> None:
   """Writes a finished model; a folder with model.json is a whole model.
 
@@ -79,7 +79,7 @@ def save_model(
     directory: replaced when it holds a half-written model.
     params: unboxed parameter tree.
     description: JSON-serialisable; `config` holds the model config's fields.
-    files: name in the folder -> file to copy there, such as a vocabulary.
+    files: name -> content of further files, such as a tokenizer's.
   """
   directory = pathlib.Path(directory).absolute()
   if processes.is_writer():
@@ -93,8 +93,8 @@ def save_model(
       directory / "params", args=ocp.args.StandardSave(params, chunks)
     )
   if processes.is_writer():
-    for name, source in (files or {}).items():
-      shutil.copyfile(source, directory / name)
+    for name, content in (files or {}).items():
+      jsonl.write_bytes(directory / name, content)
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     jsonl.write_text(directory / "model.json", text)
   processes.wait_for_all(f"wrote {directory}")

@@ -60,14 +60,23 @@ class SamplingConfig:
 
 
 @flax.struct.dataclass
-class Sampled:
-  """response [B, R] (0 after the end), mask [B, R] float32 (the end token
-  counts), log_probs [B, R] under softmax(logits / temperature) before any
-  top-k or top-p cut (at temperature 1 for greedy)."""
+class Samples:
+  """Sampled responses.
+
+  Attributes:
+    response: [..., R] int32 tokens, 0 after the end.
+    mask: [..., R] float32, 1 up to and including the end token.
+    log_probs: [..., R] float32 under softmax(logits / temperature) before any
+      top-k or top-p cut (temperature 1 if greedy), 0 after the end.
+  """
 
   response: jax.Array
   mask: jax.Array
   log_probs: jax.Array
+
+  def reshape(self, shape: tuple[int, ...]) -> Samples:
+    """Returns the samples with `shape` in place of their leading axes."""
+    return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), self)
 
 
 @flax.struct.dataclass
@@ -85,7 +94,7 @@ class _Loop:
   waiting: jax.Array
   hidden: jax.Array
   cache: Any
-  out: Sampled
+  out: Samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +123,7 @@ class _Sampler:
       waiting=jnp.asarray(slots, jnp.int32),
       hidden=hidden,
       cache=cache,
-      out=Sampled(
+      out=Samples(
         response=jnp.zeros(shape, jnp.int32),
         mask=jnp.zeros(shape, jnp.float32),
         log_probs=jnp.zeros(shape, jnp.float32),
@@ -153,7 +162,7 @@ class _Sampler:
       running=loop.running & ~ended & (age < self.limits[mine]),
       hidden=hidden[:, -1],
       cache=cache,
-      out=Sampled(
+      out=Samples(
         response=put(loop.out.response, token),
         mask=put(loop.out.mask, 1.0),
         log_probs=put(loop.out.log_probs, log_prob),
@@ -195,9 +204,27 @@ class _Sampler:
     )
 
 
-def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
-  """One key per row, from the row's own number: [B] int32 -> [B] keys."""
-  return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+def row_keys(
+  key: jax.Array, rows: jax.Array, num_samples: int | None = None
+) -> jax.Array:
+  """Returns sampling keys derived from row numbers.
+
+  A response's key, and so its tokens, do not depend on the batch that the
+  response is sampled in. Sample j of row i has the key of number i * N + j.
+
+  Args:
+    key: PRNG key of the whole call.
+    rows: [B] int32 row numbers.
+    num_samples: number of responses per row, N.
+
+  Returns:
+    [B] keys if num_samples is None, else [B, N].
+  """
+  numbers = jnp.asarray(rows)
+  if num_samples is not None:
+    numbers = numbers[:, None] * num_samples + jnp.arange(num_samples)[None]
+  keys = jax.vmap(lambda number: jax.random.fold_in(key, number))
+  return keys(numbers.reshape(-1)).reshape(numbers.shape)
 
 
 def generate(
@@ -210,35 +237,37 @@ def generate(
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
   limits: jax.Array | None = None,
-) -> Sampled:
-  """Draws one response per key; call under jit.
+) -> Samples:
+  """Samples one response per key; call under jit.
 
-  Of G keys a prompt, those of one stand together; it is read once.
+  With [B, N] keys, each prompt is prefilled once and its cache is repeated N
+  times.
 
   Args:
     model: functions of the language model.
-    params: its parameters.
-    prompt: [B, P] int32, padded anywhere.
+    params: model parameters.
+    prompt: [B, P] int32 prompts with any padding.
     prompt_valid: [B, P] bool.
-    keys: [B G] typed PRNG keys, one per response; see `row_keys`.
+    keys: [B] or [B, N] typed PRNG keys, one per response; see `row_keys`.
     config: lengths and temperature, static under jit.
-    eos_ids: tokens that end a response; the end token is part of it.
-    limits: [B G] int32 >= 1, the most tokens of each response; None is
-      config.max_tokens, which they may not exceed.
+    eos_ids: tokens that end a response. The end token is part of it.
+    limits: maximum number of tokens of each response, int32 >= 1, in the shape
+      of `keys`; at most (and by default) config.max_tokens.
 
   Returns:
-    Sampled with R = config.max_tokens columns.
+    Samples of shape [B, R] or [B, N, R], R = config.max_tokens.
 
   Raises:
-    ValueError: slots for a model that has none.
+    ValueError: config.slots is set and the model has no causal cache.
   """
   sampler = _sampler(model, params, keys, config, eos_ids, limits)
-  if 0 < config.slots < keys.shape[0]:
-    return _in_slots(sampler, params, prompt, prompt_valid)
+  if 0 < config.slots < keys.size:
+    samples = _in_slots(sampler, params, prompt, prompt_valid)
+    return samples.reshape(keys.shape)
   hidden, cache = model.prefill(params, prompt, prompt_valid, config.max_tokens)
-  samples = keys.shape[0] // prompt.shape[0]
-  hidden, cache = scoring.repeat_rows((hidden, cache), samples)
-  return _write_on(sampler, hidden, cache)
+  num_samples = keys.size // prompt.shape[0]
+  hidden, cache = scoring.repeat_rows((hidden, cache), num_samples)
+  return _write_on(sampler, hidden, cache).reshape(keys.shape)
 
 
 def generate_shared(
@@ -250,8 +279,8 @@ def generate_shared(
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
-) -> Sampled:
-  """`generate` of a causal model after prompts whose beginnings it shares.
+) -> Samples:
+  """`generate` [B, R] of a causal model for prompts that share prefixes.
 
   `common` is `scoring.read_common` of what all begin with.
   """
@@ -277,8 +306,8 @@ def generate_packed(
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
-) -> Sampled:
-  """`generate` of a causal model after prompts that stand side by side.
+) -> Samples:
+  """`generate` [N, R] of a causal model for packed prompts.
 
   `common` is `scoring.read_common` of what all begin with.
   """
@@ -300,8 +329,8 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
   return _Sampler(
     model=model,
     weights=model.prepare(params),
-    keys=keys,
-    limits=limits,
+    keys=keys.reshape(-1),
+    limits=limits.reshape(-1),
     config=config,
     eos_ids=eos_ids,
   )
@@ -309,7 +338,7 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
 
 def _write_after(
   sampler: _Sampler, common, is_prompt, hidden, cache
-) -> Sampled:
+) -> Samples:
   """`_write_on` after `common`; rows that only fill the batch end at once."""
   sampler = dataclasses.replace(
     sampler,
@@ -319,7 +348,7 @@ def _write_after(
   return _write_on(sampler, hidden, cache)
 
 
-def _write_on(sampler: _Sampler, hidden: jax.Array, cache: Any) -> Sampled:
+def _write_on(sampler: _Sampler, hidden: jax.Array, cache: Any) -> Samples:
   """Draws from states [B, D] of the prompts' last tokens and their cache."""
   start = sampler.start(sampler.count, hidden, cache)
   return jax.lax.while_loop(
@@ -327,7 +356,7 @@ def _write_on(sampler: _Sampler, hidden: jax.Array, cache: Any) -> Sampled:
   ).out
 
 
-def _in_slots(sampler: _Sampler, params, prompt, prompt_valid) -> Sampled:
+def _in_slots(sampler: _Sampler, params, prompt, prompt_valid) -> Samples:
   """Reads all prompts, and writes as many responses at a time as are slots."""
   model, slots = sampler.model, sampler.config.slots
   if model.put_row is None:

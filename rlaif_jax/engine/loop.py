@@ -20,6 +20,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import guards
 from rlaif_jax.engine import metrics as metrics_lib
@@ -32,7 +33,7 @@ class NonFiniteError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(validation.Validated):
   """Length of a training, its batches and its random seed.
 
   Attributes:
@@ -41,37 +42,44 @@ class TrainConfig:
     batch_size: rows (examples, pairs or prompts) per update.
     save_every: updates between checkpoints.
     evaluate_every: updates between evaluations; 0: one evaluation, at the end.
+    evaluate_at: further steps at which to evaluate.
     seed: seed of initialisation, order and samples.
   """
 
-  num_steps: int = 0
-  epochs: float = 0.0
-  batch_size: int = 128
-  save_every: int = 100
-  evaluate_every: int = 0
+  num_steps: validation.NonNegativeInt = 0
+  epochs: validation.NonNegativeFloat = 0.0
+  batch_size: validation.PositiveInt = 128
+  save_every: validation.PositiveInt = 100
+  evaluate_every: validation.NonNegativeInt = 0
+  evaluate_at: tuple[validation.NonNegativeInt, ...] = ()
   seed: int = 0
 
   def __post_init__(self):
-    for name, least in (
-      ("num_steps", 0),
-      ("epochs", 0),
-      ("batch_size", 1),
-      ("save_every", 1),
-      ("evaluate_every", 0),
-    ):
-      if (value := getattr(self, name)) < least:
-        raise ValueError(
-          f"TrainConfig.{name} is {value}; it must be >= {least}"
-        )
+    super().__post_init__()
     if not self.num_steps and not self.epochs:
       raise ValueError(
         "TrainConfig.num_steps and TrainConfig.epochs are both 0; set one"
       )
 
+  def evaluates_before(self, step: int) -> bool:
+    """Returns whether the state after `step` updates, not the last, is due."""
+    regular = self.evaluate_every and step % self.evaluate_every == 0
+    return bool(regular) or step in self.evaluate_at
+
   def steps(self, num_rows: int) -> int:
-    """Returns the number of updates over `num_rows` rows."""
-    whole = math.ceil(self.epochs * num_rows / self.batch_size)
-    return self.num_steps or max(1, whole)
+    """Returns the number of updates of a training on `num_rows` rows.
+
+    Raises:
+      ValueError: if the number of epochs is set, and there are no rows.
+    """
+    if self.num_steps:
+      return self.num_steps
+    if num_rows < 1:
+      raise ValueError(
+        f"TrainConfig.epochs is {self.epochs} and the number of rows is "
+        f"{num_rows}; epochs need rows"
+      )
+    return math.ceil(self.epochs * num_rows / self.batch_size)
 
 
 StepFn = Callable[
@@ -86,7 +94,7 @@ def fit(
   next_batch: protocols.NextBatch,
   *,
   config: TrainConfig,
-  num_rows: int,
+  num_rows: int = 0,
   directory: str,
   name: str,
   evaluate: Callable[[Any, int], Mapping[str, float]] | None = None,
@@ -99,7 +107,7 @@ def fit(
      and does not synchronise with the host.
   3. Fetches the metrics of step n - 1 while step n runs.
   4. Saves every `save_every` steps, after a check that all metrics are finite.
-  5. Calls `evaluate(params, step)` every `evaluate_every` steps and at the end.
+  5. Calls `evaluate(params, step)` at the steps of the config and at the end.
      Its results go to evaluations.jsonl, the metrics of updates to
      metrics.jsonl, and the durations of steps and batches to timing.json.
 
@@ -108,8 +116,9 @@ def fit(
     step_fn: update from `step.make_train_step`.
     next_batch: (state, step) -> batch on the devices.
     config: length, batch size and seed.
-    num_rows: number of rows of an epoch.
-    directory: output directory of the run.
+    num_rows: number of rows of an epoch; read where config.num_steps is 0.
+    directory: output directory of the run; "" keeps everything in memory,
+      without checkpoints, files and progress line.
     name: name in the progress line, and of the random stream.
     evaluate: optional (params, step) -> metrics.
 
@@ -119,15 +128,9 @@ def fit(
     preemption.Preempted: after saving, if the process was asked to stop.
   """
   num_steps = config.steps(num_rows)
-  checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
-  fresh, state = state, checkpoints.restore(state)
-  if state is not fresh:  # The caller may still hold the initial state.
-    jax.tree.map(lambda leaf: leaf.delete(), fresh)
+  files = _RunFiles(directory)
+  state = files.restore(state)
   done = int(state.step)
-  file = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
-  evaluations = metrics_lib.MetricsFile(f"{directory}/evaluations.jsonl")
-  file.truncate_after(done)
-  evaluations.truncate_after(done - 1)
   progress = metrics_lib.Progress(name, num_steps, done=done)
   clock = metrics_lib.StepClock()
   pending: tuple[int, Any] | None = None
@@ -137,16 +140,17 @@ def fit(
     nonlocal pending
     if pending is not None:
       values = fetch(pending[0], pending[1])
-      file.write(pending[0], values)
-      progress.update(pending[0], f"loss {values['loss']:.4f}")
+      files.write_metrics(pending[0], values)
+      if directory:
+        progress.update(pending[0], f"loss {values['loss']:.4f}")
       pending = None
 
   def evaluate_now(step, params):
     if evaluate is not None:
-      evaluations.write(step, evaluate(params, step))
+      files.write_evaluation(step, evaluate(params, step))
 
   for step in range(done, num_steps):
-    if config.evaluate_every and step % config.evaluate_every == 0:
+    if config.evaluates_before(step):
       flush()
       evaluate_now(step, state.params)
     with clock.making_a_batch():
@@ -161,19 +165,65 @@ def fit(
     stopping = processes.is_time_to_stop(step + 1, preemption.requested())
     if stopping or (step + 1) % config.save_every == 0:
       flush()
-      checkpoints.save(step + 1, state)
+      files.save(step + 1, state)
     if stopping:
-      checkpoints.close()
+      files.close()
       raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
   flush()
-  if processes.is_writer():  # Times differ between processes.
-    jsonl.write_text(
-      f"{directory}/timing.json", json.dumps(clock.summary()) + "\n"
-    )
-  checkpoints.save(num_steps, state)
+  files.write_timing(clock.summary())
+  files.save(num_steps, state)
   evaluate_now(num_steps, state.params)
-  checkpoints.close()
+  files.close()
   return state
+
+
+class _RunFiles:
+  """Checkpoints, metrics, evaluations and timing; with no directory, none."""
+
+  def __init__(self, directory: str):
+    self._directory = directory
+    self._checkpoints = None
+    if directory:
+      self._checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
+    self._metrics = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
+    self._evaluations = metrics_lib.MetricsFile(
+      f"{directory}/evaluations.jsonl"
+    )
+
+  def restore(self, state: step_lib.TrainState) -> step_lib.TrainState:
+    """Returns the newest checkpoint, or `state`, and drops later lines."""
+    if self._checkpoints is None:
+      return state
+    restored = self._checkpoints.restore(state)
+    if restored is not state:  # The caller may still hold it.
+      jax.tree.map(lambda leaf: leaf.delete(), state)
+    done = int(restored.step)
+    self._metrics.truncate_after(done)
+    self._evaluations.truncate_after(done - 1)
+    return restored
+
+  def write_metrics(self, step: int, values: Mapping[str, float]) -> None:
+    if self._directory:
+      self._metrics.write(step, values)
+
+  def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+    if self._directory:
+      self._evaluations.write(step, values)
+
+  def write_timing(self, summary: Mapping[str, float]) -> None:
+    # Each process has times of its own.
+    if self._directory and processes.is_writer():
+      jsonl.write_text(
+        f"{self._directory}/timing.json", json.dumps(summary) + "\n"
+      )
+
+  def save(self, step: int, state: step_lib.TrainState) -> None:
+    if self._checkpoints is not None:
+      self._checkpoints.save(step, state)
+
+  def close(self) -> None:
+    if self._checkpoints is not None:
+      self._checkpoints.close()
 
 
 def fetch(step: int, metrics: step_lib.Metrics) -> dict[str, float]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Mapping
+from typing import Annotated, Any, Literal, Mapping
 
 import jax
 import optax
 
-_NAMES = ("adafactor", "adamw")
-_SCHEDULES = ("constant", "linear", "cosine")
+from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(validation.Validated):
   """An optax optimizer; the defaults are the paper's (appendix G).
 
   Attributes:
@@ -30,34 +29,21 @@ class OptimizerConfig:
       paper.
   """
 
-  name: str = "adafactor"
-  learning_rate: float = 1e-5
-  schedule: str = "constant"
-  warmup_steps: int = 0
-  decay_steps: int = 0
-  weight_decay: float = 0.0
-  beta2: float = 0.999
-  clip_norm: float = 0.0
+  name: Literal["adafactor", "adamw"] = "adafactor"
+  learning_rate: validation.PositiveFloat = 1e-5
+  schedule: Literal["constant", "linear", "cosine"] = "constant"
+  warmup_steps: validation.NonNegativeInt = 0
+  decay_steps: validation.NonNegativeInt = 0
+  weight_decay: validation.NonNegativeFloat = 0.0
+  beta2: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.999
+  clip_norm: validation.NonNegativeFloat = 0.0
 
   def __post_init__(self):
-    if self.name not in _NAMES:
-      raise ValueError(
-        f"OptimizerConfig.name is {self.name!r}; use one of {_NAMES}"
-      )
-    if self.schedule not in _SCHEDULES:
-      raise ValueError(
-        f"OptimizerConfig.schedule is {self.schedule!r}; use one of "
-        f"{_SCHEDULES}"
-      )
+    super().__post_init__()
     if self.schedule != "constant" and self.decay_steps <= self.warmup_steps:
       raise ValueError(
         f"OptimizerConfig: the {self.schedule} schedule needs decay_steps > "
         f"warmup_steps; they are {self.decay_steps} and {self.warmup_steps}"
-      )
-    if self.learning_rate <= 0:
-      raise ValueError(
-        f"OptimizerConfig.learning_rate is {self.learning_rate}; it must be "
-        "positive"
       )
 
 

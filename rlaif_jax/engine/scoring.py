@@ -101,18 +101,17 @@ def log_probs_after(
 def pair_log_probs(
   model: protocols.LanguageModel,
   params: Any,
-  pairs: batches.PairBatch | batches.PackedPairs,
+  pairs: batches.PairBatch,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of both whole candidates, each in the shape of the label.
+  """Log-probs of both whole responses, each in the shape of the label.
 
-  Each context is read once. Padding has no log-prob.
+  Each prompt is read once. Padding has no log-prob.
   """
-  if isinstance(pairs, batches.PairBatch):
-    batch = pairs.grouped()
-    log_probs = group_log_probs(model, params, batch)
-    sums = logprobs.sequence_log_prob(log_probs, batch.response_valid)
+  texts = pairs.texts
+  if not pairs.is_packed:
+    log_probs = group_log_probs(model, params, texts)
+    sums = logprobs.sequence_log_prob(log_probs, texts.response_valid)
   else:
-    texts = pairs.texts
     hidden = model.hidden_packed(params, texts)
     log_probs = log_probs_after(model, params, hidden, texts.target)
     # [B, M, T]: whose target it is.
@@ -144,13 +143,12 @@ def join(
 def join_groups(
   prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
 ) -> batches.GroupBatch:
-  """Prompts [B, P] with responses [B G, R] that stand together by prompt."""
-  rows = prompts.prompt.shape[0]
+  """Prompts [B, P] with their responses [B, N, R] as one GroupBatch."""
   return batches.GroupBatch(
     prompt=prompts.prompt,
     prompt_valid=prompts.prompt_valid,
-    response=response.reshape(rows, -1, response.shape[1]),
-    response_valid=mask.reshape(rows, -1, mask.shape[1]) > 0,
+    response=response,
+    response_valid=mask > 0,
   )
 
 

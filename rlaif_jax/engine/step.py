@@ -166,14 +166,6 @@ def accumulate_gradients(
   return jax.tree.map(lambda g: g / weight, sums), metrics
 
 
-def _shuffled(key: jax.Array, rows: int, group_size: int) -> jax.Array:
-  """Returns row indices in random order; groups stay contiguous."""
-  order = jax.random.permutation(key, rows // group_size)
-  return (order[:, None] * group_size + jnp.arange(group_size)[None]).reshape(
-    -1
-  )
-
-
 def make_train_step(
   loss_fn: protocols.LossFn,
   optimizer: optax.GradientTransformation,
@@ -181,7 +173,6 @@ def make_train_step(
   microbatches: int = 1,
   epochs: int = 1,
   minibatches: int = 1,
-  group_size: int = 1,
   combine: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Returns the jitted update (state, batch, key, frozen=None) -> (state,
@@ -193,8 +184,6 @@ def make_train_step(
     microbatches: number of gradient-accumulation steps per update.
     epochs: passes over the batch inside a step (PPO).
     minibatches: updates per pass; each pass shuffles the rows.
-    group_size: number of consecutive rows that shuffling keeps together, such
-      as the samples of a prompt.
     combine: (learned, frozen) -> parameters of the loss, such as adapters
       applied to a model; `frozen` is an argument of each step.
 
@@ -227,13 +216,12 @@ def make_train_step(
       carry, metrics = update(carry, batch, key, frozen)
     else:
       rows = jax.tree.leaves(batch)[0].shape[0]
-      if rows % (minibatches * group_size):
+      if rows % minibatches:
         raise ValueError(
-          f"{rows} rows in groups of {group_size} do not divide into "
-          f"{minibatches} minibatches"
+          f"{rows} rows do not divide into {minibatches} minibatches"
         )
       orders = jax.vmap(
-        lambda e: _shuffled(jax.random.fold_in(key, e), rows, group_size)
+        lambda e: jax.random.permutation(jax.random.fold_in(key, e), rows)
       )(jnp.arange(epochs))
       orders = orders.reshape(epochs * minibatches, rows // minibatches)
 

@@ -1,27 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agreement of predictions with human labels; position bias of a labeler.
+"""Agreement of predictions with human labels, and position bias of a labeler.
 
-One computation has three names: labeler alignment, reward-model accuracy and
-agreement of a judge. What was not answered is counted, never scored.
+Labeler alignment, reward-model accuracy and judge agreement are all `accuracy`.
+Unanswered pairs are counted and not scored.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Any, Iterable, Sequence
 
 import numpy as np
 
 from rlaif_jax.core import records
+from rlaif_jax.evaluation import calibration
+from rlaif_jax.evaluation import position
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alignment:
-  """accuracy: share that agree, ties half. entropy: mean of the soft labels,
-  in nats. Baselines on the same pairs stand beside it."""
+  """Alignment of a labeler with humans.
+
+  Attributes:
+    accuracy: fraction of pairs on which both agree; ties count half.
+    ties: labels of 0.5.
+    unanswered: human labels without a label of the labeler.
+    entropy: mean of the soft labels, in nats.
+    calibration_error: expected calibration error in ten bins.
+    longer_wins: accuracy of preferring the longer text, a baseline.
+    copied_wins: accuracy of preferring the text with more words of the
+      context, a baseline.
+  """
 
   accuracy: statistics.Estimate
   ties: int
@@ -34,32 +46,31 @@ class Alignment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PositionBias:
-  """same_position: share of pairs where one position wins in both orders
-  (paper, appendix B). first_side: of those, the share that picks the first
-  position, with the exact two-sided binomial p-value. p_value is 1.0 when
-  nothing was picked by position."""
+  """Position bias of a labeler (paper, appendix B).
+
+  Attributes:
+    same_position: fraction of pairs where one position wins in both orders.
+    first_side: of those, the fraction that picks the first position.
+    p_value: of the exact two-sided binomial test of `first_side` against 1/2;
+      1.0 if no pair was decided by position.
+  """
 
   same_position: statistics.Estimate
   first_side: statistics.Estimate
   p_value: float
 
 
-def to_row(record: Any) -> dict[str, Any]:
-  """A JSON-serialisable dict of any of the records here."""
+def to_row(record: Alignment | PositionBias) -> dict[str, Any]:
+  """Returns a JSON-serialisable dict of a dataclass of this module."""
   return dataclasses.asdict(record)
-
-
-def hits(p_first: np.ndarray, truth: np.ndarray) -> np.ndarray:
-  """1 where both prefer the same text, 0.5 for a tie on either side."""
-  tie = (p_first == 0.5) | (truth == 0.5)
-  return np.where(tie, 0.5, ((p_first > 0.5) == (truth > 0.5)).astype(float))
 
 
 def accuracy(
   p_first: Sequence[float], truth: Sequence[float]
 ) -> statistics.Estimate:
-  """Share of pairs on which a prediction and a human agree (paper 2.3)."""
-  values = hits(np.asarray(p_first, float), np.asarray(truth, float))
+  """Returns the fraction of pairs on which both agree (paper 2.3)."""
+  margin = np.asarray(p_first, float) - 0.5
+  values = pair_accuracy.correct(margin, np.asarray(truth, float))
   return statistics.wilson(float(values.sum()), len(values))
 
 
@@ -67,10 +78,10 @@ def alignment(
   labels: Sequence[records.Preference],
   humans: Sequence[records.Preference],
 ) -> Alignment:
-  """Alignment of labels with human labels of the same pairs.
+  """Returns the alignment of labels with human labels of the same pairs.
 
-  Pairs are matched by id and text; a human pair without a label is counted as
-  unanswered. Human labels of 0.5 are left out.
+  Pairs are matched by id; a human label without a label counts as unanswered.
+  Human labels of 0.5 are left out.
 
   Raises:
     ValueError: no pair is in both.
@@ -92,8 +103,8 @@ def alignment(
     accuracy=accuracy(p, truth),
     ties=int((p == 0.5).sum()),
     unanswered=sum(human.id not in by_id for human in humans),
-    entropy=float(np.mean([_entropy(value) for value in p])),
-    calibration_error=calibration_error(p, truth),
+    entropy=float(calibration.entropy(p).mean()),
+    calibration_error=calibration.expected_error(p, truth),
     longer_wins=accuracy(
       [_prefer(len(h.first), len(h.second)) for _, h in both], truth
     ),
@@ -112,49 +123,23 @@ def _prefer(a: float, b: float) -> float:
 
 
 def copied(context: str, text: str) -> float:
-  """Share of a text's words that stand in the context."""
+  """Returns the fraction of a text's words that are in the context."""
   source = set(re.findall(r"\w+", context.lower()))
   words = re.findall(r"\w+", text.lower())
   return sum(w in source for w in words) / len(words) if words else 0.0
 
 
-def _entropy(p: float) -> float:
-  return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
-
-
-def calibration_error(
-  p_first: np.ndarray, truth: np.ndarray, bins: int = 10
-) -> float:
-  """Expected calibration error of P(the preferred one) in equal bins."""
-  confidence = np.maximum(p_first, 1 - p_first)
-  correct = hits(p_first, truth)
-  place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-  total = 0.0
-  for b in range(bins):
-    inside = place == b
-    if inside.any():
-      total += abs(float((correct - confidence)[inside].sum()))
-  return total / max(len(p_first), 1)
-
-
 def position_bias(labels: Iterable[records.Preference]) -> PositionBias:
-  """How often the position decides, over labels with both orders kept.
+  """Returns the position bias of labels made in both orders.
 
-  `p_orders` holds P(first text) when it was shown first and when it was shown
-  second; the position wins when they are on different sides of 0.5.
+  Labels without `p_orders` of both orders are left out.
   """
-  both = (label.p_orders for label in labels if len(label.p_orders) == 2)
-  flat = np.fromiter((p for orders in both for p in orders), float)
-  shown_first, shown_second = flat[0::2], flat[1::2]
-  # The first position is picked in order 1 when P(first) > 0.5, and in order
-  # 2 when P(first), which then stands second, is < 0.5.
-  first_picks = (shown_first > 0.5) & (shown_second < 0.5)
-  second_picks = (shown_first < 0.5) & (shown_second > 0.5)
-  first, second = int(first_picks.sum()), int(second_picks.sum())
+  both = [label.p_orders for label in labels if len(label.p_orders) == 2]
+  found = position.order_statistics(np.asarray(both, float).reshape(-1, 2))
   return PositionBias(
-    same_position=statistics.wilson(first + second, len(shown_first)),
-    first_side=statistics.wilson(first, first + second),
-    p_value=statistics.binomial_test(first, first + second),
+    same_position=found.flipped,
+    first_side=found.first_side,
+    p_value=found.test.p_value,
   )
 
 
@@ -164,14 +149,15 @@ def reward_accuracy(
   """Returns the pairwise accuracy of rewards against labels; ties count half.
 
   Args:
-    rewards: [n] rewards of the first and of the second responses.
+    rewards: rewards [n] of the first and of the second responses.
     labels: n labelled pairs.
 
   Returns:
-    "accuracy", and its numerator and denominator "correct" and "n".
+    "accuracy", and its numerator "correct" and denominator "n".
   """
-  p_first = 0.5 + 0.5 * np.sign(np.asarray(rewards[0]) - np.asarray(rewards[1]))
-  correct = hits(p_first, np.asarray([label.p_first for label in labels]))
+  margin = np.asarray(rewards[0]) - np.asarray(rewards[1])
+  truth = np.asarray([label.p_first for label in labels])
+  correct = pair_accuracy.correct(margin, truth)
   return {
     "accuracy": float(np.mean(correct)),
     "correct": float(np.sum(correct)),

@@ -97,12 +97,8 @@ def calibration(
   answered = ~np.isnan(p) & ~np.isnan(truth)
   left_out = int((~answered).sum())
   p, truth = p[answered], truth[answered]
-  confidence = np.maximum(p, 1 - p)
-  correct = np.where(p > 0.5, truth, 1 - truth)
-  correct = np.where(p == 0.5, 0.5, correct)
-  edges = _edges(confidence, bins, binning)
-  place = np.searchsorted(edges[1:-1], confidence, side="right")
-  inside = (place[:, None] == np.arange(len(edges) - 1)).astype(float)
+  confidence, correct = _confidence_and_correct(p, truth)
+  edges, inside = _binned(confidence, bins, binning)
   if_right = _if_calibrated(confidence, inside, seed)
   return Calibration(
     binning=binning,
@@ -113,6 +109,40 @@ def calibration(
     entropy=statistics.bootstrap_mean(entropy(p), seed=seed),
     left_out=left_out,
   )
+
+
+def expected_error(
+  p_first: np.ndarray, truth: np.ndarray, bins: int = 10
+) -> float:
+  """Returns the expected calibration error in bins of equal width.
+
+  Args:
+    p_first: [n] P(first is better) by the judge.
+    truth: [n] the same by humans, 0, 1 or a fraction.
+    bins: number of bins.
+  """
+  confidence, correct = _confidence_and_correct(
+    *statistics.paired(p_first, truth)
+  )
+  _, inside = _binned(confidence, bins, "width")
+  return float(np.abs((correct - confidence) @ inside).sum() / len(confidence))
+
+
+def _confidence_and_correct(
+  p: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns max(p, 1 - p), and the truth of the side that the judge prefers."""
+  correct = np.where(p > 0.5, truth, 1 - truth)
+  return np.maximum(p, 1 - p), np.where(p == 0.5, 0.5, correct)
+
+
+def _binned(
+  confidence: np.ndarray, bins: int, binning: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the bin edges, and membership of each bin [n, bins]."""
+  edges = _edges(confidence, bins, binning)
+  place = np.searchsorted(edges[1:-1], confidence, side="right")
+  return edges, (place[:, None] == np.arange(len(edges) - 1)).astype(float)
 
 
 def entropy(p: np.ndarray) -> np.ndarray:

@@ -13,11 +13,12 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Sequence
+from typing import Annotated, Sequence
 
 import numpy as np
 
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 
 _STOP = frozenset(
   """a about above after again all also an and any are as at be been before
@@ -34,25 +35,26 @@ _GRAM = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GoldConfig:
+class GoldConfig(validation.Validated):
   """Weights of the parts (they are normalised) and lengths in words."""
 
-  coverage: float = 0.20
-  faithfulness: float = 0.20
-  brevity: float = 0.35
-  no_repetition: float = 0.20
-  form: float = 0.05
-  min_words: int = 10
+  coverage: validation.NonNegativeFloat = 0.20
+  faithfulness: validation.NonNegativeFloat = 0.20
+  brevity: validation.NonNegativeFloat = 0.35
+  no_repetition: validation.NonNegativeFloat = 0.20
+  form: validation.NonNegativeFloat = 0.05
+  min_words: validation.PositiveInt = 10
   target_words: int = 14
   max_words: int = 28
-  salient_words: int = 6
+  salient_words: validation.PositiveInt = 6
 
   def __post_init__(self):
+    super().__post_init__()
     lengths = (self.min_words, self.target_words, self.max_words)
-    if not 0 < lengths[0] <= lengths[1] < lengths[2]:
+    if not lengths[0] <= lengths[1] < lengths[2]:
       raise ValueError(
         "GoldConfig: min_words, target_words and max_words are "
-        f"{lengths}; they must grow, the first from above 0"
+        f"{lengths}; they must satisfy min <= target < max"
       )
 
 
@@ -189,7 +191,7 @@ def totals(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HumanConfig:
+class HumanConfig(validation.Validated):
   """Simulated raters.
 
   P(first is better) = sigmoid((gold(first) - gold(second)) / temperature). A
@@ -197,16 +199,9 @@ class HumanConfig:
   pairs at hand (73-77 % among the raters of the paper's summaries).
   """
 
-  agreement: float = 0.75
-  temperature: float = 0.0
+  agreement: Annotated[float, validation.Bounds(gt=0.5, lt=1)] = 0.75
+  temperature: validation.NonNegativeFloat = 0.0
   seed: int = 0
-
-  def __post_init__(self):
-    if not 0.5 < self.agreement < 1.0 or self.temperature < 0:
-      raise ValueError(
-        f"HumanConfig: agreement is {self.agreement} and temperature "
-        f"{self.temperature}; they must be in (0.5, 1) and >= 0"
-      )
 
 
 def gaps(pairs: Sequence[records.Pair]) -> np.ndarray:

@@ -15,9 +15,9 @@ import itertools
 from typing import Mapping, Sequence
 
 import numpy as np
+from scipy import stats
 
 from rlaif_jax.evaluation import win_rate
-from rlaif_jax.ops import distributions
 from rlaif_jax.ops import hypothesis
 from rlaif_jax.ops import statistics
 
@@ -256,7 +256,7 @@ def concordance(rankings: Sequence[Ranking]) -> Concordance:
       effect=w,
       statistic=statistic,
       df=df,
-      p_value=distributions.chi_square_sf(statistic, df),
+      p_value=float(stats.chi2.sf(statistic, df)),
       n=len(tests) + one_rater,
       alternative="greater",
       method="Friedman chi-square, added up over items",

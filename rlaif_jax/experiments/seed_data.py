@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the arms of a rig share: world, policy of the start, labelled pairs.
+"""World, first policy and labelled pairs of a seed, shared by all arms.
 
-All of it is a function of the seed, so arms are compared on the same worlds,
+All data is a function of the seed, so arms are compared on the same worlds,
 samples and labels.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
@@ -24,55 +25,66 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.experiments import toy_task
+from rlaif_jax.experiments import toy_training
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RigConfig:
-  """The world, the models and the data, before any method.
+class ToyConfig(validation.Validated):
+  """World, models and data of an experiment.
 
-  `pairs` are labelled by gold with noise: the label is turned with chance
-  `flip`, or, with `temperature` > 0, drawn with P = sigmoid(gap / temperature)
-  (gaps in standard deviations of gold over the first policy's samples).
-  `reference` responses of the first policy set the units of gold and proxies.
+  Attributes:
+    world: sizes and true reward.
+    policy: sizes of the policy.
+    proxy: sizes of the reward models.
+    sft: optimizer of the first policy.
+    sft_steps: its updates.
+    pairs: training pairs, labelled by gold with noise.
+    test_pairs: pairs with labels free of noise.
+    flip: probability that a training label is flipped.
+    temperature: 0 uses `flip`; a positive number samples labels with P =
+      sigmoid(margin / temperature), margins in standard deviations of gold
+      over the first policy's samples.
+    reference: samples of the first policy that set the units of gold and
+      proxies.
+    batch_size: of SFT; sampling uses 4 times as many rows.
   """
 
-  world: toy_task.WorldConfig
+  world: toy_task.ToyWorldConfig
   policy: decoder.DecoderConfig
   proxy: decoder.DecoderConfig
   sft: optimizer_lib.OptimizerConfig
-  sft_steps: int = 300
-  pairs: int = 256
-  test_pairs: int = 1024
-  flip: float = 0.25
-  temperature: float = 0.0
-  reference: int = 2048
-  batch_size: int = 128
+  sft_steps: validation.PositiveInt = 300
+  pairs: validation.PositiveInt = 256
+  test_pairs: validation.PositiveInt = 1024
+  flip: Annotated[float, validation.Bounds(ge=0, le=0.5)] = 0.25
+  temperature: validation.NonNegativeFloat = 0.0
+  reference: validation.PositiveInt = 2048
+  batch_size: validation.PositiveInt = 128
 
   def __post_init__(self):
+    super().__post_init__()
     for name in ("policy", "proxy"):
       model = getattr(self, name)
       need = self.world.max_words + 2
       if model.vocab_size != self.world.vocab_size or model.max_length < need:
         raise ValueError(
-          f"RigConfig.{name}: vocab_size is {model.vocab_size} and max_length "
-          f"{model.max_length}; this world needs {self.world.vocab_size} and "
-          f"at least {need}"
+          f"ToyConfig.{name}: vocab_size is {model.vocab_size} and max_length "
+          f"{model.max_length}; they must be "
+          f"{self.world.vocab_size} and >= {need} in this world"
         )
-    if not 0.0 <= self.flip <= 0.5:
-      raise ValueError(f"RigConfig.flip is {self.flip}; it must be in [0, 0.5]")
-    if self.temperature < 0 or (self.temperature and self.flip):
+    if self.temperature and self.flip:
       raise ValueError(
-        f"RigConfig: temperature is {self.temperature} and flip {self.flip}; "
-        "one of them makes the noise, the other must be 0"
+        f"ToyConfig: temperature is {self.temperature} and flip {self.flip}; "
+        "one of them must be 0: each makes the label noise"
       )
 
 
 class Programs:
-  """Compiled functions of a rig, made once for all seeds and arms."""
+  """Models and compiled functions, made once for all seeds and arms."""
 
-  def __init__(self, config: RigConfig):
+  def __init__(self, config: ToyConfig):
     self.config = config
     self.devices = mesh_lib.make_mesh("data:1", jax.devices()[:1])
     self.policy = architectures.language(config.policy)
@@ -85,19 +97,19 @@ class Programs:
     )
 
   def sft_loss(self, params, batch, key):
-    """Imitation of a TokenBatch's responses."""
-    del key  # Nothing is drawn.
+    """Negative log-likelihood of the responses of a TokenBatch."""
+    del key  # The loss draws nothing.
     log_probs = scoring.response_log_probs(self.policy, params, batch)
     return masked.weighted_sum(-log_probs, batch.weights), {}
 
   def sampling(self, temperature: float = 1.0) -> decode.SamplingConfig:
-    """All words and the end token fit."""
+    """Returns a sampling config for the longest response and its end token."""
     return decode.SamplingConfig(
       max_tokens=self.config.world.max_words + 1, temperature=temperature
     )
 
   def _sampler(self, temperature: float):
-    """The jitted (params, prompts, key) -> decode.Sampled."""
+    """Returns the jitted (params, prompts, key) -> samples."""
     sampling = self.sampling(temperature)
 
     @jax.jit
@@ -115,7 +127,7 @@ class Programs:
     return sample
 
   def draw(self, params, prompts, key, temperature: float = 1.0):
-    """Samples of any number of prompts, in blocks of one shape."""
+    """Samples any number of prompts, in blocks of one shape."""
     rows, block = len(prompts.row), 4 * self.config.batch_size
     parts = []
     for index in blocks(rows, block):
@@ -125,7 +137,7 @@ class Programs:
 
   @functools.cached_property
   def pair_log_probs(self):
-    """The jitted (params, pairs) -> log-probs of both whole candidates."""
+    """The jitted (params, pairs) -> log-probs [B] of both candidates."""
     return jax.jit(functools.partial(scoring.pair_log_probs, self.policy))
 
   @functools.cached_property
@@ -136,39 +148,40 @@ class Programs:
       )
     )
 
-  def log_probs(self, params, prompts, drawn) -> np.ndarray:
-    """[B, R] of samples under other parameters, at temperature 1."""
-    joined = scoring.join(prompts, drawn.response, drawn.mask)
+  def log_probs(self, params, prompts, samples) -> np.ndarray:
+    """Returns log-probs [B, R] of samples under `params`, at temperature 1."""
+    joined = scoring.join(prompts, samples.response, samples.mask)
     return np.asarray(self._response_log_probs(params, joined))
 
 
 @functools.lru_cache(maxsize=4)
-def make_programs(config: RigConfig) -> Programs:
-  """The programs of a rig; those of the latest configs are kept."""
+def make_programs(config: ToyConfig) -> Programs:
+  """Returns the programs of a config; the latest four are cached."""
   return Programs(config)
 
 
 def blocks(rows: int, size: int) -> list[np.ndarray]:
-  """Row numbers in blocks of one size; the last is filled from the front."""
+  """Returns row indices in blocks of one size; the last wraps around."""
   return [
     np.arange(begin, begin + size) % rows for begin in range(0, rows, size)
   ]
 
 
-def on_mesh(tree: Any, programs: Programs) -> Any:
-  """Whole on the device, laid out as a training state wants it."""
-  return jax.device_put(tree, mesh_lib.replicated(programs.devices))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-  """One seed's world.
+class SeedData:
+  """World, first policy and pairs of one seed.
 
-  policy: parameters of the first policy, which is also the reference.
-  shift, scale: of gold over the first policy's samples.
-  train, test: pairs of its samples; test labels are free of noise.
-  train_gaps, test_gaps: gold of first minus second, [pairs].
-  reference: prompts and samples that set units.
+  Attributes:
+    seed: of all data.
+    world: word frequencies and values.
+    policy: parameters of the first policy, which is also the reference.
+    shift: mean of gold over the first policy's samples.
+    scale: standard deviation of gold over the first policy's samples.
+    train: pairs of its samples with noisy labels.
+    test: pairs of its samples with labels free of noise.
+    train_margins: gold of first minus second, [pairs].
+    test_margins: the same for `test`.
+    reference: prompts and samples that set the units.
   """
 
   seed: int
@@ -178,50 +191,57 @@ class Setting:
   scale: float
   train: batches.PairBatch
   test: batches.PairBatch
-  train_gaps: np.ndarray
-  test_gaps: np.ndarray
-  reference: tuple[batches.PromptBatch, decode.Sampled]
+  train_margins: np.ndarray
+  test_margins: np.ndarray
+  reference: tuple[batches.PromptBatch, decode.Samples]
 
-  def judged_by(self, world: toy_task.World) -> "Setting":
-    """With another world's values, in units of the same first samples."""
-    prompts, drawn = self.reference
-    raw = world.gold(prompts.prompt, drawn.response, drawn.mask)
+  def rescored(self, world: toy_task.World) -> "SeedData":
+    """Returns the data with the values of another world as gold.
+
+    The units are those of the same samples.
+    """
+    prompts, samples = self.reference
+    raw = world.gold(prompts.prompt, samples.response, samples.mask)
     return dataclasses.replace(
       self, world=world, shift=float(raw.mean()), scale=float(raw.std())
     )
 
-  def gold(self, prompts: batches.PromptBatch, drawn: Any) -> np.ndarray:
-    """[B]: 0 is the first policy's mean, 1 its standard deviation.
+  def gold(self, prompts: batches.PromptBatch, samples: Any) -> np.ndarray:
+    """Returns gold [B] in units of the first policy: mean 0, deviation 1.
 
     Args:
       prompts: of the rows.
-      drawn: anything with `response` and `mask` [B, R].
+      samples: with `response` and `mask` [B, R].
     """
-    return self.score(np.asarray(prompts.prompt), drawn.response, drawn.mask)
+    return self.score(
+      np.asarray(prompts.prompt), samples.response, samples.mask
+    )
 
   def score(self, prompt: np.ndarray, response: Any, mask: Any) -> np.ndarray:
-    """Gold [B G] of responses that stand together by prompt [B, 1]."""
-    prompt = np.repeat(prompt, len(response) // len(prompt), axis=0)
+    """Returns gold [B] of prompts [B, 1] and responses [B, R]."""
     raw = self.world.gold(prompt, np.asarray(response), np.asarray(mask))
     return ((raw - self.shift) / self.scale).astype(np.float32)
 
   def wins(self, prompts: batches.PromptBatch, gold: np.ndarray) -> np.ndarray:
-    """[B]: the share of the first policy's samples to the same prompt that
-    have less gold than a response; ties count half."""
-    reference, drawn = self.reference
-    theirs = self.gold(reference, drawn)
+    """Returns win rates [B] against the first policy's samples, by gold.
+
+    Each response is compared with all samples of the same topic; ties count
+    half.
+    """
+    reference, samples = self.reference
+    reference_gold = self.gold(reference, samples)
     result = np.empty(len(gold))
     for prompt in np.unique(prompts.prompt[:, 0]):
-      ours = prompts.prompt[:, 0] == prompt
-      sort = np.sort(theirs[reference.prompt[:, 0] == prompt])
-      below = np.searchsorted(sort, gold[ours], side="left")
-      up_to = np.searchsorted(sort, gold[ours], side="right")
-      result[ours] = (below + up_to) / (2 * len(sort))
+      rows = prompts.prompt[:, 0] == prompt
+      sort = np.sort(reference_gold[reference.prompt[:, 0] == prompt])
+      below = np.searchsorted(sort, gold[rows], side="left")
+      up_to = np.searchsorted(sort, gold[rows], side="right")
+      result[rows] = (below + up_to) / (2 * len(sort))
     return result
 
 
 def prompt_rows(world: toy_task.World, rows: np.ndarray):
-  """PromptBatch of rows by number."""
+  """Returns the PromptBatch of row numbers."""
   tokens = world.prompts(rows)
   valid = np.ones_like(tokens, bool)
   return batches.PromptBatch(
@@ -233,15 +253,15 @@ def prompt_rows(world: toy_task.World, rows: np.ndarray):
   )
 
 
-def make_setting(programs: Programs, seed: int) -> Setting:
+def make_seed_data(programs: Programs, seed: int) -> SeedData:
   """Draws a world, trains the first policy, samples and labels pairs."""
   config = programs.config
   world = toy_task.make_world(config.world, seed)
   policy = train_first_policy(programs, world, seed)
   # The units of gold.
   prompts = prompt_rows(world, np.arange(config.reference))
-  drawn = programs.draw(policy, prompts, rng.key(seed, "reference"))
-  setting = Setting(
+  samples = programs.draw(policy, prompts, rng.key(seed, "reference"))
+  data = SeedData(
     seed=seed,
     world=world,
     policy=policy,
@@ -249,25 +269,25 @@ def make_setting(programs: Programs, seed: int) -> Setting:
     scale=1.0,
     train=None,
     test=None,
-    train_gaps=None,
-    test_gaps=None,
-    reference=(prompts, drawn),
-  ).judged_by(world)
-  train, gaps = sample_pairs(programs, setting, config.pairs, "train")
-  test, test_gaps = sample_pairs(programs, setting, config.test_pairs, "test")
+    train_margins=None,
+    test_margins=None,
+    reference=(prompts, samples),
+  ).rescored(world)
+  train, margins = sample_pairs(programs, data, config.pairs, "train")
+  test, test_margins = sample_pairs(programs, data, config.test_pairs, "test")
   return dataclasses.replace(
-    setting,
-    train=train.replace(label=noisy_labels(config, gaps, seed)),
-    train_gaps=gaps,
-    test_gaps=test_gaps,
-    test=test.replace(label=(test_gaps > 0).astype(np.float32)),
+    data,
+    train=train.replace(label=noisy_labels(config, margins, seed)),
+    train_margins=margins,
+    test_margins=test_margins,
+    test=test.replace(label=(test_margins > 0).astype(np.float32)),
   )
 
 
 def train_first_policy(
   programs: Programs, world: toy_task.World, seed: int
 ) -> Any:
-  """Imitates the world's writers."""
+  """Trains a policy on texts of the world's writers."""
   config = programs.config
   state = step_lib.init_state(
     programs.policy.init,
@@ -275,44 +295,56 @@ def train_first_policy(
     rng.key(seed, "policy"),
     programs.devices,
   )
-  rows = np.arange(config.batch_size)
-  prompts = prompt_rows(world, rows)
-  for step in range(config.sft_steps):
+  prompts = prompt_rows(world, np.arange(config.batch_size))
+
+  def next_batch(state, step):
+    del state
     generator = rng.numpy_generator(seed, "writers", step)
     response, mask = world.write(prompts.prompt, generator)
     batch = scoring.join(prompts, response, mask)
-    state, _ = programs.update_sft(state, batch, rng.key(seed, "sft", step))
-  return state.params
+    return toy_training.on_mesh(batch, programs.devices)
+
+  return toy_training.fit(
+    state,
+    programs.update_sft,
+    next_batch,
+    num_steps=config.sft_steps,
+    seed=seed,
+    name="sft",
+  ).params
 
 
 def sample_pairs(
-  programs: Programs, setting: Setting, pairs: int, name: str
+  programs: Programs, data: SeedData, pairs: int, name: str
 ) -> tuple[batches.PairBatch, np.ndarray]:
-  """Pairs of two samples of the first policy, without labels, and gold gaps.
+  """Samples unlabelled pairs of the first policy; returns their gold margins.
 
-  A pair of equal gold is drawn as often as it comes; its gap is 0.
+  Pairs with equal gold stay; their margin is 0.
   """
-  key = rng.key(setting.seed, f"pairs/{name}")
-  return draw_pairs(programs, setting, np.arange(pairs), key)
+  key = rng.key(data.seed, f"pairs/{name}")
+  return draw_pairs(programs, data, np.arange(pairs), key)
 
 
 def draw_pairs(
-  programs: Programs, setting: Setting, rows: np.ndarray, key: jax.Array
+  programs: Programs, data: SeedData, rows: np.ndarray, key: jax.Array
 ) -> tuple[batches.PairBatch, np.ndarray]:
-  """`sample_pairs` of prompts by their rows, with a key."""
+  """Samples pairs for prompts by row number; see `sample_pairs`."""
   pairs = len(rows)
-  prompts = prompt_rows(setting.world, np.repeat(rows, 2))
+  prompts = prompt_rows(data.world, np.repeat(rows, 2))
   prompts = prompts.replace(row=np.arange(2 * pairs, dtype=np.int32))
-  drawn = programs.draw(setting.policy, prompts, key)
-  gold = setting.gold(prompts, drawn)
-  joined = scoring.join(prompts, drawn.response, drawn.mask)
-  first, second = (
-    jax.tree.map(lambda x, side=side: np.asarray(x)[side::2], joined)
-    for side in (0, 1)
+  samples = programs.draw(data.policy, prompts, key)
+  gold = data.gold(prompts, samples)
+  response, valid = (
+    np.asarray(x).reshape(pairs, 2, -1)
+    for x in (samples.response, samples.mask > 0)
   )
   batch = batches.PairBatch(
-    first=first,
-    second=second,
+    texts=batches.GroupBatch(
+      prompt=prompts.prompt[::2],
+      prompt_valid=prompts.prompt_valid[::2],
+      response=response,
+      response_valid=valid,
+    ),
     label=np.zeros(pairs, np.float32),
     weight=np.ones(pairs, np.float32),
   )
@@ -320,20 +352,20 @@ def draw_pairs(
 
 
 def noisy_labels(
-  config: RigConfig, gaps: np.ndarray, seed: int, name: str = "labels"
+  config: ToyConfig, margins: np.ndarray, seed: int, name: str = "labels"
 ) -> np.ndarray:
-  """Hard labels [B] of somebody who knows gold and errs; see `RigConfig`."""
+  """Returns hard labels [B] by gold with noise; see `ToyConfig`."""
   generator = rng.numpy_generator(seed, name)
   if not config.temperature:
-    return turned_labels(gaps, config.flip, generator)
-  chance = generator.random(len(gaps))
-  prefers = chance < 1.0 / (1.0 + np.exp(-gaps / config.temperature))
+    return flipped_labels(margins, config.flip, generator)
+  chance = generator.random(len(margins))
+  prefers = chance < 1.0 / (1.0 + np.exp(-margins / config.temperature))
   return prefers.astype(np.float32)
 
 
-def turned_labels(
-  gaps: np.ndarray, flip: float, generator: np.random.Generator
+def flipped_labels(
+  margins: np.ndarray, flip: float, generator: np.random.Generator
 ) -> np.ndarray:
-  """Hard labels [B] of gaps, each turned with chance `flip`."""
-  chance = generator.random(len(gaps))
-  return ((gaps > 0) != (chance < flip)).astype(np.float32)
+  """Returns hard labels [B] of margins, flipped with probability `flip`."""
+  chance = generator.random(len(margins))
+  return ((margins > 0) != (chance < flip)).astype(np.float32)

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How right, how sure and how much of one mind the members of a proxy are."""
+"""Accuracy, calibration and agreement of the members of a proxy."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rlaif_jax.evaluation import calibration
+from rlaif_jax.ops import pair_accuracy
 
 # As many as UP-RLHF has (arXiv:2401.00243).
 _BINS = 15
 
 
 def accuracy(margins: np.ndarray, labels: np.ndarray) -> float:
-  """Share of pairs whose margin prefers what the label prefers: [B], [B]."""
-  return float(np.mean((margins > 0) == (labels > 0.5)))
+  """Returns the pairwise accuracy of margins [B] against labels [B]."""
+  return float(np.mean(pair_accuracy.correct(margins, labels)))
 
 
 def reliability(margins: np.ndarray, gaps: np.ndarray) -> dict[str, float]:

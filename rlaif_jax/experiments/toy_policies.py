@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rig does with a proxy: best of n, and reinforcement unstopped."""
+"""Best-of-n search and policy training against a proxy, without early stop."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
+from rlaif_jax.engine import loop
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.experiments import toy_task
+from rlaif_jax.experiments import toy_training
 from rlaif_jax.experiments import toy_rewards
 from rlaif_jax.experiments import seed_data
 from rlaif_jax.ops import best_of_n
@@ -29,7 +33,7 @@ Row = dict[str, Any]
 
 
 class Reward(NamedTuple):
-  """A Scorer with its parameters."""
+  """A Scorer with its parameters, called with the rest of its arguments."""
 
   score: Any
   params: Any
@@ -39,29 +43,40 @@ class Reward(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-  """Best of n: `samples` of each of `prompts` prompts serve every n."""
+class ToySearchConfig(validation.Validated):
+  """Best of n.
 
-  samples: int = 1024
-  prompts: int = 16
-  sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+  Attributes:
+    samples: of each prompt; the estimates of all n use all of them.
+    prompts: number of prompts.
+    sizes: values of n.
+  """
+
+  samples: validation.PositiveInt = 1024
+  prompts: validation.PositiveInt = 16
+  sizes: tuple[validation.PositiveInt, ...] = (1, 4, 16, 64, 256, 1024)
 
   def __post_init__(self):
+    super().__post_init__()
     if max(self.sizes) > self.samples:
       raise ValueError(
-        f"SearchConfig: sizes are {self.sizes} and samples {self.samples}; "
-        "the best of n needs n samples"
+        f"ToySearchConfig: sizes are {self.sizes} and samples is "
+        f"{self.samples}; the best of n needs n samples"
       )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-  """Training of a policy: `steps` updates of `prompts` prompts each.
+class ToyPolicyConfig:
+  """Training of a policy, the same for all arms.
 
-  An objective with m minibatches draws m times as many prompts at once, so
-  that arms take the same samples and updates. `value` optimizes the value
-  network of the algorithms that have one. A policy is measured `evaluations`
-  times on `evaluation_rows` fresh samples, and never stopped early.
+  Attributes:
+    optimizer: of the policy.
+    value: optimizer of the value network, for algorithms that have one.
+    steps: number of updates.
+    prompts: of an update. An objective with m minibatches draws m times as
+      many prompts at once, so arms take the same samples and updates.
+    evaluations: number of measurements.
+    evaluation_rows: fresh samples of a measurement.
   """
 
   optimizer: optimizer_lib.OptimizerConfig
@@ -72,22 +87,29 @@ class PolicyConfig:
   evaluation_rows: int = 512
 
   def times(self) -> list[int]:
-    """Steps at which the policy is measured: squares, so that early ones are
-    close together; the last is `steps`."""
+    """Returns the steps of the measurements, dense at the start.
+
+    The last is `steps`.
+    """
     grid = np.linspace(0.0, 1.0, self.evaluations) ** 2 * self.steps
     return sorted({int(round(x)) for x in grid})
 
 
-class Course(NamedTuple):
-  """A stretch of updates on data that are there, rows in epochs.
+class ToyPhase(NamedTuple):
+  """Updates on fixed rows, in shuffled epochs.
 
-  `stream` and `phase` name what is drawn; `begin` counts the updates before.
-  The policy is measured `evaluations` times at even distances, the start with
-  them where nothing came before.
+  Attributes:
+    name: of the random streams.
+    number: of the phase; each has an order of its own.
+    begin: updates before the phase.
+    steps: updates of the phase.
+    batch_size: rows of a batch.
+    evaluations: measurements at even distances; the first phase also measures
+      the policy that it starts from.
   """
 
-  stream: str
-  phase: int
+  name: str
+  number: int
   begin: int
   steps: int
   batch_size: int
@@ -95,22 +117,22 @@ class Course(NamedTuple):
 
 
 class Policies:
-  """Searches and trains with proxies; compiled programs are kept."""
+  """Searches and trains with rewards; compiled programs are cached."""
 
   def __init__(
     self,
     programs: seed_data.Programs,
     rewards: toy_rewards.Trainer,
-    search: SearchConfig,
-    train: PolicyConfig,
+    search: ToySearchConfig,
+    train: ToyPolicyConfig,
   ):
     self.programs = programs
     self.rewards = rewards
     self._search = search
-    self._train = train
-    self._samples: tuple[seed_data.Setting, Any] | None = None
+    self._config = train
+    self._samples: tuple[seed_data.SeedData, Any] | None = None
     self.scorer = functools.cache(self._make_scorer)
-    self._trainer = functools.cache(self._make_trainer)
+    self._programs_of = functools.cache(self._make_programs)
 
   def _make_scorer(
     self,
@@ -118,7 +140,7 @@ class Policies:
     aggregate: str,
     coefficient: float,
   ):
-    """The jitted Scorer of an aggregate."""
+    """Returns the jitted Scorer of an aggregate."""
     return jax.jit(
       ensemble_lib.ensemble_scorer(
         self.programs.scalar,
@@ -128,36 +150,36 @@ class Policies:
       )
     )
 
-  def deviation(self, ensemble, unit, prompts, drawn) -> float:
-    """Mean standard deviation of the members' rewards, in their units."""
-    joined = scoring.join(prompts, jnp.asarray(drawn.response), drawn.mask)
+  def deviation(self, ensemble, unit, prompts, samples) -> float:
+    """Returns the mean standard deviation of the members' rewards."""
+    joined = scoring.join(prompts, jnp.asarray(samples.response), samples.mask)
     raw = self.rewards.rewards(ensemble)(unit.params, joined)
     members = (raw - unit.shift[:, None]) / unit.scale[:, None]
     return float(jnp.mean(jnp.std(members, axis=0)))
 
-  def search_samples(self, setting: seed_data.Setting):
-    """Prompts, samples and their gold [P, N]; kept for the seed's arms."""
-    if self._samples is None or self._samples[0] is not setting:
+  def search_samples(self, data: seed_data.SeedData):
+    """Returns prompts, samples and gold [P, N]; cached for a seed."""
+    if self._samples is None or self._samples[0] is not data:
       n = self._search.samples
       rows = np.repeat(np.arange(self._search.prompts), n)
-      prompts = seed_data.prompt_rows(setting.world, rows)
+      prompts = seed_data.prompt_rows(data.world, rows)
       prompts = prompts.replace(row=np.arange(len(rows), dtype=np.int32))
-      drawn = self.programs.draw(
-        setting.policy, prompts, rng.key(setting.seed, "search")
+      samples = self.programs.draw(
+        data.policy, prompts, rng.key(data.seed, "search")
       )
-      gold = setting.gold(prompts, drawn).reshape(-1, n)
-      self._samples = (setting, (prompts, drawn, gold))
+      gold = data.gold(prompts, samples).reshape(-1, n)
+      self._samples = (data, (prompts, samples, gold))
     return self._samples[1]
 
-  def best_of_n(self, setting: seed_data.Setting, reward: Reward) -> list[Row]:
-    """A row per n: the unbiased estimates of proxy, gold, wins and length."""
-    prompts, drawn, gold = self.search_samples(setting)
+  def best_of_n(self, data: seed_data.SeedData, reward: Reward) -> list[Row]:
+    """Returns a row for each n: unbiased estimates of the best of n."""
+    prompts, samples, gold = self.search_samples(data)
     shape = gold.shape
     values = {
-      "proxy": self._score(reward, prompts, drawn).reshape(shape),
+      "proxy": self._score(reward, prompts, samples).reshape(shape),
       "gold": gold,
-      "win_rate": setting.wins(prompts, gold.reshape(-1)).reshape(shape),
-      "tokens": drawn.mask.sum(axis=1).reshape(shape),
+      "win_rate": data.wins(prompts, gold.reshape(-1)).reshape(shape),
+      "tokens": samples.mask.sum(axis=1).reshape(shape),
     }
     rows = []
     for n in self._search.sizes:
@@ -168,176 +190,192 @@ class Policies:
       rows.append({"n": n, "kl": best_of_n.kl(n), **means})
     return rows
 
-  def _score(self, reward: Reward, prompts, drawn) -> np.ndarray:
+  def _score(self, reward: Reward, prompts, samples) -> np.ndarray:
     block, parts = 8 * self.programs.config.batch_size, []
     for index in seed_data.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
-      parts.append(reward(part, drawn.response[index], drawn.mask[index]))
+      response, mask = (
+        x[index, None] for x in (samples.response, samples.mask)
+      )
+      parts.append(reward(part, response, mask)[:, 0])
     return np.concatenate(parts)[: len(prompts.row)]
 
-  def _make_trainer(self, rl: algorithms.RLConfig):
-    """(optimizer, collect, update) of an objective, for any `Reward`."""
-    policy, sampling = self.programs.policy, self.programs.sampling()
-    value, optimizers = None, {"policy": self._train.optimizer}
+  def _make_programs(self, rl: algorithms.RLConfig):
+    """Returns (optimizer, collect, update) of an objective."""
+    policy = self.programs.policy
+    rl = dataclasses.replace(rl, sampling=self.programs.sampling())
+    value, optimizers = None, {"policy": self._config.optimizer}
     if algorithms.ALGORITHMS[rl.algorithm].needs_value:
       value = self.programs.value
-      optimizers["value"] = self._train.value
+      optimizers["value"] = self._config.value
     collect = rollout_lib.make_collect(
       policy,
       value,
       lambda reward, *responses: reward(*responses),
       config=rl,
-      sampling=sampling,
       eos_ids=(toy_task.END,),
     )
     tx = optimizer_lib.make_joint_optimizer(optimizers)
     update = step_lib.make_train_step(
-      algorithms.make_loss(policy, value, config=rl, temperature=1.0),
+      algorithms.make_loss(policy, value, rl),
       tx,
       epochs=rl.epochs,
       minibatches=rl.minibatches,
-      group_size=rl.samples_per_prompt,
     )
     return tx, collect, update
 
-  def start(self, setting, rl: algorithms.RLConfig):
-    """The first policy, and a value network on its trunk if need be."""
-    params = {"policy": jax.tree.map(jnp.copy, setting.policy)}
+  def start(self, data, rl: algorithms.RLConfig):
+    """Returns the first policy, with a value network where one is used."""
+    params = {"policy": jax.tree.map(jnp.copy, data.policy)}
     if algorithms.ALGORITHMS[rl.algorithm].needs_value:
-      value = nn.unbox(self.programs.value.init(rng.key(setting.seed, "value")))
-      trunk = {name: setting.policy[name] for name in value["decoder"]}
+      value = nn.unbox(self.programs.value.init(rng.key(data.seed, "value")))
+      trunk = {name: data.policy[name] for name in value["decoder"]}
       params["value"] = {**value, "decoder": jax.tree.map(jnp.copy, trunk)}
     return params
 
   def reinforce(
     self,
-    setting: seed_data.Setting,
+    data: seed_data.SeedData,
     reward: Reward,
     rl: algorithms.RLConfig,
     *,
     proxy: Reward | None = None,
-    more: Callable[..., Row] | None = None,
+    extras: Callable[..., Row] | None = None,
   ) -> list[Row]:
-    """Trains on a reward to the end; a row per measurement.
+    """Trains a policy on a reward and returns a row for each measurement.
 
     Args:
-      setting: the seed's world.
-      reward: what the policy is trained on.
+      data: world and first policy of the seed.
+      reward: trains the policy.
       rl: objective and algorithm.
-      proxy: what is reported as the proxy, if it is another than `reward`.
-      more: (prompts, Sampled) -> more numbers of a row.
+      proxy: reported as the proxy; None reports `reward`.
+      extras: (prompts, Samples) -> further numbers of a row.
 
     Raises:
-      ValueError: updates of a rollout do not divide the steps.
+      ValueError: the steps are not a multiple of the updates of a rollout.
     """
     inner = rl.epochs * rl.minibatches
-    if self._train.steps % inner:
+    if self._config.steps % inner:
       raise ValueError(
-        f"PolicyConfig.steps is {self._train.steps}; it must be a multiple of "
-        f"the {inner} updates (epochs times minibatches) of a rollout"
+        f"ToyPolicyConfig.steps is {self._config.steps}; it must be a multiple "
+        f"of the {inner} updates (epochs times minibatches) of a rollout"
       )
-    tx, collect, update = self._trainer(rl)
-    state = step_lib.state_from_params(
-      self.start(setting, rl), tx, self.programs.devices
-    )
-    frozen = {"reference": setting.policy, "scorer": reward}
-    due, rows = self._train.times(), []
-    size = self._train.prompts * rl.minibatches
-    for number in range(self._train.steps // inner + 1):
-      step = number * inner
-      if due[0] <= step:
-        due = [time for time in due if time > step]
-        row = self.measure(
-          setting, state.params["policy"], proxy or reward, more
-        )
-        rows.append({"step": step, **row})
-      if step == self._train.steps:
-        break
-      prompts = seed_data.prompt_rows(
-        setting.world, np.arange(size) + number * size
-      )
-      key = rng.key(setting.seed, "rollout", number)
+    tx, collect, update = self._programs_of(rl)
+    frozen = {"reference": data.policy, "scorer": reward}
+    size, rows = self._config.prompts * rl.minibatches, []
+
+    def next_batch(state, number):
+      index = np.arange(size) + number * size
+      prompts = seed_data.prompt_rows(data.world, index)
+      key = rng.key(data.seed, "rollout", number)
       batch, _ = collect(state.params, frozen, prompts, key)
-      state, _ = update(state, batch, rng.key(setting.seed, "update", number))
+      return toy_training.on_mesh(batch, self.programs.devices)
+
+    def evaluate(params, number):
+      row = self.measure(data, params["policy"], proxy or reward, extras)
+      rows.append({"step": number * inner, **row})
+      return row
+
+    toy_training.fit(
+      step_lib.state_from_params(
+        self.start(data, rl), tx, self.programs.devices
+      ),
+      update,
+      next_batch,
+      num_steps=self._config.steps // inner,
+      seed=data.seed,
+      name="policy",
+      evaluate=evaluate,
+      evaluate_at={-(-step // inner) for step in self._config.times()},
+    )
     return rows
 
-  def follow(
+  def train(
     self,
-    setting: seed_data.Setting,
+    data: seed_data.SeedData,
     state: step_lib.TrainState,
-    update: Callable[..., Any],
-    data: Any,
-    course: Course,
+    update: loop.StepFn,
+    examples: batches.PairBatch | batches.TokenBatch,
+    phase: ToyPhase,
     proxy: Reward,
   ) -> tuple[step_lib.TrainState, list[Row]]:
-    """The state after a course of updates on data, and its measurements."""
-    times = np.linspace(0, course.steps, course.evaluations, dtype=int)
+    """Returns the state after a phase of updates, and its measurements."""
+    times = np.linspace(0, phase.steps, phase.evaluations, dtype=int)
     rows = []
-    for local in range(course.steps + 1):
-      step = course.begin + local
-      if local in times and (local or not course.begin):
-        row = self.measure(setting, state.params, proxy)
-        rows.append({"step": step, **row})
-      if local == course.steps:
-        break
-      index = converters.epoch_rows(
-        num_rows=len(jax.tree.leaves(data)[0]),
-        batch_size=course.batch_size,
-        seed=setting.seed,
-        name=f"{course.stream}/{course.phase}",
-        step=local,
-      )
-      key = rng.key(setting.seed, f"{course.stream}/update", step)
-      state, _ = update(state, converters.take(data, index), key)
+
+    def evaluate(params, step):
+      row = self.measure(data, params, proxy)
+      rows.append({"step": phase.begin + step, **row})
+      return row
+
+    # `fit` counts from state.step, and each phase from 0.
+    zero = toy_training.on_mesh(np.int32(0), self.programs.devices)
+    state = toy_training.fit(
+      state.replace(step=zero),
+      update,
+      toy_training.epoch_batches(
+        examples,
+        self.programs.devices,
+        batch_size=phase.batch_size,
+        seed=data.seed,
+        name=f"{phase.name}/{phase.number}",
+      ),
+      num_steps=phase.steps,
+      seed=data.seed,
+      name=phase.name,
+      evaluate=evaluate,
+      evaluate_at=[step for step in times if step or not phase.begin],
+    )
     return state, rows
 
   def measure(
     self,
-    setting: seed_data.Setting,
+    data: seed_data.SeedData,
     policy: Any,
     proxy: Reward,
-    more: Callable[..., Row] | None = None,
+    extras: Callable[..., Row] | None = None,
   ) -> Row:
-    """Gold, proxy, KL and length of a policy on fresh samples.
+    """Measures gold, proxy, KL and length of a policy on fresh samples.
 
-    All policies of a seed answer the same prompts with the same keys. The KL
-    is the mean over samples of log pi - log ref, exact in expectation. The win
-    rate is that against the first policy's samples, by gold.
+    All policies of a seed use the same prompts and keys. The KL is the mean of
+    log pi - log ref over samples, an unbiased estimate. The win rate is against
+    the first policy's samples, by gold.
     """
-    rows = np.arange(self._train.evaluation_rows)
-    prompts = seed_data.prompt_rows(setting.world, rows)
-    key = rng.key(setting.seed, "measure")
-    drawn = self.programs.draw(policy, prompts, key)
-    reference = self.programs.log_probs(setting.policy, prompts, drawn)
-    gap = (drawn.log_probs - reference) * drawn.mask
-    gold = setting.gold(prompts, drawn)
+    rows = np.arange(self._config.evaluation_rows)
+    prompts = seed_data.prompt_rows(data.world, rows)
+    key = rng.key(data.seed, "measure")
+    samples = self.programs.draw(policy, prompts, key)
+    reference = self.programs.log_probs(data.policy, prompts, samples)
+    ratio = (samples.log_probs - reference) * samples.mask
+    gold = data.gold(prompts, samples)
     return {
-      "kl": float(gap.sum(axis=1).mean()),
+      "kl": float(ratio.sum(axis=1).mean()),
       "gold": float(gold.mean()),
-      "proxy": float(self._score(proxy, prompts, drawn).mean()),
-      "tokens": float(drawn.mask.sum(axis=1).mean()),
-      "win_rate": float(setting.wins(prompts, gold).mean()),
-      **(more(prompts, drawn) if more else {}),
+      "proxy": float(self._score(proxy, prompts, samples).mean()),
+      "tokens": float(samples.mask.sum(axis=1).mean()),
+      "win_rate": float(data.wins(prompts, gold).mean()),
+      **(extras(prompts, samples) if extras else {}),
     }
 
 
-def gold_reward(setting: seed_data.Setting) -> Reward:
-  """Gold itself as a Scorer, on the host between sampling and update."""
-  return Reward(_gold, setting)
+def gold_reward(data: seed_data.SeedData) -> Reward:
+  """Returns gold as a Scorer, computed on the host."""
+  return Reward(_gold, data)
 
 
-def _gold(setting, prompts, response, mask):
-  return setting.score(np.asarray(prompts.prompt), response, mask)
+def _gold(data, prompts, response, mask):
+  prompt = np.repeat(prompts.prompt, response.shape[1], axis=0)
+  texts = (np.asarray(x).reshape(-1, x.shape[2]) for x in (response, mask))
+  return data.score(prompt, *texts).reshape(response.shape[:2])
 
 
 @functools.lru_cache(maxsize=4)
 def make_policies(
-  rig: seed_data.RigConfig,
-  proxies: toy_rewards.ProxyConfig,
-  search: SearchConfig,
-  train: PolicyConfig,
+  toy: seed_data.ToyConfig,
+  proxies: toy_rewards.ToyProxyConfig,
+  search: ToySearchConfig,
+  train: ToyPolicyConfig,
 ) -> Policies:
-  """All programs of a rig; those of the latest configs are kept, so that a
-  second start in one process compiles nothing anew."""
-  rewards = toy_rewards.make_trainer(rig, proxies)
+  """Returns all programs of an experiment; the latest four are cached."""
+  rewards = toy_rewards.make_trainer(toy, proxies)
   return Policies(rewards.programs, rewards, search, train)

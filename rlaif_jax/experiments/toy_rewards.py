@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proxies of the rig: ensembles trained on its pairs, and what they cost."""
+"""Trains proxies (reward model ensembles) on pairs, and measures them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.experiments import toy_numbers
+from rlaif_jax.experiments import toy_training
 from rlaif_jax.experiments import seed_data
 from rlaif_jax.reward import difference as difference_lib
 from rlaif_jax.reward import ensemble as ensemble_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProxyConfig:
-  """How proxies are trained; the same for all arms of a rig.
+class ToyProxyConfig:
+  """Training of proxies, the same for all arms.
 
-  `epochs` are over the pairs that a phase sees, so all kinds take the same
-  number of updates. `adapters` optimizes the second phase of a lora ensemble.
+  Attributes:
+    optimizer: of all kinds of ensemble.
+    adapters: optimizer of the second phase of a LoRA ensemble.
+    epochs: over the pairs of a phase, so all kinds take the same number of
+      updates.
+    batch_size: pairs of an update.
   """
 
   optimizer: optimizer_lib.OptimizerConfig
@@ -40,10 +45,12 @@ class ProxyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Proxy:
-  """A trained ensemble with its members' units, and how it does.
+  """A trained ensemble.
 
-  numbers: reliability, disagreement, parameters; functions of the seed.
-  costs: seconds and bytes of this machine.
+  Attributes:
+    unit: parameters, and the unit of each member's reward.
+    numbers: accuracy, calibration, disagreement and sizes; reproducible.
+    costs: seconds and bytes on this machine.
   """
 
   unit: ensemble_lib.Unit
@@ -52,9 +59,9 @@ class Proxy:
 
 
 class Trainer:
-  """Trains proxies; compiled programs are kept per ensemble config."""
+  """Trains proxies; compiled programs are cached per ensemble config."""
 
-  def __init__(self, programs: seed_data.Programs, config: ProxyConfig):
+  def __init__(self, programs: seed_data.Programs, config: ToyProxyConfig):
     self.programs = programs
     self._config = config
     self._update = functools.cache(self._make_update)
@@ -67,7 +74,7 @@ class Trainer:
   def _make_update(
     self, ensemble: ensemble_lib.EnsembleConfig, is_second: bool
   ):
-    """(optimizer, step): of everything, or of the members on a frozen trunk."""
+    """Returns (optimizer, step); a second step trains members only."""
     config = self._config.adapters if is_second else self._config.optimizer
     tx = optimizer_lib.make_optimizer(config)
     combine = None
@@ -77,7 +84,7 @@ class Trainer:
     return tx, step_lib.make_train_step(loss, tx, combine=combine)
 
   def _make_rewards(self, ensemble: ensemble_lib.EnsembleConfig):
-    """The jitted (params, TokenBatch) -> member rewards [k, B]."""
+    """Returns the jitted (params, TokenBatch) -> member rewards [k, B]."""
     return jax.jit(
       lambda params, batch: ensemble_lib.member_rewards(
         self.programs.scalar, ensemble, params, batch
@@ -86,123 +93,136 @@ class Trainer:
 
   def train(
     self,
-    setting: seed_data.Setting,
+    data: seed_data.SeedData,
     ensemble: ensemble_lib.EnsembleConfig,
     pairs: batches.PairBatch | None = None,
     *,
-    in_turn: Sequence[range] | None = None,
+    sequential: Sequence[range] | None = None,
   ) -> Proxy:
-    """Trains on the setting's pairs, or on others of the same world.
+    """Trains an ensemble.
 
-    With `in_turn`, on parts of them, one after the other, each with a fresh
-    optimizer and for as many epochs as all pairs together would have.
+    Args:
+      data: the seed's world and pairs.
+      ensemble: members and what they share.
+      pairs: pairs of the same world in place of `data.train`.
+      sequential: rows of parts that are trained on one after the other, each
+        with a fresh optimizer and the configured number of epochs.
 
     Raises:
-      ValueError: parts for a lora ensemble, which has phases of its own.
+      ValueError: `sequential` with a LoRA ensemble, which has its own phases.
     """
-    pairs = setting.train if pairs is None else pairs
+    pairs = data.train if pairs is None else pairs
     rows = len(pairs.label)
-    key = rng.key(setting.seed, "proxy")
+    key = rng.key(data.seed, "proxy")
     if ensemble.kind != "lora":
       params = ensemble_lib.init(self.programs.scalar, ensemble, key)
-      for part in in_turn or [range(rows)]:
-        params, seconds = self._fit(setting, ensemble, params, pairs, part)
-    elif in_turn:
+      for part in sequential or [range(rows)]:
+        params, seconds = self._fit(data, ensemble, params, pairs, part)
+    elif sequential:
       raise ValueError(
-        "a lora ensemble has two phases of its own; train it on labels that "
-        "are mixed, or take another kind for labels in turn"
+        "sequential is set for a LoRA ensemble, which trains in two phases of "
+        'its own; use order="mixed", or kind "independent" or "heads"'
       )
     else:
-      params, seconds = self._two_phases(setting, ensemble, key, pairs)
-    return self._measured(setting, ensemble, params, pairs, seconds)
+      params, seconds = self._two_phases(data, ensemble, key, pairs)
+    return self._measured(data, ensemble, params, pairs, seconds)
 
   def _make_difference_update(self):
     tx = optimizer_lib.make_optimizer(self._config.optimizer)
     loss = difference_lib.make_loss(self.programs.scalar)
     return tx, step_lib.make_train_step(loss, tx)
 
-  def train_difference(self, setting: seed_data.Setting) -> Any:
-    """Parameters of a difference model, with as many updates as a proxy."""
+  def train_difference(self, data: seed_data.SeedData) -> Any:
+    """Trains a difference model with as many updates as a proxy."""
     tx, update = self._difference_update()
     state = step_lib.init_state(
       self.programs.scalar.init,
       tx,
-      rng.key(setting.seed, "difference"),
+      rng.key(data.seed, "difference"),
       self.programs.devices,
     )
-    rows, size = len(setting.train.label), self._config.batch_size
-    for step in range(max(1, round(self._config.epochs * rows / size))):
-      index = converters.epoch_rows(
-        num_rows=rows,
-        batch_size=size,
-        seed=setting.seed,
-        name="difference",
-        step=step,
-      )
-      batch = converters.take(setting.train, index)
-      state, _ = update(state, batch, rng.key(setting.seed, "difference", step))
-    return state.params
+    next_batch = self._epochs(data.train, data.seed, "difference")
+    return toy_training.fit(
+      state,
+      update,
+      next_batch,
+      num_steps=self._num_steps(len(data.train.label)),
+      seed=data.seed,
+      name="difference",
+    ).params
 
-  def _two_phases(self, setting, ensemble, key, pairs):
-    """Trunk and heads on a first share, then adapters and heads on the rest.
+  def _num_steps(self, rows: int) -> int:
+    return max(1, round(self._config.epochs * rows / self._config.batch_size))
 
-    Without a first phase the adapters stand on a trunk that learned nothing.
+  def _epochs(self, rows, seed: int, name: str):
+    return toy_training.epoch_batches(
+      rows,
+      self.programs.devices,
+      batch_size=self._config.batch_size,
+      seed=seed,
+      name=name,
+    )
+
+  def _two_phases(self, data, ensemble, key, pairs):
+    """Trains trunk and heads on a first part, then adapters and heads.
+
+    Without a first phase the trunk of the adapters stays untrained.
     """
     rows = len(pairs.label)
     cut = int(rows * ensemble.first_phase)
     heads = dataclasses.replace(ensemble, kind="heads", diversity=0.0)
     first = ensemble_lib.init(self.programs.scalar, heads, key)
     if cut:
-      first, _ = self._fit(setting, heads, first, pairs, range(cut))
+      first, _ = self._fit(data, heads, first, pairs, range(cut))
     trunk = first["shared"]["decoder"]
     start = ensemble_lib.init(self.programs.scalar, ensemble, key, trunk)
     members = {**start["members"], "head": first["members"]["head"]}
     start = {**start, "members": members}
-    return self._fit(setting, ensemble, start, pairs, range(cut, rows))
+    return self._fit(data, ensemble, start, pairs, range(cut, rows))
 
-  def _fit(self, setting, ensemble, params, pairs, rows):
-    """Parameters, and seconds an update once the program is compiled."""
+  def _fit(self, data, ensemble, params, pairs, rows):
+    """Returns parameters, and seconds per update after compilation."""
     is_second = ensemble.kind == "lora"
     tx, update = self._update(ensemble, is_second)
-    params = seed_data.on_mesh(params, self.programs)
+    params = toy_training.on_mesh(params, self.programs.devices)
     shared = params["shared"]
     learned = params["members"] if is_second else params
-    state = step_lib.state_from_params(learned, tx, self.programs.devices)
-    generator = rng.numpy_generator(setting.seed, "bootstrap")
-    weights = ensemble_lib.bootstrap_weights(ensemble, generator, len(rows))
-    size = self._config.batch_size
-    steps = max(1, round(self._config.epochs * len(rows) / size))
+    generator = rng.numpy_generator(data.seed, "bootstrap")
+    members = ensemble_lib.MemberPairs(
+      pairs=converters.take(pairs, np.asarray(rows)),
+      weights=ensemble_lib.bootstrap_weights(ensemble, generator, len(rows)),
+    )
+    epochs = self._epochs(members, data.seed, f"proxy/{ensemble.kind}")
     begin = 0.0
-    for step in range(steps):
+
+    def next_batch(state, step):
+      nonlocal begin
       if step == 2:
         jax.block_until_ready(state)
         begin = time.monotonic()
-      index = converters.epoch_rows(
-        num_rows=len(rows),
-        batch_size=size,
-        seed=setting.seed,
-        name=f"proxy/{ensemble.kind}",
-        step=step,
-      )
-      batch = ensemble_lib.MemberPairs(
-        pairs=converters.take(pairs, index + rows[0]),
-        weights=weights[index],
-      )
-      key = rng.key(setting.seed, "proxy/update", step)
-      if is_second:
-        state, _ = update(state, batch, key, shared)
-      else:
-        state, _ = update(state, batch, key)
+      return epochs(state, step)
+
+    if is_second:
+      update = functools.partial(update, frozen=shared)
+    steps = self._num_steps(len(rows))
+    state = toy_training.fit(
+      step_lib.state_from_params(learned, tx, self.programs.devices),
+      update,
+      next_batch,
+      num_steps=steps,
+      seed=data.seed,
+      name="proxy",
+    )
     jax.block_until_ready(state)
     seconds = (time.monotonic() - begin) / (steps - 2) if steps > 2 else 0.0
     if is_second:
       return {"shared": shared, "members": state.params}, seconds
     return state.params, seconds
 
-  def _measured(self, setting, ensemble, params, pairs, seconds) -> Proxy:
+  def _measured(self, data, ensemble, params, pairs, seconds) -> Proxy:
     score = self.rewards(ensemble)
-    prompts, drawn = setting.reference
-    joined = scoring.join(prompts, drawn.response, drawn.mask)
+    prompts, samples = data.reference
+    joined = scoring.join(prompts, samples.response, samples.mask)
     reference = np.asarray(score(params, joined))
     begin = time.monotonic()
     jax.block_until_ready(score(params, joined))
@@ -216,9 +236,9 @@ class Trainer:
     if ensemble.kind != "lora" or ensemble.first_phase:
       learned = jax.tree.leaves(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    margins = pair_margins(score, params, setting.test)
+    margins = pair_margins(score, params, data.test)
     numbers = {
-      **toy_numbers.reliability(margins, setting.test_gaps),
+      **toy_numbers.reliability(margins, data.test_margins),
       "train_accuracy": toy_numbers.accuracy(
         pair_margins(score, params, pairs).mean(axis=0), pairs.label
       ),
@@ -227,7 +247,7 @@ class Trainer:
       "learned": sum(leaf.size for leaf in learned),
     }
     if ensemble.members > 1:
-      far = score(params, any_words(setting))
+      far = score(params, any_words(data))
       numbers["correlation"] = toy_numbers.correlation(reference)
       numbers["far_correlation"] = toy_numbers.correlation(np.asarray(far))
     if "adapters" in params["members"]:
@@ -243,19 +263,19 @@ class Trainer:
 
 
 @functools.lru_cache(maxsize=4)
-def make_trainer(rig: seed_data.RigConfig, config: ProxyConfig) -> Trainer:
-  """The programs of a rig's proxies; those of the latest configs are kept."""
-  return Trainer(seed_data.make_programs(rig), config)
+def make_trainer(toy: seed_data.ToyConfig, config: ToyProxyConfig) -> Trainer:
+  """Returns the programs of proxies; the latest four are cached."""
+  return Trainer(seed_data.make_programs(toy), config)
 
 
-def any_words(setting: seed_data.Setting) -> batches.TokenBatch:
-  """As many texts as set the units, of all words alike: what no data hold."""
-  prompts, _ = setting.reference
-  generator = rng.numpy_generator(setting.seed, "any words")
-  response, mask = setting.world.even().write(prompts.prompt, generator)
+def any_words(data: seed_data.SeedData) -> batches.TokenBatch:
+  """Returns texts of uniformly random words, outside of all data."""
+  prompts, _ = data.reference
+  generator = rng.numpy_generator(data.seed, "any words")
+  response, mask = data.world.uniform().write(prompts.prompt, generator)
   return scoring.join(prompts, response, mask)
 
 
 def pair_margins(score: Any, params: Any, pairs: Any) -> np.ndarray:
-  """Each member's reward of the first minus that of the second: [k, B]."""
+  """Returns each member's reward of the first minus the second: [k, B]."""
   return np.asarray(score(params, pairs.first) - score(params, pairs.second))

@@ -1,68 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arms of a rig on its seeds, one after the other, each kept when it is done.
+"""Runs the arms of an experiment seed by seed, and saves each finished arm.
 
-A row of rows.jsonl is a measurement. It has the arm, the seed and its stage.
+A row of rows.jsonl is a measurement with its arm, seed and stage.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.engine import metrics
 
 Rows = list[dict[str, Any]]
-# An arm -> its stages with their rows, and its lines of costs.jsonl.
-OfArm = Callable[[Any], tuple[dict[str, Rows], Rows]]
+# The rows of each stage, and the rows of costs.jsonl.
+ArmResult = tuple[dict[str, Rows], Rows]
+
+
+class Arm(Protocol):
+  """A method that an experiment compares with others."""
+
+  name: str
 
 
 def run_arms(
-  job: str,
   *,
   output_dir: str,
-  arms: Sequence[Any],
+  arms: Sequence[Arm],
   seeds: Sequence[int],
-  of_seed: Callable[[int], OfArm],
+  open_seed: Callable[[int], Callable[[Any], ArmResult]],
 ) -> dict[str, Any]:
-  """Runs what is not there yet, and returns the job's result.
+  """Runs the arms whose rows are missing, and returns the job's result.
 
   Args:
-    job: its name, for progress and errors.
-    output_dir: of rows.jsonl and costs.jsonl.
-    arms: things with a `name`.
-    seeds: of worlds, data and training alike.
-    of_seed: makes what the arms of a seed share; called once for each seed
-      that has arms left.
+    output_dir: directory of rows.jsonl and costs.jsonl.
+    arms: methods to compare.
+    seeds: of worlds, data and training.
+    open_seed: makes the data of a seed and returns the function that runs one
+      arm on it; called once for each seed with missing arms.
 
   Raises:
     ValueError: two arms have one name.
-    preemption.Preempted: asked to stop; finished arms are written.
+    preemption.Preempted: a stop was requested; finished arms are saved.
   """
   names = [arm.name for arm in arms]
   if len(set(names)) < len(names):
-    raise ValueError(f"{job}.arms have the names {names}; each must be its own")
+    raise ValueError(f"the arms are named {names}; names must be unique")
   directory = pathlib.Path(output_dir)
   done = finished(directory)
   units = [(seed, arm) for seed in seeds for arm in arms]
   left = [unit for unit in units if (unit[0], unit[1].name) not in done]
-  progress = metrics.Progress(job, len(units), done=len(done), unit="arms")
-  opened, of_arm = None, None
+  progress = metrics.Progress(
+    "toy_world", len(units), done=len(done), unit="arms"
+  )
+  opened, run = None, None
   for number, (seed, arm) in enumerate(left):
     if preemption.requested():
-      raise preemption.Preempted(f"{job}: stopped before {arm.name}, {seed}")
-    if of_arm is None or opened != seed:
-      opened, of_arm = seed, of_seed(seed)
-    stages, costs = of_arm(arm)
+      raise preemption.Preempted(
+        f"toy_world: stopped before {arm.name}, seed {seed}"
+      )
+    if run is None or opened != seed:
+      opened, run = seed, open_seed(seed)
+    stages, costs = run(arm)
     base = {"arm": arm.name, "seed": seed}
     rows = [
       {**base, "stage": stage, **row}
       for stage, found in stages.items()
       for row in found
     ]
-    # Costs first: an arm is finished when its rows are there.
+    # Costs first: rows mark an arm as finished.
     append(directory / "costs.jsonl", [{**base, **cost} for cost in costs])
     append(directory / "rows.jsonl", rows)
     progress.update(
@@ -76,7 +84,7 @@ def run_arms(
 
 
 def finished(directory: pathlib.Path) -> set[tuple[int, str]]:
-  """(seed, arm) of all rows that are there."""
+  """Returns the (seed, arm) of all rows in rows.jsonl."""
   path = directory / "rows.jsonl"
   if not path.exists():
     return set()
@@ -84,7 +92,7 @@ def finished(directory: pathlib.Path) -> set[tuple[int, str]]:
 
 
 def append(path: pathlib.Path, rows: Rows) -> None:
-  """Adds rows to a file that is seen with all of them or with none."""
+  """Appends rows in one atomic write."""
   if not rows:
     return
   before = path.read_text("utf-8") if path.exists() else ""

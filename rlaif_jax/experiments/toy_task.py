@@ -1,91 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world of the rig: tiny texts whose true reward is known, in numpy.
+"""The toy task: short texts with a known true reward, in numpy.
 
 A prompt names a topic; a response is a few words and an end token. Each word
-has a value under each topic. Writers (whom SFT imitates) use good words often
-and poor words rarely, so what is seldom seen is mostly bad, and a preference
-data set of limited size says little about it.
+has a value under each topic. The writers of the SFT data use good words often
+and poor words rarely. Rare words are therefore mostly bad, and a small set of
+preferences has little evidence about them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
+from rlaif_jax.core import validation
+
 END = 1
-# Tokens before the first topic: 0 fills, 1 ends a response.
+# Tokens before the first topic: 0 pads, 1 ends a response.
 _FIRST = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorldConfig:
-  """Sizes of the world, and what its gold reward is.
+class ToyWorldConfig(validation.Validated):
+  """Sizes of the world, and its true (gold) reward.
 
-  A response's gold reward is the sum of its words' values, minus `penalty` for
-  the square of what it has more than `limit` words. Under each topic the words
-  that writers use have the mean value 0, so length as such is worth nothing.
-  `decline` is how much lower the mean value of the rarest word is than that
-  of the commonest, in standard deviations of a word's value.
+  The gold reward of a response is the sum of the values of its words, minus
+  `penalty` times the squared number of words beyond `limit`. The mean value
+  of the writers' words is 0 under each topic, so length alone is worth nothing.
 
-  The penalty is the systematic error: writers stay below the limit, so no pair
-  shows it. `bonus` is what every word adds, which makes longer texts better as
-  far as pairs show. Without them a proxy errs where its own data end, and not
-  as another would.
+  Attributes:
+    topics: number of topics.
+    words: number of words.
+    max_words: most words of a response.
+    shortest: fewest words that writers use.
+    longest: most words that writers use.
+    zipf: exponent of the writers' word frequencies.
+    decline: mean value of the commonest word minus that of the rarest, in
+      standard deviations of a word's value.
+    bonus: added to the value of each word; longer texts then look better in
+      all pairs.
+    limit: number of words without penalty; 0 is no limit. Writers stay below
+      it, so pairs hold no evidence of the penalty: a systematic error of every
+      proxy. Without it, proxies err independently, outside of their data.
+    penalty: weight of the squared excess over `limit`.
   """
 
-  topics: int = 4
-  words: int = 40
+  topics: validation.PositiveInt = 4
+  words: Annotated[int, validation.Bounds(ge=2)] = 40
   max_words: int = 12
-  shortest: int = 3
+  shortest: validation.PositiveInt = 3
   longest: int = 8
   zipf: float = 1.0
   decline: float = 2.0
   bonus: float = 0.0
-  limit: int = 0
+  limit: validation.NonNegativeInt = 0
   penalty: float = 0.0
 
   def __post_init__(self):
-    if not 1 <= self.shortest <= self.longest <= self.max_words:
+    super().__post_init__()
+    if not self.shortest <= self.longest <= self.max_words:
       raise ValueError(
-        f"WorldConfig: shortest is {self.shortest}, longest {self.longest} and "
-        f"max_words {self.max_words}; each must be at most the next, and the "
-        "first at least 1"
-      )
-    if self.topics < 1 or self.words < 2:
-      raise ValueError(
-        f"WorldConfig: topics is {self.topics} and words {self.words}; there "
-        "must be a topic and two words"
+        f"ToyWorldConfig: shortest, longest and max_words are {self.shortest}, "
+        f"{self.longest} and {self.max_words}; they must not decrease"
       )
     if bool(self.limit) != bool(self.penalty):
       raise ValueError(
-        f"WorldConfig: limit is {self.limit} and penalty {self.penalty}; they "
-        "go together"
+        f"ToyWorldConfig: limit is {self.limit} and penalty is {self.penalty}; "
+        "set both or neither"
       )
 
   @property
   def vocab_size(self) -> int:
-    """Fill, end, topics and words."""
+    """Number of tokens: padding, end, topics and words."""
     return _FIRST + self.topics + self.words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-  """A drawn world: how often writers use a word, and what it is worth.
+  """Word frequencies of the writers, and word values.
 
-  usage: [topics, words], rows sum to 1. values: [topics, words].
+  Attributes:
+    config: sizes.
+    usage: [topics, words] probabilities; rows sum to 1.
+    values: [topics, words].
   """
 
-  config: WorldConfig
+  config: ToyWorldConfig
   usage: np.ndarray
   values: np.ndarray
 
   def prompts(self, rows: np.ndarray) -> np.ndarray:
-    """[n, 1] tokens: row r is about topic r modulo their number."""
+    """Returns prompts [n, 1]; row r has topic r modulo the number of topics."""
     return (_FIRST + rows % self.config.topics)[:, None].astype(np.int32)
 
   def write(self, prompts: np.ndarray, generator: np.random.Generator):
-    """What writers say: (tokens [n, max_words + 1], mask), end included."""
+    """Samples the writers: (tokens [n, max_words + 1], mask), with the end."""
     c = self.config
     n, width = len(prompts), c.max_words + 1
     lengths = generator.integers(c.shortest, c.longest + 1, n)
@@ -102,27 +112,27 @@ class World:
     mask = (column <= lengths[:, None]).astype(np.float32)
     return np.where(mask > 0, tokens, 0).astype(np.int32), mask
 
-  def even(self) -> "World":
-    """The world in which writers use all words alike."""
+  def uniform(self) -> "World":
+    """Returns the world whose writers use all words equally often."""
     return dataclasses.replace(
       self, usage=np.full_like(self.usage, 1.0 / self.config.words)
     )
 
-  def tasted(self, size: float, generator: np.random.Generator) -> "World":
-    """The world of somebody who is wrong about what words are worth.
+  def biased(self, size: float, generator: np.random.Generator) -> "World":
+    """Returns the world with biased word values.
 
-    Each word's value has an error of `size` standard deviations of a word's
-    value; what writers say is worth 0 all the same.
+    The error of a word's value has `size` standard deviations of a word's
+    value; the mean value of the writers' words stays 0.
     """
     error = size * self.values.std() * generator.normal(size=self.values.shape)
     values = _centered(self.usage, self.values + error)
     return dataclasses.replace(self, values=values)
 
   def tilted(self, strength: float) -> "World":
-    """The world in which writers choose words by what they are worth.
+    """Returns the world whose writers prefer valuable words.
 
-    Each word is used exp(strength * value) times as often as before, which is
-    the best that a penalty of 1 / strength a nat allows.
+    Word frequencies are multiplied by exp(strength * value): the optimum of
+    the value with a KL penalty of 1 / strength.
     """
     usage = self.usage * np.exp(strength * self.values)
     return dataclasses.replace(self, usage=usage / usage.sum(1, keepdims=True))
@@ -130,8 +140,10 @@ class World:
   def gold(
     self, prompts: np.ndarray, response: np.ndarray, mask: np.ndarray
   ) -> np.ndarray:
-    """The true reward [n] of responses [n, R]; tokens that are no words have
-    the value of the worst word."""
+    """Returns the true reward [n] of responses [n, R].
+
+    Tokens that are not words have the value of the worst word.
+    """
     c = self.config
     topics = prompts[:, 0] - _FIRST
     word = response - _FIRST - c.topics
@@ -145,8 +157,8 @@ class World:
     return reward
 
 
-def make_world(config: WorldConfig, seed: int) -> World:
-  """Draws a world: rank words for each topic, give them uses and values."""
+def make_world(config: ToyWorldConfig, seed: int) -> World:
+  """Draws a world: ranks, frequencies and values of words for each topic."""
   generator = np.random.default_rng([seed, 0x51])
   c = config
   rank = np.stack([generator.permutation(c.words) for _ in range(c.topics)])
@@ -158,5 +170,5 @@ def make_world(config: WorldConfig, seed: int) -> World:
 
 
 def _centered(usage: np.ndarray, values: np.ndarray) -> np.ndarray:
-  """Values of which what writers use has the mean 0 under each topic."""
+  """Shifts values so that the writers' mean is 0 under each topic."""
   return values - (usage * values).sum(axis=1, keepdims=True)

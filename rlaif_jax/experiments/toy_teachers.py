@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is AI feedback better than imitating the one who gives it?
+"""Compares AI feedback with SFT on texts of the critic itself.
 
-The control of arXiv:2402.12366 on the rig: a weak teacher, and a strong one
-who is also the critic. A student imitates all texts of a teacher, or a few of
-them and then learns from the critic's preferences between its own samples.
-Gold, which neither of them knows, judges.
+The control of arXiv:2402.12366 in the toy world: a weak teacher, and a strong
+one that is also the critic. A student trains on all texts of a teacher, or on
+a few of them and then with DPO on the critic's preferences between its own
+samples. Gold, which neither teacher knows, evaluates the students.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.dpo import model as dpo_model
 from rlaif_jax.engine import optimizer as optimizer_lib
@@ -27,70 +28,79 @@ from rlaif_jax.experiments import toy_task
 from rlaif_jax.experiments import toy_policies
 from rlaif_jax.experiments import seed_data
 
-TEACHERS = ("weak", "strong")
+Teacher = Literal["weak", "strong"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherArm:
-  """A way of learning from a teacher.
+class ToyTeacherArm(validation.Validated):
+  """A student that learns from a teacher.
 
-  Fields:
+  Attributes:
     name: in rows, tables and figures.
-    teacher: whose texts are imitated, "weak" or "strong" (the critic's own).
-    share: of the prompts whose texts are imitated.
+    teacher: author of the SFT texts, "weak" or "strong" (the critic).
+    share: fraction of the prompts with an SFT text.
     feedback: half of the updates are DPO on the critic's preferences between
       two samples for each of the other prompts.
   """
 
   name: str
-  teacher: str
-  share: float = 1.0
+  teacher: Teacher
+  share: Annotated[float, validation.Bounds(gt=0, le=1)] = 1.0
   feedback: bool = False
 
   def __post_init__(self):
-    if self.teacher not in TEACHERS:
+    super().__post_init__()
+    if self.feedback and self.share == 1:
       raise ValueError(
-        f"TeacherArm.teacher is {self.teacher!r}; use one of {TEACHERS}"
-      )
-    if not 0 < self.share <= 1 or (self.feedback and self.share == 1):
-      raise ValueError(
-        f"TeacherArm.share is {self.share} and feedback {self.feedback}; share "
-        "must be in (0, 1], and below 1 to leave prompts for feedback"
+        f"ToyTeacherArm.share is {self.share} and feedback is True; share must "
+        "be < 1 to leave prompts for feedback"
       )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeachersConfig:
-  """What the arms share: prompts, updates, and who the teachers are.
+class ToyTeacherConfig(validation.Validated):
+  """Data and training that the arms share.
 
-  The student has read texts of all words alike (`rig_world.World.even`), for
-  as many steps as the rig's first policy read its own. The weak teacher is
-  the world's writers. The critic has a taste (`rig_world.World.tasted`), and
-  writes what it likes (`rig_world.World.tilted`, by `strength`).
+  The student starts from SFT on uniformly random words
+  (`toy_task.World.uniform`), with the updates of the first policy. The weak
+  teacher is the world's writers.
+
+  Attributes:
+    sft: optimizer of SFT on a teacher's texts.
+    optimizer: of DPO.
+    dpo: objective of the feedback.
+    prompts: number of prompts.
+    updates: of an arm.
+    batch_size: rows of an update.
+    strength: exponent with which the strong teacher prefers words of high
+      value in its own biased world (`toy_task.World.tilted`).
+    bias: of the critic's word values (`toy_task.World.biased`).
+    evaluations: measurements of a phase.
   """
 
   sft: optimizer_lib.OptimizerConfig
   optimizer: optimizer_lib.OptimizerConfig
   dpo: dpo_model.DPOConfig
-  prompts: int = 2048
-  updates: int = 400
-  batch_size: int = 32
+  prompts: validation.PositiveInt = 2048
+  updates: validation.PositiveInt = 400
+  batch_size: validation.PositiveInt = 32
   strength: float = 1.0
-  taste: float = 0.3
+  bias: float = 0.3
   evaluations: int = 5
 
   def __post_init__(self):
-    if self.updates < 2 or self.updates % 2:
+    super().__post_init__()
+    if self.updates % 2:
       raise ValueError(
-        f"TeachersConfig.updates is {self.updates}; it must be even and "
-        "positive: half of them are for feedback"
+        f"ToyTeacherConfig.updates is {self.updates}; it must be even: "
+        "half of them are for feedback"
       )
 
 
 class Student:
-  """Learns from teachers; compiled programs and a seed's start are kept."""
+  """Trains students; caches programs and the start of a seed."""
 
-  def __init__(self, policies: toy_policies.Policies, config: TeachersConfig):
+  def __init__(self, policies: toy_policies.Policies, config: ToyTeacherConfig):
     programs = policies.programs
     self._programs, self._policies, self._config = programs, policies, config
     sft = optimizer_lib.make_optimizer(config.sft)
@@ -101,105 +111,106 @@ class Student:
     self._start: tuple[int, Any] = (-1, None)
 
   def stages(
-    self, setting: seed_data.Setting, arm: TeacherArm
+    self, data: seed_data.SeedData, arm: ToyTeacherArm
   ) -> dict[str, list[dict[str, Any]]]:
-    """All rows of an arm; KL is that to the start, the critic is the proxy."""
-    if self._start[0] != setting.seed:
+    """Returns the rows of an arm.
+
+    KL is measured to the student's start, and the proxy is the critic.
+    """
+    if self._start[0] != data.seed:
       start = seed_data.train_first_policy(
-        self._programs, setting.world.even(), setting.seed
+        self._programs, data.world.uniform(), data.seed
       )
-      self._start = (setting.seed, start)
-    started = dataclasses.replace(setting, policy=self._start[1])
-    critic = make_critic(setting, self._config)
+      self._start = (data.seed, start)
+    started = dataclasses.replace(data, policy=self._start[1])
+    critic = make_critic(data, self._config)
     cut = round(arm.share * self._config.prompts)
     updates = self._config.updates // (2 if arm.feedback else 1)
-    texts = teacher_texts(setting, critic, arm.teacher, cut)
+    texts = teacher_texts(data, critic, arm.teacher, cut)
     policy, rows = self._learn(
       started, critic, self._imitate, texts, started.policy, 0, updates
     )
     if arm.feedback:
-      pairs = self._judged_pairs(setting, critic, policy, cut)
-      _, more = self._learn(
+      pairs = self._judged_pairs(data, critic, policy, cut)
+      _, measured = self._learn(
         started, critic, self._prefer, pairs, policy, updates, updates
       )
-      rows += more
+      rows += measured
     return {"policy": rows}
 
-  def _learn(self, started, critic, how, data, params, begin, steps):
-    """The policy after some steps, and a row per measurement."""
-    tx, update = how
+  def _learn(self, started, critic, programs, examples, params, begin, steps):
+    """Returns the policy after some updates, and its measurements."""
+    tx, update = programs
     state = step_lib.state_from_params(
       jax.tree.map(jnp.copy, params), tx, self._programs.devices
     )
-    course = toy_policies.Course(
-      stream="teachers",
-      phase=begin,
+    phase = toy_policies.ToyPhase(
+      name="teachers",
+      number=begin,
       begin=begin,
       steps=steps,
       batch_size=self._config.batch_size,
       evaluations=self._config.evaluations,
     )
-    state, rows = self._policies.follow(
-      started, state, update, data, course, critic.reward
+    state, rows = self._policies.train(
+      started, state, update, examples, phase, critic.reward
     )
     return state.params, rows
 
-  def _judged_pairs(self, setting, critic, policy, begin):
-    """Two samples for each prompt from `begin` on; a tie weighs nothing."""
-    pairs, gaps = seed_data.draw_pairs(
+  def _judged_pairs(self, data, critic, policy, begin):
+    """Samples and judges pairs of prompts from `begin` on; ties weigh 0."""
+    pairs, margins = seed_data.draw_pairs(
       self._programs,
-      dataclasses.replace(critic.setting, policy=policy),
+      dataclasses.replace(critic.data, policy=policy),
       np.arange(begin, self._config.prompts),
-      rng.key(setting.seed, "teachers/samples"),
+      rng.key(data.seed, "teachers/samples"),
     )
     pairs = pairs.replace(
-      label=(gaps > 0).astype(np.float32),
-      weight=(gaps != 0).astype(np.float32),
+      label=(margins > 0).astype(np.float32),
+      weight=(margins != 0).astype(np.float32),
     )
     parts = [
       self._programs.pair_log_probs(policy, converters.take(pairs, index))
-      for index in seed_data.blocks(len(gaps), self._config.batch_size)
+      for index in seed_data.blocks(len(margins), self._config.batch_size)
     ]
-    firsts, seconds = (
-      np.concatenate(x)[: len(gaps)] for x in zip(*parts, strict=True)
-    )
-    return batches.ReferencedPairs(
-      pairs=pairs, ref_first=firsts, ref_second=seconds
-    )
+    log_probs = [np.concatenate(x)[: len(margins)] for x in zip(*parts)]
+    return pairs.replace(ref_log_probs=np.stack(log_probs, axis=-1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Critic:
-  """The strong teacher: how it writes, and the world as it sees it.
+  """The strong teacher.
 
-  Gold of `setting` is how much it likes a response: 0 is the weak teacher's
-  mean, 1 their standard deviation.
+  Attributes:
+    writers: world whose writers are the strong teacher.
+    data: seed data whose gold is the critic's score, in units of the first
+      policy's samples.
   """
 
   writers: toy_task.World
-  setting: seed_data.Setting
+  data: seed_data.SeedData
 
   @property
   def reward(self) -> toy_policies.Reward:
-    """What it likes, as a Scorer."""
-    return toy_policies.gold_reward(self.setting)
+    """The critic's score as a Scorer."""
+    return toy_policies.gold_reward(self.data)
 
 
-def make_critic(setting: seed_data.Setting, config: TeachersConfig) -> Critic:
-  """The one of a seed."""
-  generator = rng.numpy_generator(setting.seed, "taste")
-  liked = setting.world.tasted(config.taste, generator)
+def make_critic(data: seed_data.SeedData, config: ToyTeacherConfig) -> Critic:
+  """Returns the critic of a seed."""
+  generator = rng.numpy_generator(data.seed, "taste")
+  world = data.world.biased(config.bias, generator)
   return Critic(
-    writers=liked.tilted(config.strength), setting=setting.judged_by(liked)
+    writers=world.tilted(config.strength), data=data.rescored(world)
   )
 
 
 def teacher_texts(
-  setting: seed_data.Setting, critic: Critic, teacher: str, count: int
+  data: seed_data.SeedData, critic: Critic, teacher: str, count: int
 ) -> batches.TokenBatch:
-  """A teacher's texts for the first `count` prompts."""
-  world = critic.writers if teacher == "strong" else setting.world
+  """Returns a teacher's texts for the first `count` prompts."""
+  world = critic.writers if teacher == "strong" else data.world
   prompts = seed_data.prompt_rows(world, np.arange(count))
-  generator = rng.numpy_generator(setting.seed, f"teachers/{teacher}")
+  generator = rng.numpy_generator(data.seed, f"teachers/{teacher}")
   response, mask = world.write(prompts.prompt, generator)
   return jax.tree.map(np.asarray, scoring.join(prompts, response, mask))

@@ -13,6 +13,7 @@ import functools
 import pathlib
 from typing import Any
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
@@ -23,8 +24,7 @@ from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import exports
 
-# What a later start of the same run may change.
-MAY_CHANGE = ("budget_usd",)
+JOB = job_spec.JobSpec(overridable=("budget_usd",))
 
 
 def run(

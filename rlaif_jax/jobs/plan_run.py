@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
 from rlaif_jax.planner import chips
@@ -30,7 +31,7 @@ from rlaif_jax.planner import planned_shapes
 from rlaif_jax.models import architectures
 from rlaif_jax.rl import algorithms
 
-MADE_ANEW = True
+JOB = job_spec.JobSpec(always_rerun=True)
 
 # What is tried where the mesh that was asked for does not fit.
 MESHES = (

@@ -23,6 +23,7 @@ from typing import Any, Iterable, Mapping
 
 from absl import logging
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
@@ -35,9 +36,10 @@ from rlaif_jax.rating import rating_page
 from rlaif_jax.labeling import store
 from rlaif_jax.ops import statistics
 
-# What a later start of the same run may change, and may go on doing.
-MAY_CHANGE = ("host", "port", "allow_remote", "raters")
-MADE_ANEW = True
+JOB = job_spec.JobSpec(
+  always_rerun=True,
+  overridable=("host", "port", "allow_remote", "raters"),
+)
 
 _EXPORT_SECONDS = 10.0
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import audit_report
@@ -27,8 +28,7 @@ from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import win_rate
 from rlaif_jax.jobs import evaluate
 
-# Every start shows the runs as they are then.
-MADE_ANEW = True
+JOB = job_spec.JobSpec(always_rerun=True)
 
 
 def run(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlaif_jax.api import sampling as sampling_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
@@ -24,8 +25,7 @@ from rlaif_jax.engine import preemption
 from rlaif_jax.engine import processes
 from rlaif_jax.model_io import pretrained
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.evaluation import pages
 from rlaif_jax.experiments import toy_report
@@ -18,8 +19,7 @@ _INTRODUCTION = (
   "seeds. What follows from it stands in docs/results.md."
 )
 
-# Every start shows the rows as they are then.
-MADE_ANEW = True
+JOB = job_spec.JobSpec(always_rerun=True)
 
 
 def run(

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
 from rlaif_jax.data import preferences
@@ -29,8 +29,7 @@ from rlaif_jax.evaluation import agreement
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import pair_scoring
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -89,25 +88,16 @@ def run(
   # 2. The loop.
   functions = pretrained.language_model(start.config, devices, compute)
   source = preference_batches.PairBatches(
-    datasets.HeldRows(pairs),
+    datasets.HeldRows(pairs.replace(ref_log_probs=ref_log_probs)),
     devices,
     batch_size=train.batch_size,
     microbatches=compute.microbatches,
     can_pack=functions.hidden_packed is not None,
-    ref_first=ref_log_probs[:, 0],
-    ref_second=ref_log_probs[:, 1],
   )
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(
     dpo_model.make_loss(functions, dpo), tx, microbatches=compute.microbatches
   )
-
-  def next_batch(state, number):
-    del state
-    found, more = source.at_step(
-      number, range(len(rows)), seed=train.seed, name=name
-    )
-    return batches.ReferencedPairs(pairs=found, **more)
 
   params, start = pretrained.split_params(start)
   state = step_lib.state_from_params(params, tx, devices)
@@ -115,7 +105,9 @@ def run(
   params = loop.fit(
     state,
     step,
-    next_batch,
+    lambda state, number: source.at_step(
+      number, range(len(rows)), seed=train.seed, name=name
+    ),
     config=train,
     num_rows=len(rows),
     directory=output_dir,

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
 from rlaif_jax.data import preferences
@@ -25,8 +26,7 @@ from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import ensemble_training
 from rlaif_jax.reward import pair_scoring
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(

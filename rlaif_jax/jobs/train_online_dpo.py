@@ -16,6 +16,7 @@ from typing import Any
 from rlaif_jax.api import online_preferences
 from rlaif_jax.api import online_rounds
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preferences
@@ -29,8 +30,7 @@ from rlaif_jax.jobs import sample_responses
 from rlaif_jax.jobs import train_dpo
 from rlaif_jax.model_io import pretrained
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(

@@ -13,6 +13,7 @@ from typing import Any
 from rlaif_jax.api import candidates
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -24,8 +25,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -56,11 +56,11 @@ def run(
     name: name of the finished model.
   """
   devices = mesh_lib.make_mesh(compute.mesh)
-  placement, sampling = compute.placement, rl.sampling
+  placement = compute.placement
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
   sft = pretrained.load(policy_dir, "language", devices, placement.policy)
   converters.check_fits(
-    dataclasses.replace(sft.sequence, max_response=sampling.max_tokens),
+    dataclasses.replace(sft.sequence, max_response=rl.sampling.max_tokens),
     sft.tokenizer,
     vocab_size=sft.config.vocab_size,
     max_length=sft.config.max_length,
@@ -86,23 +86,20 @@ def run(
     value,
     score,
     config=rl,
-    sampling=sampling,
     eos_ids=sft.tokenizer.eos_ids,
-    move=reshard,
+    reshard=reshard,
   )
   tx = optimizer_lib.make_joint_optimizer(configs)
   update = step_lib.make_train_step(
     algorithms.make_loss(
       pretrained.language_model(sft.config, devices, compute),
       value,
-      config=rl,
-      temperature=sampling.temperature,
+      rl,
     ),
     tx,
     microbatches=compute.microbatches,
     epochs=rl.epochs,
     minibatches=rl.minibatches,
-    group_size=rl.samples_per_prompt,
   )
 
   def next_batch(state, step):
@@ -121,7 +118,7 @@ def run(
     sft,
     validation,
     functools.partial(score, scorer_params),
-    sampling=sampling,
+    sampling=rl.sampling,
     batch_size=train.batch_size,
     reshard=reshard,
   )

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -24,8 +25,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import kinds
 from rlaif_jax.reward import pair_scoring
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
       step,
       lambda state, number: source.at_step(
         number, range(count), seed=train.seed, name=run_name
-      )[0],
+      ),
       config=train,
       num_rows=count,
       directory=directory,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import loop
@@ -27,8 +28,7 @@ from rlaif_jax.sft import options
 from rlaif_jax.sft import state as sft_state
 from rlaif_jax.text import tokenizers
 
-# Each process has its own devices; arrays are global.
-SEVERAL_PROCESSES = True
+JOB = job_spec.JobSpec(multihost=True)
 
 
 def run(
@@ -74,8 +74,9 @@ def run(
     init_from=init_from,
     lora=lora,
   )
-  tokenizer_dir = start.directory if start else data.data_dir
-  tokenizer = tokenizers.load_tokenizer(tokenizer_dir)
+  tokenizer = (
+    start.tokenizer if start else tokenizers.load_tokenizer(data.data_dir)
+  )
   converters.check_fits(
     sequence,
     tokenizer,
@@ -133,7 +134,7 @@ def run(
     kind="language",
     config=config,
     sequence=sequence,
-    tokenizer_dir=tokenizer_dir,
+    tokenizer=tokenizer,
     chat=start.chat if start else ("", ""),
   )
   return {

@@ -33,7 +33,7 @@ def run(
   output_dir: str,
   labels_file: str,
   model_dir: str,
-  weights: str = "gap",
+  weights: str = "margin",
   batch_size: int = 64,
   mesh: str = "data:-1",
   seed: int = 0,
@@ -45,8 +45,8 @@ def run(
     labels_file: labels.jsonl of the `label` job.
     model_dir: reward model or difference model of `train_reward`; best one
       that has not learned from these very labels.
-    weights: "gap" in the winner's favour, 0 where the model disagrees with the
-      label; "shuffled" over the pairs; or "top", the half with the largest.
+    weights: "margin" of the winner, 0 where the model disagrees with the label;
+      "shuffled" over the pairs; or "top", the half with the largest margins.
     batch_size: pairs per device call.
     mesh: devices.
     seed: of shuffling.

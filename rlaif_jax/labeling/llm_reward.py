@@ -84,8 +84,9 @@ def direct_scorer(
   ) -> jax.Array:
     # The end token is the policy's, not part of the text that is rated.
     rated = (response, (mask > 0) & ~jnp.isin(response, eos_ids))
+    shape, samples = response.shape[:2], response.shape[1]
+    rated = jax.tree.map(lambda x: x.reshape(-1, x.shape[2]), rated)
     context = (prompts.context, prompts.context_valid)
-    samples = response.shape[0] // prompts.context.shape[0]
     if is_shared:
       prefixes, prefix_valid = _join([context, between])
       suffixes, suffix_valid = _join([rated, after])
@@ -108,9 +109,8 @@ def direct_scorer(
     probabilities = option_probs.probabilities_from_log_probs(
       log_probs, prefix_of, xp=jnp
     )
-    return option_probs.to_reward(
-      option_probs.expected_score(probabilities, xp=jnp)
-    )
+    scores = option_probs.expected_score(probabilities, xp=jnp)
+    return option_probs.to_reward(scores).reshape(shape)
 
   return DirectScorer(score=score, prepare=prepare)
 

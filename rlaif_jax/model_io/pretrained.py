@@ -38,7 +38,7 @@ class PretrainedModel:
   name: str
   config: architectures.Config
   sequence: converters.SequenceConfig
-  tokenizer: protocols.Tokenizer
+  tokenizer: tokenizers.FileTokenizer
   chat: tuple[str, str]
   functions: Any  # protocols.LanguageModel or protocols.ScalarModel
   params: Any
@@ -248,12 +248,12 @@ def save(
   kind: str,
   config: architectures.Config,
   sequence: converters.SequenceConfig,
-  tokenizer_dir: str,
+  tokenizer: tokenizers.FileTokenizer,
   chat: tuple[str, str] = ("", ""),
 ) -> None:
   """Writes a finished model; model.json is written last."""
   description = _description(name, kind, config, sequence, chat)
-  _write(directory, params, description, tokenizer_dir)
+  _write(directory, params, description, tokenizer)
 
 
 def save_like(
@@ -270,7 +270,7 @@ def save_like(
   description = _description(name, kind, *own)
   if ensemble is not None:
     description["ensemble"] = dataclasses.asdict(ensemble)
-  _write(directory, params, description, start.directory)
+  _write(directory, params, description, start.tokenizer)
 
 
 def _description(name, kind, config, sequence, chat) -> dict[str, Any]:
@@ -284,13 +284,12 @@ def _description(name, kind, config, sequence, chat) -> dict[str, Any]:
   }
 
 
-def _write(directory, params, description, tokenizer_dir) -> None:
-  vocabulary = tokenizers.load_tokenizer(tokenizer_dir).fingerprint
+def _write(directory, params, description, tokenizer) -> None:
   checkpoint.save_model(
     pathlib.Path(directory),
     params,
-    {**description, "vocabulary": vocabulary},
-    files=tokenizers.tokenizer_files(tokenizer_dir),
+    {**description, "vocabulary": tokenizer.fingerprint},
+    files=tokenizer.files,
   )
 
 

@@ -12,7 +12,7 @@ AGGREGATES = ("mean", "lcb", "wco", "uwo")
 def aggregate(
   rewards: jax.Array, kind: str, coefficient: float = 0.0
 ) -> jax.Array:
-  """One reward from those of the members: [k, B] -> [B].
+  """Combines the rewards of k members into one: [k, ...] -> [...].
 
       mean  the mean
       lcb   mean - c std   (arXiv:2401.16635, section 4; UP-RLHF's eq. 14)
@@ -24,7 +24,7 @@ def aggregate(
   see `standardize`.
 
   Args:
-    rewards: [k, B].
+    rewards: [k, ...].
     kind: one of AGGREGATES.
     coefficient: c; of a deviation for lcb, of a variance for uwo.
 
@@ -47,8 +47,9 @@ def aggregate(
 def standardize(
   rewards: jax.Array, shift: jax.Array, scale: jax.Array
 ) -> jax.Array:
-  """(reward - shift) / scale, each member by its own: [k, B], [k], [k]."""
-  return (rewards - shift[:, None]) / scale[:, None]
+  """Returns (reward - shift) / scale of each member: [k, ...], [k], [k]."""
+  shape = (-1,) + (1,) * (rewards.ndim - 1)
+  return (rewards - shift.reshape(shape)) / scale.reshape(shape)
 
 
 def nuclear_ratio(stack: jax.Array) -> jax.Array:

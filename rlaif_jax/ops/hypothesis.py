@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of hypotheses for reports, in numpy alone.
+"""Hypothesis tests: effect, statistic, degrees of freedom and p-value.
 
-Each gives a `TestResult`: what was measured with its interval, the statistic,
-its degrees of freedom and the p-value. None corrects for many tests.
+None corrects for multiple tests.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import math
 from typing import Sequence
 
 import numpy as np
+from scipy import stats
 
-from rlaif_jax.ops import distributions
 from rlaif_jax.ops import statistics
 
 Values = Sequence[float] | np.ndarray
@@ -23,16 +22,16 @@ ALTERNATIVES = ("two-sided", "greater", "less")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TestResult:
-  """A test, with what it is about.
+  """Result of a test.
 
-  Fields:
-    effect: what was measured (a share, a mean difference, W) and its n.
-    statistic: t, chi-square, or the count of successes.
-    df: degrees of freedom; None where the test has none.
-    p_value: under the null hypothesis; NaN where the data cannot say.
-    n: rows that came in, those that the test leaves out counted too.
+  Attributes:
+    effect: measured proportion, mean difference or W, with its n.
+    statistic: t, chi-square, or the number of successes.
+    df: degrees of freedom; None if the test has none.
+    p_value: under the null hypothesis; NaN if it is undefined.
+    n: rows, including those that the test leaves out.
     alternative: "two-sided", "greater" or "less".
-    method: the test's name.
+    method: name of the test.
   """
 
   effect: statistics.Estimate
@@ -47,16 +46,16 @@ class TestResult:
 def binomial(
   successes: int, n: int, p: float = 0.5, *, alternative: str = "two-sided"
 ) -> TestResult:
-  """Exact binomial test; the effect is the share of successes (Wilson).
+  """Returns the exact binomial test of a proportion (with Wilson interval).
 
-  Two-sided it adds up all outcomes that are no likelier than the one seen.
-  With n = 0 the p-value is 1.
+  The two-sided p-value is the mass of all outcomes that are no likelier than
+  the observed one. With n = 0 the p-value is 1.
 
   Args:
-    successes: how many.
-    n: out of how many.
-    p: the share under the null hypothesis, inside (0, 1).
-    alternative: "greater" asks whether the share is above p.
+    successes: number of successes.
+    n: number of trials.
+    p: proportion under the null hypothesis, in (0, 1).
+    alternative: "greater" tests whether the proportion is above p.
 
   Raises:
     ValueError: p or successes out of range, or an unknown alternative.
@@ -64,18 +63,13 @@ def binomial(
   _check_alternative(alternative)
   if successes != int(successes) or not 0 <= successes <= n or not 0 < p < 1:
     raise ValueError(
-      f"binomial: {successes} successes of {n} at p = {p}; successes must be "
-      "a whole number from 0 to n and p inside (0, 1); leave ties out"
+      f"binomial: successes is {successes}, n is {n} and p is {p}; successes "
+      "must be a whole number in [0, n] and p in (0, 1); leave ties out"
     )
   successes = int(successes)
-  if alternative == "two-sided":
-    p_value = statistics.binomial_test(successes, n, p)
-  else:
-    mass = np.exp(statistics.binomial_log_mass(n, p))
-    tail = (
-      mass[successes:] if alternative == "greater" else mass[: successes + 1]
-    )
-    p_value = min(1.0, float(tail.sum()))
+  p_value = 1.0
+  if n:
+    p_value = float(stats.binomtest(successes, n, p, alternative).pvalue)
   return TestResult(
     effect=statistics.wilson(successes, n),
     statistic=float(successes),
@@ -90,16 +84,16 @@ def binomial(
 def sign_test(
   a: Values, b: Values, *, alternative: str = "two-sided"
 ) -> TestResult:
-  """Exact test of two policies on the same contexts: is A higher as often?
+  """Returns the exact sign test of two policies on the same contexts.
 
-  The binomial test of the rows where a > b among those where they differ; rows
-  where they are equal say nothing and are left out of `effect.n`. On values of
-  0 and 1 it is McNemar's exact test (McNemar 1947).
+  This is the binomial test of the rows where a > b among those where they
+  differ; equal rows are left out of `effect.n`. On values of 0 and 1 it is
+  McNemar's exact test (McNemar 1947).
 
   Args:
     a: [n] scores or outcomes of A.
     b: [n] of B, in the same order.
-    alternative: "greater" asks whether A is higher more often.
+    alternative: "greater" tests whether A is higher more often.
 
   Raises:
     ValueError: different lengths, or NaN.
@@ -113,16 +107,16 @@ def sign_test(
 def paired_t(
   a: Values, b: Values, *, alternative: str = "two-sided"
 ) -> TestResult:
-  """Student's t test of mean(a - b) = 0, in pairs.
+  """Returns the paired t test of mean(a - b) = 0.
 
-  The effect is mean(a) - mean(b) with its 95 % t interval. Differences that
-  are all 0 have p-value 1, and all the same otherwise 0; fewer than two rows
-  give NaN.
+  The effect is mean(a) - mean(b) with its 95 % t interval. The p-value is 1 if
+  all differences are 0, and 0 if they all have another common value; fewer
+  than two rows give NaN. `scipy.stats.ttest_rel` has NaN in the first case.
 
   Args:
     a: [n].
     b: [n], in the same order.
-    alternative: "greater" asks whether mean(a) > mean(b).
+    alternative: "greater" tests whether mean(a) > mean(b).
 
   Raises:
     ValueError: different lengths, NaN, or an unknown alternative.
@@ -142,17 +136,17 @@ def two_sample_t(
   pooled: bool = False,
   alternative: str = "two-sided",
 ) -> TestResult:
-  """Student's (pooled) or Welch's t test of mean(a) = mean(b).
+  """Returns Student's (pooled) or Welch's t test of mean(a) = mean(b).
 
-  The samples are independent; for the same contexts `paired_t` is sharper.
+  The samples are independent; for the same contexts `paired_t` has more power.
   The effect is mean(a) - mean(b) with its 95 % t interval. Fewer than two rows
-  on either side give NaN.
+  in either sample give NaN.
 
   Args:
     a: [n].
     b: [m].
-    pooled: one variance for both (Student 1908) instead of two (Welch 1947).
-    alternative: "greater" asks whether mean(a) > mean(b).
+    pooled: assumes one variance (Student 1908) instead of two (Welch 1947).
+    alternative: "greater" tests whether mean(a) > mean(b).
 
   Raises:
     ValueError: NaN, or an unknown alternative.
@@ -176,17 +170,18 @@ def two_sample_t(
 
 
 def concordance(ranks: np.ndarray) -> TestResult:
-  """Whether raters agree more than by chance on one set of things.
+  """Returns the test that raters agree on a ranking more than by chance.
 
   Friedman's chi-square m (n - 1) W with n - 1 degrees of freedom, corrected
-  for ties (Friedman 1937). It is an approximation, too careful for few raters.
-  The effect is Kendall's W, without an interval, over m raters.
+  for ties (Friedman 1937): an approximation, conservative for few raters. The
+  effect is Kendall's W, without an interval, over m raters.
+  `scipy.stats.friedmanchisquare` does not take two things.
 
   Args:
     ranks: [m raters, n things].
 
   Raises:
-    ValueError: a rater left something unranked.
+    ValueError: a rater left a thing unranked.
   """
   ranks = np.asarray(ranks, np.float64)
   w = statistics.kendalls_w(ranks)
@@ -198,9 +193,7 @@ def concordance(ranks: np.ndarray) -> TestResult:
     ),
     statistic=raters * (things - 1) * w,
     df=things - 1.0,
-    p_value=distributions.chi_square_sf(
-      raters * (things - 1) * w, things - 1.0
-    ),
+    p_value=float(stats.chi2.sf(raters * (things - 1) * w, things - 1.0)),
     n=raters,
     alternative="greater",
     method="Friedman chi-square",
@@ -218,8 +211,8 @@ def _finite(*vectors: np.ndarray) -> tuple[np.ndarray, ...]:
   bad = sum(int((~np.isfinite(v)).sum()) for v in vectors)
   if bad:
     raise ValueError(
-      f"{bad} values are not finite; leave out the rows that have no answer, "
-      "and count them"
+      f"{bad} values are not finite; leave out unanswered rows and report "
+      "their number"
     )
   return vectors
 
@@ -232,7 +225,7 @@ def _t_result(
   alternative: str,
   method: str,
 ) -> TestResult:
-  """A t test from a difference and its standard error."""
+  """Returns the t test of a difference with its standard error."""
   _check_alternative(alternative)
   nan = float("nan")
   if error > 0:
@@ -244,20 +237,25 @@ def _t_result(
   if math.isnan(t):
     p_value, spread = nan, nan
   else:
-    sign = 1.0 if alternative == "less" else -1.0
-    if alternative == "two-sided":
-      p_value = 2 * distributions.student_t_cdf(-abs(t), df)
-    else:
-      p_value = distributions.student_t_cdf(sign * t, df)
-    spread = distributions.student_t_quantile(0.975, df) * error
+    student = stats.t(df)
+    p_value = {
+      "two-sided": 2 * student.sf(abs(t)),
+      "greater": student.sf(t),
+      "less": student.cdf(t),
+    }[alternative]
+    spread = student.ppf(0.975) * error
   effect = statistics.Estimate(
-    value=value, low=value - spread, high=value + spread, n=n, method=method
+    value=value,
+    low=float(value - spread),
+    high=float(value + spread),
+    n=n,
+    method=method,
   )
   return TestResult(
     effect=effect,
     statistic=t,
     df=df,
-    p_value=p_value,
+    p_value=float(p_value),
     n=n,
     alternative=alternative,
     method=method,

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which two of K responses become a pair, and what a pair weighs: in numpy, on
-the host."""
+"""Chooses pairs among K responses, and weights of pairs, in numpy."""
 
 from __future__ import annotations
 
@@ -9,36 +8,35 @@ import numpy as np
 from rlaif_jax.ops import preference
 
 CHOICES = ("max_min", "max_random", "max_max", "random")
-WEIGHTS = ("gap", "shuffled", "top")
+WEIGHTS = ("margin", "shuffled", "top")
 
 
 def choose(
   scores: np.ndarray, kind: str, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Winner and loser of each prompt's responses: [P, K] -> [P], [P], [P].
+  """Returns winner and loser of each prompt: [P, K] -> [P], [P], [P].
 
-      max_min     the best against the worst (arXiv:2405.07863)
-      max_random  the best against any other
-      max_max     the best against the second best
-      random      any two
+      max_min     the best and the worst (arXiv:2405.07863)
+      max_random  the best and a random other
+      max_max     the best and the second best
+      random      two random ones
 
   Args:
     scores: [P, K].
     kind: one of CHOICES.
-    generator: of what is drawn.
+    generator: of the random choices.
 
   Returns:
-    Columns of winner and loser, and whether to keep the pair: a tie says
-    nothing and is dropped.
+    Columns of winner and loser, and whether to keep the pair; ties are dropped.
 
   Raises:
-    ValueError: no such kind, or fewer than two responses.
+    ValueError: unknown kind, or fewer than two responses.
   """
   rows, count = scores.shape
   if kind not in CHOICES:
     raise ValueError(f"choose is {kind!r}; use one of {CHOICES}")
   if count < 2:
-    raise ValueError(f"choose: {count} response a prompt; a pair needs two")
+    raise ValueError(f"choose: K is {count}; it must be >= 2")
   order = np.argsort(-scores, axis=1, kind="stable")
   first = order[:, 0]
   if kind == "max_min":
@@ -50,9 +48,9 @@ def choose(
     second = order[np.arange(rows), place]
   else:
     # Two different places in the order; the higher one wins.
-    drawn = generator.random((rows, count)).argsort(axis=1)[:, :2]
-    drawn.sort(axis=1)
-    first, second = (order[np.arange(rows), drawn[:, i]] for i in (0, 1))
+    chosen = generator.random((rows, count)).argsort(axis=1)[:, :2]
+    chosen.sort(axis=1)
+    first, second = (order[np.arange(rows), chosen[:, i]] for i in (0, 1))
   every = np.arange(rows)
   return first, second, scores[every, first] > scores[every, second]
 
@@ -60,43 +58,45 @@ def choose(
 def penalized(
   scores: np.ndarray, tokens: np.ndarray, weight: float
 ) -> np.ndarray:
-  """score - weight * tokens: selection that does not reward length (the
-  authors' code of arXiv:2405.07863 counts characters)."""
+  """Returns score - weight * tokens, a length penalty on selection.
+
+  The authors' code of arXiv:2405.07863 counts characters.
+  """
   return scores - weight * tokens
 
 
-def mean_wins(chances: np.ndarray) -> np.ndarray:
-  """Mean chance to beat the others: [P, K, K] -> [P, K].
+def mean_wins(win_probs: np.ndarray) -> np.ndarray:
+  """Returns the mean probability of beating the others: [P, K, K] -> [P, K].
 
   Args:
-    chances: P(row beats column); the diagonal is not read.
+    win_probs: P(row beats column); the diagonal is ignored.
   """
-  count = chances.shape[1]
+  count = win_probs.shape[1]
   others = ~np.eye(count, dtype=bool)
-  return np.where(others, chances, 0.0).sum(axis=2) / (count - 1)
+  return np.where(others, win_probs, 0.0).sum(axis=2) / (count - 1)
 
 
 def weights(
-  gaps: np.ndarray, kind: str, generator: np.random.Generator
+  margins: np.ndarray, kind: str, generator: np.random.Generator
 ) -> np.ndarray:
-  """What pairs weigh by a model's gap, with mean 1: [B] -> [B].
+  """Returns weights of pairs by a model's margin, with mean 1: [B] -> [B].
 
-      gap       `ops.preference.gap_weights`, RDO's (arXiv:2408.09385)
-      shuffled  the same ones over other pairs: a control
-      top       the half of the pairs with the largest gaps, all alike
+      margin    `ops.preference.margin_weights`, RDO's (arXiv:2408.09385)
+      shuffled  the same weights permuted over pairs: a control
+      top       1 for the half with the largest margins: a control
 
   Args:
-    gaps: in favour of the labelled winner.
+    margins: reward of the labelled winner minus that of the loser.
     kind: one of WEIGHTS.
-    generator: of what is drawn.
+    generator: of the permutation.
 
   Raises:
-    ValueError: no such kind.
+    ValueError: unknown kind.
   """
   if kind not in WEIGHTS:
     raise ValueError(f"weights are {kind!r}; use one of {WEIGHTS}")
   if kind == "top":
-    top = (gaps >= np.median(gaps)).astype(np.float32)
+    top = (margins >= np.median(margins)).astype(np.float32)
     return top / top.mean()
-  found = np.asarray(preference.gap_weights(gaps))
+  found = np.asarray(preference.margin_weights(margins))
   return generator.permutation(found) if kind == "shuffled" else found

@@ -55,12 +55,6 @@ def pair_squared(
   return label * (margin - target) ** 2 + (1.0 - label) * (margin + target) ** 2
 
 
-def pair_accuracy(margin: jax.Array, label: jax.Array) -> jax.Array:
-  """1 where margin and label prefer the same, 0.5 for a tie of either."""
-  agree = ((margin > 0) == (label > 0.5)).astype(jnp.float32)
-  return jnp.where((margin == 0) | (label == 0.5), 0.5, agree)
-
-
 def pair_hinge(margin: jax.Array, label: jax.Array) -> jax.Array:
   """What the worse one leads by, or 0: the expectation over a soft label.
 
@@ -97,26 +91,28 @@ def kto(
   Returns:
     [B] float32.
   """
-  gap = reward.astype(jnp.float32) - jax.lax.stop_gradient(reference_point)
-  return desired * jax.nn.sigmoid(-gap) + (1.0 - desired) * jax.nn.sigmoid(gap)
+  margin = reward.astype(jnp.float32) - jax.lax.stop_gradient(reference_point)
+  return desired * jax.nn.sigmoid(-margin) + (1.0 - desired) * jax.nn.sigmoid(
+    margin
+  )
 
 
-def gap_weights(gap: jax.Array, *, quantile: float = 0.95) -> jax.Array:
+def margin_weights(margin: jax.Array, *, quantile: float = 0.95) -> jax.Array:
   """RDO's coefficients as weights of pairs with mean 1 (arXiv:2408.09385).
 
-  The reward gap in favour of the labelled winner. Where a model disagrees with
-  the label the weight is 0, and the largest are cut at a quantile, so that no
-  pair rules its batch. The scale of a gap has no meaning; with mean 1 the
-  learning rate keeps its own.
+  The weight is proportional to the margin of the labelled winner, 0 where the
+  model disagrees with the label, and clipped at a quantile so that no pair
+  dominates its batch. The mean of 1 removes the scale of the reward, which is
+  arbitrary, from the learning rate.
 
   Args:
-    gap: [B] reward of the winner minus that of the loser.
+    margin: [B] reward of the winner minus that of the loser.
     quantile: of the positive parts, in (0, 1].
 
   Returns:
-    [B]; all ones where no gap is positive.
+    [B]; all ones where no margin is positive.
   """
-  positive = jax.nn.relu(gap.astype(jnp.float32))
+  positive = jax.nn.relu(margin.astype(jnp.float32))
   cut = jnp.minimum(positive, jnp.quantile(positive, quantile))
   cut = jnp.where(jnp.any(cut > 0), cut, positive)
   mean = jnp.mean(cut)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logistic regression with intervals, for win rates at equal length."""
+"""Logistic regression with intervals, for win rates at equal length.
+
+SciPy has none. The optimum is found to rounding by Newton's method.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import math
 from typing import Any, Callable, Sequence
 
 import numpy as np
+from scipy import optimize
+from scipy import special
 
 from rlaif_jax.ops import statistics
 
-# The intercept's part of the ridge: no more than keeps it finite.
+# Ridge of the intercept relative to that of the slopes; it keeps it finite.
 _INTERCEPT_RIDGE = 1e-6
-# A logit beyond this is 0 or 1 for every purpose.
+# Largest logit of an interval; the sigmoid of it is 0 or 1.
 _FAR = 60.0
 
 
@@ -21,8 +26,8 @@ _FAR = 60.0
 class LogisticFit:
   """Coefficients (intercept first) and their covariance.
 
-  `profile` is set where the fit tells all outcomes apart, so that the
-  covariance means nothing: (features, logit) -> logits of the interval.
+  `profile` is set if the data is separable, where the covariance is no
+  interval: (features, logit) -> logits of the interval.
   """
 
   coefficients: np.ndarray
@@ -30,12 +35,12 @@ class LogisticFit:
   profile: Callable[[np.ndarray, float], tuple[float, float]] | None = None
 
   def at(self, features: Sequence[float], n: int) -> statistics.Estimate:
-    """Predicted probability; the interval is made on the logit scale.
+    """Returns the predicted probability, with an interval of the logit.
 
-    It is the delta method's: the logit's standard error is the root of
-    x' covariance x. Where all outcomes are alike or the features tell them
-    apart, it holds the logits at which the profile likelihood is within
-    1.92 of its maximum (Venzon and Moolgavkar 1988).
+    The interval is the delta method's: the logit's standard error is the root
+    of x' covariance x. If the outcomes are all equal or the data is separable,
+    it is the profile likelihood's: logits within 1.92 of the maximum (Venzon
+    and Moolgavkar 1988).
     """
     x = np.asarray([1.0, *features])
     logit = float(x @ self.coefficients)
@@ -44,9 +49,7 @@ class LogisticFit:
       ends = logit - statistics.Z95 * error, logit + statistics.Z95 * error
     else:
       ends = self.profile(x[1:], logit)
-    low, value, high = (
-      0.5 * (1.0 + math.tanh(0.5 * end)) for end in (ends[0], logit, ends[1])
-    )
+    low, value, high = special.expit([ends[0], logit, ends[1]]).tolist()
     return statistics.Estimate(
       value=value, low=low, high=high, n=n, method="logistic"
     )
@@ -59,25 +62,25 @@ def fit_logistic(
   ridge: float = 1e-3,
   clusters: Sequence[Any] | None = None,
 ) -> LogisticFit:
-  """Logistic regression by Newton's method; targets in [0, 1], ties 0.5.
+  """Fits a logistic regression by Newton's method; ties are targets of 0.5.
 
   The penalty is `ridge` times half the squared slopes; the intercept at the
-  mean of the features has a millionth of it. So a feature that never varies
-  has slope 0, and the prediction is the mean of the targets.
+  mean of the features has a millionth of it. A constant feature has slope 0,
+  and the prediction is then the mean of the targets.
 
-  The covariance is the inverse information of the model. It holds for
-  independent outcomes of 0 and 1; ties and soft labels vary less, so that it
-  is too wide for them. With `clusters` it is the sandwich estimate (Liang and
-  Zeger 1986; Papke and Wooldridge 1996 for shares), which holds for outcomes
-  in [0, 1] and for several rows of one context, times G / (G - 1) for G
-  clusters; of one cluster it is NaN.
+  The covariance is the inverse information of the model. It is valid for
+  independent outcomes of 0 and 1; it is too wide for ties and soft labels,
+  which vary less. With `clusters` it is the sandwich estimate (Liang and Zeger
+  1986; Papke and Wooldridge 1996 for proportions), valid for outcomes in
+  [0, 1] and several rows of one context, times G / (G - 1) for G clusters; NaN
+  for one cluster.
 
   Args:
     features: [n, k], without the intercept.
     targets: [n].
     ridge: small penalty that keeps separable data finite.
-    clusters: [n] names of what each row belongs to; a name a row gives the
-      sandwich for independent rows.
+    clusters: [n] cluster name of each row; unique names give the sandwich
+      for independent rows.
 
   Raises:
     ValueError: no rows, values that are not finite, targets outside of [0, 1],
@@ -109,7 +112,7 @@ def fit_logistic(
   back = np.eye(len(w))
   back[0, 1:] = -centre
   profile = None
-  if _told_apart(logits, targets):
+  if _separates(logits, targets):
     profile = _profile(features, targets, penalty[1:], rows_a_group)
   return LogisticFit(
     coefficients=back @ w,
@@ -139,19 +142,16 @@ def _check(features: np.ndarray, targets: np.ndarray, ridge: float) -> None:
     )
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-  """Exact to rounding at both ends, so that 1 - p is taken as p(-logit)."""
-  return np.exp(-np.logaddexp(0.0, -logits))
-
-
 def _residuals(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  return targets * _sigmoid(-logits) - (1 - targets) * _sigmoid(logits)
+  return targets * special.expit(-logits) - (1 - targets) * special.expit(
+    logits
+  )
 
 
 def _information(
   x: np.ndarray, logits: np.ndarray, penalty: np.ndarray
 ) -> np.ndarray:
-  spread = _sigmoid(logits) * _sigmoid(-logits)
+  spread = special.expit(logits) * special.expit(-logits)
   return (x * spread[:, None]).T @ x + np.diag(penalty)
 
 
@@ -165,7 +165,7 @@ def _loss(
 def _newton(
   x: np.ndarray, targets: np.ndarray, penalty: np.ndarray, offset: float = 0.0
 ) -> np.ndarray:
-  """Coefficients of the least penalised loss; steps that overshoot halve."""
+  """Minimises the penalised loss; halves steps that increase it."""
   w = np.zeros(x.shape[1])
   loss = _loss(offset + x @ w, targets, penalty, w)
   for _ in range(200):
@@ -184,8 +184,8 @@ def _newton(
   raise AssertionError(f"Newton's method has not converged; last step {step}")
 
 
-def _told_apart(logits: np.ndarray, targets: np.ndarray) -> bool:
-  """Whether all targets are 0 or 1 and the fit has each on its side."""
+def _separates(logits: np.ndarray, targets: np.ndarray) -> bool:
+  """Returns whether the fit separates targets of 0 and 1."""
   hard = (targets == 0) | (targets == 1)
   return bool((hard & ((logits > 0) == (targets > 0.5))).all())
 
@@ -196,25 +196,23 @@ def _profile(
   penalty: np.ndarray,
   rows_a_group: float,
 ) -> Callable[[np.ndarray, float], tuple[float, float]]:
-  """The profile likelihood's interval; a cluster counts as one row."""
+  """Returns the profile likelihood interval; a cluster counts as one row."""
   allowed = 0.5 * statistics.Z95**2 * rows_a_group
 
   def ends(at: np.ndarray, logit: float) -> tuple[float, float]:
     x = features - at
 
-    def worse(end: float) -> bool:
+    def loss(end: float) -> float:
       w = _newton(x, targets, penalty, end)
-      return _loss(end + x @ w, targets, penalty, w) > best + allowed
+      return _loss(end + x @ w, targets, penalty, w)
 
-    w = _newton(x, targets, penalty, logit)
-    best = _loss(logit + x @ w, targets, penalty, w)
-    found = []
-    for far in (min(-_FAR, logit), max(_FAR, logit)):
-      near = logit
-      while abs(far - near) > 1e-6:
-        middle = 0.5 * (near + far)
-        near, far = (near, middle) if worse(middle) else (middle, far)
-      found.append(0.5 * (near + far))
-    return found[0], found[1]
+    most = loss(logit) + allowed
+
+    def end(far: float) -> float:
+      if loss(far) <= most:
+        return far
+      return optimize.brentq(lambda z: loss(z) - most, logit, far)
+
+    return end(min(-_FAR, logit)), end(max(_FAR, logit))
 
   return ends

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Estimates with intervals for reports, in numpy alone, on the host.
+"""Estimates with 95 % intervals, on the host.
 
-Every figure that is printed travels as an `Estimate`, with n and interval.
-Tests are in `ops.hypothesis`, logistic regression is in `ops.regression`.
-No values give NaN with n = 0, and a NaN among the values gives NaN.
+Every printed number is an `Estimate`, with n and interval. Tests are in
+`ops.hypothesis`, logistic regression is in `ops.regression`. No values give NaN
+with n = 0, and a NaN among the values gives NaN.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import math
 from typing import Any, Sequence
 
 import numpy as np
+from scipy import stats
 
 # The standard normal quantile of 0.975.
-Z95 = 1.959963984540054
+Z95 = float(stats.norm.ppf(0.975))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-  """A value with its 95 % interval, n, and how the interval was made."""
+  """A value with its 95 % interval, sample size and interval method."""
 
   value: float
   low: float
@@ -30,23 +31,24 @@ class Estimate:
 
 
 def nothing(method: str) -> Estimate:
-  """The estimate of no data: NaN, with n = 0."""
+  """Returns the estimate of no data: NaN, with n = 0."""
   nan = float("nan")
   return Estimate(value=nan, low=nan, high=nan, n=0, method=method)
 
 
 def wilson(successes: float, n: int) -> Estimate:
-  """Wilson score interval of a share (Wilson 1927); halves are ties.
+  """Returns a proportion with its Wilson score interval (Wilson 1927).
 
+  A tie counts as half a success, which `scipy.stats.binomtest` does not take.
   n = 0 gives NaN for value and interval.
 
   Raises:
-    ValueError: `successes` is not from 0 to n.
+    ValueError: `successes` is not in [0, n].
   """
   if not -1e-9 <= successes <= n + 1e-9:
     raise ValueError(
-      f"wilson: successes is {successes!r} of n = {n}; it must be a number "
-      "from 0 to n: leave out what was not answered, and count it apart"
+      f"wilson: successes is {successes!r} and n is {n}; successes must be in "
+      "[0, n]: leave out unanswered rows and report their number"
     )
   if n == 0:
     return nothing("Wilson")
@@ -56,7 +58,7 @@ def wilson(successes: float, n: int) -> Estimate:
   scale = 1 + Z95**2 / n
   return Estimate(
     value=share,
-    # At 0 and 1 rounding would leave the share itself out.
+    # Rounding must not exclude a share of 0 or 1.
     low=min(share, max(0.0, (centre - spread) / scale)),
     high=max(share, min(1.0, (centre + spread) / scale)),
     n=n,
@@ -65,7 +67,7 @@ def wilson(successes: float, n: int) -> Estimate:
 
 
 def mean(values: Sequence[float] | np.ndarray) -> Estimate:
-  """Mean with the normal interval, 1.96 standard errors each way."""
+  """Returns a mean with its normal interval, 1.96 standard errors."""
   values = np.asarray(values, np.float64)
   n = len(values)
   if n == 0:
@@ -84,7 +86,7 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
 def ratio(
   totals: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray
 ) -> Estimate:
-  """Sum of totals over sum of weights, its rows drawn independently.
+  """Returns the sum of totals over the sum of weights, for independent rows.
 
   The interval is the delta method's: 1.96 times the root of the sum of
   (total - ratio * weight)^2, over the sum of weights. n counts rows.
@@ -109,18 +111,18 @@ def bootstrap_mean(
   resamples: int = 2000,
   seed: int = 0,
 ) -> Estimate:
-  """Percentile bootstrap of a mean (Efron 1979), with a fixed seed.
+  """Returns a mean with its percentile bootstrap interval (Efron 1979).
 
-  Rows of one cluster (the ratings of one context, say) are drawn together, so
-  that they do not count as independent (Field and Welsh 2007). The value is
-  the mean over all rows. Fewer than two clusters tell nothing of the spread,
-  so the interval is NaN.
+  Rows of one cluster, such as the ratings of one context, are resampled
+  together, since they are not independent (Field and Welsh 2007);
+  `scipy.stats.bootstrap` has no clusters. The value is the mean over all rows.
+  Fewer than two clusters give a NaN interval.
 
   Args:
     values: [n].
-    clusters: [n] names of the cluster of each value; None makes each its own.
-    resamples: how many times the clusters are drawn with replacement.
-    seed: of the draws.
+    clusters: [n] cluster name of each value; None makes each row a cluster.
+    resamples: number of bootstrap samples.
+    seed: of the resampling.
   """
   values = np.asarray(values, np.float64)
   if len(values) == 0:
@@ -152,14 +154,14 @@ def bootstrap_difference(
   resamples: int = 2000,
   seed: int = 0,
 ) -> Estimate:
-  """Percentile bootstrap of mean(a) - mean(b), drawn in pairs.
+  """Returns mean(a) - mean(b) with its paired percentile bootstrap interval.
 
   Args:
     a: [n].
     b: [n], of the same contexts in the same order.
-    clusters: as in `bootstrap_mean`.
-    resamples: likewise.
-    seed: likewise.
+    clusters: see `bootstrap_mean`.
+    resamples: see `bootstrap_mean`.
+    seed: see `bootstrap_mean`.
 
   Raises:
     ValueError: a and b differ in length.
@@ -173,7 +175,7 @@ def bootstrap_difference(
 def paired(
   a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Both as float64 vectors.
+  """Returns both as float64 vectors.
 
   Raises:
     ValueError: they differ in length.
@@ -190,20 +192,20 @@ def paired(
 def grouped_sums(
   rows: np.ndarray, clusters: Sequence[Any] | None
 ) -> np.ndarray:
-  """Sums of rows [n, k] by cluster -> [number of clusters, k].
+  """Returns sums of rows [n, k] by cluster -> [number of clusters, k].
 
-  None makes each row its own cluster.
+  None makes each row a cluster.
 
   Raises:
-    ValueError: not one cluster name a row.
+    ValueError: the number of cluster names is not n.
   """
   if clusters is None:
     return rows
   names, place = np.unique(np.asarray(clusters), return_inverse=True)
   if place.shape != (len(rows),):
     raise ValueError(
-      f"there are {place.shape} cluster names for {len(rows)} rows; give one "
-      "for each row"
+      f"clusters has the shape {place.shape}, and there are {len(rows)} rows; "
+      "give one cluster name for each row"
     )
   sums = np.zeros((len(names), rows.shape[1]))
   np.add.at(sums, place, rows)
@@ -213,9 +215,9 @@ def grouped_sums(
 def resampled_sums(
   rows: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> np.ndarray:
-  """Sums over rows [n, k] drawn n at a time with replacement -> [resamples, k].
+  """Returns bootstrap sums of rows [n, k] -> [resamples, k].
 
-  A statistic that is a function of sums has its bootstrap draws from these.
+  The bootstrap of any function of sums is that function of these.
   """
   generator = np.random.default_rng(seed)
   n = len(rows)
@@ -226,63 +228,33 @@ def resampled_sums(
   return drawn
 
 
-def binomial_log_mass(n: int, p: float) -> np.ndarray:
-  """log P(k successes of n), [n + 1]; 0 < p < 1."""
-  ks = np.arange(n + 1)
-  log_choose = math.lgamma(n + 1) - np.asarray(
-    [math.lgamma(k + 1) + math.lgamma(n - k + 1) for k in ks]
-  )
-  return log_choose + (ks * math.log(p) + (n - ks) * math.log1p(-p))
-
-
-def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
-  """Exact two-sided binomial test: the mass of outcomes no likelier.
-
-  `ops.hypothesis.binomial` gives it with the share, and one-sided.
-  """
-  if n == 0:
-    return 1.0
-  log_mass = binomial_log_mass(n, p)
-  own = log_mass[successes]
-  return float(min(1.0, np.exp(log_mass[log_mass <= own + 1e-9]).sum()))
-
-
-def average_ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-  """Ranks from 1 of one vector, equal values sharing their mean rank."""
-  _, place, counts = np.unique(
-    np.asarray(values, np.float64), return_inverse=True, return_counts=True
-  )
-  last = np.cumsum(counts)
-  return (last - (counts - 1) / 2)[place]
-
-
 def kendalls_w(ranks: np.ndarray) -> float:
-  """Kendall's coefficient of concordance, corrected for ties.
+  """Returns Kendall's coefficient of concordance, corrected for ties.
 
   W = 12 S / (m^2 (n^3 - n) - m T), with S the spread of the rank sums of the
   n things and T the sum of t^3 - t over each rater's groups of t equal ranks
-  (Kendall and Babington Smith 1939; paper, appendix I, without ties). Raters
-  who rank at random have W = 1/m on average. NaN for one rater, one thing, or
-  raters who all rank everything alike.
+  (Kendall and Babington Smith 1939; paper, appendix I, without ties). Random
+  ranks have W = 1/m on average. NaN for one rater, one thing, or if every rater
+  gives all things the same rank.
 
   Args:
-    ranks: [m raters, n things]; only the order in a row counts, so ranks,
-      scores and ranks that leave gaps after ties all do.
+    ranks: [m raters, n things]; ranks or scores: only their order in a row is
+      read.
 
   Raises:
-    ValueError: a rater left something unranked (NaN).
+    ValueError: a rater left a thing unranked (NaN).
   """
   ranks = np.asarray(ranks, np.float64)
-  gaps = np.isnan(ranks).any(axis=1)
-  if gaps.any():
+  incomplete = np.isnan(ranks).any(axis=1)
+  if incomplete.any():
     raise ValueError(
-      f"rater in row {int(np.argmax(gaps))} did not rank all "
-      f"{ranks.shape[1]} things; leave this rater or these things out"
+      f"rater in row {int(np.argmax(incomplete))} did not rank all "
+      f"{ranks.shape[1]} things; leave out this rater or these things"
     )
   raters, things = ranks.shape
   if raters < 2 or things < 2:
     return float("nan")
-  ranks = np.stack([average_ranks(row) for row in ranks])
+  ranks = stats.rankdata(ranks, axis=1)
   tied = 0.0
   for row in ranks:
     counts = np.unique(row, return_counts=True)[1].astype(np.float64)

@@ -25,8 +25,8 @@ from rlaif_jax.planner import planned_shapes
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
-from rlaif_jax.rl import rollout as rollout_lib
 from rlaif_jax.sft import loss as sft_loss
+from rlaif_jax.rl import rollout as rollout_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -144,10 +144,10 @@ class Shapes:
       row=self.array(rows),
     )
 
-  def drawn(self, rows: int) -> decode.Sampled:
+  def drawn(self, rows: int) -> decode.Samples:
     """Responses to them."""
     shape = (rows, self.recipe.sampling.max_tokens)
-    return decode.Sampled(
+    return decode.Samples(
       response=self.array(*shape),
       mask=self.array(*shape, dtype=jnp.float32),
       log_probs=self.array(*shape, dtype=jnp.float32),

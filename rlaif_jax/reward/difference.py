@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
@@ -85,7 +86,7 @@ def make_loss(model: protocols.ScalarModel) -> protocols.LossFn:
     margin = 0.5 * (forward - backward)
     return masked.weighted_sum(0.5 * terms, pairs.weight), {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(margin, pairs.label), pairs.weight
+        pair_accuracy.correct(margin, pairs.label), pairs.weight
       ),
       # How much the order matters: 0 for a model without a position bias.
       "position": masked.weighted_sum(

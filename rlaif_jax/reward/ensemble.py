@@ -12,7 +12,7 @@ member function under vmap, with the trunk either mapped over or shared.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping
+from typing import Annotated, Any, Literal, Callable, Mapping
 
 import flax.linen as nn
 import flax.struct
@@ -23,17 +23,19 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import lora as lora_lib
 from rlaif_jax.ops import ensembles
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 from rlaif_jax.reward import model as reward_model
 
-KINDS = ("independent", "heads", "lora")
+Kind = Literal["independent", "heads", "lora"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EnsembleConfig:
+class EnsembleConfig(validation.Validated):
   """How many members, what they share, and how they learn to differ.
 
   `head_scale` is the standard deviation of a member's reward at the start;
@@ -45,33 +47,17 @@ class EnsembleConfig:
   UP-RLHF's weight of the nuclear ratio of the stacked adapters.
   """
 
-  kind: str = "independent"
-  members: int = 1
-  head_scale: float = 0.1
+  kind: Kind = "independent"
+  members: validation.PositiveInt = 1
+  head_scale: validation.NonNegativeFloat = 0.1
   bootstrap: bool = False
-  loss_on: str = "members"
-  first_phase: float = 0.5
-  diversity: float = 0.0
+  loss_on: Literal["members", "mean"] = "members"
+  first_phase: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.5
+  diversity: validation.NonNegativeFloat = 0.0
   lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(
-        f"EnsembleConfig.kind is {self.kind!r}; use one of {KINDS}"
-      )
-    if self.members < 1:
-      raise ValueError(
-        f"EnsembleConfig.members is {self.members}; it must be >= 1"
-      )
-    if self.loss_on not in ("members", "mean"):
-      raise ValueError(
-        f"EnsembleConfig.loss_on is {self.loss_on!r}; use 'members' or 'mean'"
-      )
-    if not 0.0 <= self.first_phase < 1.0:
-      raise ValueError(
-        f"EnsembleConfig.first_phase is {self.first_phase}; it must be in "
-        "[0, 1)"
-      )
+    super().__post_init__()
     if self.diversity and self.kind != "lora":
       raise ValueError(
         f"EnsembleConfig.diversity is {self.diversity}, and {self.kind!r} has "
@@ -84,7 +70,7 @@ class MemberPairs:
   """Pairs, and how often each member sees each: weights [B, k], or None if
   all see all, as packed pairs are seen."""
 
-  pairs: batches.PairBatch | batches.PackedPairs
+  pairs: batches.PairBatch
   weights: Any
 
 
@@ -142,7 +128,7 @@ def member_rewards(
   params: Any,
   batch: batches.TokenBatch | batches.GroupBatch,
 ) -> jax.Array:
-  """Every member's reward of every row, or of every response: [k, B].
+  """Returns the reward of every member, [k, B] of rows or [k, B, N] of groups.
 
   What members share is computed once; adapters change each layer, so k of
   them cost k forward passes and save memory alone.
@@ -150,7 +136,7 @@ def member_rewards(
 
   def one(whole):
     if isinstance(batch, batches.GroupBatch):
-      return model.last_group(whole, batch).reshape(-1)
+      return model.last_group(whole, batch)
     return model.last(whole, batch)
 
   return of_members(one, config, params)
@@ -205,7 +191,7 @@ def make_loss(
     mean = jnp.mean(margins, axis=0)
     metrics = {
       "accuracy": masked.weighted_sum(
-        preference.pair_accuracy(mean, pairs.label), pairs.weight
+        pair_accuracy.correct(mean, pairs.label), pairs.weight
       ),
       "disagreement": masked.weighted_sum(
         jnp.std(margins, axis=0), pairs.weight

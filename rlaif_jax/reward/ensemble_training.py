@@ -104,9 +104,7 @@ class Trainer:
 
     def next_batch(state, step):
       del state
-      pairs, _ = self.source.at_step(
-        step, rows, seed=self.train.seed, name=name
-      )
+      pairs = self.source.at_step(step, rows, seed=self.train.seed, name=name)
       return ensemble_lib.MemberPairs(pairs=pairs, weights=None)
 
     trained = loop.fit(

@@ -16,22 +16,21 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import scoring
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
 def pair_rewards(
   model: protocols.ScalarModel,
   params: Any,
-  pairs: batches.PairBatch | batches.PackedPairs,
+  pairs: batches.PairBatch,
 ) -> tuple[jax.Array, jax.Array]:
   """Rewards of both candidates, each in the shape of the label.
 
   One forward, in which each context is read once.
   """
-  if isinstance(pairs, batches.PairBatch):
-    rewards = model.last_group(params, pairs.grouped())
-  else:
-    rewards = model.last_packed(params, pairs.texts)
+  last = model.last_packed if pairs.is_packed else model.last_group
+  rewards = last(params, pairs.texts)
   return scoring.split_pairs(rewards, pairs.label)
 
 
@@ -51,7 +50,7 @@ def make_loss(
 
   def loss(
     params: Any,
-    pairs: batches.PairBatch | batches.PackedPairs,
+    pairs: batches.PairBatch,
     key: jax.Array,
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
     del key  # Nothing is drawn.
@@ -60,7 +59,7 @@ def make_loss(
     terms = preference.pair_logistic(
       margin, pairs.label, label_smoothing=label_smoothing
     )
-    correct = preference.pair_accuracy(margin, pairs.label)
+    correct = pair_accuracy.correct(margin, pairs.label)
     return masked.weighted_sum(terms, pairs.weight), {
       "accuracy": masked.weighted_sum(correct, pairs.weight),
       "abs_margin": masked.weighted_sum(jnp.abs(margin), pairs.weight),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewards as `Scorer`s: (params, prompts, responses, mask) -> [B]."""
+"""Rewards as `Scorer`s: (params, prompts, response, mask) -> [B, N]."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
     mask: jax.Array,
   ) -> jax.Array:
     group = scoring.join_groups(prompts, response, mask)
-    return model.last_group(params, group).reshape(-1)
+    return model.last_group(params, group)
 
   return score
 

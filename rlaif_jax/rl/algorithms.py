@@ -8,7 +8,7 @@ weighs; all share rollouts, KL handling and the update step.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping
+from typing import Annotated, Any, Callable, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
 from rlaif_jax.ops import advantages as advantages_lib
@@ -23,7 +24,7 @@ from rlaif_jax.ops import policy_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLConfig:
+class RLConfig(validation.Validated):
   """The objective and the algorithm; defaults are the paper's.
 
   The paper maximises (1 - beta) E[r] - beta KL(policy || SFT) (appendix A.3)
@@ -40,50 +41,35 @@ class RLConfig:
   `loss_mean` "sequence" sums a response's terms and averages over responses
   (the paper's formula); "token" averages over all tokens. `gae_lambda`,
   `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
-  `sampling` is the temperature and length of rollouts (paper: 0.9).
+  `sampling` sets temperature and length of rollouts (paper: 0.9).
   """
 
-  algorithm: str = "reinforce"
-  samples_per_prompt: int = 1
-  beta: float = 0.05
+  algorithm: Annotated[str, validation.OneOf(ALGORITHMS)] = "reinforce"
+  samples_per_prompt: validation.PositiveInt = 1
+  beta: validation.Probability = 0.05
   weight_score_by_one_minus_beta: bool = True
-  kl_in: str = "reward"
-  kl_estimator: str = "k2"
-  gamma: float = 1.0
-  gae_lambda: float = 0.95
-  clip: float = 0.2
-  epochs: int = 1
-  minibatches: int = 1
-  loss_mean: str = "sequence"
-  sampling: decode.SamplingConfig = decode.SamplingConfig(max_tokens=64)
+  kl_in: Literal["reward", "loss"] = "reward"
+  kl_estimator: Annotated[
+    str, validation.OneOf(advantages_lib.KL_ESTIMATORS)
+  ] = "k2"
+  gamma: validation.Probability = 1.0
+  gae_lambda: validation.Probability = 0.95
+  clip: validation.PositiveFloat = 0.2
+  epochs: validation.PositiveInt = 1
+  minibatches: validation.PositiveInt = 1
+  loss_mean: Literal["sequence", "token"] = "sequence"
+  sampling: decode.SamplingConfig = decode.SamplingConfig(
+    max_tokens=64, temperature=0.9
+  )
 
   def __post_init__(self):
-    row = ALGORITHMS.get(self.algorithm)
-    if row is None:
-      raise ValueError(
-        f"RLConfig.algorithm is {self.algorithm!r}; use one of "
-        f"{sorted(ALGORITHMS)}"
-      )
+    super().__post_init__()
+    row = ALGORITHMS[self.algorithm]
     if self.samples_per_prompt < row.min_samples:
       raise ValueError(
         f"RLConfig.samples_per_prompt is {self.samples_per_prompt}; "
         f"{self.algorithm} compares samples of one prompt and needs at least "
         f"{row.min_samples}"
-      )
-    if not 0.0 <= self.beta <= 1.0:
-      raise ValueError(f"RLConfig.beta is {self.beta}; it must be in [0, 1]")
-    if self.kl_in not in ("reward", "loss"):
-      raise ValueError(
-        f"RLConfig.kl_in is {self.kl_in!r}; use 'reward' or 'loss'"
-      )
-    if self.kl_estimator not in advantages_lib.KL_ESTIMATORS:
-      raise ValueError(
-        f"RLConfig.kl_estimator is {self.kl_estimator!r}; use one of "
-        f"{sorted(advantages_lib.KL_ESTIMATORS)}"
-      )
-    if self.loss_mean not in ("sequence", "token"):
-      raise ValueError(
-        f"RLConfig.loss_mean is {self.loss_mean!r}; use 'sequence' or 'token'"
       )
     if not row.clips and self.epochs * self.minibatches != 1:
       raise ValueError(
@@ -102,12 +88,14 @@ Advantages = Callable[
 class Algorithm:
   """One row of the table.
 
-  advantages: (rollout, shaped rewards [B, R], config) -> (advantages [B, R],
-    value targets [B, R]), before the update.
-  needs_value: trains a value network on the targets.
-  baseline_at_update: the advantage is target - stop_gradient(V), with V from
-    the forward pass that also trains it (so it is computed once).
-  clips: uses the importance ratio and its clip.
+  Attributes:
+    advantages: (rollout, shaped rewards [B, N, R], config) -> (advantages,
+      value targets), both [B, N, R], before the update.
+    needs_value: trains a value network on the targets.
+    baseline_at_update: the advantage is target - stop_gradient(V), where V is
+      the forward pass that also trains the value network.
+    clips: uses the importance ratio and its clip.
+    min_samples: smallest number of samples per prompt.
   """
 
   advantages: Advantages
@@ -117,15 +105,20 @@ class Algorithm:
   min_samples: int
 
 
+def _per_response(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+  """Maps a function of one trajectory [R] over [B, N, R]."""
+  return jax.vmap(jax.vmap(function))
+
+
 def _returns(rollout, rewards, config):
-  returns = jax.vmap(
+  returns = _per_response(
     lambda r, m: advantages_lib.returns(r, m, gamma=config.gamma)
   )(rewards, rollout.mask)
   return returns, returns
 
 
 def _gae(rollout, rewards, config):
-  advantages = jax.vmap(
+  advantages = _per_response(
     lambda r, v, m: advantages_lib.gae(
       r, v, m, gamma=config.gamma, lam=config.gae_lambda
     )
@@ -134,12 +127,12 @@ def _gae(rollout, rewards, config):
 
 
 def _grouped(baseline):
-  """Sequence-level advantages from the samples of one prompt."""
+  """Sequence-level advantages relative to the other samples of the prompt."""
 
   def advantages(rollout, rewards, config):
-    totals = jnp.sum(jnp.where(rollout.mask > 0, rewards, 0.0), axis=1)
-    groups = totals.reshape(-1, config.samples_per_prompt)
-    centred = baseline(groups).reshape(-1, 1) * rollout.mask
+    del config
+    totals = jnp.sum(jnp.where(rollout.mask > 0, rewards, 0.0), axis=2)
+    centred = baseline(totals)[..., None] * rollout.mask
     return centred, centred
 
   return advantages
@@ -182,57 +175,69 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 
 
 def shaped_rewards(rollout: batches.Rollout, config: RLConfig) -> jax.Array:
-  """[B, R]: the score at the last real token, and the KL where it belongs."""
-  return jax.vmap(
-    lambda s, p, q, m: advantages_lib.shaped_rewards(
-      s,
-      p,
-      q,
-      m,
+  """Returns token rewards [B, N, R].
+
+  The score is the reward of the last real token; the KL penalty is subtracted
+  from every token's reward if `config.kl_in` is "reward".
+  """
+
+  def shape(score, log_probs, ref_log_probs, mask):
+    return advantages_lib.shaped_rewards(
+      score,
+      log_probs,
+      ref_log_probs,
+      mask,
       beta=config.beta,
       kl_in_reward=config.kl_in == "reward",
       weight_score_by_one_minus_beta=config.weight_score_by_one_minus_beta,
     )
-  )(rollout.score, rollout.log_probs, rollout.ref_log_probs, rollout.mask)
+
+  return _per_response(shape)(
+    rollout.score, rollout.log_probs, rollout.ref_log_probs, rollout.mask
+  )
 
 
 def make_loss(
   policy: protocols.LanguageModel,
   value: protocols.ScalarModel | None,
-  *,
   config: RLConfig,
-  temperature: float,
 ) -> protocols.LossFn:
-  """LossFn over (Rollout, advantages, targets); params {"policy", "value"}.
+  """Returns the LossFn over a Rollout; params are {"policy", "value"}.
 
-  Policy and value share no parameters, so the plain sum of their losses
+  Policy and value network share no parameters, so the sum of their losses
   trains each as if alone. The paper's value loss is (Z - V)^2, summed.
+
+  Args:
+    policy: functions of the policy.
+    value: functions of the value network; None if the algorithm has none.
+    config: objective and algorithm.
   """
   row = ALGORITHMS[config.algorithm]
   estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
 
-  def loss(params: Any, batch: Any, key: jax.Array):
-    del key  # Nothing is drawn: the samples are in the batch.
-    rollout, advantages, targets = batch
-    mask = rollout.mask
+  def loss(params: Any, rollout: batches.Rollout, key: jax.Array):
+    del key  # The samples are in the rollout.
+    mask, texts = rollout.mask, rollout.texts
     # Cleared before use, not after: 0 times the slope at NaN is NaN.
     old_log_probs, ref_log_probs, advantages, targets = (
       jnp.where(mask > 0, x, 0.0)
       for x in (
         rollout.log_probs,
         rollout.ref_log_probs,
-        advantages,
-        targets,
+        rollout.advantages,
+        rollout.targets,
       )
     )
-    group = group_of(rollout, config)
     log_probs = scoring.group_log_probs(
-      policy, params["policy"], group, temperature=temperature
-    ).reshape(mask.shape)
+      policy,
+      params["policy"],
+      texts,
+      temperature=config.sampling.temperature,
+    )
     per_token = jnp.zeros_like(mask)
     metrics = {}
     if row.needs_value:
-      values = state_values(value, params["value"], group).reshape(mask.shape)
+      values = state_values(value, params["value"], texts)
       value_terms = policy_gradient.value_loss(values, targets)
       per_token += value_terms
       metrics["value_loss"] = masked.weighted_sum(value_terms, mask)
@@ -259,28 +264,18 @@ def make_loss(
   return loss
 
 
-def group_of(
-  rollout: batches.Rollout | Any, config: RLConfig
-) -> batches.GroupBatch:
-  """The rollout's texts, each prompt once for all of its samples.
-
-  A part of a batch that cuts through the samples of a prompt reads it once a
-  sample.
-  """
-  rows = rollout.response.shape[0]
-  size = config.samples_per_prompt
-  joined = scoring.join(rollout.prompts, rollout.response, rollout.mask)
-  return batches.grouped(joined, 1 if rows % size else size)
+def state_values(
+  value: protocols.ScalarModel, params: Any, texts: batches.GroupBatch
+) -> jax.Array:
+  """Returns the values [B, N, R] of the states before each response token."""
+  return value.states_group(params, texts)[..., :-1]
 
 
-def state_values(value, params, group) -> jax.Array:
-  """[B, G, R]: the value of the state before each response token."""
-  return value.states_group(params, group)[..., :-1]
-
-
-def _reduce(per_token, mask, config) -> masked.WeightedSum:
+def _reduce(
+  per_token: jax.Array, mask: jax.Array, config: RLConfig
+) -> masked.WeightedSum:
   total = masked.weighted_sum(per_token, mask)
   if config.loss_mean == "token":
     return total
-  rows = jnp.asarray(mask.shape[0], jnp.float32)
-  return masked.WeightedSum(total.total, rows)
+  responses = jnp.asarray(mask.shape[0] * mask.shape[1], jnp.float32)
+  return masked.WeightedSum(total.total, responses)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From prompts to what an update needs, in six numbered steps."""
+"""Rollouts: from prompts to the data of an update, [B, N, R] throughout."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.ops import advantages as advantages_lib
 from rlaif_jax.rl import algorithms
 
-Collect = Callable[[Any, Any, batches.PromptBatch, jax.Array], Any]
-
-
-def repeat_prompts(
-  prompts: batches.PromptBatch, times: int
-) -> batches.PromptBatch:
-  """Each prompt `times` in a row; sample j of row i seeds as i * times + j."""
-  repeated = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), prompts)
-  index = jnp.arange(repeated.row.shape[0]) % times
-  return repeated.replace(row=repeated.row * times + index)
+Metrics = Mapping[str, masked.WeightedSum]
+Collect = Callable[
+  [Any, Any, batches.PromptBatch, jax.Array], tuple[batches.Rollout, Metrics]
+]
 
 
 def make_collect(
@@ -34,37 +28,46 @@ def make_collect(
   scorer: protocols.Scorer,
   *,
   config: algorithms.RLConfig,
-  sampling: decode.SamplingConfig,
   eos_ids: tuple[int, ...],
-  move: Callable[[Any], Any] = lambda params: params,
+  reshard: Callable[[Any], Any] = lambda params: params,
 ) -> Collect:
-  """Returns collect(params, frozen, prompts, key).
+  """Returns collect(params, frozen, prompts, key) -> (Rollout, metrics).
 
-  `params` is {"policy", "value"}; `frozen` is {"reference", "scorer"}. The
-  result is ((Rollout, advantages [B, R], targets [B, R]), metrics). Policy
-  and reference are both read at the sampling temperature, so that the KL that
-  is reported is the KL of the distribution that is sampled and trained. `move`
-  makes the copy of the policy that samples, once a rollout (`mesh.mover`);
-  without it the parameters are read where they lie, at every token.
+  Policy and reference are read at the sampling temperature, so the reported KL
+  is that of the distribution that is sampled and trained.
+
+  Args:
+    policy: functions of the policy, and of the reference.
+    value: functions of the value network; None if the algorithm has none.
+    scorer: the reward; it may run on the host.
+    config: objective, algorithm and sampling.
+    eos_ids: tokens that end a response.
+    reshard: params -> the copy of the policy that samples, made once per
+      rollout (`mesh.mover`). The default samples from `params` in place.
+
+  Returns:
+    A function whose `params` are {"policy", "value"} and whose `frozen` is
+    {"reference", "scorer"}.
+
+  Raises:
+    ValueError: if the sampling temperature is 0.
   """
-  if sampling.temperature <= 0:
+  if config.sampling.temperature <= 0:
     raise ValueError(
-      f"SamplingConfig.temperature is {sampling.temperature}; a policy "
+      f"SamplingConfig.temperature is {config.sampling.temperature}; a policy "
       "gradient needs samples, so it must be positive (the paper uses 0.9)"
     )
-  how = {"config": config, "sampling": sampling}
-  sample = make_sample(policy, eos_ids=eos_ids, **how)
-  finish = make_finish(policy, value, **how)
+  sample = make_sample(policy, config=config, eos_ids=eos_ids)
+  finish = make_finish(policy, value, config=config)
 
   def collect(params, frozen, prompts, key):
-    # 1. Sample at the training temperature; log-probs come with the samples.
-    # The samples of a prompt stand together, and so share it from here on.
-    drawn = sample(move(params["policy"]), prompts, key)
+    # 1. Sample; log-probs come with the samples.
+    samples = sample(reshard(params["policy"]), prompts, key)
     # 2. Score whole responses.
-    score = scorer(frozen["scorer"], prompts, drawn.response, drawn.mask)
-    # 3. Reference log-probs, 4. values where the algorithm needs old ones,
+    score = scorer(frozen["scorer"], prompts, samples.response, samples.mask)
+    # 3. Reference log-probs, 4. old values where the algorithm needs them,
     # 5. shaped rewards, 6. advantages and value targets.
-    return finish(params, frozen["reference"], prompts, drawn, score)
+    return finish(params, frozen["reference"], prompts, samples, score)
 
   return collect
 
@@ -73,21 +76,23 @@ def make_sample(
   policy: protocols.LanguageModel,
   *,
   config: algorithms.RLConfig,
-  sampling: decode.SamplingConfig,
   eos_ids: tuple[int, ...],
-) -> Callable[..., decode.Sampled]:
-  """Returns the jitted sample(policy's params, prompts, key) of a rollout."""
+) -> Callable[..., decode.Samples]:
+  """Returns the jitted sample(params, prompts, key) -> Samples [B, N, R].
+
+  `params` are the policy's. N is `config.samples_per_prompt`; each prompt is
+  prefilled once.
+  """
 
   @jax.jit
   def sample(params, prompts, key):
-    rows = repeat_prompts(prompts, config.samples_per_prompt).row
     return decode.generate(
       policy,
       params,
       prompts.prompt,
       prompts.prompt_valid,
-      decode.row_keys(key, rows),
-      config=sampling,
+      decode.row_keys(key, prompts.row, config.samples_per_prompt),
+      config=config.sampling,
       eos_ids=eos_ids,
     )
 
@@ -99,60 +104,57 @@ def make_finish(
   value: protocols.ScalarModel | None,
   *,
   config: algorithms.RLConfig,
-  sampling: decode.SamplingConfig,
-) -> Callable[..., Any]:
-  """Returns the jitted finish(params, reference, prompts, drawn, score).
+) -> Callable[..., tuple[batches.Rollout, Metrics]]:
+  """Returns the jitted finish(params, reference, prompts, samples, score).
 
-  From what was drawn and its score [B] to what `make_collect` returns.
+  It completes samples and their scores [B, N] to a Rollout with metrics.
   """
   row = algorithms.ALGORITHMS[config.algorithm]
 
   @jax.jit
-  def finish(params, reference, prompts, drawn, score):
-    shape = drawn.mask.shape
-    group = scoring.join_groups(prompts, drawn.response, drawn.mask)
+  def finish(params, reference, prompts, samples, score):
+    texts = scoring.join_groups(prompts, samples.response, samples.mask)
     ref_log_probs = scoring.group_log_probs(
-      policy, reference, group, temperature=sampling.temperature
-    ).reshape(shape)
-    values = jnp.zeros_like(drawn.mask)
+      policy, reference, texts, temperature=config.sampling.temperature
+    )
+    values = jnp.zeros_like(samples.mask)
     if row.needs_value and not row.baseline_at_update:
-      values = algorithms.state_values(value, params["value"], group)
-      values = values.reshape(shape)
-    prompts = repeat_prompts(prompts, config.samples_per_prompt)
+      values = algorithms.state_values(value, params["value"], texts)
     rollout = batches.Rollout(
       prompts=prompts,
-      response=drawn.response,
-      mask=drawn.mask,
-      log_probs=drawn.log_probs,
-      ref_log_probs=ref_log_probs * drawn.mask,
-      values=values * drawn.mask,
+      response=samples.response,
+      mask=samples.mask,
+      log_probs=samples.log_probs,
+      ref_log_probs=ref_log_probs * samples.mask,
+      values=values * samples.mask,
       score=score,
     )
     rewards = algorithms.shaped_rewards(rollout, config)
     advantages, targets = row.advantages(rollout, rewards, config)
-    return (rollout, advantages, targets), rollout_metrics(rollout)
+    rollout = rollout.replace(advantages=advantages, targets=targets)
+    return rollout, rollout_metrics(rollout)
 
   return finish
 
 
-def rollout_metrics(
-  rollout: batches.Rollout,
-) -> Mapping[str, masked.WeightedSum]:
-  """Score, length and KL over responses; token statistics over real tokens."""
+def rollout_metrics(rollout: batches.Rollout) -> Metrics:
+  """Returns means of score, length and KL per response, and of log-probs."""
   mask = rollout.mask
-  rows = jnp.ones(mask.shape[:1], jnp.float32)
-  k1 = advantages_lib.KL_ESTIMATORS["k1"]
-  k3 = advantages_lib.KL_ESTIMATORS["k3"]
+  responses = jnp.ones(mask.shape[:2], jnp.float32)
 
-  def per_response(estimator):
+  def kl(estimator):
     terms = estimator(rollout.log_probs, rollout.ref_log_probs)
-    return jnp.sum(jnp.where(mask > 0, terms, 0.0), axis=1)
+    return jnp.sum(jnp.where(mask > 0, terms, 0.0), axis=2)
 
   return {
-    "score": masked.weighted_sum(rollout.score, rows),
-    "score_square": masked.weighted_sum(rollout.score**2, rows),
-    "tokens": masked.weighted_sum(jnp.sum(mask, axis=1), rows),
-    "kl": masked.weighted_sum(per_response(k1), rows),
-    "kl_k3": masked.weighted_sum(per_response(k3), rows),
+    "score": masked.weighted_sum(rollout.score, responses),
+    "score_square": masked.weighted_sum(rollout.score**2, responses),
+    "tokens": masked.weighted_sum(jnp.sum(mask, axis=2), responses),
+    "kl": masked.weighted_sum(
+      kl(advantages_lib.KL_ESTIMATORS["k1"]), responses
+    ),
+    "kl_k3": masked.weighted_sum(
+      kl(advantages_lib.KL_ESTIMATORS["k3"]), responses
+    ),
     "sampled_log_prob": masked.weighted_sum(rollout.log_probs, mask),
   }

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers behind one contract: vocabularies made here, and public ones.
+"""Trains SentencePiece vocabularies, and loads them and public tokenizers.
 
-In a vocabulary made here newlines are pieces of their own and nothing is
-normalised, so texts that meet at a newline encode the same apart and together.
-Public vocabularies (SentencePiece, or a tokenizer.json) need not do so:
-`segmentable` and `keeps_newlines` say what holds.
+A vocabulary trained here has newlines as pieces and normalises nothing, so that
+lines have the same ids separately and joined. Public tokenizers (SentencePiece,
+or a tokenizer.json) need not; see `segmentable` and `keeps_newlines`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rlaif_jax.core import jsonl
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
-# Names under which public models end a text or a turn.
+# End tokens of public models: of a text, or of a chat turn.
 END_OF_TURN = (
   "<|im_end|> <|eot_id|> <|end_of_text|> <|endoftext|> <end_of_turn> </s> <eos>"
 ).split()
@@ -30,9 +29,9 @@ _BESIDE = (
   "generation_config.json",
   "chat_template.jinja",
 )
-# Texts that meet at a newline; public vocabularies have pieces for runs of
-# newlines, for newlines after a stop and for newlines before blanks.
-_MEETINGS = (
+# Texts that are joined at a newline. Public vocabularies have pieces for runs
+# of newlines, for newlines after a full stop and for newlines before blanks.
+_JOINTS = (
   ("a\n", "b"),
   ("a", "\nb"),
   ("a.", "\nb"),
@@ -49,24 +48,24 @@ def train_sentencepiece(
   path: str | os.PathLike,
   extra_symbols: Sequence[str] = (),
 ) -> None:
-  """Learns a byte-pair vocabulary with byte fallback and writes it.
+  """Trains a byte-pair vocabulary with byte fallback, and writes it.
 
   The same texts give the same file. Digits are split, so "10" is "1", "0".
 
   Args:
-    texts: what to learn from; text is split at newlines.
-    vocab_size: pieces in all, special and byte pieces (260) included.
-    path: where the model goes; appears whole or not at all.
+    texts: training texts, split at newlines.
+    vocab_size: number of pieces, including the 260 special and byte pieces.
+    path: file to write, atomically.
     extra_symbols: texts that are always one piece.
 
   Raises:
-    ValueError: no texts, or a vocabulary that the texts cannot fill.
+    ValueError: if there are no texts, or too few for the vocabulary.
   """
   import sentencepiece
 
   lines = [line for text in texts for line in text.split("\n") if line]
   if not lines:
-    raise ValueError("there are no texts to learn a vocabulary from")
+    raise ValueError("there are no texts to train a vocabulary on")
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -84,15 +83,15 @@ def train_sentencepiece(
       bos_id=BOS_ID,
       eos_id=EOS_ID,
       unk_id=UNK_ID,
-      # Longer lines would be left out without a word.
+      # Longer lines would be skipped silently.
       max_sentence_length=max(len(line.encode("utf-8")) for line in lines),
       num_threads=1,
       minloglevel=2,
     )
   except RuntimeError as error:
     raise ValueError(
-      f"vocab_size is {vocab_size} and SentencePiece cannot make it from "
-      f"{len(lines)} lines: {error}. Give more text or ask for fewer pieces"
+      f"vocab_size is {vocab_size} and SentencePiece cannot train it on "
+      f"{len(lines)} lines: {error}. Give more text or a smaller vocab_size"
     ) from error
   jsonl.write_bytes(path, model.getvalue())
 
@@ -100,30 +99,30 @@ def train_sentencepiece(
 class SentencePieceTokenizer:
   """A SentencePiece model as a `protocols.Tokenizer`.
 
-  `fingerprint` names the vocabulary by content. `segmentable`: texts that meet
-  at a newline encode the same apart and together; `keeps_newlines`: they come
-  back. For a vocabulary made by `train_sentencepiece` both hold, and
-  `decode(encode(text))` gives the text back, save that U+2581, SentencePiece's
-  own sign for a blank, comes back as a blank.
+  No text is encoded to a control piece. `encode` (but not `encode_plain`)
+  gives the user-defined pieces that the additional_special_tokens of a
+  tokenizer_config.json in the same directory list.
 
-  No text can write a control piece. A chat template can write the user-defined
-  pieces that tokenizer_config.json beside calls additional_special_tokens, and
-  eos_token_id of a generation_config.json there adds to `eos_ids`.
+  Attributes:
+    files: name -> content of the files that it was loaded from.
+    fingerprint: hash of the vocabulary.
+    eos_ids: end tokens, including those of a generation_config.json.
+    segmentable: texts that are joined at a newline have the ids of the parts.
+    keeps_newlines: decoding such ids gives the text back.
+
+  Vocabularies of `train_sentencepiece` have both properties; decoding gives
+  every text back, but with U+2581, SentencePiece's sign for a blank, as blank.
 
   Raises:
-    ValueError: no such file, one that is no model, or one without an end token.
+    ValueError: if the file is missing, is no model, or has no end token.
   """
 
   def __init__(self, path: str | os.PathLike):
     import sentencepiece
 
     path = pathlib.Path(path)
-    if not path.exists():
-      raise ValueError(
-        f"there is no vocabulary at {path}; run the prepare job, or point to "
-        "the directory that holds tokenizer.model or tokenizer.json"
-      )
-    data = path.read_bytes()
+    self.files = tokenizer_files(path)
+    data = self.files["tokenizer.model"]
     self._pieces = sentencepiece.SentencePieceProcessor()
     try:
       self._pieces.LoadFromSerializedProto(data)
@@ -152,20 +151,20 @@ class SentencePieceTokenizer:
     self.segmentable, self.keeps_newlines = _newlines(self)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without bos and eos."""
+    """Returns the ids of a text, without bos and eos."""
     return self._pieces.encode(text)
 
   def encode_plain(self, text: str) -> list[int]:
-    """Ids of a text in which the names of special tokens are mere letters."""
+    """Returns the ids of a text, reading names of special tokens as letters."""
     return self._plain.encode(text)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of ids; special pieces write nothing, broken bytes become U+FFFD."""
+    """Returns the text of ids without special pieces; bad bytes are U+FFFD."""
     return self._plain.decode([int(i) for i in ids])
 
 
 def _as_control(data: bytes, names: Sequence[str]) -> Any:
-  """A SentencePiece model in which no text can write the pieces `names`."""
+  """Returns a model that encodes no text to the pieces `names`."""
   import sentencepiece
   from sentencepiece import sentencepiece_model_pb2
 
@@ -181,42 +180,41 @@ def _as_control(data: bytes, names: Sequence[str]) -> Any:
 class JsonTokenizer:
   """A Hugging Face tokenizer.json as a `protocols.Tokenizer`.
 
-  tokenizer_config.json, special_tokens_map.json and generation_config.json
-  beside it are read where they exist. `bos_id` is None unless the tokenizer
-  really begins sequences with it; `bos_text` and `eos_text` are what a chat
-  template calls bos_token and eos_token ("" for none), also then. `segmentable`
-  and `keeps_newlines` as in `SentencePieceTokenizer`.
+  Reads tokenizer_config.json, special_tokens_map.json and
+  generation_config.json of the same directory where they exist. `bos_id` is
+  None unless the tokenizer adds it to a sequence; `bos_text`, a chat template's
+  bos_token, is set nevertheless. Other attributes: `SentencePieceTokenizer`.
 
   Raises:
-    ValueError: no such file, one that is no tokenizer, no end token, or a
-      special token that the vocabulary does not have.
+    ValueError: if the file is missing, is no tokenizer or has no end token, or
+      a special token is not in the vocabulary.
   """
 
   def __init__(self, directory: str | os.PathLike):
     import tokenizers
 
     self._path = pathlib.Path(directory) / "tokenizer.json"
-    if not self._path.exists():
-      raise ValueError(f"there is no tokenizer at {self._path}")
+    self.files = tokenizer_files(self._path)
     stored = read_json(self._path)
     if not isinstance(stored.get("model"), dict):
       raise ValueError(f"{self._path} is no tokenizer: it has no 'model'")
-    # These would cut or fill texts without a word.
+    # These would truncate or pad texts silently.
     text = json.dumps({**stored, "truncation": None, "padding": None})
     self._pieces = tokenizers.Tokenizer.from_str(text)
     self._plain = tokenizers.Tokenizer.from_str(text)
     self._plain.encode_special_tokens = True
     ids = self._pieces.get_vocab(with_added_tokens=True)
-    # Numbers may have gaps, so this is not their count.
+    # Ids may have gaps, so this is not their count.
     self.vocab_size = max(ids.values()) + 1
-    # A letter outside the vocabulary is no name of a special token.
+    # The unknown token may be encoded without its name being in the text.
     unknown = stored["model"].get("unk_token"), stored["model"].get("unk_id")
     self._load_special(unknown)
-    self.fingerprint = hashlib.sha256(self._path.read_bytes()).hexdigest()[:16]
+    data = self.files["tokenizer.json"]
+    self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
     self.segmentable, self.keeps_newlines = _newlines(self)
 
   def _load_special(self, unknown: tuple[str | None, int | None]) -> None:
-    """Sets the special ids from the files beside, each of them checked."""
+    """Sets the special ids from the config files, and checks each."""
     config = _beside(self._path, "tokenizer_config.json")
     for key, token in (config.get("added_tokens_decoder") or {}).items():
       self._check(config, token.get("content"), int(key))
@@ -227,7 +225,7 @@ class JsonTokenizer:
     ends += [] if eos is None else [eos]
     added = self._pieces.get_added_tokens_decoder()
     special = {t.content: i for i, t in added.items() if t.special}
-    # Others may have such a name and end nothing: "</s>" is HTML too.
+    # An ordinary token may have such a name: "</s>" is HTML too.
     ends += [special[name] for name in END_OF_TURN if name in special]
     if not ends:
       raise ValueError(
@@ -241,7 +239,7 @@ class JsonTokenizer:
     first = self.bos_id if bos is None else bos
     self.bos_text = "" if first is None else self._pieces.id_to_token(first)
     self.pad_id = _pad_id(pad, self.eos_ids, self.bos_id)
-    # What the files name is special here, even where tokenizer.json forgot.
+    # Tokens named in the config files are special, whatever tokenizer.json has.
     named = {i for i in (*ends, first, pad) if i is not None}
     names = sorted(map(self._pieces.id_to_token, named - {*special.values()}))
     self._pieces.add_special_tokens(names)
@@ -262,7 +260,7 @@ class JsonTokenizer:
   def _check(
     self, config: dict[str, Any], token: Any, i: Any, role: str = "special"
   ) -> int:
-    """The id `i`, if the vocabulary has it and calls it `token` (if given)."""
+    """Returns id `i` if the vocabulary has it, as `token` if that is given."""
     found = None
     if isinstance(i, int) and 0 <= i < self.vocab_size:
       found = self._pieces.id_to_token(i)
@@ -279,7 +277,7 @@ class JsonTokenizer:
       if asked and named is None:
         raise ValueError(
           f"{self._path.with_name('tokenizer_config.json')}: add_bos_token is "
-          "true and bos_token is missing; name it or say false"
+          "true and bos_token is missing; add it, or set add_bos_token to false"
         )
       return named if asked else None
     bare = self._pieces.encode("a", add_special_tokens=False).ids
@@ -287,19 +285,19 @@ class JsonTokenizer:
     return whole[0] if bare and whole[1 : 1 + len(bare)] == bare else None
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text; names of special tokens are read as these."""
+    """Returns the ids of a text; names of special tokens become their ids."""
     return self._pieces.encode(text, add_special_tokens=False).ids
 
   def encode_plain(self, text: str) -> list[int]:
-    """Ids of a text in which the names of special tokens are mere letters.
+    """Returns the ids of a text, reading names of special tokens as letters.
 
     Raises:
-      ValueError: a special token's name that only itself can write.
+      ValueError: if only the special token itself spells its name.
     """
     ids = self._plain.encode(text, add_special_tokens=False).ids
     if self._special.isdisjoint(ids):
       return ids
-    # A vocabulary may hold the name as a whole word too: cut the word.
+    # A vocabulary may have the name as an ordinary word: split the word.
     return [piece for i in ids for piece in self._cut(i)]
 
   def _cut(self, i: int) -> list[int]:
@@ -313,7 +311,7 @@ class JsonTokenizer:
     return self.encode_plain(name[:1]) + self.encode_plain(name[1:])
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of ids; special tokens write nothing, broken bytes U+FFFD."""
+    """Returns the text of ids without special tokens; bad bytes are U+FFFD."""
     return self._pieces.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
@@ -329,10 +327,9 @@ def _ends(generation: dict[str, Any]) -> list[int]:
 
 
 def _pad_id(named: int | None, eos_ids: Sequence[int], bos: int | None) -> int:
-  """An id for padding that ends no response.
+  """Returns an id for padding that is not an end token.
 
-  Padding is masked, so any other id does where a vocabulary has none, or uses
-  its end for it as public checkpoints do.
+  Padding is masked, so any other id will do if there is no padding token.
   """
   if named is not None and named >= 0 and named not in eos_ids:
     return named
@@ -340,15 +337,15 @@ def _pad_id(named: int | None, eos_ids: Sequence[int], bos: int | None) -> int:
 
 
 def _newlines(tokenizer: Any) -> tuple[bool, bool]:
-  """Whether texts that meet at a newline encode so apart, and come back."""
+  """Returns the tokenizer's `segmentable` and `keeps_newlines`."""
   encode, decode = tokenizer.encode_plain, tokenizer.decode
-  whole = {a + b: encode(a + b) for a, b in _MEETINGS}
-  segmentable = all(encode(a) + encode(b) == whole[a + b] for a, b in _MEETINGS)
+  whole = {a + b: encode(a + b) for a, b in _JOINTS}
+  segmentable = all(encode(a) + encode(b) == whole[a + b] for a, b in _JOINTS)
   return segmentable, all(decode(ids) == text for text, ids in whole.items())
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads a JSON object; anything else is a ValueError."""
+  """Reads a JSON object, and raises ValueError for anything else."""
   try:
     found = json.loads(pathlib.Path(path).read_bytes())
   except ValueError as error:
@@ -358,38 +355,45 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   return found
 
 
-def tokenizer_files(directory: str | os.PathLike) -> dict[str, str]:
-  """Name -> path of the files that make up the tokenizer of a directory.
+FileTokenizer = SentencePieceTokenizer | JsonTokenizer
 
-  Where both kinds are there it is tokenizer.json, which alone has the tokens
-  that were added to a vocabulary later.
+
+def tokenizer_files(path: str | os.PathLike) -> dict[str, bytes]:
+  """Returns name -> content of the files of a tokenizer.
+
+  Args:
+    path: the main file, or a directory. Of a directory with both kinds it is
+      tokenizer.json, which alone has the tokens that were added later.
 
   Raises:
-    ValueError: no tokenizer there.
+    ValueError: if there is none.
   """
-  directory = pathlib.Path(directory)
-  kinds = ("tokenizer.json", "tokenizer.model")
-  main = next((name for name in kinds if (directory / name).exists()), None)
-  if main is None:
-    raise ValueError(
-      f"there is no vocabulary at {directory}: neither tokenizer.model nor "
-      "tokenizer.json; run the prepare job, or point to a directory with one"
-    )
-  names = [main, *(n for n in _BESIDE if (directory / n).exists())]
-  return {name: str(directory / name) for name in names}
+  path = _main_file(path)
+  is_json = path.name == "tokenizer.json"
+  files = {"tokenizer.json" if is_json else "tokenizer.model": path}
+  files |= {name: path.with_name(name) for name in _BESIDE}
+  return {name: p.read_bytes() for name, p in files.items() if p.exists()}
 
 
-def load_tokenizer(
-  path: str | os.PathLike,
-) -> SentencePieceTokenizer | JsonTokenizer:
+def _main_file(path: str | os.PathLike) -> pathlib.Path:
+  path = pathlib.Path(path)
+  names = ("tokenizer.json", "tokenizer.model")
+  for found in [path / name for name in names] if path.is_dir() else [path]:
+    if found.exists():
+      return found
+  raise ValueError(
+    f"there is no vocabulary at {path}: neither tokenizer.model nor "
+    "tokenizer.json; run the prepare job, or name a directory with one"
+  )
+
+
+def load_tokenizer(path: str | os.PathLike) -> FileTokenizer:
   """Opens a tokenizer file, or the tokenizer of a directory.
 
   Raises:
-    ValueError: there is none, or one that cannot be used.
+    ValueError: if there is none, or if it cannot be used.
   """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    path = path / next(iter(tokenizer_files(path)))
+  path = _main_file(path)
   if path.name == "tokenizer.json":
     return JsonTokenizer(path.parent)
   return SentencePieceTokenizer(path)

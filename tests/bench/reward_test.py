@@ -65,9 +65,4 @@ def test_what_is_separate_reads_more(monkeypatch):
         model_config=testing.tiny_decoder(40),
         **settings,
       )
-  packed, padded, separate = (type(batch).__name__ for batch in seen)
-  assert (packed, padded, separate) == (
-    "PackedPairs",
-    "PairBatch",
-    "PairBatch",
-  )
+  assert [batch.is_packed for batch in seen] == [True, False, False]

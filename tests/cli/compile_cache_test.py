@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache by default, elsewhere on request, none when told so."""
+"""The cache is on by default; variables move it or disable it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import sys
 from rlaif_jax.cli import compile_cache
 
 
-def test_the_place():
+def test_cache_dir():
   home = {"XDG_CACHE_HOME": "/c"}
-  default = compile_cache.folder(home)
+  default = compile_cache.cache_dir(home)
   assert pathlib.Path(default).parts[:3] == ("/", "c", "rlaif_jax")
   assert pathlib.Path(default).parent.name == "rlaif_jax"
-  assert compile_cache.folder({"RLAIF_JAX_CACHE": "off", **home}) == ""
-  assert compile_cache.folder({"RLAIF_JAX_CACHE": "/mine", **home}) == "/mine"
+  assert compile_cache.cache_dir({"RLAIF_JAX_CACHE": "off", **home}) == ""
+  assert (
+    compile_cache.cache_dir({"RLAIF_JAX_CACHE": "/mine", **home}) == "/mine"
+  )
   both = {"RLAIF_JAX_CACHE": "off", "JAX_COMPILATION_CACHE_DIR": "/theirs"}
-  assert compile_cache.folder(both) == "/theirs"
-  assert compile_cache.folder({}).startswith(str(pathlib.Path.home()))
+  assert compile_cache.cache_dir(both) == "/theirs"
+  assert compile_cache.cache_dir({}).startswith(str(pathlib.Path.home()))
 
 
-def test_jax_is_told_only_of_a_folder():
+def test_jax_variable_is_set_unless_the_cache_is_off():
   environ = {"RLAIF_JAX_CACHE": "off"}
-  compile_cache.turn_on(environ)
+  compile_cache.enable(environ)
   assert environ == {"RLAIF_JAX_CACHE": "off"}
   environ = {"RLAIF_JAX_CACHE": "/mine"}
-  compile_cache.turn_on(environ)
+  compile_cache.enable(environ)
   assert environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
 
 
-def test_a_job_says_where(tmp_path):
+def test_a_job_prints_the_cache_dir(tmp_path):
   def said(cache, out):
     command = [sys.executable, "-m", "rlaif_jax.main", "--job=report"]
     command += [f"--output_dir={tmp_path / out}", f"--runs_dir={tmp_path}"]
@@ -47,5 +49,5 @@ def test_a_job_says_where(tmp_path):
     return [x for x in done.stdout.splitlines() if "compiled" in x]
 
   kept = tmp_path / "kept"
-  assert said(str(kept), "a") == [f"compiled programs are kept in {kept}"]
+  assert said(str(kept), "a") == [f"compiled programs are cached in {kept}"]
   assert said("off", "b") == []

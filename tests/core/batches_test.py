@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import batches
+from tests import testing
 
 
 def test_records_are_pytrees():
@@ -15,12 +16,12 @@ def test_records_are_pytrees():
   side = batches.TokenBatch(
     tokens=tokens, valid=tokens > 0, weights=jnp.ones((2, 1))
   )
-  pair = batches.PairBatch(
+  pair = testing.pair_batch(
     first=side, second=side, label=jnp.ones(2), weight=jnp.ones(2)
   )
   doubled = jax.jit(lambda p: jax.tree.map(lambda x: x[:1], p))(pair)
   np.testing.assert_array_equal(doubled.first.tokens, tokens[:1])
-  assert len(jax.tree.leaves(pair)) == 8
+  assert len(jax.tree.leaves(pair)) == 6
 
 
 def test_rows_of_one_prompt_become_a_group():
@@ -28,7 +29,7 @@ def test_rows_of_one_prompt_become_a_group():
   side = batches.TokenBatch(
     tokens=tokens, valid=tokens != 5, weights=jnp.ones((4, 1))
   )
-  group = batches.grouped(side, 2)
+  group = testing.grouped(side, 2)
   np.testing.assert_array_equal(group.prompt, [[1, 2], [5, 6]])
   np.testing.assert_array_equal(group.response[..., 0], [[3, 4], [7, 8]])
   np.testing.assert_array_equal(group.prompt_valid, [[1, 1], [0, 1]])
@@ -42,10 +43,10 @@ def test_a_pair_is_a_group_of_two():
       tokens=tokens, valid=tokens > 0, weights=jnp.ones((2, 1))
     )
 
-  pair = batches.PairBatch(
+  pair = testing.pair_batch(
     first=side(3, 7), second=side(4, 0), label=jnp.ones(2), weight=jnp.ones(2)
   )
-  group = pair.grouped()
+  group = pair.texts
   np.testing.assert_array_equal(group.prompt, [[1, 2], [5, 6]])
   np.testing.assert_array_equal(group.response[..., 0], [[3, 4], [7, 0]])
   np.testing.assert_array_equal(group.response_valid[..., 0], [[1, 1], [1, 0]])

@@ -8,6 +8,7 @@ import pytest
 
 from rlaif_jax.core import batches
 from rlaif_jax.data import packing
+from tests import testing
 
 PROMPT, RESPONSE = 20, 8
 
@@ -30,7 +31,7 @@ def pairs(count=40, seed=0):
       weights=response.astype(np.float32),
     )
 
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=side(lengths[:, 1]),
     second=side(lengths[:, 2]),
     label=generator.random(count).astype(np.float32),
@@ -38,8 +39,23 @@ def pairs(count=40, seed=0):
   )
 
 
-def unpacked(packed, more):
-  """{label: (prompt, first, second, last states' columns are right, extra)}."""
+def with_reference(pairs):
+  """Reference log-probs that tell which pair and which side they are of."""
+  known = np.outer(pairs.label, [2.0, 3.0]).astype(np.float32)
+  return pairs.replace(ref_log_probs=known)
+
+
+def without_padding(pairs):
+  return pairs.replace(
+    texts=pairs.texts.replace(
+      prompt_valid=np.ones_like(pairs.texts.prompt_valid),
+      response_valid=np.ones_like(pairs.texts.response_valid),
+    )
+  )
+
+
+def unpacked(packed):
+  """{label: ([prompt, first, second], reference log-probs)}; checks columns."""
   found = {}
   texts = packed.texts
   for row, place in zip(*np.nonzero(packed.weight), strict=True):
@@ -57,23 +73,25 @@ def unpacked(packed, more):
       )
       whole = np.concatenate([parts[0], parts[which + 1]])
       np.testing.assert_array_equal(read, whole[len(parts[0]) - 1 :])
-    found[float(packed.label[row, place])] = (parts, more["extra"][row, place])
+    found[float(packed.label[row, place])] = (
+      parts,
+      packed.ref_log_probs[row, place],
+    )
   return found
 
 
 def test_every_pair_is_there_once_and_whole():
-  batch = pairs()
+  batch = with_reference(pairs())
   lengths = packing.lengths_of(batch)
   shape = packing.row_shape(lengths, round_to=8)
-  extra = np.arange(40, dtype=np.float32)
-  packed, more = packing.pack_pairs(batch, shape, multiple=4, extra=extra)
+  packed = packing.pack_pairs(batch, shape, multiple=4)
   assert packed.texts.tokens.shape[0] % 4 == 0
   assert packed.texts.tokens.shape[1] == shape.columns
-  found = unpacked(packed, more)
+  found = unpacked(packed)
   assert len(found) == 40
   for pair in range(40):
-    (prompt, first, second), number = found[float(batch.label[pair])]
-    assert number == pair
+    (prompt, first, second), known = found[float(batch.label[pair])]
+    np.testing.assert_array_equal(known, batch.ref_log_probs[pair])
     sides = (batch.first, batch.second)
     for side, part in zip(sides, (first, second), strict=True):
       np.testing.assert_array_equal(
@@ -92,12 +110,7 @@ def test_rows_are_fewer_than_pairs_and_nearly_full():
 
 
 def test_pairs_of_one_length_are_not_packed():
-  batch = pairs()
-  full = batch.replace(
-    first=batch.first.replace(valid=np.ones_like(batch.first.valid)),
-    second=batch.second.replace(valid=np.ones_like(batch.second.valid)),
-  )
-  assert not packing.is_worth_it(full)
+  assert not packing.is_worth_it(without_padding(pairs()))
 
 
 @pytest.mark.parametrize("field", ["columns", "targets"])

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlaif_jax.core import batches
 from rlaif_jax.dpo import alternatives
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
@@ -31,15 +30,12 @@ def side(seed):
 @pytest.fixture(scope="module")
 def world():
   params = testing.build(MODEL)
-  pairs = batches.PairBatch(
+  pairs = testing.pair_batch(
     first=side(0), second=side(1), label=LABEL, weight=WEIGHT
   )
   # The last row only fills the batch, and holds garbage.
-  batch = batches.ReferencedPairs(
-    pairs=pairs,
-    ref_first=np.array([-8.0, -9.0, -7.0, np.nan], np.float32),
-    ref_second=np.array([-9.0, -8.0, -9.0, np.nan], np.float32),
-  )
+  known = [[-8.0, -9.0], [-9.0, -8.0], [-7.0, -9.0], [np.nan, np.nan]]
+  batch = pairs.replace(ref_log_probs=np.array(known, np.float32))
   log_probs = scoring.pair_log_probs(MODEL, params, pairs)
   return params, batch, [np.asarray(x, np.float64) for x in log_probs]
 
@@ -62,9 +58,7 @@ def test_rrhf_by_hand(world):
 def test_kto_by_hand(world):
   params, batch, (first, second) = world
   real = slice(0, 3)
-  ratio = np.stack([first - batch.ref_first, second - batch.ref_second])[
-    :, real
-  ]
+  ratio = (np.stack([first, second]) - batch.ref_log_probs.T)[:, real]
   weight, label = WEIGHT[real], LABEL[real]
   point = max(np.average(ratio.mean(axis=0), weights=weight), 0.0)
   sign = np.stack([2 * label - 1, 1 - 2 * label])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def side(seed, rows=3):
 
 
 def pairs(label=(1.0, 0.3, 0.6), weight=(1.0, 1.0, 1.0)):
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=side(0),
     second=side(1),
     label=np.asarray(label, np.float32),
@@ -46,10 +47,8 @@ def pairs(label=(1.0, 0.3, 0.6), weight=(1.0, 1.0, 1.0)):
 
 
 def referenced(pairs, reference):
-  first, second = LOG_PROBS(reference, pairs)
-  return batches.ReferencedPairs(
-    pairs=pairs, ref_first=first, ref_second=second
-  )
+  known = jnp.stack(LOG_PROBS(reference, pairs), axis=-1)
+  return pairs.replace(ref_log_probs=known)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def by_hand(policy, reference, batch):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("kind", model.LOSSES)
+@pytest.mark.parametrize("kind", typing.get_args(model.Loss))
 def test_loss_by_hand(params, kind, smoothing):
   policy, reference = params
   config = model.DPOConfig(beta=0.5, loss=kind, label_smoothing=smoothing)
@@ -105,8 +104,8 @@ def test_pairs_without_weight_change_nothing(params):
   policy, reference = params
   batch = referenced(pairs(weight=(1.0, 0.0, 1.0)), reference)
   spoiled = batch.replace(
-    ref_first=batch.ref_first.at[1].set(jnp.nan),
-    pairs=batch.pairs.replace(label=np.float32([1.0, 0.9, 0.6])),
+    ref_log_probs=batch.ref_log_probs.at[1].set(jnp.nan),
+    label=np.float32([1.0, 0.9, 0.6]),
   )
   loss = model.make_loss(FUNCTIONS, model.DPOConfig())
   run = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, None)[0].mean()))
@@ -117,15 +116,9 @@ def test_pairs_without_weight_change_nothing(params):
 def test_packed_pairs_have_the_same_loss_and_gradient(params):
   policy, reference = params
   plain = referenced(pairs(), reference)
-  shape = packing.row_shape(packing.lengths_of(plain.pairs), round_to=8)
-  packed, more = packing.pack_pairs(
-    plain.pairs,
-    shape,
-    multiple=2,
-    ref_first=np.asarray(plain.ref_first),
-    ref_second=np.asarray(plain.ref_second),
-  )
-  rows = batches.ReferencedPairs(pairs=packed, **more)
+  plain = jax.tree.map(np.asarray, plain)
+  shape = packing.row_shape(packing.lengths_of(plain), round_to=8)
+  rows = packing.pack_pairs(plain, shape, multiple=2)
   loss = model.make_loss(FUNCTIONS, model.DPOConfig(beta=0.5))
 
   def run(batch):
@@ -186,17 +179,15 @@ def test_the_minimum_over_all_pairs_is_the_tilted_reference():
       weights=jnp.ones((10, 1)),
     )
 
-  plain = batches.PairBatch(
+  plain = testing.pair_batch(
     first=text(0),
     second=text(1),
     label=jax.nn.sigmoid(reward[ours[:, 0]] - reward[ours[:, 1]]),
     weight=jnp.ones(10),
   )
   policy = tabular()
-  first, second = scoring.pair_log_probs(policy, reference, plain)
-  batch = batches.ReferencedPairs(
-    pairs=plain, ref_first=first, ref_second=second
-  )
+  known = scoring.pair_log_probs(policy, reference, plain)
+  batch = plain.replace(ref_log_probs=jnp.stack(known, axis=-1))
   loss = model.make_loss(policy, model.DPOConfig(beta=beta))
 
   def mean(logits):

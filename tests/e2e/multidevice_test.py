@@ -28,10 +28,10 @@ from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
 from rlaif_jax.reward import ensemble
 from rlaif_jax.reward import model as reward_model
+from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
-from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.text import prompts as prompts_lib
 from tests import testing
 
@@ -81,7 +81,7 @@ def pairs(generator):
   first, second = texts(generator), texts(generator)
   second.tokens[:, :PROMPT] = first.tokens[:, :PROMPT]
   second.valid[:, :PROMPT] = first.valid[:, :PROMPT]
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=first,
     second=second,
     label=generator.random(ROWS).astype(np.float32),
@@ -90,11 +90,9 @@ def pairs(generator):
 
 
 def referenced(generator):
-  """ReferencedPairs of the same."""
-  said = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
-  return batches.ReferencedPairs(
-    pairs=pairs(generator), ref_first=said[0], ref_second=said[1]
-  )
+  """Pairs with reference log-probs."""
+  known = generator.uniform(-20, -10, (2, ROWS)).astype(np.float32)
+  return pairs(generator).replace(ref_log_probs=known.T)
 
 
 def members(generator):
@@ -182,8 +180,8 @@ def ensemble_of(kind, scalar, batch, mesh):
 
 
 def reinforce(language, scalar, reference, score, scorer_params, mesh):
-  rl = algorithms.RLConfig()
   sampling = decode.SamplingConfig(max_tokens=RESPONSE, temperature=0.9)
+  rl = algorithms.RLConfig(sampling=sampling)
   # What samples is a copy that fsdp does not split.
   whole = compute_lib.Placement(rules=(("embed", ""),))
   collect = rollout.make_collect(
@@ -191,9 +189,8 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
     scalar,
     score,
     config=rl,
-    sampling=sampling,
     eos_ids=(3, 4),
-    move=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.mover(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 
@@ -204,7 +201,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
 
   return Training(
     lambda key: {"policy": language.init(key), "value": scalar.init(key)},
-    algorithms.make_loss(language, scalar, config=rl, temperature=0.9),
+    algorithms.make_loss(language, scalar, rl),
     collected,
   )
 

@@ -9,7 +9,9 @@ import json
 import pytest
 
 from rlaif_jax import main
+from rlaif_jax.cli import command_line
 from rlaif_jax.cli import resolution
+from rlaif_jax.cli import gin_reader
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
@@ -43,10 +45,10 @@ def command(recipe, size, topology):
 
 def recipe_of(recipe, size, topology):
   """What a plan is of, and its steps."""
-  parsed = main.parse_command(command(recipe, size, topology))
-  parsed = main.with_parameters(parsed, plan_run.run)
+  parsed = command_line.parse(command(recipe, size, topology))
+  parsed = command_line.bind_parameters(parsed, plan_run.run)
   arguments = resolution.resolve(
-    "plan", main.bindings_of(parsed), {"plan": plan_run.run}
+    "plan", gin_reader.read_command(parsed), {"plan": plan_run.run}
   )
   fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}
   defaults = plan_run.run.__kwdefaults__

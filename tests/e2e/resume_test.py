@@ -194,6 +194,6 @@ def test_sigterm_saves_and_exits_with_its_own_code(world):
     time.sleep(0.005)
   output = process.communicate(timeout=120)[0]
   assert process.returncode == 75, output
-  assert "Continue" in output or "continue" in output
+  assert "Resume with" in output or "continue" in output
   saved = [p.name for p in (world.root / "stopped/checkpoints").iterdir()]
   assert any(name.isdigit() and int(name) >= 3 for name in saved)

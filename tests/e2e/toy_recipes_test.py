@@ -9,35 +9,36 @@ import shlex
 import pytest
 
 from rlaif_jax import main
+from rlaif_jax.cli import gin_reader
 from tests.house import recipes_test
 from tests.house import source
 
 RECIPES = sorted((source.ROOT / "gin_configs/recipes").glob("toy_*.gin"))
 SMALL = {
-  "RigConfig.sft_steps": 2,
-  "RigConfig.pairs": 32,
-  "RigConfig.test_pairs": 32,
-  "RigConfig.reference": 32,
-  "RigConfig.batch_size": 8,
-  "ProxyConfig.epochs": 1,
-  "PolicyConfig.steps": 4,
-  "PolicyConfig.evaluations": 2,
-  "PolicyConfig.evaluation_rows": 32,
-  "PolicyConfig.prompts": 4,
-  "SearchConfig.samples": 32,
-  "SearchConfig.prompts": 2,
-  "SearchConfig.sizes": "(1, 32)",
-  "PairTrainConfig.epochs": 1,
-  "PairTrainConfig.pairs": 32,
-  "TeachersConfig.prompts": 32,
-  "TeachersConfig.updates": 4,
+  "ToyConfig.sft_steps": 2,
+  "ToyConfig.pairs": 32,
+  "ToyConfig.test_pairs": 32,
+  "ToyConfig.reference": 32,
+  "ToyConfig.batch_size": 8,
+  "ToyProxyConfig.epochs": 1,
+  "ToyPolicyConfig.steps": 4,
+  "ToyPolicyConfig.evaluations": 2,
+  "ToyPolicyConfig.evaluation_rows": 32,
+  "ToyPolicyConfig.prompts": 4,
+  "ToySearchConfig.samples": 32,
+  "ToySearchConfig.prompts": 2,
+  "ToySearchConfig.sizes": "(1, 32)",
+  "ToyPairConfig.epochs": 1,
+  "ToyPairConfig.pairs": 32,
+  "ToyTeacherConfig.prompts": 32,
+  "ToyTeacherConfig.updates": 4,
   "toy_world.seeds": "(0,)",
 }
 
 
 def small(path, directory):
   """The command of a recipe's header with its last arm and one seed."""
-  bindings = main.read_gin_file(recipes_test.shown(path))
+  bindings = gin_reader.read(recipes_test.shown(path))
   arms = next(b.value for b in bindings if b.field == "arms")
   changes = {
     **SMALL,

@@ -42,9 +42,16 @@ def prompts(rows=8):
 
 
 def draw(
-  params, tokens, valid, rows, config=CONFIG, eos_ids=(EOS,), limits=None
+  params,
+  tokens,
+  valid,
+  rows,
+  config=CONFIG,
+  eos_ids=(EOS,),
+  limits=None,
+  num_samples=None,
 ):
-  keys = decode.row_keys(jax.random.key(3), jnp.asarray(rows))
+  keys = decode.row_keys(jax.random.key(3), jnp.asarray(rows), num_samples)
   settings = dict(config=config, eos_ids=eos_ids, limits=limits)
   return generate(params, tokens, valid, keys, **settings)
 
@@ -69,12 +76,31 @@ def test_log_probs_are_those_of_the_full_forward_at_the_temperature(params):
 
 def test_samples_of_one_prompt_are_those_of_the_repeated_prompt(params):
   tokens, valid = prompts(4)
-  once = draw(params, tokens, valid, range(12))
+  once = draw(params, tokens, valid, range(4), num_samples=3)
+  assert once.response.shape == (4, 3, LENGTH)
+  assert once.mask.shape == once.log_probs.shape == (4, 3, LENGTH)
+  once = once.reshape((12,))
   repeated = (jnp.repeat(x, 3, axis=0) for x in (tokens, valid))
   again = draw(params, *repeated, range(12))
   np.testing.assert_array_equal(once.response, again.response)
   np.testing.assert_allclose(once.log_probs, again.log_probs, atol=1e-5)
-  assert once.response.shape[0] == 12
+
+
+def test_limits_have_the_shape_of_the_keys(params):
+  tokens, valid = prompts(2)
+  limits = jnp.array([[1, 3], [2, 7]])
+  for config in (CONFIG, in_slots(3)):
+    cut = draw(
+      params,
+      tokens,
+      valid,
+      range(2),
+      config=config,
+      eos_ids=(-1,),
+      limits=limits,
+      num_samples=2,
+    )
+    np.testing.assert_array_equal(cut.mask.sum(axis=-1), limits)
 
 
 def test_a_row_does_not_depend_on_its_batch(params):
@@ -161,13 +187,12 @@ def test_slots_change_no_sample(params, slots, samples):
   """Prompts are read in parts, slots refilled again and again; columns of the
   cache come round several times."""
   tokens, valid = prompts(7)
-  rows = range(7 * samples)
-  ends = (EOS, 4, 5)
-  expected = draw(params, tokens, valid, rows, eos_ids=ends)
+  settings = dict(eos_ids=(EOS, 4, 5), num_samples=samples)
+  expected = draw(params, tokens, valid, range(7), **settings)
   found = draw(
-    params, tokens, valid, rows, config=in_slots(slots), eos_ids=ends
+    params, tokens, valid, range(7), config=in_slots(slots), **settings
   )
-  lengths = np.asarray(expected.mask).sum(axis=1)
+  lengths = np.asarray(expected.mask).sum(axis=-1).reshape(-1)
   assert len(set(lengths)) > 1 and lengths.sum() > slots * LENGTH
   np.testing.assert_array_equal(found.response, expected.response)
   np.testing.assert_array_equal(found.mask, expected.mask)

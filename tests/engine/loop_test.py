@@ -32,7 +32,16 @@ def loss_fn(params, batch, key):
   return masked.weighted_sum(error**2, jnp.ones_like(error)), {}
 
 
-def run(directory, *, steps=10, kill_at=None, save_every=3, spoil_at=None):
+def run(
+  directory,
+  *,
+  steps=10,
+  kill_at=None,
+  save_every=3,
+  spoil_at=None,
+  evaluate_at=(),
+  evaluate=lambda params, number: {"w0": float(params["w"][0])},
+):
   mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
   tx = optax.adam(0.1)
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -54,12 +63,14 @@ def run(directory, *, steps=10, kill_at=None, save_every=3, spoil_at=None):
     update,
     next_batch,
     config=loop.TrainConfig(
-      num_steps=steps, save_every=save_every, evaluate_every=4
+      num_steps=steps,
+      save_every=save_every,
+      evaluate_every=4,
+      evaluate_at=evaluate_at,
     ),
-    num_rows=4,
     directory=str(directory),
     name="test",
-    evaluate=lambda params, number: {"w0": float(params["w"][0])},
+    evaluate=evaluate,
   )
 
 
@@ -79,6 +90,21 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, points):
   resumed = run(tmp_path / "killed")
   assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(resumed)
   assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_without_a_directory_it_writes_nothing(tmp_path, monkeypatch):
+  whole = run(tmp_path / "whole")
+  monkeypatch.chdir(tmp_path)
+  evaluated = []
+
+  def evaluate(params, step):
+    evaluated.append(step)
+    return {"w0": float(params["w"][0])}
+
+  state = run("", evaluate=evaluate, evaluate_at=(1, 7))
+  assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(state)
+  assert evaluated == [0, 1, 4, 7, 8, 10]
+  assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 
 def test_it_says_how_long_batches_took(tmp_path):
@@ -125,6 +151,9 @@ def test_steps_or_epochs_give_the_length():
   # 60 rows in batches of 8, the last one begun; at least one.
   assert [by_epochs.steps(n) for n in (24, 1)] == [8, 1]
   assert loop.TrainConfig(num_steps=3, epochs=2.5).steps(24) == 3
+  assert loop.TrainConfig(num_steps=3).steps(0) == 3
+  with pytest.raises(ValueError, match="number of rows is 0"):
+    by_epochs.steps(0)
 
 
 def test_memory_does_not_grow_with_the_steps(tmp_path):

@@ -67,12 +67,3 @@ def test_reward_accuracy_counts_equal_rewards_half():
     "correct": 1.5,
     "n": 3,
   }
-
-
-def test_calibration_error_by_hand():
-  import numpy as np
-
-  p = np.array([0.9, 0.9, 0.1, 0.55])
-  truth = np.array([1.0, 0.0, 0.0, 1.0])
-  expected = (abs(2 - 2.7) + abs(1 - 0.55)) / 4
-  assert agreement.calibration_error(p, truth) == pytest.approx(expected)

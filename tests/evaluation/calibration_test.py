@@ -183,3 +183,12 @@ def test_the_seed_moves_the_intervals_alone():
   p, truth = simulated(200, 0.5)
   a, b = (calibration.calibration(p, truth, seed=s) for s in (0, 1))
   assert a.error.value == b.error.value and a.error.high != b.error.high
+
+
+def test_calibration_error_by_hand():
+  p = np.array([0.9, 0.9, 0.1, 0.55])
+  truth = np.array([1.0, 0.0, 0.0, 1.0])
+  expected = (abs(2 - 2.7) + abs(1 - 0.55)) / 4
+  assert calibration.expected_error(p, truth) == pytest.approx(expected)
+  full = calibration.calibration(p, truth)
+  assert full.error.value == pytest.approx(expected)

@@ -63,7 +63,7 @@ def test_every_option_changes_the_total(field):
 
 
 def test_lengths_that_do_not_grow_are_an_error():
-  with pytest.raises(ValueError, match="must grow"):
+  with pytest.raises(ValueError, match="min <= target < max"):
     gold.GoldConfig(target_words=28)
 
 

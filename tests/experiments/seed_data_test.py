@@ -15,11 +15,11 @@ from tests import tiny_toy
 
 
 def test_the_first_policy_writes_as_the_writers_do():
-  setting = tiny_toy.setting()
-  prompts, drawn = setting.reference
-  words = drawn.response[:, :3] - 4
-  assert (drawn.response[:, 3] == toy_task.END).mean() > 0.9
-  usage = setting.world.usage
+  data = tiny_toy.data()
+  prompts, samples = data.reference
+  words = samples.response[:, :3] - 4
+  assert (samples.response[:, 3] == toy_task.END).mean() > 0.9
+  usage = data.world.usage
   for topic in range(2):
     share = np.bincount(
       words[prompts.prompt[:, 0] == 2 + topic].ravel().clip(0, 5), minlength=6
@@ -28,16 +28,16 @@ def test_the_first_policy_writes_as_the_writers_do():
 
 
 def test_gold_is_in_units_of_the_first_policy():
-  setting = tiny_toy.setting()
-  gold = setting.gold(*setting.reference)
+  data = tiny_toy.data()
+  gold = data.gold(*data.reference)
   np.testing.assert_allclose([gold.mean(), gold.std()], [0, 1], atol=1e-6)
 
 
 def test_wins_are_over_samples_of_the_same_prompt():
-  setting = tiny_toy.setting()
-  prompts, drawn = setting.reference
-  gold = setting.gold(prompts, drawn)
-  wins = setting.wins(prompts, gold)
+  data = tiny_toy.data()
+  prompts, samples = data.reference
+  gold = data.gold(prompts, samples)
+  wins = data.wins(prompts, gold)
   np.testing.assert_allclose(wins.mean(), 0.5, atol=1e-6)
   same = prompts.prompt[:, 0] == prompts.prompt[3, 0]
   by_hand = np.mean(gold[same] < gold[3]) + np.mean(gold[same] == gold[3]) / 2
@@ -45,16 +45,16 @@ def test_wins_are_over_samples_of_the_same_prompt():
 
 
 def test_pairs_are_of_one_prompt_and_two_samples():
-  train = tiny_toy.setting().train
+  train = tiny_toy.data().train
   np.testing.assert_array_equal(
     train.first.tokens[:, 0], train.second.tokens[:, 0]
   )
   assert (train.first.tokens != train.second.tokens).any()
-  gaps = tiny_toy.setting().train_gaps
+  gaps = tiny_toy.data().train_margins
   decided = gaps != 0
   wrong = (gaps > 0) != (train.label > 0.5)
   assert 0 < wrong[decided].mean() < 0.25  # flip is 0.1.
-  assert set(tiny_toy.setting().test.label) == {0.0, 1.0}
+  assert set(tiny_toy.data().test.label) == {0.0, 1.0}
 
 
 def test_noise_is_of_the_kind_that_is_asked_for():
@@ -69,15 +69,15 @@ def test_noise_is_of_the_kind_that_is_asked_for():
 
 
 def test_blocks_do_not_change_samples():
-  programs, setting = tiny_toy.programs(), tiny_toy.setting()
-  prompts = seed_data.prompt_rows(setting.world, np.arange(130))
+  programs, data = tiny_toy.programs(), tiny_toy.data()
+  prompts = seed_data.prompt_rows(data.world, np.arange(130))
   key = rng.key(0, "x")
-  drawn = programs.draw(setting.policy, prompts, key)  # Blocks of 128.
-  part = seed_data.prompt_rows(setting.world, np.arange(126, 130))
-  again = programs.draw(setting.policy, part, key)
-  np.testing.assert_array_equal(drawn.response[126:], again.response)
-  own = programs.log_probs(setting.policy, prompts, drawn) * drawn.mask
-  np.testing.assert_allclose(own, drawn.log_probs, atol=1e-4)
+  samples = programs.draw(data.policy, prompts, key)  # Blocks of 128.
+  part = seed_data.prompt_rows(data.world, np.arange(126, 130))
+  again = programs.draw(data.policy, part, key)
+  np.testing.assert_array_equal(samples.response[126:], again.response)
+  own = programs.log_probs(data.policy, prompts, samples) * samples.mask
+  np.testing.assert_allclose(own, samples.log_probs, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import typing
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rlaif_jax.experiments import toy_pairs
 from tests import tiny_toy
 
 DPO = dpo_model.DPOConfig()
-TRAIN = toy_pairs.PairTrainConfig(
+TRAIN = toy_pairs.ToyPairConfig(
   optimizer=tiny_toy.adam(1e-2),
   epochs=2,
   batch_size=32,
@@ -25,22 +26,22 @@ TRAIN = toy_pairs.PairTrainConfig(
 
 
 def arm(**changes):
-  return toy_pairs.PairArm(name="x", dpo=DPO, **changes)
+  return toy_pairs.ToyPairArm(name="x", dpo=DPO, **changes)
 
 
 @functools.cache
 def trainer():
   policies = tiny_toy.policies()
-  judges = toy_pairs.make_judges(tiny_toy.setting(), policies)
+  judges = toy_pairs.make_judges(tiny_toy.data(), policies)
   return toy_pairs.PairTrainer(policies, TRAIN), judges
 
 
 def test_weights_have_mean_one_and_shuffling_keeps_their_histogram():
   _, judges = trainer()
-  setting = tiny_toy.setting()
+  data = tiny_toy.data()
   found = {
-    kind: toy_pairs.weighted_pairs(setting, arm(weights=kind), judges).weight
-    for kind in toy_pairs.WEIGHTS
+    kind: toy_pairs.weighted_pairs(data, arm(weights=kind), judges).weight
+    for kind in typing.get_args(toy_pairs.Weights)
   }
   for kind, weight in found.items():
     np.testing.assert_allclose(weight.mean(), 1.0, rtol=1e-5, err_msg=kind)
@@ -52,15 +53,15 @@ def test_weights_have_mean_one_and_shuffling_keeps_their_histogram():
   assert set(found["top"]) == {0.0, found["top"].max()}
   assert np.abs(found["difference"] - found["pointwise"]).max() > 0.1
   # By gold: none where the label is wrong, most where the gap is large.
-  gaps = setting.train_gaps
-  won = np.where(setting.train.label > 0.5, gaps, -gaps)
+  margins = data.train_margins
+  won = np.where(data.train.label > 0.5, margins, -margins)
   assert (found["gold"][won < 0] == 0).all()
   assert found["gold"][np.argmax(won)] == found["gold"].max()
 
 
 def test_both_judges_know_more_than_chance():
   _, judges = trainer()
-  numbers = toy_pairs.judge_numbers(tiny_toy.setting(), judges)
+  numbers = toy_pairs.judge_numbers(tiny_toy.data(), judges)
   for kind in ("pointwise", "difference"):
     assert numbers[f"{kind}_accuracy"] > 0.6
     assert numbers[f"{kind}_correlation"] > 0.2
@@ -69,21 +70,19 @@ def test_both_judges_know_more_than_chance():
 @pytest.mark.parametrize("judge", ["pointwise", "pairwise"])
 def test_the_judges_prefer_the_winners_that_are_sampled(judge):
   pairs, judges = trainer()
-  setting = tiny_toy.setting()
-  chosen = pairs.sampled_pairs(
-    setting, arm(judge=judge), judges, setting.policy, 0
-  )
+  data = tiny_toy.data()
+  chosen = pairs.sampled_pairs(data, arm(judge=judge), judges, data.policy, 0)
   assert len(chosen.label) == TRAIN.pairs and (chosen.label == 1).all()
   if judge == "pointwise":
-    assert (judges.gaps("pointwise", chosen) > 0).all()
+    assert (judges.margins("pointwise", chosen) > 0).all()
   else:
-    assert judges.gaps("difference", chosen).mean() > 0
+    assert judges.margins("difference", chosen).mean() > 0
   # A heavy price on tokens makes the winner the shorter one.
   short = pairs.sampled_pairs(
-    setting,
+    data,
     arm(judge=judge, length_penalty=1e3),
     judges,
-    setting.policy,
+    data.policy,
     0,
   )
   lengths = [np.asarray(x.weights).sum() for x in (short.first, short.second)]
@@ -93,15 +92,15 @@ def test_the_judges_prefer_the_winners_that_are_sampled(judge):
 def test_rounds_sample_from_whom_they_say():
   """Same updates and pairs; the second round is what differs."""
   pairs, judges = trainer()
-  setting = tiny_toy.setting()
+  data = tiny_toy.data()
   online = arm(judge="pointwise", rounds=2, reference="initial")
   paths = {
-    "online": pairs.learn(setting, online, judges),
+    "online": pairs.learn(data, online, judges),
     "offline": pairs.learn(
-      setting, dataclasses.replace(online, on_policy=False), judges
+      data, dataclasses.replace(online, on_policy=False), judges
     ),
     "previous": pairs.learn(
-      setting, dataclasses.replace(online, reference="previous"), judges
+      data, dataclasses.replace(online, reference="previous"), judges
     ),
   }
   steps = [row["step"] for row in paths["online"]]
@@ -114,10 +113,10 @@ def test_rounds_sample_from_whom_they_say():
   assert paths["online"][-1]["proxy"] > paths["online"][0]["proxy"] + 0.1
 
 
-@pytest.mark.parametrize("loss", toy_pairs.LOSSES)
+@pytest.mark.parametrize("loss", typing.get_args(toy_pairs.Loss))
 def test_every_loss_learns_from_labels(loss):
   pairs, judges = trainer()
-  rows = pairs.learn(tiny_toy.setting(), arm(loss=loss), judges)
+  rows = pairs.learn(tiny_toy.data(), arm(loss=loss), judges)
   assert abs(rows[0]["kl"]) < 1e-4
   assert rows[-1]["gold"] > rows[0]["gold"]
   assert [row["step"] for row in rows] == [0, 3, 6]

@@ -32,36 +32,36 @@ WORDS = toy_policies.Reward(count_first_word, None)
 
 
 def test_best_of_n_by_gold_itself_is_the_best_of_gold(policies):
-  setting = tiny_toy.setting()
-  _, drawn, gold = policies.search_samples(setting)
+  data = tiny_toy.data()
+  _, samples, gold = policies.search_samples(data)
   assert gold.shape == (4, 16)
 
-  rows = policies.best_of_n(setting, toy_policies.gold_reward(setting))
+  rows = policies.best_of_n(data, toy_policies.gold_reward(data))
   assert [row["n"] for row in rows] == [1, 4, 16]
   np.testing.assert_allclose(rows[0]["gold"], gold.mean(), rtol=1e-6)
   np.testing.assert_allclose(rows[-1]["gold"], gold.max(axis=1).mean())
   assert rows[1]["gold"] == rows[1]["proxy"]
   np.testing.assert_allclose(
-    rows[0]["tokens"], drawn.mask.sum(axis=1).mean(), rtol=1e-6
+    rows[0]["tokens"], samples.mask.sum(axis=1).mean(), rtol=1e-6
   )
 
 
 def test_training_raises_the_proxy_and_moves_away(policies):
-  setting = tiny_toy.setting()
-  rows = policies.reinforce(setting, WORDS, RLOO)
+  data = tiny_toy.data()
+  rows = policies.reinforce(data, WORDS, RLOO)
   assert [row["step"] for row in rows] == tiny_toy.TRAIN.times()
   assert abs(rows[0]["kl"]) < 1e-4 < rows[-1]["kl"]
   assert rows[-1]["proxy"] > rows[0]["proxy"] + 0.2
   # The first policy is left as it was.
-  again = policies.measure(setting, setting.policy, WORDS)
+  again = policies.measure(data, data.policy, WORDS)
   assert again["gold"] == rows[0]["gold"]
 
 
 def test_a_kl_penalty_keeps_it_near(policies):
-  setting = tiny_toy.setting()
+  data = tiny_toy.data()
   strict = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=4, beta=0.9)
   free, held = (
-    policies.reinforce(setting, WORDS, rl)[-1] for rl in (RLOO, strict)
+    policies.reinforce(data, WORDS, rl)[-1] for rl in (RLOO, strict)
   )
   assert held["kl"] < 0.5 * free["kl"]
 
@@ -78,7 +78,7 @@ def test_a_value_network_learns_beside_the_policy(
   policies, algorithm, minibatches
 ):
   """Gold is the reward, and the proxy is only reported."""
-  setting = tiny_toy.setting()
+  data = tiny_toy.data()
   rl = algorithms.RLConfig(
     algorithm=algorithm,
     samples_per_prompt=4,
@@ -86,7 +86,7 @@ def test_a_value_network_learns_beside_the_policy(
     minibatches=minibatches,
   )
   rows = policies.reinforce(
-    setting, toy_policies.gold_reward(setting), rl, proxy=WORDS
+    data, toy_policies.gold_reward(data), rl, proxy=WORDS
   )
   # PPO measures when a rollout's three updates are done.
   assert [row["step"] for row in rows] == ([0, 2, 6], [0, 3, 6])[
@@ -99,33 +99,31 @@ def test_a_value_network_learns_beside_the_policy(
 
 
 def test_the_value_network_begins_with_the_policys_trunk(policies):
-  setting = tiny_toy.setting()
-  params = policies.start(setting, algorithms.RLConfig(algorithm="ppo"))
+  data = tiny_toy.data()
+  params = policies.start(data, algorithms.RLConfig(algorithm="ppo"))
   trunk = params["value"]["decoder"]
-  assert set(params) == {"policy", "value"} and set(trunk) <= set(
-    setting.policy
-  )
+  assert set(params) == {"policy", "value"} and set(trunk) <= set(data.policy)
   for name, tree in trunk.items():
-    jax.tree.map(np.testing.assert_array_equal, tree, setting.policy[name])
+    jax.tree.map(np.testing.assert_array_equal, tree, data.policy[name])
 
 
 def test_gold_as_a_scorer_reads_each_prompt_for_all_of_its_samples(policies):
-  setting = tiny_toy.setting()
-  prompts, drawn = setting.reference
-  reward = toy_policies.gold_reward(setting)
-  expected = setting.gold(prompts, drawn)
-  found = reward(prompts, drawn.response, drawn.mask)
+  data = tiny_toy.data()
+  prompts, samples = data.reference
+  reward = toy_policies.gold_reward(data)
+  expected = data.gold(prompts, samples)
+  found = reward(prompts, samples.response, samples.mask)
   np.testing.assert_array_equal(found, expected)
   # Rows 0 and 2 have one prompt, and so do 1 and 3.
   order = np.array([0, 2, 1, 3])
   part = jax.tree.map(lambda x: x[:2], prompts)
-  found = reward(part, drawn.response[order], drawn.mask[order])
+  found = reward(part, samples.response[order], samples.mask[order])
   np.testing.assert_array_equal(found, expected[order])
 
 
 def test_what_does_not_divide_is_named(policies):
   rl = dataclasses.replace(RLOO, algorithm="ppo", minibatches=4)
   with pytest.raises(ValueError, match="multiple of the 4 updates"):
-    policies.reinforce(tiny_toy.setting(), WORDS, rl)
+    policies.reinforce(tiny_toy.data(), WORDS, rl)
   with pytest.raises(ValueError, match="needs n samples"):
-    toy_policies.SearchConfig(samples=4, sizes=(1, 8))
+    toy_policies.ToySearchConfig(samples=4, sizes=(1, 8))

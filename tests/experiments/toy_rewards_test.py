@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import jax
 import numpy as np
 import pytest
@@ -18,13 +20,13 @@ def members(kind, **changes):
   )
 
 
-@pytest.mark.parametrize("kind", ensemble.KINDS)
+@pytest.mark.parametrize("kind", typing.get_args(ensemble.Kind))
 def test_a_proxy_learns_and_its_members_are_in_one_unit(kind):
-  setting = tiny_toy.setting()
-  proxy = tiny_toy.trainer().train(setting, members(kind))
+  data = tiny_toy.data()
+  proxy = tiny_toy.trainer().train(data, members(kind))
   assert proxy.numbers["accuracy"] > 0.6
-  prompts, drawn = setting.reference
-  joined = scoring.join(prompts, drawn.response, drawn.mask)
+  prompts, samples = data.reference
+  joined = scoring.join(prompts, samples.response, samples.mask)
   raw = tiny_toy.trainer().rewards(members(kind))(proxy.unit.params, joined)
   unit = (raw - proxy.unit.shift[:, None]) / proxy.unit.scale[:, None]
   np.testing.assert_allclose(unit.mean(axis=1), 0.0, atol=1e-4)
@@ -39,18 +41,16 @@ def test_a_proxy_learns_and_its_members_are_in_one_unit(kind):
 
 
 def test_only_the_first_phase_moves_the_trunk():
-  trainer, setting = tiny_toy.trainer(), tiny_toy.setting()
-  two = trainer.train(setting, members("lora")).unit.params
-  one = trainer.train(setting, members("lora", first_phase=0.0)).unit.params
+  trainer, data = tiny_toy.trainer(), tiny_toy.data()
+  two = trainer.train(data, members("lora")).unit.params
+  one = trainer.train(data, members("lora", first_phase=0.0)).unit.params
 
   def gap(a, b):
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b))
     return max(float(np.abs(x - y).max()) for x, y in leaves)
 
   # Both start from the same trunk; only the first phase moves it.
-  trunk = trainer.train(
-    setting, members("lora", first_phase=0.0, head_scale=2.0)
-  )
+  trunk = trainer.train(data, members("lora", first_phase=0.0, head_scale=2.0))
   assert gap(trunk.unit.params["shared"], one["shared"]) == 0
   assert gap(two["shared"], one["shared"]) > 1e-2
   adapters = two["members"]["adapters"]
@@ -58,9 +58,9 @@ def test_only_the_first_phase_moves_the_trunk():
 
 
 def test_labels_the_other_way_round_teach_the_opposite():
-  setting = tiny_toy.setting()
-  turned = setting.train.replace(label=1 - setting.train.label)
+  data = tiny_toy.data()
+  turned = data.train.replace(label=1 - data.train.label)
   single = ensemble.EnsembleConfig()
-  proxy = tiny_toy.trainer().train(setting, single, turned)
+  proxy = tiny_toy.trainer().train(data, single, turned)
   assert proxy.numbers["accuracy"] < 0.45
   assert "correlation" not in proxy.numbers  # There is but one member.

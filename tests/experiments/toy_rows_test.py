@@ -26,11 +26,10 @@ def run(directory, opened, arms=ARMS):
     return of_arm
 
   return toy_rows.run_arms(
-    "toy_world",
     output_dir=str(directory),
     arms=arms,
     seeds=(3, 4),
-    of_seed=of_seed,
+    open_seed=of_seed,
   )
 
 

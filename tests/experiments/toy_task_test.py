@@ -12,7 +12,7 @@ CONFIG = dict(topics=2, words=5, max_words=6, shortest=2, longest=4)
 
 
 def test_gold_is_the_sum_of_values_less_the_penalty():
-  config = toy_task.WorldConfig(**CONFIG, bonus=0.5, limit=3, penalty=0.25)
+  config = toy_task.ToyWorldConfig(**CONFIG, bonus=0.5, limit=3, penalty=0.25)
   world = toy_task.make_world(config, 0)
   prompts = world.prompts(np.array([1]))  # Topic 1; words begin at token 4.
   response = np.array([[4, 6, 6, 8, 5, toy_task.END, 0]])
@@ -25,7 +25,7 @@ def test_gold_is_the_sum_of_values_less_the_penalty():
 
 
 def test_what_stands_behind_the_end_is_worth_nothing():
-  world = toy_task.make_world(toy_task.WorldConfig(**CONFIG), 0)
+  world = toy_task.make_world(toy_task.ToyWorldConfig(**CONFIG), 0)
   prompts = world.prompts(np.zeros(2, int))
   response = np.array([[5, 1, 0, 0, 0, 0, 0], [5, 1, 7, 7, 7, 7, 7]])
   mask = np.array([[1, 1, 0, 0, 0, 0, 0]] * 2, np.float32)
@@ -34,7 +34,7 @@ def test_what_stands_behind_the_end_is_worth_nothing():
 
 
 def test_a_token_that_is_no_word_is_the_worst_word():
-  world = toy_task.make_world(toy_task.WorldConfig(**CONFIG), 0)
+  world = toy_task.make_world(toy_task.ToyWorldConfig(**CONFIG), 0)
   prompts = world.prompts(np.zeros(1, int))
   response = np.array([[3, 1, 0, 0, 0, 0, 0]])  # Token 3 is a topic.
   mask = np.array([[1, 1, 0, 0, 0, 0, 0]], np.float32)
@@ -43,7 +43,7 @@ def test_a_token_that_is_no_word_is_the_worst_word():
 
 
 def test_what_writers_write_is_worth_zero_and_rare_words_less():
-  config = toy_task.WorldConfig(topics=3, words=50, decline=3.0)
+  config = toy_task.ToyWorldConfig(topics=3, words=50, decline=3.0)
   world = toy_task.make_world(config, 1)
   prompts = world.prompts(np.arange(30_000))
   tokens, mask = world.write(prompts, np.random.default_rng(0))
@@ -62,8 +62,8 @@ def test_what_writers_write_is_worth_zero_and_rare_words_less():
 
 
 def test_an_even_world_uses_all_words_alike_and_values_them_as_before():
-  world = toy_task.make_world(toy_task.WorldConfig(**CONFIG), 2)
-  even = world.even()
+  world = toy_task.make_world(toy_task.ToyWorldConfig(**CONFIG), 2)
+  even = world.uniform()
   prompts = world.prompts(np.arange(20_000))
   tokens, _ = even.write(prompts, np.random.default_rng(0))
   share = np.bincount(tokens[:, :2].ravel() - 4, minlength=5) / 40_000
@@ -72,7 +72,7 @@ def test_an_even_world_uses_all_words_alike_and_values_them_as_before():
 
 
 def test_worlds_are_functions_of_the_seed():
-  config = toy_task.WorldConfig(**CONFIG)
+  config = toy_task.ToyWorldConfig(**CONFIG)
   a, b, c = (toy_task.make_world(config, seed) for seed in (3, 3, 4))
   np.testing.assert_array_equal(a.values, b.values)
   assert np.abs(a.values - c.values).max() > 0.1
@@ -88,22 +88,22 @@ def test_worlds_are_functions_of_the_seed():
 )
 def test_bad_worlds_are_named(changes, word):
   with pytest.raises(ValueError, match=word):
-    toy_task.WorldConfig(**{**CONFIG, **changes})
+    toy_task.ToyWorldConfig(**{**CONFIG, **changes})
 
 
 def test_a_taste_is_wrong_about_words_and_writers_stay_at_zero():
-  world = toy_task.make_world(toy_task.WorldConfig(topics=3, words=400), 1)
-  other = world.tasted(0.5, np.random.default_rng(0))
+  world = toy_task.make_world(toy_task.ToyWorldConfig(topics=3, words=400), 1)
+  other = world.biased(0.5, np.random.default_rng(0))
   error = other.values - world.values
   assert error.std() == pytest.approx(0.5 * world.values.std(), rel=0.1)
   np.testing.assert_allclose((other.usage * other.values).sum(1), 0, atol=1e-9)
-  same = world.tasted(0.0, np.random.default_rng(0))
+  same = world.biased(0.0, np.random.default_rng(0))
   np.testing.assert_allclose(same.values, world.values, atol=1e-12)
 
 
 def test_tilted_writers_are_the_optimum_of_value_less_kl():
   """No other use of words has more value - KL / strength."""
-  world = toy_task.make_world(toy_task.WorldConfig(**CONFIG), 0)
+  world = toy_task.make_world(toy_task.ToyWorldConfig(**CONFIG), 0)
   tilted = world.tilted(2.0)
   np.testing.assert_allclose(tilted.usage.sum(axis=1), 1)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rlaif_jax.experiments import toy_teachers
 from tests import tiny_toy
 
 CONFIG = tiny_toy.TEACHERS
-WEAK = toy_teachers.TeacherArm(name="weak", teacher="weak")
+WEAK = toy_teachers.ToyTeacherArm(name="weak", teacher="weak")
 STRONG = dataclasses.replace(WEAK, teacher="strong")
 
 
@@ -23,17 +24,17 @@ def student():
 
 
 def test_the_critic_writes_what_it_likes_and_scores_in_its_own_units():
-  setting = tiny_toy.setting()
-  critic = toy_teachers.make_critic(setting, CONFIG)
-  prompts, drawn = setting.reference
-  scores = critic.reward(prompts, drawn.response, drawn.mask)
+  data = tiny_toy.data()
+  critic = toy_teachers.make_critic(data, CONFIG)
+  prompts, samples = data.reference
+  scores = critic.reward(prompts, samples.response, samples.mask)
   np.testing.assert_allclose([scores.mean(), scores.std()], [0, 1], atol=1e-5)
-  gold = setting.gold(prompts, drawn)
+  gold = data.gold(prompts, samples)
   assert 0.5 < np.corrcoef(gold, scores)[0, 1] < 1 - 1e-6
   liked = []
-  for teacher in toy_teachers.TEACHERS:
-    texts = toy_teachers.teacher_texts(setting, critic, teacher, 256)
-    rows = seed_data.prompt_rows(setting.world, np.arange(256))
+  for teacher in typing.get_args(toy_teachers.Teacher):
+    texts = toy_teachers.teacher_texts(data, critic, teacher, 256)
+    rows = seed_data.prompt_rows(data.world, np.arange(256))
     columns = texts.weights.shape[1]
     response = texts.tokens[:, -columns:]
     liked.append(critic.reward(rows, response, texts.weights).mean())
@@ -41,9 +42,9 @@ def test_the_critic_writes_what_it_likes_and_scores_in_its_own_units():
 
 
 def test_arms_take_as_many_updates_and_end_where_they_should(student):
-  setting = tiny_toy.setting()
+  data = tiny_toy.data()
   rows = {
-    name: student.stages(setting, arm)["policy"]
+    name: student.stages(data, arm)["policy"]
     for name, arm in {
       "weak": WEAK,
       "strong": STRONG,
@@ -55,9 +56,9 @@ def test_arms_take_as_many_updates_and_end_where_they_should(student):
   start = rows["weak"][0]
   assert start["kl"] == pytest.approx(0, abs=1e-5)
   # The student has read texts of all words alike.
-  prompts = seed_data.prompt_rows(setting.world, np.arange(4096))
-  even = setting.world.even().write(prompts.prompt, np.random.default_rng(0))
-  expected = setting.score(prompts.prompt, *even).mean()
+  prompts = seed_data.prompt_rows(data.world, np.arange(4096))
+  even = data.world.uniform().write(prompts.prompt, np.random.default_rng(0))
+  expected = data.score(prompts.prompt, *even).mean()
   assert expected < -0.3
   assert start["gold"] == pytest.approx(expected, abs=0.3)
   for name in rows:
@@ -71,12 +72,12 @@ def test_arms_take_as_many_updates_and_end_where_they_should(student):
 
 
 def test_feedback_is_about_other_prompts_and_ties_weigh_nothing(student):
-  setting = tiny_toy.setting()
-  critic = toy_teachers.make_critic(setting, CONFIG)
-  data = student._judged_pairs(setting, critic, setting.policy, 65)
+  data = tiny_toy.data()
+  critic = toy_teachers.make_critic(data, CONFIG)
+  data = student._judged_pairs(data, critic, data.policy, 65)
   pairs = data.pairs
   assert len(pairs.label) == 128 - 65
-  expected = setting.world.prompts(np.arange(65, 128))[:, 0]
+  expected = data.world.prompts(np.arange(65, 128))[:, 0]
   np.testing.assert_array_equal(pairs.first.tokens[:, 0], expected)
   same = (pairs.first.tokens == pairs.second.tokens).all(axis=1)
   assert same.any() and (pairs.weight[same] == 0).all()

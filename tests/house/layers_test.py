@@ -35,16 +35,16 @@ FLOORS["planner"] = set(FLOORS)
 FLOORS["experiments"] = set(FLOORS) - {"planner"}
 _BELOW_JOBS = set(FLOORS)
 FLOORS["jobs"] = _BELOW_JOBS
-# The command line. Jobs are loaded by name, from the table in main.
-FLOORS["cli"] = {"core"}
-FLOORS["main"] = {"core", "engine", "cli"}
+# The command line imports jobs by name, from cli.job_table.
+FLOORS["cli"] = {"core", "engine"}
+FLOORS["main"] = {"engine", "cli"}
 # Nobody imports the benchmarks.
 FLOORS["bench"] = _BELOW_JOBS | {"cli"}
 
 # Outside library -> the modules that may import it, by prefix.
 FENCES = {
-  "gin": ("rlaif_jax.main",),
-  "absl.flags": ("rlaif_jax.main",),
+  "gin": ("rlaif_jax.cli.gin_reader",),
+  "absl.flags": (),
   "tensorflow": ("rlaif_jax.data",),
   "tensorflow_datasets": ("rlaif_jax.data",),
   "seqio": ("rlaif_jax.data",),

@@ -12,6 +12,8 @@ import pytest
 
 from rlaif_jax import main
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import gin_reader
+from rlaif_jax.cli import job_table
 from tests.house import source
 
 CONFIGS = source.ROOT / "gin_configs"
@@ -46,7 +48,7 @@ def command_of(path):
 
 
 def read(path):
-  return list(main.read_gin_file(shown(path)))
+  return list(gin_reader.read(shown(path)))
 
 
 def test_there_are_recipes():
@@ -89,13 +91,13 @@ def test_a_value_is_set_in_one_place(path):
 
 def test_every_shared_line_serves_some_recipe():
   """What an include holds must be read through one recipe or another."""
-  jobs = {job: main.load_job(job) for job in main.JOBS}
+  jobs = job_table.load_all()
   lines, served = set(), set()
   for path in RECIPES:
     bindings = read(path)
     for word in command_of(path)["Command"]:  # A size beside the recipe.
       if word.startswith("--gin_file=") and shown(path) not in word:
-        bindings += main.read_gin_file(word.removeprefix("--gin_file="))
+        bindings += gin_reader.read(word.removeprefix("--gin_file="))
     for b in bindings:
       if not b.is_shared:
         continue

@@ -119,7 +119,7 @@ def test_a_budget_stops_and_a_higher_one_goes_on(world, tmp_path, pairs_file):
   result = label(world, out, pairs_file, budget_usd=0.03, **settings)
   assert result["cost_usd"] == pytest.approx(0.024)
   assert result["usage"]["requests"] == 24
-  assert "budget_usd" in label_pairs.MAY_CHANGE
+  assert "budget_usd" in label_pairs.JOB.overridable
 
 
 def test_a_dry_run_counts_and_calls_nobody(world, tmp_path, pairs_file):

@@ -20,11 +20,11 @@ from tests import tiny_toy
 
 RLOO = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=2, beta=0.0)
 TWO = ensemble.EnsembleConfig(members=2)
-MEAN = toy_world.RigArm(name="mean", ensemble=TWO, rl=RLOO)
+MEAN = toy_world.ToyProxyArm(name="mean", ensemble=TWO, rl=RLOO)
 LCB = dataclasses.replace(MEAN, name="lcb", aggregate="lcb", coefficient=1.0)
 GOLD = dataclasses.replace(MEAN, name="gold", reward="gold", rl=None)
-DPO = toy_pairs.PairArm(name="DPO", dpo=dpo_model.DPOConfig())
-PAIRS = toy_pairs.PairTrainConfig(optimizer=tiny_toy.adam(1e-2), epochs=1)
+DPO = toy_pairs.ToyPairArm(name="DPO", dpo=dpo_model.DPOConfig())
+PAIRS = toy_pairs.ToyPairConfig(optimizer=tiny_toy.adam(1e-2), epochs=1)
 
 
 def run(directory, *arms, **changes):
@@ -89,15 +89,15 @@ def test_what_makes_no_sense_is_named(tmp_path):
     dataclasses.replace(MEAN, reward="silver")
   with pytest.raises(ValueError, match="toy_world.pairs is None"):
     run(tmp_path, DPO)
-  weak = toy_teachers.TeacherArm(name="weak", teacher="weak")
+  weak = toy_teachers.ToyTeacherArm(name="weak", teacher="weak")
   with pytest.raises(ValueError, match="toy_world.teachers is None"):
     run(tmp_path, weak)
 
 
 def test_arms_with_labels_of_their_own_and_arms_of_teachers(tmp_path):
-  labels = toy_labels.ToyLabelsConfig(labelers=(toy_labels.LabelerConfig(),))
+  labels = toy_labels.ToyLabelsConfig(labelers=(toy_labels.ToyLabelerConfig(),))
   right = dataclasses.replace(MEAN, name="right", labels=labels, rl=None)
-  weak = toy_teachers.TeacherArm(name="weak", teacher="weak")
+  weak = toy_teachers.ToyTeacherArm(name="weak", teacher="weak")
   teachers = dataclasses.replace(
     tiny_toy.TEACHERS, prompts=32, updates=2, evaluations=2
   )

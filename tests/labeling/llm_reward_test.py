@@ -46,7 +46,9 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
   response, mask, _ = converters.encode_responses(
     [r for _, r in TEXTS], tokenizer, 7
   )
-  result = jax.jit(score.score)(score.prepare(params), batch, response, mask)
+  result = jax.jit(score.score)(
+    score.prepare(params), batch, response[:, None], mask[:, None]
+  )
 
   backend = backends.FlaxBackend(
     functions, params, tokenizer, name="tiny", chat=chat
@@ -62,7 +64,7 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
     tokenizer=tokenizer,
   )
   expected = [option_probs.to_reward(r.score) for r in ratings]
-  np.testing.assert_allclose(result, expected, atol=1e-5)
+  np.testing.assert_allclose(result[:, 0], expected, atol=1e-5)
   assert np.std(expected) > 1e-6
 
 
@@ -80,7 +82,8 @@ def test_what_stands_behind_the_end_changes_nothing():
   score = functools.partial(jax.jit(scorer.score), scorer.prepare(params))
   config = converters.SequenceConfig(max_context=8, max_response=7)
   batch, _ = converters.encode_prompts(["ab", "cde"], tokenizer, config)
-  response, mask, _ = converters.encode_responses(["x", "yz"], tokenizer, 7)
+  texts, valid, _ = converters.encode_responses(["x", "yz"], tokenizer, 7)
+  response, mask = texts[:, None], valid[:, None]
   assert isinstance(batch, batches.PromptBatch)
   spoiled = np.where(mask > 0, response, 50)
   np.testing.assert_array_equal(
@@ -98,6 +101,7 @@ def test_sharing_the_beginning_and_the_context_changes_nothing():
   batch, _ = converters.encode_prompts(["ab", "cde"], tokenizer, config)
   texts = ["x", "yz a", "q", "ab"]
   response, mask, _ = converters.encode_responses(texts, tokenizer, 7)
+  response, mask = (x.reshape(2, 2, 7) for x in (response, mask))
   scorers = [
     llm_reward.direct_scorer(
       model,

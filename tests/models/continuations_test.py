@@ -76,7 +76,7 @@ def test_responses_of_one_prompt(name, scan_layers):
     return model.hidden(params, both) * weights
 
   def together(params):
-    hidden = model.hidden_group(params, batches.grouped(both, GROUP))
+    hidden = model.hidden_group(params, testing.grouped(both, GROUP))
     return hidden.reshape(weights.shape[:2] + (-1,)) * weights
 
   assert_same(apart, together, testing.build(model))
@@ -89,7 +89,7 @@ def test_scalars_of_one_prompt(name):
   kernel = jax.random.normal(jax.random.key(1), (16, 1))
   params = {**params, "head": {**params["head"], "kernel": kernel}}
   both = texts()
-  group = batches.grouped(both, GROUP)
+  group = testing.grouped(both, GROUP)
   real = jnp.pad(both.weights, ((0, 0), (1, 0)), constant_values=1.0)
 
   def apart(params):
@@ -105,7 +105,7 @@ def test_scalars_of_one_prompt(name):
 
 
 def test_columns():
-  group = batches.grouped(texts(), GROUP)
+  group = testing.grouped(texts(), GROUP)
   row = continuations.row_of(group)
   assert row.tokens.shape == (2, 18)
   np.testing.assert_array_equal(

@@ -16,6 +16,15 @@ ALTERNATIVES = ("two-sided", "greater", "less")
 MIRROR = {"two-sided": "two-sided", "greater": "less", "less": "greater"}
 
 
+@pytest.mark.parametrize(
+  "successes, n, expected",
+  [(8, 10, 112 / 1024), (5, 10, 1.0), (0, 4, 2 / 16), (0, 0, 1.0)],
+)
+def test_binomial_by_counting(successes, n, expected):
+  result = hypothesis.binomial(successes, n).p_value
+  np.testing.assert_allclose(result, expected, rtol=1e-9)
+
+
 def samples(n=40, m=25, seed=0):
   generator = np.random.default_rng(seed)
   return generator.normal(0.4, 1.0, n), generator.normal(0.0, 2.0, m)
@@ -45,7 +54,7 @@ def test_binomial_of_nothing_and_of_what_cannot_be():
     (1.5, 2, 0.5),
     (1, 2, 1.0),
   ]:
-    with pytest.raises(ValueError, match=f"binomial: {successes} successes"):
+    with pytest.raises(ValueError, match=f"binomial: successes is {successes}"):
       hypothesis.binomial(successes, n, p)
   with pytest.raises(ValueError, match="alternative is 'above'"):
     hypothesis.binomial(1, 2, alternative="above")

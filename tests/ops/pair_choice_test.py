@@ -54,19 +54,19 @@ def test_mean_wins_leave_out_the_diagonal():
 def test_what_cannot_be_chosen_is_named():
   with pytest.raises(ValueError, match="min_min"):
     choose("min_min")
-  with pytest.raises(ValueError, match="needs two"):
+  with pytest.raises(ValueError, match="K is 1"):
     choose("max_min", scores=SCORES[:, :1])
 
 
 def test_weights_have_mean_one_and_controls_compare_with_them():
-  gaps = np.asarray([2.0, -1.0, 1.0, 0.0, 0.5, 4.0])
+  margins = np.asarray([2.0, -1.0, 1.0, 0.0, 0.5, 4.0])
   generator = np.random.default_rng(0)
-  plain = pair_choice.weights(gaps, "gap", generator)
+  plain = pair_choice.weights(margins, "margin", generator)
   assert plain.mean() == pytest.approx(1.0)
   assert plain[1] == plain[3] == 0 and plain[0] == pytest.approx(2 * plain[2])
-  shuffled = pair_choice.weights(gaps, "shuffled", generator)
+  shuffled = pair_choice.weights(margins, "shuffled", generator)
   assert sorted(shuffled) == sorted(plain) and (shuffled != plain).any()
-  top = pair_choice.weights(gaps, "top", generator)
+  top = pair_choice.weights(margins, "top", generator)
   np.testing.assert_allclose(top, [2, 0, 2, 0, 0, 2])
   with pytest.raises(ValueError, match="shuffled"):
-    pair_choice.weights(gaps, "gold", generator)
+    pair_choice.weights(margins, "gold", generator)

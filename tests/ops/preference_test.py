@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
 
@@ -34,8 +35,8 @@ def test_swapping_a_pair_sends_p_to_one_minus_p_and_keeps_the_loss():
     rtol=1e-6,
   )
   np.testing.assert_array_equal(
-    preference.pair_accuracy(margin, label),
-    preference.pair_accuracy(-margin, 1 - label),
+    pair_accuracy.correct(margin, label),
+    pair_accuracy.correct(-margin, 1 - label),
   )
 
 
@@ -77,7 +78,7 @@ def test_accuracy_counts_ties_half():
   margin = jnp.array([1.0, -1.0, 0.0, 1.0])
   label = jnp.array([1.0, 1.0, 1.0, 0.5])
   np.testing.assert_array_equal(
-    preference.pair_accuracy(margin, label), [1, 0, 0.5, 0.5]
+    pair_accuracy.correct(margin, label), [1, 0, 0.5, 0.5]
   )
 
 
@@ -102,24 +103,24 @@ def test_kto_by_hand_and_its_point_has_no_slope():
 
 
 def test_gap_weights_have_mean_one_and_no_scale():
-  gap = jnp.array([2.0, -1.0, 1.0, 0.0, 1.0])
-  found = preference.gap_weights(gap, quantile=1.0)
+  margin = jnp.array([2.0, -1.0, 1.0, 0.0, 1.0])
+  found = preference.margin_weights(margin, quantile=1.0)
   np.testing.assert_allclose(found, [2.5, 0, 1.25, 0, 1.25], rtol=1e-6)
   np.testing.assert_allclose(
-    preference.gap_weights(100 * gap, quantile=1.0), found, rtol=1e-6
+    preference.margin_weights(100 * margin, quantile=1.0), found, rtol=1e-6
   )
 
 
 def test_a_single_huge_gap_does_not_rule():
-  gap = jnp.array([1000.0] + [1.0] * 99)
-  found = preference.gap_weights(gap)
+  margin = jnp.array([1000.0] + [1.0] * 99)
+  found = preference.margin_weights(margin)
   np.testing.assert_allclose(found.mean(), 1.0, rtol=1e-6)
   np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
 def test_gaps_that_all_disagree_leave_plain_weights():
-  found = preference.gap_weights(jnp.array([-1.0, -3.0]))
+  found = preference.margin_weights(jnp.array([-1.0, -3.0]))
   np.testing.assert_array_equal(found, [1.0, 1.0])
-  # One positive gap, which the quantile alone would cut to nothing.
-  found = preference.gap_weights(jnp.array([-1.0] * 99 + [3.0]))
+  # One positive margin, which the quantile alone would cut to nothing.
+  found = preference.margin_weights(jnp.array([-1.0] * 99 + [3.0]))
   np.testing.assert_allclose(found[-1], 100.0)

@@ -49,7 +49,7 @@ def test_wilson_is_statsmodels_and_mirrors():
 
 @pytest.mark.parametrize("successes, n", [(math.nan, 3), (4, 3), (-1, 3)])
 def test_wilson_of_what_cannot_be(successes, n):
-  with pytest.raises(ValueError, match="from 0 to n"):
+  with pytest.raises(ValueError, match="must be in"):
     statistics.wilson(successes, n)
 
 
@@ -151,32 +151,8 @@ def test_bootstrap_of_too_little():
   assert math.isnan(statistics.bootstrap_difference([], []).value)
   with pytest.raises(ValueError, match="same rows"):
     statistics.bootstrap_difference([1.0], [1.0, 2.0])
-  with pytest.raises(ValueError, match="for 2 rows"):
+  with pytest.raises(ValueError, match="there are 2 rows"):
     statistics.bootstrap_mean([1.0, 2.0], clusters=["a"])
-
-
-@pytest.mark.parametrize(
-  "successes, n, expected",
-  [(8, 10, 112 / 1024), (5, 10, 1.0), (0, 4, 2 / 16), (0, 0, 1.0)],
-)
-def test_binomial_test_by_counting(successes, n, expected):
-  result = statistics.binomial_test(successes, n)
-  np.testing.assert_allclose(result, expected, rtol=1e-9)
-
-
-def test_binomial_test_is_scipys():
-  for successes, n, p in [(41, 100, 0.5), (3, 17, 0.3), (600, 1000, 0.57)]:
-    ours = statistics.binomial_test(successes, n, p)
-    theirs = stats.binomtest(successes, n, p).pvalue
-    assert ours == pytest.approx(theirs, rel=1e-9)
-
-
-def test_average_ranks_are_scipys():
-  values = np.random.default_rng(0).integers(0, 5, 20)
-  np.testing.assert_array_equal(
-    statistics.average_ranks(values), stats.rankdata(values)
-  )
-  assert len(statistics.average_ranks([])) == 0
 
 
 def test_kendalls_w_with_ties_by_hand():

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.core import batches
 from rlaif_jax.models import heads
 from rlaif_jax.reward import difference
 from tests import testing
@@ -57,7 +56,7 @@ def test_the_loss_by_hand():
   a, b = side(0), side(1)
   label = np.array([1, 0, 1, 0.3, 1, 1], np.float32)
   weight = np.array([1, 1, 2, 1, 1, 0], np.float32)
-  pairs = batches.PairBatch(first=a, second=b, label=label, weight=weight)
+  pairs = testing.pair_batch(first=a, second=b, label=label, weight=weight)
   forward, backward = difference.both_orders(MODEL, params(), a, b)
 
   def cost(d, p):
@@ -70,7 +69,7 @@ def test_the_loss_by_hand():
   )
   total, metrics = difference.make_loss(MODEL)(params(), pairs, None)
   np.testing.assert_allclose(total.total, expected, rtol=1e-5)
-  turned = batches.PairBatch(first=b, second=a, label=1 - label, weight=weight)
+  turned = testing.pair_batch(first=b, second=a, label=1 - label, weight=weight)
   other, _ = difference.make_loss(MODEL)(params(), turned, None)
   np.testing.assert_allclose(total.total, other.total, rtol=1e-5)
   expected = np.average(np.abs(forward + backward), weights=weight)

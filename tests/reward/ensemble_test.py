@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 
 import flax.linen as nn
 import jax
@@ -42,7 +43,7 @@ def tokens(seed):
 def pairs():
   label = np.array([1, 0, 1, 1, 0, 0.5], np.float32)
   weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=tokens(0), second=tokens(1), label=label, weight=weight
   )
 
@@ -66,7 +67,7 @@ def member(params, kind, index):
   return whole
 
 
-@pytest.mark.parametrize("kind", ensemble.KINDS)
+@pytest.mark.parametrize("kind", typing.get_args(ensemble.Kind))
 def test_members_are_single_models(kind):
   params = ensemble.init(MODEL, config(kind), jax.random.key(0))
   params = {**params, "members": spread(params["members"])}
@@ -78,7 +79,7 @@ def test_members_are_single_models(kind):
   assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ensemble.KINDS)
+@pytest.mark.parametrize("kind", typing.get_args(ensemble.Kind))
 def test_how_many_parameters(kind):
   """k (M + L), M + k L, M + k (A + L)."""
   one = nn.unbox(MODEL.init(jax.random.key(0)))
@@ -97,7 +98,7 @@ def test_how_many_parameters(kind):
 
 
 def test_members_differ_at_the_start_and_heads_have_their_scale():
-  for kind in ensemble.KINDS:
+  for kind in typing.get_args(ensemble.Kind):
     wide = config(kind, head_scale=2.0)
     params = ensemble.init(MODEL, wide, jax.random.key(0))
     kernel = params["members"]["head"]["kernel"]
@@ -211,7 +212,8 @@ def test_the_scorer_reads_members_in_their_units():
     context_valid=tokens(0).valid[:, :2],
     row=np.arange(ROWS),
   )
-  response, mask = tokens(0).tokens[:, 2:], tokens(0).weights
+  response = tokens(0).tokens[:, None, 2:]
+  mask = tokens(0).weights[:, None]
   single = scorers.reward_scorer(MODEL)
   shift, scale = np.array([[1.0, -2.0, 0.5], [1.0, 2.0, 0.1]])
   members = np.stack(

@@ -39,7 +39,7 @@ def texts(seed):
 
 
 def pairs(label=(0.9, 0.3, 1.0), weight=(1.0, 1.0, 1.0)):
-  return batches.PairBatch(
+  return testing.pair_batch(
     first=texts(0),
     second=texts(1),
     label=jnp.asarray(label),
@@ -62,7 +62,7 @@ def test_loss_by_hand(params):
 
 def test_swapping_a_pair_and_its_label_changes_nothing(params):
   batch = pairs()
-  swapped = batches.PairBatch(
+  swapped = testing.pair_batch(
     first=batch.second,
     second=batch.first,
     label=1 - batch.label,
@@ -76,9 +76,11 @@ def test_padding_and_rows_without_weight_change_nothing(params):
   batch = pairs(weight=(1.0, 1.0, 0.0))
   loss = LOSS(params, batch, None)[0]
   spoiled = jax.tree.map(lambda x: x, batch)
-  tokens = jnp.where(batch.first.valid, batch.first.tokens, 3).at[2].set(5)
+  texts = batch.texts
+  response = np.where(texts.response_valid, texts.response, 3)
+  response[2] = 5
   spoiled = spoiled.replace(
-    first=batch.first.replace(tokens=tokens),
+    texts=texts.replace(response=response),
     label=batch.label.at[2].set(0.0),
   )
   other = LOSS(params, spoiled, None)[0]

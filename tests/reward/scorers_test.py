@@ -34,8 +34,9 @@ def prompts():
   )
 
 
-RESPONSE = jnp.array([[4, 1, 6], [3, 5, 1]])
-MASK = jnp.array([[1.0, 1, 0], [1, 1, 1]])
+# [B, N, R] with N = 1.
+RESPONSE = jnp.array([[[4, 1, 6]], [[3, 5, 1]]])
+MASK = jnp.array([[[1.0, 1, 0]], [[1, 1, 1]]])
 
 
 def test_reward_is_that_of_the_bare_text():
@@ -46,7 +47,7 @@ def test_reward_is_that_of_the_bare_text():
     alone = FUNCTIONS.last(
       params, testing.whole_batch(text, jnp.ones(text.shape, bool), 1)
     )
-    np.testing.assert_allclose(result[row], alone[0], atol=1e-5)
+    np.testing.assert_allclose(result[row, 0], alone[0], atol=1e-5)
 
 
 def test_standardized_shifts_and_scales():
@@ -60,13 +61,15 @@ def test_standardized_shifts_and_scales():
   np.testing.assert_allclose(result, (raw - 0.5) / 2.0, rtol=1e-6)
 
 
-def test_responses_of_one_prompt_stand_together():
+def test_responses_of_one_prompt_are_scored_as_if_alone():
   params = build()
   score = scorers.reward_scorer(FUNCTIONS)
-  responses = jnp.concatenate([RESPONSE, RESPONSE[::-1]])
-  mask = jnp.concatenate([MASK, MASK[::-1]])
-  together = score(params, prompts(), responses, mask)
-  for row in range(4):
-    own = jax.tree.map(lambda x, at=row // 2: x[at : at + 1], prompts())
-    alone = score(params, own, responses[row][None], mask[row][None])
-    np.testing.assert_allclose(together[row], alone[0], atol=1e-5)
+  responses = jnp.concatenate([RESPONSE, RESPONSE[::-1]], axis=1)
+  mask = jnp.concatenate([MASK, MASK[::-1]], axis=1)
+  found = score(params, prompts(), responses, mask)
+  assert found.shape == (2, 2)
+  for row, sample in np.ndindex(2, 2):
+    own = jax.tree.map(lambda x, at=row: x[at : at + 1], prompts())
+    one = (x[row, sample][None, None] for x in (responses, mask))
+    alone = score(params, own, *one)
+    np.testing.assert_allclose(found[row, sample], alone[0, 0], atol=1e-5)

@@ -73,11 +73,11 @@ def prompt_batch(rows=ROWS):
 def count_sevens(params, prompts, response, mask):
   """A reward that a policy learns in a few steps: the share of token 7."""
   del params, prompts
-  return jnp.sum((response == 7) * mask, axis=1) - 0.5
+  return jnp.sum((response == 7) * mask, axis=-1) - 0.5
 
 
 def setup(name, models):
-  config = algorithms.RLConfig(**SETTINGS[name])
+  config = algorithms.RLConfig(sampling=SAMPLING, **SETTINGS[name])
   row = algorithms.ALGORITHMS[config.algorithm]
   params = {"policy": models["policy"]}
   if row.needs_value:
@@ -87,12 +87,9 @@ def setup(name, models):
     VALUE,
     count_sevens,
     config=config,
-    sampling=SAMPLING,
     eos_ids=(EOS,),
   )
-  loss = algorithms.make_loss(
-    POLICY, VALUE, config=config, temperature=TEMPERATURE
-  )
+  loss = algorithms.make_loss(POLICY, VALUE, config)
   frozen = {"reference": models["reference"], "scorer": None}
   return config, params, collect, loss, frozen
 
@@ -102,21 +99,18 @@ def test_what_stands_behind_the_end_changes_nothing(name, models):
   """Traps: padding in returns, entropy, KL, values; NaN behind the end."""
   _, params, collect, loss, frozen = setup(name, models)
   batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
-  done, advantages, targets = batch
-  padding = done.mask == 0
+  padding = batch.mask == 0
   assert bool(padding.any())
 
   def spoil(x, value):
     return jnp.where(padding, value, x)
 
-  spoiled = (
-    done.replace(
-      response=spoil(done.response, 3),
-      log_probs=spoil(done.log_probs, jnp.nan),
-      ref_log_probs=spoil(done.ref_log_probs, -1e9),
-    ),
-    spoil(advantages, 1e6),
-    spoil(targets, 1e6),
+  spoiled = batch.replace(
+    response=spoil(batch.response, 3),
+    log_probs=spoil(batch.log_probs, jnp.nan),
+    ref_log_probs=spoil(batch.ref_log_probs, -1e9),
+    advantages=spoil(batch.advantages, 1e6),
+    targets=spoil(batch.targets, 1e6),
   )
   gradient = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, None)[0].total))
   total, clean = gradient(params, batch)
@@ -154,8 +148,11 @@ def test_reinforce_loss_by_hand(models):
   """L_PG + L_V of the paper's appendix F, token by token."""
   config, params, collect, loss, frozen = setup("reinforce", models)
   batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
-  done = batch[0]
-  joined = scoring.join(done.prompts, done.response, done.mask)
+  assert batch.response.shape == (ROWS, 1, LENGTH)
+  joined = batch.texts.rows(0)
+  done = jax.tree.map(
+    lambda x: x[:, 0], batch.replace(prompts=None, score=batch.score[..., None])
+  )
   log_probs = scoring.response_log_probs(
     POLICY, params["policy"], joined, temperature=TEMPERATURE
   )
@@ -166,7 +163,7 @@ def test_reinforce_loss_by_hand(models):
     for t in range(length):
       later = slice(t, length)
       kl = done.log_probs[row, later] - done.ref_log_probs[row, later]
-      target = 0.95 * done.score[row] - 0.05 * jnp.sum(kl)
+      target = 0.95 * done.score[row, 0] - 0.05 * jnp.sum(kl)
       gap = float(target - values[row, t])
       total += -float(log_probs[row, t]) * gap + gap**2
   result = loss(params, batch, None)[0]
@@ -176,16 +173,12 @@ def test_reinforce_loss_by_hand(models):
 
 @pytest.mark.parametrize("name", ["rloo", "grpo", "ppo_pairs"])
 def test_samples_that_share_their_prompt_have_the_same_gradient(name, models):
-  _, params, collect, shared, frozen = setup(name, models)
-  config = algorithms.RLConfig(**SETTINGS[name])
+  config, params, collect, shared, frozen = setup(name, models)
   apart = algorithms.make_loss(
-    testing.unshared(POLICY),
-    testing.unshared(VALUE),
-    config=config,
-    temperature=TEMPERATURE,
+    testing.unshared(POLICY), testing.unshared(VALUE), config
   )
   batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
-  assert batch[0].response.shape[0] == 2 * ROWS
+  assert batch.response.shape == (ROWS, 2, LENGTH)
   # One update away, so that ratios are not 1.
   params = jax.tree.map(lambda x: 1.01 * x, params)
 
@@ -203,29 +196,18 @@ def test_samples_that_share_their_prompt_have_the_same_gradient(name, models):
   )
 
 
-def test_a_part_that_cuts_through_a_prompt_reads_it_once_a_sample(models):
-  config, params, collect, loss, frozen = setup("rloo", models)
+@pytest.mark.parametrize("name", ["reinforce", "rloo"])
+def test_microbatches_give_the_same_gradient(name, models):
+  _, params, collect, loss, frozen = setup(name, models)
   batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
-  part = jax.tree.map(lambda x: x[3:6], batch)
-  assert algorithms.group_of(part[0], config).response.shape[:2] == (3, 1)
-  assert algorithms.group_of(batch[0], config).response.shape[:2] == (8, 2)
   whole, parts = (
     jax.jit(
       lambda p, count=count: step.accumulate_gradients(
         loss, p, batch, None, count
       )[0]
     )(params)
-    for count in (1, 16)
+    for count in (1, 4)
   )
-  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_microbatches_give_the_same_gradient(models):
-  _, params, collect, loss, frozen = setup("reinforce", models)
-  batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
-  whole, _ = step.accumulate_gradients(loss, params, batch, None, 1)
-  parts, _ = step.accumulate_gradients(loss, params, batch, None, 4)
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -250,8 +232,7 @@ def test_bad_settings_are_named(changes, word):
 def test_options_change_the_result(models):
   """Trap: options that nothing reads."""
   base = setup("reinforce", models)
-  batch, _ = base[2](base[1], base[4], prompt_batch(), jax.random.key(0))
-  done = batch[0]
+  done, _ = base[2](base[1], base[4], prompt_batch(), jax.random.key(0))
   plain = algorithms.shaped_rewards(done, base[0])
   for change in (
     {"beta": 0.5},

@@ -12,7 +12,6 @@ from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import batches
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
-from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
 from rlaif_jax.rl import algorithms
@@ -42,17 +41,19 @@ def collect_with(
   scorer,
   batch,
   temperature=0.7,
-  move=lambda policy: policy,
+  reshard=lambda policy: policy,
   **config,
 ):
   collect = rollout.make_collect(
     POLICY,
     VALUE,
     scorer,
-    config=algorithms.RLConfig(**config),
-    sampling=decode.SamplingConfig(max_tokens=5, temperature=temperature),
+    config=algorithms.RLConfig(
+      sampling=decode.SamplingConfig(max_tokens=5, temperature=temperature),
+      **config,
+    ),
     eos_ids=(EOS,),
-    move=move,
+    reshard=reshard,
   )
   frozen = {"reference": reference, "scorer": None}
   return collect(params, frozen, batch, jax.random.key(1))
@@ -60,7 +61,7 @@ def collect_with(
 
 def length_score(params, batch, response, mask):
   del params, batch, response
-  return jnp.sum(mask, axis=1)
+  return jnp.sum(mask, axis=-1)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def params():
 
 def test_policy_equal_to_reference_has_no_kl(params):
   """Trap: sampling and scoring at different temperatures."""
-  (done, _, _), metrics = collect_with(
+  done, metrics = collect_with(
     params, params["policy"], length_score, prompts(16)
   )
   np.testing.assert_allclose(done.log_probs, done.ref_log_probs, atol=1e-5)
@@ -81,21 +82,21 @@ def test_policy_equal_to_reference_has_no_kl(params):
 def test_reported_kl_is_that_of_the_shaped_reward(params):
   """Trap: the KL that is reported is not the KL that is trained."""
   config = {"beta": 0.3}
-  (done, _, targets), metrics = collect_with(
+  done, metrics = collect_with(
     params, testing.build(POLICY, 5), length_score, prompts(16), **config
   )
   # The return of the first token is 0.7 score - 0.3 KL of the response.
-  kl = (0.7 * done.score - targets[:, 0]) / 0.3
+  kl = (0.7 * done.score - done.targets[..., 0]) / 0.3
   np.testing.assert_allclose(
     float(metrics["kl"].mean()), float(kl.mean()), rtol=1e-4
   )
 
 
 def test_scores_are_per_response_and_metrics_ignore_padding(params):
-  (done, _, _), metrics = collect_with(
+  done, metrics = collect_with(
     params, params["policy"], length_score, prompts(16)
   )
-  lengths = np.asarray(done.mask).sum(axis=1)
+  lengths = np.asarray(done.mask).sum(axis=-1)
   np.testing.assert_array_equal(done.score, lengths)
   assert float(metrics["tokens"].mean()) == pytest.approx(lengths.mean())
   real = np.asarray(done.log_probs)[np.asarray(done.mask) > 0]
@@ -104,8 +105,8 @@ def test_scores_are_per_response_and_metrics_ignore_padding(params):
   )
 
 
-def test_groups_stand_together_and_are_different_samples(params):
-  (done, advantages, _), _ = collect_with(
+def test_samples_of_a_prompt_differ_and_are_compared(params):
+  done, _ = collect_with(
     params,
     params["policy"],
     length_score,
@@ -114,24 +115,22 @@ def test_groups_stand_together_and_are_different_samples(params):
     samples_per_prompt=4,
     beta=0.0,
   )
-  assert done.response.shape == (24, 5)
-  groups = np.asarray(done.prompts.prompt).reshape(6, 4, -1)
-  assert (groups == groups[:, :1]).all()
-  assert len({tuple(r) for r in np.asarray(done.response[:4])}) > 1
-  sums = np.asarray(advantages).max(axis=1).reshape(6, 4)
-  centred = np.asarray(done.score).reshape(6, 4)
+  assert done.response.shape == (6, 4, 5)
+  assert len({tuple(r) for r in np.asarray(done.response[0])}) > 1
+  highest = np.asarray(done.advantages).max(axis=2)
+  lowest = np.asarray(done.advantages).min(axis=2)
+  centred = np.asarray(done.score)
   expected = (centred - centred.mean(axis=1, keepdims=True)) * 4 / 3
-  lowest = np.asarray(advantages).min(axis=1).reshape(6, 4)
   np.testing.assert_allclose(
-    np.where(expected > 0, sums, lowest), expected, atol=1e-5
+    np.where(expected > 0, highest, lowest), expected, atol=1e-5
   )
 
 
 def test_a_sample_does_not_depend_on_the_batch(params):
   batch = prompts(8)
-  whole = collect_with(params, params["policy"], length_score, batch)[0][0]
+  whole = collect_with(params, params["policy"], length_score, batch)[0]
   part = jax.tree.map(lambda x: x[2:5], batch)
-  some = collect_with(params, params["policy"], length_score, part)[0][0]
+  some = collect_with(params, params["policy"], length_score, part)[0]
   np.testing.assert_array_equal(whole.response[2:5], some.response)
 
 
@@ -147,15 +146,13 @@ def test_a_copy_samples_what_the_policy_would(params):
   batch = mesh.put_batch(devices, prompts(16))
   asked = []
 
-  def move(policy):
+  def reshard(policy):
     asked.append(policy)
     return mesh.mover(POLICY.init, devices, whole)(policy)
 
-  (one, _, _), _ = collect_with(
-    dict(params, policy=split), split, length_score, batch
-  )
-  (other, _, _), _ = collect_with(
-    dict(params, policy=split), split, length_score, batch, move=move
+  one, _ = collect_with(dict(params, policy=split), split, length_score, batch)
+  other, _ = collect_with(
+    dict(params, policy=split), split, length_score, batch, reshard=reshard
   )
   assert asked == [split]
   np.testing.assert_array_equal(one.response, other.response)
@@ -167,12 +164,13 @@ def test_values_for_ppo_are_of_the_state_before_each_token(params):
   kernel = jax.random.normal(jax.random.key(3), (CONFIG.width, 1))
   value = {**value, "head": {**value["head"], "kernel": kernel}}
   own = {**params, "value": value}
-  (done, _, _), _ = collect_with(
+  done, _ = collect_with(
     own, params["policy"], length_score, prompts(4), algorithm="ppo"
   )
-  joined = scoring.join(done.prompts, done.response, done.mask)
-  states = VALUE.states(value, joined)
-  np.testing.assert_allclose(done.values, states[:, :-1] * done.mask, atol=1e-5)
+  states = VALUE.states(value, done.texts.rows(0))
+  np.testing.assert_allclose(
+    done.values[:, 0], states[:, :-1] * done.mask[:, 0], atol=1e-5
+  )
 
 
 def test_greedy_rollouts_are_refused(params):

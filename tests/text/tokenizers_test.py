@@ -389,7 +389,7 @@ def test_files_of_a_tokenizer(tmp_path, path, directory):
     (directory / name).write_bytes(b"")
   files = tokenizers.tokenizer_files(directory)
   names = ("tokenizer.json", "tokenizer_config.json")
-  assert files == {name: str(directory / name) for name in names}
+  assert files == {name: (directory / name).read_bytes() for name in names}
   assert list(tokenizers.tokenizer_files(path.parent)) == ["tokenizer.model"]
   for opened in (directory, directory / "tokenizer.json"):
     made = tokenizers.load_tokenizer(opened)

@@ -4,40 +4,40 @@
 from __future__ import annotations
 
 import pathlib
-import types
 
 import pytest
 
-from rlaif_jax.cli import runs
+from rlaif_jax.cli import output_dirs
+from rlaif_jax.core import job_spec
 
-RIGID = types.SimpleNamespace()
-LOOSE = types.SimpleNamespace(MAY_CHANGE=("budget_usd",))
+RIGID = job_spec.JobSpec()
+LOOSE = job_spec.JobSpec(overridable=("budget_usd",))
 CONFIG = "label.limit = 4\nlabel.budget_usd = 1.0\n"
 
 
 def test_the_same_configuration_continues(tmp_path):
-  runs.claim(tmp_path / "run", CONFIG, "label", RIGID)
-  runs.claim(tmp_path / "run", CONFIG, "label", RIGID)
+  output_dirs.claim(tmp_path / "run", CONFIG, "label", RIGID)
+  output_dirs.claim(tmp_path / "run", CONFIG, "label", RIGID)
   assert (tmp_path / "run" / "config.gin").read_text() == CONFIG
 
 
 def test_another_is_refused_and_the_difference_shown(tmp_path):
-  runs.claim(tmp_path, CONFIG, "label", RIGID)
+  output_dirs.claim(tmp_path, CONFIG, "label", RIGID)
   with pytest.raises(ValueError, match=r"(?s)- label.limit = 4.*\+ .* = 5"):
-    runs.claim(tmp_path, CONFIG.replace("4", "5"), "label", LOOSE)
+    output_dirs.claim(tmp_path, CONFIG.replace("4", "5"), "label", LOOSE)
 
 
 def test_a_budget_may_be_raised(tmp_path):
-  runs.claim(tmp_path, CONFIG, "label", RIGID)
+  output_dirs.claim(tmp_path, CONFIG, "label", RIGID)
   more = CONFIG.replace("1.0", "2.0")
   with pytest.raises(ValueError, match="budget_usd = 2.0"):
-    runs.claim(tmp_path, more, "label", RIGID)
-  runs.claim(tmp_path, more, "label", LOOSE)
-  runs.claim(tmp_path, "label.limit = 4\n", "label", LOOSE)
+    output_dirs.claim(tmp_path, more, "label", RIGID)
+  output_dirs.claim(tmp_path, more, "label", LOOSE)
+  output_dirs.claim(tmp_path, "label.limit = 4\n", "label", LOOSE)
 
 
-def test_several_processes_are_for_jobs_that_know_them():
-  able = types.SimpleNamespace(SEVERAL_PROCESSES=True)
+def test_several_processes_need_a_multihost_job():
+  able = job_spec.JobSpec(multihost=True)
   for environment, several in (
     ({}, False),
     ({"JAX_NUM_PROCESSES": "2"}, True),
@@ -46,12 +46,12 @@ def test_several_processes_are_for_jobs_that_know_them():
     ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
     ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, True),
   ):
-    assert runs.are_several(environment, "train_sft", able) == several
+    assert output_dirs.are_several(environment, "train_sft", able) == several
     if several:
       with pytest.raises(ValueError, match="report runs in one process"):
-        runs.are_several(environment, "report", RIGID)
+        output_dirs.are_several(environment, "report", RIGID)
 
 
 def test_an_address_is_no_folder():
   with pytest.raises(ValueError, match="gs:/bucket/run, an address"):
-    runs.claim(pathlib.Path("gs://bucket/run"), CONFIG, "label", RIGID)
+    output_dirs.claim(pathlib.Path("gs://bucket/run"), CONFIG, "label", RIGID)

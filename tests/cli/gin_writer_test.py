@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rlaif_jax.cli import gin_text
+from rlaif_jax.cli import gin_writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ def run(*, output_dir: str, a: Outer, b: Outer, limit: float, name: str = "n"):
 
 
 def test_text_is_complete_and_scoped():
-  text = gin_text.render(
+  text = gin_writer.render(
     "job",
     run,
     {

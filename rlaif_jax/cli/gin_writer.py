@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of a run as gin text, to keep beside its results.
-
-Owns the writing only; reading gin text is `main`'s.
-"""
+"""Writes the complete configuration of a run as gin text."""
 
 from __future__ import annotations
 
@@ -17,10 +14,11 @@ from rlaif_jax.cli import configuration
 def render(
   job: str, run: Callable[..., Any], arguments: Mapping[str, Any]
 ) -> str:
-  """Gin text with every value that a run has, defaults written out.
+  """Returns gin text with every value of a run, defaults included.
 
-  Free of macros and of other jobs' bindings, so that two runs are the same
-  exactly where their texts are; resolving it again gives the same arguments.
+  The text has no macros and no bindings of other jobs, so two texts are equal
+  exactly if the configurations are. Resolving the text gives the same
+  arguments. A value without a gin literal, such as inf, is commented out.
   """
   blocks: list[str] = []
 

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configures a job, runs it in its output directory and stores the result."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+from rlaif_jax.cli import command_line
+from rlaif_jax.cli import compile_cache
+from rlaif_jax.cli import resolution
+from rlaif_jax.cli import gin_reader
+from rlaif_jax.cli import gin_writer
+from rlaif_jax.cli import job_table
+from rlaif_jax.cli import next_command
+from rlaif_jax.cli import output_dirs
+from rlaif_jax.core import jsonl
+from rlaif_jax.engine import preemption
+
+
+def run(command: command_line.Command) -> None:
+  """Runs a job, or reports the result of a finished one.
+
+  Raises:
+    ValueError: if the command, a gin file or the configuration is wrong, or
+      the output directory belongs to another configuration.
+  """
+  if not command.job:
+    raise command_line.UsageError(
+      "--job is missing; the jobs are " + ", ".join(job_table.JOBS)
+    )
+  if not command.output_dir and not command.dry_run:
+    raise command_line.UsageError(
+      "--output_dir is missing; it is the folder where the job writes"
+    )
+  job = job_table.load(command.job)
+  spec = job_table.spec_of(job)
+  command = command_line.bind_parameters(command, job)
+  bindings = gin_reader.read_command(command)
+  jobs = job_table.load_all()
+  arguments = resolution.resolve(command.job, bindings, jobs)
+  config = gin_writer.render(command.job, job, arguments)
+  if command.dry_run:
+    print(config, end="")
+    module = sys.modules[job.__module__]
+    if hasattr(module, "dry_run"):
+      print(module.dry_run(**arguments))
+    return
+  processes = None  # Most jobs import JAX only when they run.
+  if output_dirs.are_several(os.environ, command.job, spec):
+    processes = importlib.import_module("rlaif_jax.engine.processes")
+    processes.start()
+  directory = pathlib.Path(command.output_dir)
+  output_dirs.claim(directory, config, command.job, spec)
+  path = directory / "result.json"
+  if path.exists() and not spec.always_rerun:
+    result = json.loads(path.read_text("utf-8"))
+    print(f"{command.job}: already done, see {path}")
+  else:
+    preemption.install()
+    if cache := os.environ.get(compile_cache.JAX):
+      print(f"compiled programs are cached in {cache}")
+    begin = time.monotonic()
+    with processes.together() if processes else contextlib.nullcontext():
+      result = dict(job(output_dir=command.output_dir, **arguments))
+    advice = result.get("next", "")
+    result["next"] = next_command.suggest(command, bindings, jobs, advice)
+    result |= {
+      "job": command.job,
+      "seconds": round(time.monotonic() - begin, 1),
+    }
+    text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
+    if processes is None or processes.is_writer():
+      jsonl.write_text(path, text)
+      print(text, end="")
+  if result["next"]:
+    print(f"next: {result['next']}")

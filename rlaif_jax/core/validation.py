@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks dataclass fields against the choices and bounds in their annotations.
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class SamplingConfig(validation.Validated):
+      max_tokens: validation.PositiveInt
+      temperature: validation.NonNegativeFloat = 1.0
+      top_p: Annotated[float, validation.Bounds(gt=0, le=1)] = 1.0
+      order: Literal["both", "first"] = "both"
+
+`SamplingConfig(max_tokens=0)` raises a ValueError: `SamplingConfig.max_tokens
+is 0; it must be >= 1`. A check of several fields goes into the class's own
+`__post_init__`, after `super().__post_init__()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from typing import Annotated, Callable, Collection, Literal
+
+# Returns what a value should be, or "" if it is valid.
+Check = Callable[[object], str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+  """Limits of a number, with pydantic's names; NaN is outside all of them."""
+
+  ge: float | None = None
+  gt: float | None = None
+  le: float | None = None
+  lt: float | None = None
+
+  def __call__(self, value: object) -> str:
+    try:
+      valid = (
+        (self.ge is None or value >= self.ge)
+        and (self.gt is None or value > self.gt)
+        and (self.le is None or value <= self.le)
+        and (self.lt is None or value < self.lt)
+      )
+    except TypeError:  # not a number
+      valid = False
+    return "" if valid else f"it must be {self}"
+
+  def __str__(self) -> str:
+    limits = {">=": self.ge, ">": self.gt, "<=": self.le, "<": self.lt}
+    return " and ".join(
+      f"{sign} {limit}" for sign, limit in limits.items() if limit is not None
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+  """Choices that are known at run time only, such as the keys of a table."""
+
+  choices: Collection[str]
+
+  def __call__(self, value: object) -> str:
+    choices = tuple(self.choices)
+    return "" if value in choices else f"use one of {choices}"
+
+
+PositiveInt = Annotated[int, Bounds(ge=1)]
+NonNegativeInt = Annotated[int, Bounds(ge=0)]
+PositiveFloat = Annotated[float, Bounds(gt=0)]
+NonNegativeFloat = Annotated[float, Bounds(ge=0)]
+Probability = Annotated[float, Bounds(ge=0, le=1)]
+FloatDtype = Literal["float32", "bfloat16"]
+
+
+class Validated:
+  """Base of dataclasses whose annotations are checked."""
+
+  def __post_init__(self):
+    for name, check in _checks(type(self)):
+      value = getattr(self, name)
+      if expected := check(value):
+        raise ValueError(
+          f"{type(self).__name__}.{name} is {value!r}; {expected}"
+        )
+
+
+@functools.cache
+def _checks(cls: type) -> tuple[tuple[str, Check], ...]:
+  """Returns (field, check) of each field whose annotation has limits."""
+  hints = typing.get_type_hints(cls, include_extras=True)
+  checks = [(f.name, _check(hints[f.name])) for f in dataclasses.fields(cls)]
+  return tuple((name, check) for name, check in checks if check is not None)
+
+
+def _check(hint: object) -> Check | None:
+  """Returns the check of an annotation; None if it accepts every value."""
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Literal:
+    return OneOf(arguments)
+  if origin is Annotated:
+    inner = _check(arguments[0])
+    marks = [m for m in arguments[1:] if isinstance(m, (Bounds, OneOf))]
+    return _all_of([*([inner] if inner else []), *marks])
+  if origin in (typing.Union, types.UnionType):
+    members = [_check(a) for a in arguments if a is not type(None)]
+    return None if None in members else _any_of(members, arguments)
+  if origin is tuple and len(set(arguments) - {Ellipsis}) == 1:
+    element = _check(arguments[0])
+    return _each(element) if element else None
+  return None
+
+
+def _all_of(checks: list[Check]) -> Check | None:
+  if not checks:
+    return None
+  return lambda value: next(filter(None, (c(value) for c in checks)), "")
+
+
+def _any_of(checks: list[Check], kinds: tuple[object, ...]) -> Check:
+  def check(value):
+    if value is None and type(None) in kinds:
+      return ""
+    problems = [c(value) for c in checks]
+    return "" if "" in problems else "; or ".join(problems)
+
+  return check
+
+
+def _each(element: Check) -> Check:
+  def check(values):
+    problems = filter(None, map(element, values))
+    return next((f"each element: {problem}" for problem in problems), "")
+
+  return check

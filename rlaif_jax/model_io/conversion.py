@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads public checkpoints as language models, and writes models for others.
+
+A public checkpoint is a Hugging Face directory, a GGUF file or a T5X
+checkpoint. Parameters are read one at a time and put straight on the mesh;
+nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import tempfile
+from typing import Any, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.data import converters
+from rlaif_jax.engine import checkpoint as checkpoint_lib
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import metrics
+from rlaif_jax.interop import names
+from rlaif_jax.interop import sources
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.models import architectures
+from rlaif_jax.text import chat as chat_lib
+from rlaif_jax.text import gguf_vocabulary
+from rlaif_jax.text import tokenizers
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+# Lengths of a model that comes without any.
+DEFAULT_SEQUENCE = converters.SequenceConfig(max_context=512, max_response=128)
+
+
+def load(
+  path: str,
+  mesh: jax.sharding.Mesh,
+  *,
+  model: architectures.Config | None = None,
+  compute_dtype: str = "float32",
+  **options: Any,
+) -> pretrained.PretrainedModel:
+  """Loads a language model from a finished model or a public checkpoint.
+
+  Args:
+    path: directory of a finished model (with model.json), a Hugging Face
+      directory, a .gguf file, or a T5X checkpoint.
+    mesh: devices that the parameters are placed on.
+    model: config of a T5X checkpoint, which does not store its sizes.
+    compute_dtype: dtype of the activations of a public checkpoint.
+    **options: of `from_checkpoint`, for a public checkpoint.
+
+  Raises:
+    ValueError: if `path` holds no model that is supported, or a part of one.
+  """
+  if (pathlib.Path(path) / "model.json").is_file():
+    return pretrained.load(path, "language", mesh)
+  checkpoint = sources.open_source(
+    path, model=model, compute_dtype=compute_dtype
+  )
+  return from_checkpoint(checkpoint, mesh, **options)
+
+
+def from_checkpoint(
+  checkpoint: sources.Checkpoint,
+  mesh: jax.sharding.Mesh,
+  *,
+  tokenizer_dir: str = "",
+  sequence: converters.SequenceConfig | None = None,
+  system: str = "",
+  dtype: str = "auto",
+) -> pretrained.PretrainedModel:
+  """Reads an open public checkpoint, and closes it.
+
+  Args:
+    checkpoint: opened by `sources.open_source`.
+    mesh: devices that the parameters are placed on.
+    tokenizer_dir: directory of the tokenizer, if it is not with the weights.
+    sequence: lengths, and the constant text around a context. The chat
+      template of an instruct model is put around that text.
+    system: system message of the chat template; "" uses the template's own.
+    dtype: dtype of the parameters; "auto" keeps bfloat16 and converts every
+      other dtype to float32.
+
+  Raises:
+    ValueError: if the tokenizer is missing or does not fit the model, or a
+      tensor is missing or has another shape.
+  """
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype is {dtype!r}; use one of {DTYPES}")
+  tokenizer, chat = read_text_files(checkpoint, tokenizer_dir, system)
+  sequence = sequence or DEFAULT_SEQUENCE
+  sequence = converters.SequenceConfig(
+    max_context=sequence.max_context,
+    max_response=sequence.max_response,
+    prefix=chat[0] + sequence.prefix,
+    suffix=sequence.suffix + chat[1],
+  )
+  converters.check_fits(
+    sequence,
+    tokenizer,
+    vocab_size=checkpoint.config.vocab_size,
+    max_length=checkpoint.config.max_length,
+  )
+  params = read_params(checkpoint, mesh, dtype)
+  checkpoint.source.close()  # A mapped file counts as memory.
+  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
+  return pretrained.PretrainedModel(
+    directory=checkpoint.directory,
+    name=checkpoint.name,
+    config=checkpoint.config,
+    sequence=sequence,
+    tokenizer=tokenizer,
+    chat=chat,
+    functions=architectures.language(checkpoint.config, how),
+    params=params,
+  )
+
+
+def read_params(
+  checkpoint: sources.Checkpoint, mesh: jax.sharding.Mesh, dtype: str
+) -> Any:
+  """Returns the parameter tree of a checkpoint, sharded over the mesh."""
+  functions = architectures.language(checkpoint.config)
+  like = names.flatten(mesh_lib.abstract_params(functions.init, mesh))
+  checkpoint.check({path: leaf.shape for path, leaf in like.items()})
+  progress = metrics.Progress("load", len(like), unit="tensors")
+  flat = {}
+  for path, array in checkpoint.read():
+    kind = jnp.float32
+    if dtype == "bfloat16" or (dtype == "auto" and array.dtype == jnp.bfloat16):
+      kind = jnp.bfloat16
+    # No one else refers to the array, so a CPU device may use its memory.
+    array = np.asarray(array, dtype=kind)
+    flat[path] = jax.device_put(array, like[path].sharding, may_alias=True)
+    progress.update(len(flat))
+  return names.unflatten(flat)
+
+
+def read_text_files(
+  checkpoint: sources.Checkpoint, tokenizer_dir: str, system: str
+) -> tuple[tokenizers.FileTokenizer, tuple[str, str]]:
+  """Returns the tokenizer, and the text before and after a user message.
+
+  Both texts are empty for a model without a chat template.
+
+  Raises:
+    ValueError: if there is no tokenizer with the weights and none is given.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    if not tokenizer_dir and checkpoint.metadata is not None:
+      gguf_vocabulary.write_tokenizer(checkpoint.metadata, folder)
+    else:
+      files = tokenizers.tokenizer_files(tokenizer_dir or checkpoint.directory)
+      for name, content in files.items():
+        jsonl.write_bytes(pathlib.Path(folder) / name, content)
+      drop_tokens_without_rows(folder, checkpoint.config.vocab_size)
+    tokenizer = tokenizers.load_tokenizer(folder)
+    template = chat_lib.load(folder)
+  if template is None:
+    return tokenizer, ("", "")
+  return tokenizer, chat_lib.parts(
+    template,
+    bos=tokenizer.bos_text,
+    eos=tokenizer.eos_text,
+    system=system,
+    drop_bos=tokenizer.bos_id is not None,
+  )
+
+
+def drop_tokens_without_rows(directory: str, rows: int) -> None:
+  """Removes special tokens whose ids are past the embedding table.
+
+  The text models of Gemma 3 come with an image token, for which their table
+  has no row. No text is encoded to it.
+  """
+  path = pathlib.Path(directory) / "tokenizer.json"
+  if not path.exists():
+    return
+  values = json.loads(path.read_text("utf-8"))
+  added = values.get("added_tokens") or []
+  kept = [t for t in added if t["id"] < rows or not t.get("special")]
+  if len(kept) < len(added):
+    values["added_tokens"] = kept
+    jsonl.write_text(path, json.dumps(values, ensure_ascii=False))
+
+
+def export(
+  model: pretrained.PretrainedModel, directory: str, layout: str
+) -> None:
+  """Writes a finished model in the layout "hf" or "t5x", dtypes unchanged.
+
+  Raises:
+    ValueError: if the layout has no such architecture.
+  """
+  dtypes = names.flatten(checkpoint_lib.stored_dtypes(model.directory))
+
+  def arrays() -> Iterator[tuple[str, np.ndarray]]:
+    for path, leaf in names.flatten(model.params).items():
+      yield path, np.asarray(leaf).astype(dtypes[path], copy=False)
+
+  shutil.rmtree(directory, ignore_errors=True)
+  sources.write(directory, layout, model.config, arrays())
+  for name, content in model.tokenizer.files.items():
+    jsonl.write_bytes(pathlib.Path(directory) / name, content)

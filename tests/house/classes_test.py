@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One name per class, and dataclasses whose annotations are checked."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.house import source
+
+# Annotations that `core.validation` reads.
+CHECKED = ("Literal[", "Bounds(", "OneOf(", "validation.")
+
+
+def test_dataclasses_with_limits_are_validated():
+  """A choice or bound in an annotation has no effect without the base class."""
+  wrong = []
+  for path in source.modules():
+    for cls in source.dataclasses(source.tree(path)):
+      limits = [
+        field.target.id
+        for field in cls.body
+        if isinstance(field, ast.AnnAssign)
+        and any(mark in ast.unparse(field.annotation) for mark in CHECKED)
+      ]
+      bases = " ".join(ast.unparse(base) for base in cls.bases)
+      if limits and "Validated" not in bases:
+        wrong.append(f"{source.short(path)}: {cls.name} limits {limits}")
+  assert not wrong, "derive from validation.Validated:\n" + "\n".join(wrong)
+
+
+def test_own_checks_follow_the_base_class():
+  """A `__post_init__` that does not call the base class drops its checks."""
+  wrong = []
+  for path in source.modules():
+    for cls in source.dataclasses(source.tree(path)):
+      if "Validated" not in " ".join(ast.unparse(base) for base in cls.bases):
+        continue
+      for method in cls.body:
+        if getattr(method, "name", "") == "__post_init__":
+          if ast.unparse(method.body[0]) != "super().__post_init__()":
+            wrong.append(f"{source.short(path)}: {cls.name}")
+  assert not wrong, "begin with super().__post_init__():\n" + "\n".join(wrong)

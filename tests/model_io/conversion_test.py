@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public checkpoints are loaded without a job, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sentencepiece import sentencepiece_model_pb2
+
+from rlaif_jax.data import converters
+from rlaif_jax.engine import mesh
+from rlaif_jax.interop import gguf_tables
+from rlaif_jax.interop import names
+from rlaif_jax.interop import sources
+from rlaif_jax.model_io import conversion
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.models import architecture_options
+from rlaif_jax.models import architectures
+from tests import testing
+
+LLAMA = testing.tiny_decoder(320, variant=architecture_options.Variant())
+SEQUENCE = converters.SequenceConfig(max_context=24, max_response=8)
+
+
+@pytest.fixture()
+def device():
+  return mesh.make_mesh("data:1", jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def params():
+  tree = testing.build(architectures.language(LLAMA))
+  return {path: np.asarray(x) for path, x in names.flatten(tree).items()}
+
+
+@pytest.fixture()
+def hf(world, params, tmp_path):
+  """A Hugging Face directory with the tiny world's vocabulary."""
+  sources.write(str(tmp_path / "hf"), "hf", LLAMA, params.items())
+  shutil.copyfile(
+    world / "tokenizer.model", tmp_path / "hf" / "tokenizer.model"
+  )
+  return tmp_path / "hf"
+
+
+def assert_same(model, params):
+  found = names.flatten(model.params)
+  assert found.keys() == params.keys()
+  for path, leaf in found.items():
+    np.testing.assert_array_equal(leaf, params[path])
+
+
+def test_a_hugging_face_directory_is_a_model(hf, params, device):
+  before = sorted(path.name for path in hf.iterdir())
+  model = conversion.load(str(hf), device, sequence=SEQUENCE)
+  assert_same(model, params)
+  assert (model.config, model.sequence, model.name) == (LLAMA, SEQUENCE, "hf")
+  assert model.tokenizer.decode(model.tokenizer.encode("the cat")) == "the cat"
+  assert sorted(path.name for path in hf.iterdir()) == before
+
+
+def test_a_gguf_file_is_a_model(world, params, tmp_path, device):
+  gguf = pytest.importorskip("gguf")
+  writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+  writer.add_embedding_length(LLAMA.width)
+  writer.add_block_count(LLAMA.num_layers)
+  writer.add_head_count(LLAMA.num_heads)
+  writer.add_head_count_kv(LLAMA.num_kv_heads)
+  writer.add_key_length(LLAMA.head_dim)
+  writer.add_feed_forward_length(LLAMA.mlp_dim)
+  writer.add_context_length(LLAMA.max_length)
+  writer.add_layer_norm_rms_eps(LLAMA.norm_epsilon)
+  writer.add_rope_freq_base(LLAMA.rope_theta)
+  data = (world / "tokenizer.model").read_bytes()
+  pieces = sentencepiece_model_pb2.ModelProto.FromString(data).pieces
+  writer.add_tokenizer_model("llama")
+  writer.add_token_list([piece.piece for piece in pieces])
+  writer.add_token_scores([piece.score for piece in pieces])
+  writer.add_token_types([piece.type for piece in pieces])
+  writer.add_bos_token_id(1)
+  writer.add_eos_token_id(2)
+  writer.add_add_space_prefix(False)
+  rules = {rule.ours: rule for rule in gguf_tables.rules(LLAMA)}
+  for path, array in params.items():
+    theirs = names.to_theirs(array, rules[path])
+    writer.add_tensor(rules[path].theirs, np.ascontiguousarray(theirs))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  model = conversion.load(str(tmp_path / "m.gguf"), device, sequence=SEQUENCE)
+  assert_same(model, params)
+  own = pretrained.load(str(world / "sft" / "model"), "language", device)
+  text = "the cat saw\none hat"
+  assert model.tokenizer.encode(text) == own.tokenizer.encode(text)
+  assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_a_finished_model_is_a_model(world, device):
+  directory = str(world / "sft" / "model")
+  model = conversion.load(directory, device)
+  assert_same(
+    model,
+    names.flatten(pretrained.load(directory, "language", device).params),
+  )
+
+
+def test_a_loaded_model_is_saved_as_a_finished_one(
+  hf, params, tmp_path, device
+):
+  """Its tokenizer's files are no longer needed by then."""
+  model = conversion.load(str(hf), device, sequence=SEQUENCE)
+  shutil.rmtree(hf)
+  target = str(tmp_path / "model")
+  pretrained.save_like(target, model.params, model, name="m", kind="language")
+  again = pretrained.load(target, "language", device)
+  assert_same(again, params)
+  assert again.tokenizer.fingerprint == model.tokenizer.fingerprint
+
+
+def test_every_parameter_goes_to_its_shards(hf):
+  grid = mesh.make_mesh("fsdp:2,model:2", jax.devices()[:4])
+  checkpoint = sources.open_source(str(hf))
+  params = conversion.read_params(checkpoint, grid, "auto")
+  table = params["embedding"]["table"]
+  assert table.sharding.shard_shape(table.shape) == (160, 8)
+  assert table.dtype == jnp.float32
+
+
+def test_dtypes(hf, device):
+  model = conversion.load(
+    str(hf),
+    device,
+    sequence=SEQUENCE,
+    dtype="bfloat16",
+    compute_dtype="bfloat16",
+  )
+  leaves = jax.tree.leaves(model.params)
+  assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
+  assert model.config.dtype == "bfloat16"
+  with pytest.raises(ValueError, match="int8"):
+    conversion.load(str(hf), device, sequence=SEQUENCE, dtype="int8")
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_reading(hf, device):
+  with pytest.raises(ValueError, match="max_context"):
+    conversion.load(str(hf), device)  # 512 tokens of context.
+
+
+def test_special_tokens_without_a_row_are_dropped(tmp_path):
+  tokens = [
+    {"id": 7, "content": "<image>", "special": True},
+    {"id": 3, "content": "<end>", "special": True},
+  ]
+  path = tmp_path / "tokenizer.json"
+  path.write_text(json.dumps({"added_tokens": tokens, "model": {}}))
+  conversion.drop_tokens_without_rows(str(tmp_path), 7)
+  assert json.loads(path.read_text())["added_tokens"] == tokens[1:]
