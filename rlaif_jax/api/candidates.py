@@ -21,10 +21,11 @@ from rlaif_jax.data import datasets
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
-from rlaif_jax.labeling import judge as judge_lib
+from rlaif_jax.evaluation import run_files
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.model_io import pretrained
 
-# (prompts, response [B, N, R], mask) -> rewards [B, N]
+# (prompts, response [B, N, R], mask [B, N, R]) -> rewards [B, N]
 Score = Callable[[batches.PromptBatch, jax.Array, jax.Array], jax.Array]
 
 
@@ -44,7 +45,7 @@ class SelectionConfig(validation.Validated):
 
   candidates: validation.PositiveInt = 4
   judge_dir: str = ""
-  judge: judge_lib.JudgeConfig | None = None
+  judge: pairwise_judge.PairwiseJudgeConfig | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -133,16 +134,6 @@ class Candidates:
     return checkpoint.load_params(directory, like)
 
 
-def read_validation(
-  directory: str | pathlib.Path,
-) -> dict[int, list[dict[str, Any]]]:
-  """Returns step -> rows of validation/STEP.jsonl, oldest first."""
-  result = {}
-  for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl")):
-    result[int(path.stem)] = jsonl.parse_rows(path, dict)
-  return result
-
-
 def select(
   directory: str, config: SelectionConfig, devices: jax.sharding.Mesh
 ) -> list[dict[str, Any]]:
@@ -159,7 +150,7 @@ def select(
     Rows of "step", "score" (mean validation reward), "preference" (win rate
     against the SFT policy; 0.5 without a labeler) and "n" (contexts).
   """
-  validation = read_validation(directory)
+  validation = run_files.validation(directory)
   baseline = {row["id"]: row for row in validation.get(0, [])}
   table = [
     {
@@ -188,7 +179,7 @@ def select(
       for row in validation[candidate["step"]]
     ]
     quarantine = jsonl.Quarantine()
-    judged, _ = judge_lib.judge_pairs(
+    judged, _ = pairwise_judge.judge_pairs(
       pairs,
       backend,
       config.judge,

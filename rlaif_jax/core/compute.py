@@ -58,7 +58,7 @@ PLAIN = Placement()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlacementConfig:
+class PlacementConfig(validation.Validated):
   """Placements of the models of a training job.
 
   `ScorerConfig.placement` is the placement of the reward.
@@ -79,6 +79,7 @@ class PlacementConfig:
   rollout: Placement | None = None
 
   def __post_init__(self):
+    super().__post_init__()
     for name in ("policy", "value"):
       if (dtype := getattr(self, name).dtype) != "float32":
         raise ValueError(

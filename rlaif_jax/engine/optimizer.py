@@ -48,7 +48,7 @@ class OptimizerConfig(validation.Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyOptimizers:
+class PolicyOptimizers(validation.Validated):
   """Optimizers of a policy and of its value network."""
 
   policy: OptimizerConfig = OptimizerConfig()

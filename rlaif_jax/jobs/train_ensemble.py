@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif_jax.api import reward_loading
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.data import datasets
@@ -75,7 +76,7 @@ def run(
       devices,
       batch_size=train.batch_size,
       microbatches=compute.microbatches,
-      can_pack=functions.last_packed is not None,
+      can_pack=functions.is_causal,
     ),
     devices=devices,
     train=train,
