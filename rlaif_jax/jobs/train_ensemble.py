@@ -14,7 +14,6 @@ from typing import Any
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
-from rlaif_jax.core import job_spec
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
 from rlaif_jax.data import preferences
