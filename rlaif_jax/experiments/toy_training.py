@@ -49,7 +49,6 @@ def fit(
       evaluate_at=tuple(int(s) for s in evaluate_at),
       seed=seed,
     ),
-    num_rows=0,
     directory="",
     name=name,
     evaluate=evaluate,
