@@ -107,7 +107,7 @@ def make_scorer(
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
       inner = text_scorer(config, labeler, policy)
     else:
-      rating_scorer = llm_reward.direct_scorer(
+      rating_scorer = llm_reward.make_llm_reward(
         labeler.functions,
         labeler.tokenizer,
         parts=template.pointwise_parts(),
