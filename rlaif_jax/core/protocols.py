@@ -83,13 +83,13 @@ class Backend(Protocol):
 
 
 class PaidBackend(Backend, Protocol):
-  """A backend whose answers cost money: it reports each as it arrives.
+  """A backend whose outputs cost money; it reports each as it arrives.
 
-  `on_answer`, where set, is called with (number of the prompt in the call, its
-  answer, what it cost); never for a prompt that got no answer.
+  If `on_output` is set, it is called with (index of the prompt in the call,
+  output, usage); never for a prompt that failed.
   """
 
-  on_answer: Callable[[int, Any, records.Usage], None] | None
+  on_output: Callable[[int, Any, records.Usage], None] | None
 
 
 class LikelihoodBackend(Protocol):

@@ -243,7 +243,7 @@ def load_rows(
 
   Args:
     task: a key of `TASKS`.
-    split: a split of it; see docs/data.md.
+    split: a split of it; see docs/guides/data.md.
     cache_dir: where the built files are kept.
     data_dir: the task's source: a directory, a file, or tfds:NAME.
     limit: the first rows only (0: all). Rows stand in the order of their

@@ -31,7 +31,7 @@ def run(
 
   Args:
     output_dir: the data directory that other jobs name as data_dir.
-    task: a registered task; see docs/data.md.
+    task: a registered task; see docs/guides/data.md.
     splits: the splits to count and to measure; all of the task's when left
       out.
     source_dir: directory with the task's files, for tasks that read some.

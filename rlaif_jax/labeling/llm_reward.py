@@ -39,11 +39,11 @@ class LabelerParams:
   prefix: protocols.Cache | None
 
 
-class LLMReward(NamedTuple):
-  """A reward that a labeler gives.
+class LabelerScorer(NamedTuple):
+  """A labeler's scores of responses as a reward.
 
   Attributes:
-    score: the reward function; its parameters are LabelerParams.
+    score: reward function; its parameters are LabelerParams.
     prepare: (parameters of the labeler) -> LabelerParams.
   """
 
@@ -51,20 +51,20 @@ class LLMReward(NamedTuple):
   prepare: Callable[[protocols.Params], LabelerParams]
 
 
-def make_llm_reward(
+def labeler_scorer(
   model: protocols.LanguageModel,
   tokenizer: protocols.Tokenizer,
   *,
   parts: tuple[str, str, str],
   options: Sequence[str],
   chat: tuple[str, str] = ("", ""),
-) -> LLMReward:
+) -> LabelerScorer:
   """Returns (score - 5.5) / 4.5 in [-1, 1] as a reward (paper section 2.2.2).
 
   The prompt is bos + parts[0] + context + parts[1] + response + parts[2]. Parts
   and texts meet at newlines, so that the tokens of the segments are those of
   the whole text. The labeler must have the policy's vocabulary; a labeler with
-  another vocabulary reads text (`responses.rate`).
+  another vocabulary reads text (`pointwise_judge.judge_responses`).
 
   Args:
     model: functions of the labeler.
@@ -127,7 +127,7 @@ def make_llm_reward(
     scores = option_probs.expected_score(probabilities, xp=jnp)
     return option_probs.to_reward(scores).reshape(rows, num_samples)
 
-  return LLMReward(score=score, prepare=prepare)
+  return LabelerScorer(score=score, prepare=prepare)
 
 
 def _join(

@@ -3,7 +3,7 @@
 
 Owns the fields of a template and of a pool of exemplars, reads both from
 .toml files and chooses exemplars by number. `text.prompts` puts the texts of a
-row in between. `docs/prompts.md` is the manual.
+row in between. `docs/guides/prompts.md` is the manual.
 """
 
 from __future__ import annotations
