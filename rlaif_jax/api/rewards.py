@@ -53,7 +53,7 @@ class LLMReward:
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
       return text_reward(self._score_texts, policy)
     template = prompts_lib.load(self.template)
-    scorer = llm_reward_lib.direct_scorer(
+    scorer = llm_reward_lib.labeler_scorer(
       labeler.functions,
       labeler.tokenizer,
       parts=template.pointwise_parts(),

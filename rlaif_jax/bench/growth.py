@@ -103,7 +103,7 @@ def update(point: Point) -> tuple[Any, Sequence[roofline.Phase]]:
 
   def loss(params, batch, key):
     del key
-    log_probs = scoring.group_log_probs(model, params, batch)
+    log_probs = scoring.response_log_probs(model, params, batch)
     return masked.weighted_sum(-log_probs, jnp.ones_like(log_probs)), {}
 
   call = pairs_lib.timed_update(model.init, loss, batch)
