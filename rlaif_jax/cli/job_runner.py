@@ -66,7 +66,9 @@ def run(command: command_line.Command) -> None:
     if cache := os.environ.get(compile_cache.JAX):
       print(f"compiled programs are cached in {cache}")
     begin = time.monotonic()
-    with processes.together() if processes else contextlib.nullcontext():
+    with (
+      processes.exit_on_lost_peer() if processes else contextlib.nullcontext()
+    ):
       result = dict(job(output_dir=command.output_dir, **arguments))
     advice = result.get("next", "")
     result["next"] = next_command.suggest(command, bindings, jobs, advice)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one program: how they meet, who writes, when they stop.
+"""Several processes as one program: start, output, agreement and stop.
 
 Each process runs the same job on its own devices; arrays are global. The
-processes meet before JAX does, so that one that does not come has a name.
+processes wait for each other before JAX is initialized, because JAX aborts
+without naming the processes that are missing.
 """
 
 from __future__ import annotations
@@ -22,31 +23,37 @@ from absl import logging
 import jax
 import numpy as np
 
-# JAX ends a process whose peers are silent for so long.
+# JAX ends a process when a peer sends no heartbeat for this long.
 HEARTBEAT_SECONDS = 30
 
-# Where a stop is agreed on, and how many steps ahead.
+# Key of the step at which all processes stop, and its lead in steps.
 _STOP = "rlaif_jax/stop"
 _LEAD = 3
 
-# Numbers of the sums that the processes have made together.
+# Numbers the calls of `sum_of_all`, which are in the same order everywhere.
 _SUMS = itertools.count()
 
-# The processes meet at this port past JAX's own.
+# Offset of the port for the start from JAX's own port.
 _PORT_OFFSET = 1
 
-# Where JAX itself looks for the coordinator of a TPU slice.
+# JAX's own port of the coordinator of a TPU slice.
 _TPU_PORT = 8476
 
-# What a machine with a TPU has one of.
+# A machine with a TPU has one of these.
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-  """Which process this is, of how many, and where process 0 is found."""
+  """This process among the processes of a job.
 
-  address: str  # host:port
+  Attributes:
+    address: host:port of process 0.
+    count: number of processes.
+    index: number of this process, from 0.
+  """
+
+  address: str
   count: int
   index: int
 
@@ -54,26 +61,26 @@ class Group:
     host, _, port = self.address.rpartition(":")
     if not host or not port.isdecimal():
       raise ValueError(
-        f"the coordinator's address is {self.address!r}; it should be "
-        "host:port, such as 10.0.0.2:8476"
+        f"the coordinator's address is {self.address!r}; use host:port, such "
+        "as 10.0.0.2:8476"
       )
     if self.count < 1 or not 0 <= self.index < self.count:
       raise ValueError(
-        f"this is process {self.index} of {self.count}; it should be one from "
-        "0 to the number less one"
+        f"the process index is {self.index} of {self.count} processes; it "
+        "must be >= 0 and less than their number"
       )
 
 
 def group_of(environment: Mapping[str, str]) -> Group | None:
-  """The group that the environment names; None where this process is alone.
+  """Returns the group that the environment names, or None.
 
-  Explicitly by JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID; by GKE, which tells the hosts of a TPU slice
-  TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; or by Slurm, for `srun` with several
+  Reads JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID; or TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE sets on
+  the hosts of a TPU slice; or the variables of Slurm, for `srun` with several
   tasks. See `group_of_tpu_vm` for TPU VMs.
 
   Raises:
-    ValueError: only a part of it, or no numbers.
+    ValueError: if a variable is missing or not a number.
   """
   names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
   given = [environment.get(name, "") for name in names]
@@ -82,8 +89,7 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
   if any(given):
     missing = [n for n, value in zip(names, given, strict=True) if not value]
     raise ValueError(
-      f"the environment has a part of {', '.join(names)}; set {missing} too, "
-      "or none of them"
+      f"{missing} is not set; set all of {', '.join(names)}, or none of them"
     )
   hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
   if len(hosts) > 1:
@@ -93,7 +99,7 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
   if int(environment.get("SLURM_NTASKS", "1") or 1) < 2:
     return None
   if "SLURM_STEP_NODELIST" not in environment:
-    return None  # An allocation, but no step of several tasks.
+    return None  # An allocation without a step of several tasks.
   host = _first_host(environment["SLURM_STEP_NODELIST"])
   port = 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
   slurm = ("the node list", "SLURM_NTASKS", "SLURM_PROCID")
@@ -108,11 +114,10 @@ def group_of(environment: Mapping[str, str]) -> Group | None:
 def group_of_tpu_vm(
   environment: Mapping[str, str], devices: Sequence[str] = _TPU_DEVICES
 ) -> Group | None:
-  """The hosts of this TPU VM's slice, from Google Cloud's metadata server.
+  """Returns the hosts of this TPU VM's slice, or None.
 
-  It is asked on machines that have a TPU alone: elsewhere it is not there.
-  TPU_SKIP_MDS_QUERY keeps it from being asked, and GCE_METADATA_HOST names
-  another one.
+  Queries Google Cloud's metadata server on a machine with a TPU.
+  TPU_SKIP_MDS_QUERY disables the query; GCE_METADATA_HOST sets the server.
   """
   has_tpu = any(os.path.exists(device) for device in devices)
   if not has_tpu or environment.get("TPU_SKIP_MDS_QUERY"):
@@ -130,9 +135,9 @@ def group_of_tpu_vm(
   try:
     index = attribute("agent-worker-number")
     endpoints = attribute("worker-network-endpoints").split(",")
-  except OSError:  # No TPU VM, or none that belongs to a slice.
+  except OSError:  # Not a TPU VM, or not a part of a slice.
     return None
-  # Host names, or triples with the address at the end.
+  # Host names, or triples that end with the address.
   first = endpoints[0].rpartition(":")[2]
   names = ("worker-network-endpoints", "its length", "agent-worker-number")
   return _group(names, f"{first}:{_TPU_PORT}", str(len(endpoints)), index)
@@ -141,14 +146,14 @@ def group_of_tpu_vm(
 def _group(names, address: str, count: str, index: str) -> Group:
   if not count.isdecimal() or not index.isdecimal():
     raise ValueError(
-      f"{names[1]} is {count!r} and {names[2]} is {index!r}; both should be "
+      f"{names[1]} is {count!r} and {names[2]} is {index!r}; both must be "
       "numbers"
     )
   return Group(address=address, count=int(count), index=int(index))
 
 
 def _first_host(nodes: str) -> str:
-  """The first name of a Slurm list such as node[003-007,9],other."""
+  """Returns the first name of a Slurm list such as node[003-007,9],other."""
   name, bracket, rest = nodes.partition("[")
   if not bracket or "," in name:
     return nodes.split(",")[0]
@@ -157,17 +162,17 @@ def _first_host(nodes: str) -> str:
 
 
 def start(timeout_seconds: float = 300.0) -> None:
-  """Joins the other processes, where the environment names any.
+  """Initializes JAX with the other processes, if there are any.
 
   Raises:
-    TimeoutError: some did not come; names them.
+    TimeoutError: if processes are missing; names them.
     ValueError: see `group_of`.
   """
   group = group_of(os.environ) or group_of_tpu_vm(os.environ)
   if group is None or group.count == 1:
     return
-  meet(group, timeout_seconds)
-  # Of the CPU; other devices have collectives of their own.
+  wait_for_start(group, timeout_seconds)
+  # For CPUs; other devices have collectives of their own.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(
     group.address,
@@ -180,11 +185,11 @@ def start(timeout_seconds: float = 300.0) -> None:
     logging.info("%d processes, %d devices", group.count, jax.device_count())
 
 
-def meet(group: Group, timeout_seconds: float) -> None:
-  """Waits until all processes are there.
+def wait_for_start(group: Group, timeout_seconds: float) -> None:
+  """Waits until all processes have started.
 
   Raises:
-    TimeoutError: names those that are not.
+    TimeoutError: if processes are missing; names them.
   """
   host, _, port = group.address.rpartition(":")
   place = (host.strip("[]"), int(port) + _PORT_OFFSET)
@@ -196,41 +201,41 @@ def meet(group: Group, timeout_seconds: float) -> None:
 
 
 def _gather(group: Group, port: int, until: float, seconds: float) -> None:
-  """Process 0: takes the others' names, then lets all of them go on."""
-  came: dict[int, socket.socket] = {}
+  """Collects the indices of the other processes, then releases them."""
+  arrived: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     server = stack.enter_context(socket.create_server(("", port)))
-    while len(came) < group.count - 1:
+    while len(arrived) < group.count - 1:
       server.settimeout(max(0.01, until - time.monotonic()))
       try:
         peer, _ = server.accept()
         stack.enter_context(peer)
         peer.settimeout(5.0)
-        said = json.loads(peer.makefile("rb").readline(4096))
+        hello = json.loads(peer.makefile("rb").readline(4096))
       except TimeoutError:
         if time.monotonic() < until:
-          continue  # One that connected and said nothing.
-        missing = sorted(set(range(1, group.count)) - set(came))
+          continue  # A connection without a message.
+        missing = sorted(set(range(1, group.count)) - set(arrived))
         raise TimeoutError(
-          f"process(es) {missing} of {group.count} did not come within "
+          f"process(es) {missing} of {group.count} did not start within "
           f"{seconds:.0f} s; see their logs, or start the job again on all "
           "hosts"
         ) from None
       except (OSError, ValueError):
         continue  # A port scan, or a process that was killed.
-      if said.get("count") == group.count and 0 < said["index"] < group.count:
-        came[said["index"]] = peer
-    for peer in came.values():
+      if hello.get("count") == group.count and 0 < hello["index"] < group.count:
+        arrived[hello["index"]] = peer
+    for peer in arrived.values():
       peer.sendall(b"go\n")
 
 
 def _report(group: Group, place, until: float, seconds: float) -> None:
-  """Any other process: tells its number and waits for the word."""
-  said = json.dumps({"index": group.index, "count": group.count}) + "\n"
+  """Sends this process's index to process 0, and waits for its answer."""
+  hello = json.dumps({"index": group.index, "count": group.count}) + "\n"
   while time.monotonic() < until:
     with contextlib.suppress(OSError):
       with socket.create_connection(place, timeout=5.0) as peer:
-        peer.sendall(said.encode())
+        peer.sendall(hello.encode())
         peer.settimeout(max(0.01, until - time.monotonic()))
         if peer.makefile("rb").readline() == b"go\n":
           return
@@ -243,33 +248,33 @@ def _report(group: Group, place, until: float, seconds: float) -> None:
 
 
 def is_writer() -> bool:
-  """Whether this process writes what there is once: results, logs, metrics."""
+  """Returns whether this process writes results, logs and metrics."""
   return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-  """Ends this process when another one has gone, and says what to do.
+def exit_on_lost_peer() -> Iterator[None]:
+  """Ends this process with a message when another one has ended.
 
-  At once: JAX would wait for those that are not there any more.
+  Ends at once, because JAX would wait for the missing process at exit.
   """
   try:
     yield
   except (RuntimeError, ValueError, OSError) as error:
-    if jax.process_count() == 1 or not _is_of_the_network(error):
+    if jax.process_count() == 1 or not _is_network_error(error):
       raise
-    said = " ".join(str(error).split())[:300]
+    message = " ".join(str(error).split())[:300]
     sys.stderr.write(
       f"error: process {jax.process_index()} of {jax.process_count()} has lost "
-      f"another one ({said}). See the other processes' logs; started again on "
-      "all hosts, the same command continues from the last checkpoint\n"
+      f"another one ({message}). See the logs of the other processes; the same "
+      "command, started on all hosts, resumes from the last checkpoint\n"
     )
     sys.stderr.flush()
     os._exit(1)
 
 
-def _is_of_the_network(error: BaseException | None) -> bool:
-  """Whether an error, or what it came from, is a failed collective."""
+def _is_network_error(error: BaseException | None) -> bool:
+  """Returns whether an error, or one of its causes, is a failed collective."""
   while error is not None:
     if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
       return True
@@ -278,7 +283,7 @@ def _is_of_the_network(error: BaseException | None) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-  """No process goes on before all are here; nothing with one process."""
+  """Waits until all processes have called it; `name` labels the barrier."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -286,7 +291,7 @@ def wait_for_all(name: str) -> None:
 
 
 def any_of_all(flag: bool) -> bool:
-  """Whether it is true in any process; all get the same answer."""
+  """Returns whether the flag is true in any process, the same in all."""
   if jax.process_count() == 1:
     return flag
   from jax.experimental import multihost_utils
@@ -295,9 +300,9 @@ def any_of_all(flag: bool) -> bool:
 
 
 def sum_of_all(counts: Mapping[str, int]) -> dict[str, int]:
-  """The sum over the processes of each number; all have the same names.
+  """Returns the sum of each count over the processes.
 
-  A process without any number, which had nothing to count, adds nothing.
+  A process may leave out a count of 0.
   """
   if jax.process_count() == 1:
     return dict(counts)
@@ -315,11 +320,15 @@ def sum_of_all(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_time_to_stop(step: int, asked: bool) -> bool:
-  """Whether all processes stop after this step.
+  """Returns whether all processes stop after this step.
 
-  One that is asked to (SIGTERM) names a step that none has passed yet: the
-  processes exchange gradients in every step, so they are close. Costs a
-  question to process 0, and no wait for the devices.
+  A process that is asked to stop (SIGTERM) names a later step, which no process
+  has passed, since all exchange gradients in every step. Costs a request to
+  process 0, and no wait for the devices.
+
+  Args:
+    step: the current step.
+    asked: whether this process is asked to stop.
   """
   if jax.process_count() == 1:
     return asked
@@ -331,12 +340,12 @@ def is_time_to_stop(step: int, asked: bool) -> bool:
       client.key_value_set(_STOP, str(step + _LEAD))
   try:
     return step >= int(client.key_value_try_get(_STOP))
-  except jax.errors.JaxRuntimeError:  # Nobody was asked.
+  except jax.errors.JaxRuntimeError:  # No process was asked.
     return False
 
 
 def to_host(tree: Any) -> Any:
-  """Global arrays as NumPy arrays, whole in every process."""
+  """Returns global arrays as whole NumPy arrays, in every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)
   from jax.experimental import multihost_utils

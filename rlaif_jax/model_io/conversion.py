@@ -109,7 +109,6 @@ def from_checkpoint(
   )
   params = read_params(checkpoint, mesh, dtype)
   checkpoint.source.close()  # A mapped file counts as memory.
-  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
   return pretrained.PretrainedModel(
     directory=checkpoint.directory,
     name=checkpoint.name,
@@ -117,7 +116,7 @@ def from_checkpoint(
     sequence=sequence,
     tokenizer=tokenizer,
     chat=chat,
-    functions=architectures.language(checkpoint.config, how),
+    functions=pretrained.language_model(checkpoint.config, mesh),
     params=params,
   )
 

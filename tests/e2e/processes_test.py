@@ -57,7 +57,7 @@ def start_all(world, command, count):
 
 
 def finish(processes):
-  # Longer than they wait for each other, so that they say who did not come.
+  # Longer than their own timeout, whose message names the missing ones.
   said = [process.communicate(timeout=400)[0] for process in processes]
   for process, text in zip(processes, said, strict=True):
     assert process.returncode == 0, text

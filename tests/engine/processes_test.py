@@ -36,7 +36,7 @@ def meet_all(count, coming, seconds):
   def run(index):
     group = processes.Group(address=address, count=count, index=index)
     try:
-      processes.meet(group, seconds)
+      processes.wait_for_start(group, seconds)
       result[index] = None
     except TimeoutError as error:
       result[index] = str(error)
@@ -55,7 +55,7 @@ def test_all_who_come_go_on_together():
 
 def test_who_does_not_come_is_named():
   said = meet_all(4, [0, 2], 2.0)
-  assert "process(es) [1, 3] of 4 did not come within 2 s" in said[0]
+  assert "process(es) [1, 3] of 4 did not start within 2 s" in said[0]
   assert "process 2: process 0 at 127.0.0.1" in said[2]
 
 
@@ -81,13 +81,13 @@ def test_strangers_at_the_door_are_not_counted():
           break
         except OSError:
           threading.Event().wait(0.02)
-    processes.meet(
+    processes.wait_for_start(
       processes.Group(address=f"127.0.0.1:{port}", count=2, index=1), 20.0
     )
 
   thread = threading.Thread(target=visit)
   thread.start()
-  processes.meet(group, 20.0)
+  processes.wait_for_start(group, 20.0)
   thread.join()
 
 
@@ -120,10 +120,10 @@ def test_the_environment_names_the_group():
 @pytest.mark.parametrize(
   "change, message",
   [
-    ({"JAX_PROCESS_ID": ""}, r"set \['JAX_PROCESS_ID'\] too"),
-    ({"JAX_PROCESS_ID": "4"}, "process 4 of 4"),
-    ({"JAX_PROCESS_ID": "x"}, "both should be numbers"),
-    ({"JAX_COORDINATOR_ADDRESS": "host"}, "should be host:port"),
+    ({"JAX_PROCESS_ID": ""}, r"\['JAX_PROCESS_ID'\] is not set"),
+    ({"JAX_PROCESS_ID": "4"}, "index is 4 of 4"),
+    ({"JAX_PROCESS_ID": "x"}, "both must be numbers"),
+    ({"JAX_COORDINATOR_ADDRESS": "host"}, "use host:port"),
   ],
 )
 def test_a_group_that_cannot_be(change, message):
