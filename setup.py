@@ -41,9 +41,12 @@ setuptools.setup(
     "optax",
     "orbax-checkpoint",
     "numpy",
+    "scipy",
+    "jaxtyping",
     "absl-py",
     "gin-config",
     "sentencepiece",
+    "jaxtyping",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
@@ -52,7 +55,7 @@ setuptools.setup(
     "models": ["safetensors", "gguf", "tokenizers", "jinja2", "protobuf"],
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai"],
-    "report": ["matplotlib>=3.10"],
+    "report": ["matplotlib>=3.10", "jinja2"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
     # The TPU compiler, to plan for TPUs without one.
@@ -69,8 +72,7 @@ setuptools.setup(
       "pyyaml",
       "openai",
       *_BEAM,
-      # Statistics are compared with these.
-      "scipy",
+      # Statistics are compared with it.
       "statsmodels",
       # Parity tests only. The pin is a CPU build; a plain torch brings CUDA.
       "torch==2.13.0",

@@ -25,7 +25,7 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.labeling import option_probs
-from rlaif_jax.labeling import responses
+from rlaif_jax.labeling import pointwise_judge
 from rlaif_jax.ops import ensembles
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import scorers
@@ -284,7 +284,7 @@ def text_scorer(
   is read on the device by `labeling.llm_reward`.
   """
   backend = labeler.backend()
-  rate = responses.RatingConfig(
+  rate = pointwise_judge.PointwiseJudgeConfig(
     template=config.rating_template,
     # Room for the longest score that is written after the prompt.
     max_context_tokens=labeler.config.max_length - 8,
@@ -299,7 +299,7 @@ def text_scorer(
     del params  # The backend holds them.
     examples = []
     shape = response.shape[:2]
-    context = scoring.repeat_rows(
+    context = batches.repeat_rows(
       (batch.context, batch.context_valid), shape[1]
     )
     texts = (x.reshape(-1, x.shape[2]) for x in (response, mask))
@@ -316,7 +316,7 @@ def text_scorer(
           response=policy.tokenizer.decode(ids),
         )
       )
-    ratings, _ = responses.rate(
+    ratings, _ = pointwise_judge.judge_responses(
       examples, backend, rate, tokenizer=labeler.tokenizer
     )
     rewards = [option_probs.to_reward(r.score) for r in ratings]

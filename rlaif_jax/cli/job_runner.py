@@ -56,7 +56,7 @@ def run(command: command_line.Command) -> None:
     processes = importlib.import_module("rlaif_jax.engine.processes")
     processes.start()
   directory = pathlib.Path(command.output_dir)
-  output_dirs.claim(directory, config, command.job, spec)
+  output_dirs.claim(directory, config, spec)
   path = directory / "result.json"
   if path.exists() and not spec.always_rerun:
     result = json.loads(path.read_text("utf-8"))

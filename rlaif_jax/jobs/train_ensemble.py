@@ -75,7 +75,7 @@ def run(
       devices,
       batch_size=train.batch_size,
       microbatches=compute.microbatches,
-      can_pack=functions.last_packed is not None,
+      can_pack=functions.is_causal,
     ),
     devices=devices,
     train=train,

@@ -68,7 +68,7 @@ def language_model(
     mesh: devices; activations are sharded over them.
     compute: remat and scan_layers of a model that is trained.
   """
-  return architectures.language(config, _execution(mesh, compute))
+  return architectures.language(config, _options(mesh, compute))
 
 
 def scalar_model(
@@ -77,14 +77,12 @@ def scalar_model(
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
 ) -> protocols.ScalarModel:
   """Returns the functions of a reward or value model; see `language_model`."""
-  return architectures.scalar(config, _execution(mesh, compute))
+  return architectures.scalar(config, _options(mesh, compute))
 
 
-def _execution(mesh, compute) -> architectures.Execution:
-  return architectures.Execution(
-    remat=compute.remat,
-    scan_layers=compute.scan_layers,
-    split_by=mesh_lib.activation_sharding(mesh),
+def _options(mesh, compute) -> architectures.ForwardOptions:
+  return architectures.ForwardOptions(
+    compute=compute, activation_sharding=mesh_lib.activation_sharding(mesh)
   )
 
 

@@ -292,7 +292,7 @@ def _score(shapes: shapes_lib.Shapes, resident: float) -> Program:
   def lower_reward_model():
     scalar = pretrained.scalar_model(spec.reward_model, shapes.mesh)
     params = shapes.params(scalar.init, spec.models.scorer_placement)
-    return jax.jit(scalar.last_group).lower(params, shapes.rollout_texts())
+    return jax.jit(scalar.last).lower(params, shapes.rollout_texts())
 
   def lower_labeler():
     model = pretrained.language_model(spec.models.labeler, shapes.mesh)

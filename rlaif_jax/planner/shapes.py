@@ -13,7 +13,7 @@ from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
-from rlaif_jax.engine import scoring
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.planner import run_spec
 
 Init = Callable[[jax.Array], Any]
@@ -114,7 +114,7 @@ class Shapes:
 
   def shared_labeler_prompts(
     self, model: protocols.LanguageModel
-  ) -> tuple[Any, batches.SharedBatch]:
+  ) -> tuple[Any, prefix_sharing.SharedPrompts]:
     """Returns the labeler's prompts as `labeling.llm_reward` reads them.
 
     Each shared part is read once. Almost all of the constant text precedes the
@@ -128,7 +128,7 @@ class Shapes:
     suffix = (rows, spec.rl.sampling.max_tokens + ending)
     text = jax.ShapeDtypeStruct((1, constant - ending), jnp.int32)
     cache = jax.eval_shape(
-      lambda params, tokens: scoring.read_common(
+      lambda params, tokens: prefix_sharing.prefill_prefix(
         model, params, tokens, tokens >= 0
       ),
       self.params(model.init, spec.models.scorer_placement),
@@ -140,11 +140,11 @@ class Shapes:
       ),
       cache,
     )
-    return common, batches.SharedBatch(
-      prefixes=self.array(*prefix),
-      prefix_valid=self.array(*prefix, dtype=jnp.bool_),
-      owner=self.array(rows),
-      suffixes=self.array(*suffix),
+    return common, prefix_sharing.SharedPrompts(
+      group_tokens=self.array(*prefix),
+      group_valid=self.array(*prefix, dtype=jnp.bool_),
+      group_ids=self.array(rows),
+      suffix=self.array(*suffix),
       suffix_valid=self.array(*suffix, dtype=jnp.bool_),
     )
 

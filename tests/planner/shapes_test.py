@@ -37,5 +37,5 @@ def test_the_labelers_parts_are_its_whole_prompt():
     architectures.language(tiny_plan.DECODER)
   )
   tokens, _ = shapes.labeler_prompts()
-  parts = (common.places, shared.prefixes, shared.suffixes)
+  parts = (common.positions, shared.group_tokens, shared.suffix)
   assert sum(part.shape[1] for part in parts) == tokens.shape[1] == 48 + 12 + 8

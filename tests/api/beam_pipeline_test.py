@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Beam job beside the `label` job: same labels, same store, same bills."""
+"""Labels in a Beam pipeline: the labels, store and costs of one process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
-from rlaif_jax.jobs import label_beam
 from rlaif_jax.jobs import label_pairs
+from rlaif_jax.api import beam_pipeline
 from rlaif_jax.api import labelers
 from rlaif_jax.labeling import beam_files
-from rlaif_jax.labeling import beam_labels
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import likelihood_judge
+from rlaif_jax.labeling import pair_source
 from tests.labeling import faulty_server
 
 pytest.importorskip("apache_beam")
@@ -26,7 +26,7 @@ pytest.importorskip("apache_beam")
 # With the second flag the DirectRunner does not try to download another one.
 DIRECT = ("--runner=DirectRunner", "--allow_unsafe_triggers")
 PRICES = costs.Prices(input_usd_per_1k=0.03, output_usd_per_1k=0.06)
-JUDGE = judge.JudgeConfig()
+JUDGE = pairwise_judge.PairwiseJudgeConfig()
 
 
 def write_pairs(directory, count=24):
@@ -48,39 +48,68 @@ def write_pairs(directory, count=24):
   return str(directory / "pairs-*.jsonl"), str(whole)
 
 
+def dry_run(pattern, **settings):
+  return label_pairs.dry_run(
+    pairs=pair_source.PairSource(pairs_file=pattern),
+    judge=JUDGE,
+    labeler=labelers.LabelerConfig(**settings),
+    beam=beam_pipeline.BeamConfig(),
+  )
+
+
 @pytest.fixture
 def server():
   with faulty_server.FaultyServer() as running:
     yield running
 
 
-def served(server, **changes):
-  return endpoint_config.EndpointConfig(
-    model="m", base_url=server.url, max_retries=0, **changes
+def served(server, **settings):
+  endpoint = endpoint_config.EndpointConfig(
+    model="m", base_url=server.url, max_retries=0
+  )
+  return labelers.LabelerConfig(endpoint=endpoint, **settings)
+
+
+def label(
+  output_dir,
+  pattern,
+  labeler,
+  *,
+  judge=JUDGE,
+  shards=4,
+  store=(),
+  labels_dir="",
+):
+  """The `label` job in a pipeline."""
+  return label_pairs.run(
+    output_dir=str(output_dir),
+    pairs=pair_source.PairSource(pairs_file=pattern),
+    labeler=labeler,
+    judge=judge,
+    beam=beam_pipeline.BeamConfig(
+      shards=shards, pipeline_options=DIRECT, labels_dir=labels_dir
+    ),
+    store=labelers.StoreConfig(**{"chunk_size": 5} | dict(store)),
   )
 
 
-def label(output_dir, pattern, **settings):
-  settings = (
-    dict(judge=JUDGE, shards=4, batch_size=5, pipeline_options=DIRECT)
-    | settings
-  )
-  return label_beam.run(
-    output_dir=str(output_dir), pairs_pattern=pattern, **settings
+def label_here(output_dir, path, labeler, *, judge=JUDGE, store=()):
+  """The `label` job in this process."""
+  return label_pairs.run(
+    output_dir=str(output_dir),
+    pairs=pair_source.PairSource(pairs_file=path),
+    labeler=labeler,
+    judge=judge,
+    store=labelers.StoreConfig(**dict(store)),
   )
 
 
 def test_the_result_is_that_of_the_label_job(tmp_path, server):
   pattern, whole = write_pairs(tmp_path)
-  settings = {"endpoint": served(server), "prices": PRICES}
-  ours = label(tmp_path / "beam", pattern, **settings)
+  labeler = served(server, prices=PRICES)
+  ours = label(tmp_path / "beam", pattern, labeler)
   assert max(server.served.values()) == 1
-  theirs = label_pairs.run(
-    output_dir=str(tmp_path / "label"),
-    pairs_file=whole,
-    judge=JUDGE,
-    **settings,
-  )
+  theirs = label_here(tmp_path / "label", whole, labeler)
   one, other = tmp_path / "beam", tmp_path / "label"
   text = (one / "labels.jsonl").read_bytes()
   assert text == (other / "labels.jsonl").read_bytes()
@@ -88,7 +117,7 @@ def test_the_result_is_that_of_the_label_job(tmp_path, server):
     assert ours[name] == theirs[name], name
   for name in ("quarantined", "quarantine_reasons", "position_bias"):
     assert ours[name] == theirs[name], name
-  assert (ours["pairs"], ours["answered"], ours["asked"]) == (25, 24, 24)
+  assert (ours["pairs"], ours["answered"], ours["requested"]) == (25, 24, 24)
   assert ours["quarantined"] == 3 and ours["cost_usd"] > 0
   places = [
     json.loads(line)["where"].rpartition("/")[2]
@@ -101,47 +130,31 @@ def test_the_result_is_that_of_the_label_job(tmp_path, server):
   assert len(shards) == 24 and ours["labels"] == f"{one}/labels.jsonl"
 
 
-def test_the_store_goes_on_in_either_job(tmp_path, server):
+def test_both_resume_from_the_same_store(tmp_path, server):
   pattern, whole = write_pairs(tmp_path)
-  label(tmp_path / "beam", pattern, endpoint=served(server))
+  label(tmp_path / "beam", pattern, served(server))
   asked = server.received.total()
-  merged = label_pairs.run(
-    output_dir=str(tmp_path / "label"),
-    pairs_file=whole,
-    judge=JUDGE,
-    endpoint=served(server),
-    store_dir=str(tmp_path / "beam" / "store"),
+  merged = label_here(
+    tmp_path / "label",
+    whole,
+    served(server),
+    store={"store_dir": str(tmp_path / "beam" / "store")},
   )
   assert merged["answered"] == 24
-  again = label(tmp_path / "beam", pattern, endpoint=served(server))
-  assert again["asked"] == 1  # the one without a label, which costs nothing
+  again = label(tmp_path / "beam", pattern, served(server))
+  assert again["requested"] == 1  # the one without a label, which costs nothing
   assert again["usage"] == merged["usage"]
   assert server.received.total() == asked
 
 
-def test_shards_are_those_of_the_label_job(tmp_path):
-  pattern, whole = write_pairs(tmp_path)
-  del pattern
-  for number in range(3):
-    pairs = list(
-      labelers.read_pairs(
-        whole, shard=f"{number}/3", quarantine=jsonl.Quarantine()
-      )
-    )
-    assert pairs
-    assert {beam_labels.shard_of(pair, 3) for pair in pairs} == {number}
-
-
-def test_a_model_of_ones_own(world, tmp_path):
+def test_a_model(world, tmp_path):
   pattern, whole = write_pairs(tmp_path, 8)
-  config = judge.JudgeConfig(
+  config = pairwise_judge.PairwiseJudgeConfig(
     template="docstring_pairwise", max_context_tokens=150
   )
-  settings = {"judge": config, "labeler_dir": str(world / "sft" / "model")}
-  ours = label(tmp_path / "beam", pattern, **settings)
-  label_pairs.run(
-    output_dir=str(tmp_path / "label"), pairs_file=whole, **settings
-  )
+  labeler = labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model"))
+  ours = label(tmp_path / "beam", pattern, labeler, judge=config)
+  label_here(tmp_path / "label", whole, labeler, judge=config)
   assert ours["answered"] == 9  # "Summary 2" is no line of this prompt.
   one, other = (
     jsonl.read_records(records.Preference, tmp_path / name / "labels.jsonl")
@@ -151,37 +164,34 @@ def test_a_model_of_ones_own(world, tmp_path):
   assert [row.p_first for row in one] == pytest.approx(
     [row.p_first for row in other], abs=1e-5
   )
-  likely = likelihood.LikelihoodConfig(score="mean_log_prob")
-  done = label(tmp_path / "likely", pattern, **settings | {"judge": likely})
+  likely = likelihood_judge.LikelihoodJudgeConfig(score="mean_log_prob")
+  done = label(tmp_path / "likely", pattern, labeler, judge=likely)
   assert done["answered"] == 9 and done["usage"]["requests"] > 0
 
 
-def test_a_pipeline_that_fails_says_so_and_goes_on(tmp_path, monkeypatch):
+def test_a_pipeline_that_fails_says_so_and_resumes(tmp_path, monkeypatch):
   pattern, _ = write_pairs(tmp_path)
   monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-  with pytest.raises(ValueError, match="holds no key"):
-    label(
-      tmp_path / "out",
-      pattern,
-      endpoint=endpoint_config.EndpointConfig(model="m"),
-    )
+  with pytest.raises(ValueError, match="holds no API key"):
+    endpoint = endpoint_config.EndpointConfig(model="m")
+    label(tmp_path / "out", pattern, labelers.LabelerConfig(endpoint=endpoint))
   is_down = True
 
   def plan(prompt, attempt):
     return "500" if is_down and "doc 7" in prompt else ""
 
   with faulty_server.FaultyServer(plan=plan) as server:
-    settings = {"endpoint": served(server), "shards": 1, "batch_size": 1}
-    with pytest.raises(OSError, match="no answer to 2 of 2 prompts"):
-      label(tmp_path / "out", pattern, **settings)
+    settings = {"shards": 1, "store": {"chunk_size": 1}}
+    with pytest.raises(OSError, match="2 of 2 prompts failed"):
+      label(tmp_path / "out", pattern, served(server), **settings)
     paid = server.served.total()
     is_down = False
-    result = label(tmp_path / "out", pattern, **settings)
+    result = label(tmp_path / "out", pattern, served(server), **settings)
     assert 0 < paid < server.served.total() == result["usage"]["requests"]
     assert max(server.served.values()) == 1
 
 
-def test_what_a_remote_worker_said_is_told(tmp_path, server, monkeypatch):
+def test_the_error_of_a_remote_worker_is_shown(tmp_path, server, monkeypatch):
   pattern, _ = write_pairs(tmp_path)
 
   def fails(*arguments, **settings):
@@ -190,18 +200,18 @@ def test_what_a_remote_worker_said_is_told(tmp_path, server, monkeypatch):
     )
 
   monkeypatch.setattr(beam_files, "label_files", fails)
-  said = "failed: .ValueError: the worker's own.*same command continues"
-  with pytest.raises(ValueError, match=said):
-    label(tmp_path / "out", pattern, endpoint=served(server))
+  message = "failed: .ValueError: the worker's own.*same command again"
+  with pytest.raises(ValueError, match=message):
+    label(tmp_path / "out", pattern, served(server))
 
 
 def test_a_stop_is_no_failure(tmp_path, server, monkeypatch):
   pattern, _ = write_pairs(tmp_path)
   monkeypatch.setattr(preemption, "requested", lambda: True)
-  with pytest.raises(preemption.Preempted, match="label_beam: stopped"):
-    label(tmp_path / "out", pattern, endpoint=served(server))
+  with pytest.raises(preemption.Preempted, match="label: stopped"):
+    label(tmp_path / "out", pattern, served(server))
   monkeypatch.undo()
-  assert label(tmp_path / "out", pattern, endpoint=served(server))["asked"] > 0
+  assert label(tmp_path / "out", pattern, served(server))["requested"] > 0
   assert max(server.served.values()) == 1
 
 
@@ -210,40 +220,38 @@ def test_labels_elsewhere_are_not_merged(tmp_path, server, monkeypatch):
   monkeypatch.setattr(beam_files, "is_local", lambda path: False)
   there = tmp_path / "there"
   result = label(
-    tmp_path / "out", pattern, endpoint=served(server), labels_dir=f"{there}/"
+    tmp_path / "out", pattern, served(server), labels_dir=f"{there}/"
   )
   assert result["labels"] == f"{there}/labels-*.jsonl"
   assert not (tmp_path / "out").exists() and (there / "store").is_dir()
-  assert "local files" in label_beam.dry_run(
-    pairs_pattern="gs://b/x", judge=JUDGE
-  )
+  assert "local files" in dry_run("gs://b/x")
   monkeypatch.setattr(beam_files, "read_rows", lambda pattern: iter(()))
-  with pytest.raises(ValueError, match="set labels_dir to a folder"):
-    label(tmp_path / "out", pattern, endpoint=served(server))
+  with pytest.raises(ValueError, match="set BeamConfig.labels_dir"):
+    label(tmp_path / "out", pattern, served(server))
 
 
 def test_a_dry_run_counts_and_calls_nobody(tmp_path):
   pattern, _ = write_pairs(tmp_path)
-  text = label_beam.dry_run(pairs_pattern=pattern, judge=JUDGE, prices=PRICES)
+  text = dry_run(pattern, prices=PRICES)
   assert "25 pairs, 48 requests" in text and "US dollars" in text
-  for missing in ({"pairs_pattern": "no-*"}, {"labeler_dir": "no-model"}):
-    settings = {"pairs_pattern": pattern, "judge": JUDGE} | missing
-    text = label_beam.dry_run(**settings)
-    assert f"when {list(missing.values())[0]} is there" in text
+  assert "once no-* exists" in dry_run("no-*")
+  assert "once no-model exists" in dry_run(pattern, labeler_dir="no-model")
 
 
 def test_settings_are_checked_before_anything_starts(tmp_path, server):
   pattern, _ = write_pairs(tmp_path)
-  with pytest.raises(ValueError, match="either labeler_dir or endpoint"):
-    label(tmp_path / "out", pattern)
-  with pytest.raises(ValueError, match="likelihood of a given text"):
+  with pytest.raises(ValueError, match="set exactly one"):
+    label(tmp_path / "out", pattern, labelers.LabelerConfig())
+  with pytest.raises(ValueError, match="likelihoods of given texts"):
     label(
       tmp_path / "out",
       pattern,
-      endpoint=served(server),
-      judge=likelihood.LikelihoodConfig(),
+      served(server),
+      judge=likelihood_judge.LikelihoodJudgeConfig(),
     )
+  with pytest.raises(ValueError, match="supports none of them"):
+    label(tmp_path / "out", pattern, served(server), store={"budget_usd": 1.0})
   (tmp_path / "none.jsonl").write_text("\n")
   with pytest.raises(ValueError, match="has no pairs"):
-    label(tmp_path / "o", str(tmp_path / "none.jsonl"), endpoint=served(server))
+    label(tmp_path / "o", str(tmp_path / "none.jsonl"), served(server))
   assert not server.received

@@ -13,7 +13,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import backends
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.models import decoder
 from tests import testing
 
@@ -61,10 +61,12 @@ BACKEND = Table({"ab": -3.0, "abcd": -4.0}, {"ab": -3.5, "abcd": -7.0})
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_each_score_is_its_formula(score, gap, temperature):
-  config = likelihood.LikelihoodConfig(score=score, temperature=temperature)
+  config = likelihood_judge.LikelihoodJudgeConfig(
+    score=score, temperature=temperature
+  )
 
   def ask(row):
-    ((label,), _) = likelihood.judge_pairs(
+    ((label,), _) = likelihood_judge.judge_pairs(
       [row], BACKEND, config, tokenizer=TOKENIZER
     )
     return label
@@ -82,26 +84,26 @@ def test_pairs_without_a_likelihood_are_set_aside():
   given = {"ab": -3.0, "nan": math.nan}
   quarantine = jsonl.Quarantine()
   rows = [pair("", "ab"), pair("ab", "nan"), pair("ab", "ab"), pair("", "")]
-  labels, _ = likelihood.judge_pairs(
+  labels, _ = likelihood_judge.judge_pairs(
     rows,
     Table(given, given),
-    likelihood.LikelihoodConfig(score="log_prob"),
+    likelihood_judge.LikelihoodJudgeConfig(score="log_prob"),
     tokenizer=TOKENIZER,
     quarantine=quarantine,
   )
   assert [label.p_first for label in labels] == [0.5, 0.5]
   assert [row["reason"] for row in quarantine.rows] == [
-    "empty candidate",
+    "empty response",
     "non-finite likelihood",
   ]
 
 
 def test_contexts_are_cut_and_it_is_said():
   backend = Table({"ab": -1.0, "abcd": -2.0}, {})
-  config = likelihood.LikelihoodConfig(
+  config = likelihood_judge.LikelihoodJudgeConfig(
     score="log_prob", before="Read.\n", between="\n=\n", max_context_tokens=5
   )
-  ((label,), _) = likelihood.judge_pairs(
+  ((label,), _) = likelihood_judge.judge_pairs(
     [pair("ab", "abcd", context="doc and more")],
     backend,
     config,
@@ -138,11 +140,11 @@ def test_the_flax_backend_sums_log_probs_of_the_text_alone():
 def test_estimates_and_settings():
   row = pair("ab", "abcd", context="x" * 9)
   for score, tokens in (("log_prob", 24), ("pmi", 30)):
-    config = likelihood.LikelihoodConfig(score=score)
-    usage, most = likelihood.expected_usage(row, config, TOKENIZER)
+    config = likelihood_judge.LikelihoodJudgeConfig(score=score)
+    usage, most = likelihood_judge.expected_usage(row, config, TOKENIZER)
     assert usage == most and usage.input_tokens == tokens
   one, two = (
-    likelihood.LikelihoodConfig(score=s).fingerprint("b")
+    likelihood_judge.LikelihoodJudgeConfig(score=s).fingerprint("b")
     for s in ("pmi", "log_prob")
   )
   assert one != two
@@ -153,4 +155,4 @@ def test_estimates_and_settings():
     {"between": "no newline"},
   ):
     with pytest.raises(ValueError, match=next(iter(bad))):
-      likelihood.LikelihoodConfig(**bad)
+      likelihood_judge.LikelihoodJudgeConfig(**bad)

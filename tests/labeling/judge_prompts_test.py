@@ -10,8 +10,8 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import questions
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import judge_prompts
 from rlaif_jax.text import estimates
 from rlaif_jax.text import prompts
 from tests import testing
@@ -25,8 +25,8 @@ def pair(context="doc", first="a", second="b", number=0):
   )
 
 
-def ask(*pairs, max_tokens=700, tokenizer=None):
-  return questions.make_questions(
+def make(*pairs, max_tokens=700, tokenizer=None):
+  return judge_prompts.make_prompts(
     pairs,
     TEMPLATE,
     both_orders=True,
@@ -47,10 +47,10 @@ def ask(*pairs, max_tokens=700, tokenizer=None):
   ],
 )
 @pytest.mark.parametrize("place", ["first", "second"])
-def test_a_candidate_cannot_speak_for_the_prompt(poses, place):
-  asked, reasons = ask(pair(**{place: poses}), pair(number=1))
-  assert [question.row for question in asked] == [1, 1]
-  assert list(reasons) == [0] and "poses as a part" in reasons[0]
+def test_a_response_cannot_imitate_the_prompt(poses, place):
+  prompts, errors = make(pair(**{place: poses}), pair(number=1))
+  assert [prompt.row for prompt in prompts] == [1, 1]
+  assert list(errors) == [0] and "imitates a part" in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -67,46 +67,46 @@ def test_a_candidate_cannot_speak_for_the_prompt(poses, place):
     "\U0001f600",
   ],
 )
-def test_odd_texts_are_asked_as_they_are(text):
-  asked, reasons = ask(pair(first=text))
-  assert not reasons and len(asked) == 2
-  for question, swap in zip(asked, (False, True), strict=True):
-    shown = question.prompt(TEMPLATE)
+def test_odd_texts_are_rendered_unchanged(text):
+  prompts, errors = make(pair(first=text))
+  assert not errors and len(prompts) == 2
+  for prompt, swap in zip(prompts, (False, True), strict=True):
+    shown = prompt.render(TEMPLATE)
     assert f"Summary {1 + swap}\n{text}\n" in shown
-    assert question.swap == swap
+    assert prompt.swap == swap
 
 
 @pytest.mark.parametrize("field", ["context", "first", "second"])
-def test_half_a_surrogate_pair_is_no_text(field):
-  asked, reasons = ask(pair(**{field: "a\ud800"}))
-  assert not asked and "no Unicode" in reasons[0]
+def test_half_a_surrogate_pair_is_an_error(field):
+  prompts, errors = make(pair(**{field: "a\ud800"}))
+  assert not prompts and "invalid Unicode" in errors[0]
 
 
-def test_identical_candidates_have_no_question():
-  assert ask(pair(first="x", second="x")) == ([], {})
+def test_identical_responses_have_no_prompt():
+  assert make(pair(first="x", second="x")) == ([], {})
 
 
-def test_a_context_of_a_megabyte_is_cut_and_the_candidates_are_not():
+def test_a_context_of_a_megabyte_is_cut_and_the_responses_are_not():
   begin = time.monotonic()
   tokenizer = estimates.EstimatedTokenizer()  # three characters a token
-  asked, reasons = ask(
+  prompts, errors = make(
     pair(context="word " * 200_000, first="c" * 50), tokenizer=tokenizer
   )
-  assert not reasons
-  for question in asked:
-    prompt = question.prompt(TEMPLATE)
-    assert 2000 < len(prompt) <= 2100 and "c" * 50 in prompt
-    assert prompt.endswith(TEMPLATE.ending)
-    lost = 1_000_000 - len(question.context)
-    assert question.cut_tokens == pytest.approx(lost / 3, abs=1)
+  assert not errors
+  for prompt in prompts:
+    text = prompt.render(TEMPLATE)
+    assert 2000 < len(text) <= 2100 and "c" * 50 in text
+    assert text.endswith(TEMPLATE.ending)
+    lost = 1_000_000 - len(prompt.context)
+    assert prompt.cut_tokens == pytest.approx(lost / 3, abs=1)
   assert time.monotonic() - begin < 5
 
 
-def test_a_candidate_of_a_megabyte_does_not_fit():
-  asked, reasons = ask(
+def test_a_response_of_a_megabyte_does_not_fit():
+  prompts, errors = make(
     pair(first="c" * 1_000_000), tokenizer=estimates.EstimatedTokenizer()
   )
-  assert not asked and "limit is 700" in reasons[0]
+  assert not prompts and "limit is 700" in errors[0]
 
 
 def test_labels_say_what_was_cut_and_quarantine_why_not(tmp_path):
@@ -118,10 +118,10 @@ def test_labels_say_what_was_cut_and_quarantine_why_not(tmp_path):
     pair(number=3),
   ]
   quarantine = jsonl.Quarantine()
-  labels, usage = judge.judge_pairs(
+  labels, usage = pairwise_judge.judge_pairs(
     rows,
     backend,
-    judge.JudgeConfig(max_context_tokens=700),
+    pairwise_judge.PairwiseJudgeConfig(max_context_tokens=700),
     tokenizer=testing.CharTokenizer(),
     quarantine=quarantine,
   )
@@ -131,5 +131,7 @@ def test_labels_say_what_was_cut_and_quarantine_why_not(tmp_path):
   assert quarantine.write(tmp_path / "q.jsonl") == 2
   kept = [json.loads(row) for row in (tmp_path / "q.jsonl").open()]
   assert kept[1]["row"]["first"] == "\ud800"
-  with pytest.raises(ValueError, match="Pair p1: a candidate has the line"):
-    judge.judge_pairs(rows[1:2], backend, judge.JudgeConfig())
+  with pytest.raises(ValueError, match="Pair p1: a response has the line"):
+    pairwise_judge.judge_pairs(
+      rows[1:2], backend, pairwise_judge.PairwiseJudgeConfig()
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of rlaif_jax.labeling.judge."""
+"""Tests of rlaif_jax.labeling.pairwise_judge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import prompts
 from tests import testing
 
@@ -40,8 +40,8 @@ def sigmoid(x):
 
 
 def one(pairs, backend, **settings):
-  config = judge.JudgeConfig(**settings)
-  labels, usage = judge.judge_pairs(pairs, backend, config)
+  config = pairwise_judge.PairwiseJudgeConfig(**settings)
+  labels, usage = pairwise_judge.judge_pairs(pairs, backend, config)
   return labels, usage
 
 
@@ -178,10 +178,10 @@ def test_a_judge_that_fails_is_not_scored(value):
 
   pairs = [pair("a", "b", 0), pair("bad", "b", 1), pair("c", "d", 2)]
   quarantine = jsonl.Quarantine()
-  labels, usage = judge.judge_pairs(
+  labels, usage = pairwise_judge.judge_pairs(
     pairs,
     testing.ScriptedBackend(log_prob),
-    judge.JudgeConfig(),
+    pairwise_judge.PairwiseJudgeConfig(),
     quarantine=quarantine,
   )
   assert [label.id for label in labels] == ["p0", "p2"]
@@ -202,10 +202,10 @@ def test_an_empty_rationale_is_no_answer():
 def test_contexts_are_cut_alike_in_both_orders_and_leave_room_to_think():
   backend = testing.ScriptedBackend(longer_is_better, lambda p, s: "t" * 9)
   row = dataclasses.replace(pair("abc", "ab"), context="word " * 400)
-  config = judge.JudgeConfig(
+  config = pairwise_judge.PairwiseJudgeConfig(
     chain_of_thought=True, max_context_tokens=500, max_rationale_tokens=9
   )
-  (label,), _ = judge.judge_pairs(
+  (label,), _ = pairwise_judge.judge_pairs(
     [row], backend, config, tokenizer=testing.CharTokenizer()
   )
   assert [len(prompt) for prompt in backend.calls[0]] == [500, 500]
@@ -217,7 +217,7 @@ def test_contexts_are_cut_alike_in_both_orders_and_leave_room_to_think():
   assert row.context.startswith(kept)
   assert label.context == row.context
   quarantine = jsonl.Quarantine()
-  labels, _ = judge.judge_pairs(
+  labels, _ = pairwise_judge.judge_pairs(
     [row, pair("x", "x")],
     backend,
     dataclasses.replace(config, max_context_tokens=20),
@@ -253,14 +253,14 @@ def test_no_pairs_ask_nothing():
 )
 def test_wrong_settings_are_errors(settings, message):
   with pytest.raises(ValueError, match=message):
-    judge.JudgeConfig(**settings)
+    pairwise_judge.PairwiseJudgeConfig(**settings)
 
 
 def test_fingerprint_counts_what_a_label_depends_on():
-  sampled = judge.JudgeConfig(
+  sampled = pairwise_judge.PairwiseJudgeConfig(
     chain_of_thought=True, temperature=0.5, num_samples=4
   )
-  greedy = judge.JudgeConfig()
+  greedy = pairwise_judge.PairwiseJudgeConfig()
   same = dataclasses.replace(greedy, seed=7, top_k=3, max_rationale_tokens=9)
   assert same.fingerprint("m") == greedy.fingerprint("m")
   others = [greedy.fingerprint("m"), greedy.fingerprint("n")]

@@ -12,7 +12,7 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import option_probs
-from rlaif_jax.labeling import responses
+from rlaif_jax.labeling import pointwise_judge
 from rlaif_jax.text import prompts
 from tests import testing
 
@@ -41,8 +41,11 @@ def test_one_and_ten_are_told_apart_whatever_the_tokenizer(words):
   backend = testing.ScriptedBackend(
     lambda p, o: log_probs[TEN.index(o)], tokenizer=tokenizer
   )
-  (result,), _ = responses.rate(
-    [example()], backend, responses.RatingConfig(), tokenizer=tokenizer
+  (result,), _ = pointwise_judge.judge_responses(
+    [example()],
+    backend,
+    pointwise_judge.PointwiseJudgeConfig(),
+    tokenizer=tokenizer,
   )
   total = sum(MASS)
   expected = [mass / total for mass in MASS]
@@ -60,10 +63,10 @@ def test_rate_asks_once_and_keeps_the_order():
 
   backend = testing.ScriptedBackend(log_prob)
   rows = [example(0, "good one"), example(1, "bad"), example(2, "good")]
-  ratings, usage = responses.rate(
+  ratings, usage = pointwise_judge.judge_responses(
     rows,
     backend,
-    responses.RatingConfig(template="docstring_rating"),
+    pointwise_judge.PointwiseJudgeConfig(template="docstring_rating"),
     tokenizer=tokenizer,
   )
   assert len(backend.calls) == 1 and usage.requests == 3
@@ -86,18 +89,18 @@ def test_no_answer_is_not_scored_as_an_answer(bad, reason):
     return bad.get(option, -2.5) if "broken" in prompt else -2.5
 
   rows = [example(0), example(1, "broken"), example(2)]
-  config = responses.RatingConfig()
+  config = pointwise_judge.PointwiseJudgeConfig()
   arguments = {"tokenizer": testing.CharTokenizer()}
   quarantine = jsonl.Quarantine()
   backend = testing.ScriptedBackend(log_prob, **arguments)
-  ratings, _ = responses.rate(
+  ratings, _ = pointwise_judge.judge_responses(
     rows, backend, config, quarantine=quarantine, **arguments
   )
   assert [r.id for r in ratings] == ["e0", "e2"]
   assert reason in quarantine.rows[0]["reason"]
   assert quarantine.rows[0]["row"]["id"] == "e1"
   with pytest.raises(ValueError, match=f"Example e1: .*{reason}"):
-    responses.rate(rows, backend, config, **arguments)
+    pointwise_judge.judge_responses(rows, backend, config, **arguments)
 
 
 def test_contexts_are_cut_and_hopeless_ones_set_aside():
@@ -108,10 +111,12 @@ def test_contexts_are_cut_and_hopeless_ones_set_aside():
     records.Example(id="hopeless", context="", response="r" * 99),
   ]
   quarantine = jsonl.Quarantine()
-  ratings, _ = responses.rate(
+  ratings, _ = pointwise_judge.judge_responses(
     rows,
     backend,
-    responses.RatingConfig(template="docstring_rating", max_context_tokens=90),
+    pointwise_judge.PointwiseJudgeConfig(
+      template="docstring_rating", max_context_tokens=90
+    ),
     tokenizer=tokenizer,
     quarantine=quarantine,
   )
@@ -125,20 +130,25 @@ def test_wrong_settings_and_broken_backends_are_errors():
   tokenizer = testing.CharTokenizer()
   backend = testing.ScriptedBackend(lambda p, o: -2.5)
   with pytest.raises(ValueError, match="max_context_tokens is 0"):
-    responses.RatingConfig(max_context_tokens=0)
-  pairwise = responses.RatingConfig(template="summary_base")
+    pointwise_judge.PointwiseJudgeConfig(max_context_tokens=0)
+  pairwise = pointwise_judge.PointwiseJudgeConfig(template="summary_base")
   with pytest.raises(ValueError, match="pointwise"):
-    responses.rate([example()], backend, pairwise, tokenizer=tokenizer)
+    pointwise_judge.judge_responses(
+      [example()], backend, pairwise, tokenizer=tokenizer
+    )
   backend.score_options = lambda prompts, options: ([], records.Usage())
-  with pytest.raises(ValueError, match="1 rows of 10 were asked"):
-    responses.rate(
-      [example()], backend, responses.RatingConfig(), tokenizer=tokenizer
+  with pytest.raises(ValueError, match="expected 1 rows of 10"):
+    pointwise_judge.judge_responses(
+      [example()],
+      backend,
+      pointwise_judge.PointwiseJudgeConfig(),
+      tokenizer=tokenizer,
     )
   with pytest.raises(ValueError, match="2 options.*names 3"):
     option_probs.probabilities_from_log_probs([0.0, 0.0], (-1, -1, -1))
 
 
-HARM = responses.RatingConfig(template="harmless_yes_no")
+HARM = pointwise_judge.PointwiseJudgeConfig(template="harmless_yes_no")
 
 
 def test_yes_or_no_is_the_probability_of_the_good_answer():
@@ -152,7 +162,7 @@ def test_yes_or_no_is_the_probability_of_the_good_answer():
 
   backend = testing.ScriptedBackend(log_prob)
   rows = [example(0, "use poison"), example(1, "ask the town")]
-  ratings, usage = responses.rate(rows, backend, HARM)
+  ratings, usage = pointwise_judge.judge_responses(rows, backend, HARM)
   assert [r.score for r in ratings] == pytest.approx([0.25, 0.975])
   assert ratings[0].probabilities == pytest.approx((0.75, 0.25))
   assert usage.requests == 2
@@ -163,36 +173,36 @@ def test_yes_or_no_is_the_probability_of_the_good_answer():
   [
     (HARM, "No, it is fine.", 1.0),
     (HARM, "yes", 0.0),
-    (responses.RatingConfig(), "10", 10.0),
-    (responses.RatingConfig(), " 1 because it is bad", 1.0),
+    (pointwise_judge.PointwiseJudgeConfig(), "10", 10.0),
+    (pointwise_judge.PointwiseJudgeConfig(), " 1 because it is bad", 1.0),
   ],
 )
 def test_a_labeler_without_log_probs_is_read(config, said, score):
-  config = dataclasses.replace(config, verdict="text")
+  config = dataclasses.replace(config, judgment="text")
   backend = testing.ScriptedBackend(None, lambda prompt, seed: said)
-  (result,), _ = responses.rate([example()], backend, config)
+  (result,), _ = pointwise_judge.judge_responses([example()], backend, config)
   assert result.score == score and sum(result.probabilities) == 1.0
 
 
 def test_unparseable_text_is_set_aside():
-  config = dataclasses.replace(HARM, verdict="text")
+  config = dataclasses.replace(HARM, judgment="text")
   backend = testing.ScriptedBackend(None, lambda prompt, seed: "Perhaps")
   quarantine = jsonl.Quarantine()
-  ratings, _ = responses.rate(
+  ratings, _ = pointwise_judge.judge_responses(
     [example()], backend, config, quarantine=quarantine
   )
   assert ratings == []
-  assert "unparseable verdict 'Perhaps'" in quarantine.rows[0]["reason"]
+  assert "unparseable judgment 'Perhaps'" in quarantine.rows[0]["reason"]
 
 
 def test_fingerprints_tell_ways_of_asking_apart():
   configs = [
     HARM,
-    responses.RatingConfig(),
-    dataclasses.replace(HARM, verdict="text"),
+    pointwise_judge.PointwiseJudgeConfig(),
+    dataclasses.replace(HARM, judgment="text"),
     dataclasses.replace(HARM, max_context_tokens=9),
   ]
   names = {config.fingerprint("backend") for config in configs}
   assert len(names) == 4 and HARM.fingerprint("other") not in names
-  with pytest.raises(ValueError, match="verdict is 'words'"):
-    responses.RatingConfig(verdict="words")
+  with pytest.raises(ValueError, match="judgment is 'words'"):
+    pointwise_judge.PointwiseJudgeConfig(judgment="words")

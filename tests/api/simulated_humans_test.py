@@ -8,8 +8,8 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import gold
-from rlaif_jax.api import instructions
-from rlaif_jax.jobs import label_pairs
+from rlaif_jax.api import simulated_humans
+from rlaif_jax.labeling import pair_source
 
 GOOD = "the cat sat on a red hat with ten dogs near it all day"
 
@@ -32,16 +32,16 @@ def pairs_file(tmp_path):
 
 
 def test_humans_follow_gold_and_write_instructions(world, tmp_path, pairs_file):
-  result = label_pairs.run(
-    output_dir=str(tmp_path / "out"),
-    pairs_file=pairs_file,
-    humans=gold.HumanConfig(temperature=0.01),
-    instructions=instructions.InstructionConfig(
+  result = simulated_humans.label_pairs(
+    pair_source.PairSource(pairs_file=pairs_file),
+    gold.HumanConfig(temperature=0.01),
+    simulated_humans.InstructionConfig(
       pairwise_template="docstring_pairwise",
       rating_template="docstring_rating",
       data_dir=str(world),
       max_prompt_tokens=150,
     ),
+    output_dir=str(tmp_path / "out"),
   )
   labels = jsonl.read_records(
     records.Preference, tmp_path / "out" / "labels.jsonl"
@@ -54,7 +54,7 @@ def test_humans_follow_gold_and_write_instructions(world, tmp_path, pairs_file):
   for row in rows:
     name, kind = row.id.split("/")
     if kind == "pair":
-      # The verdict names the place where the better text stands.
+      # The answer names the position of the better response.
       better_first = row.context.index(GOOD, 60) < row.context.rindex("\nx\n")
       assert row.response == ("1" if better_first else "2"), name
     else:
