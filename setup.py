@@ -16,6 +16,13 @@ _VERSION = re.search(
 # but does not declare it, so seqio fails to import.
 _BEAM = ["apache-beam", "sentencepiece<0.2.3"]
 
+_DOCS = [
+  "mkdocs-material",
+  "mkdocstrings[python]",
+  "mkdocs-jupyter",
+  "ipykernel",
+]
+
 setuptools.setup(
   name="rlaif_jax",
   version=_VERSION,
@@ -58,8 +65,11 @@ setuptools.setup(
     "report": ["matplotlib>=3.10", "jinja2"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
+    # The documentation site; ipykernel runs the notebooks.
+    "docs": _DOCS,
     # The TPU compiler, to plan for TPUs without one.
-    "tpu": ["libtpu"],
+    # JAX asks the metadata server of Google Cloud by `requests`.
+    "tpu": ["libtpu", "requests"],
     "test": [
       "pytest",
       "pytest-xdist",
@@ -72,6 +82,7 @@ setuptools.setup(
       "pyyaml",
       "openai",
       *_BEAM,
+      *_DOCS,
       # Statistics are compared with it.
       "statsmodels",
       # Parity tests only. The pin is a CPU build; a plain torch brings CUDA.

@@ -249,7 +249,7 @@ def load_rows(
 
   Args:
     task: key of `TASKS`.
-    split: split of the task; see docs/data.md.
+    split: split of the task; see docs/guides/data.md.
     cache_dir: directory of the built files.
     data_dir: source of the task: a directory, a file, or tfds:NAME.
     limit: number of rows, from the first on; 0: all. Rows are sorted by hash,

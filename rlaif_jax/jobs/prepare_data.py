@@ -32,7 +32,7 @@ def run(
 
   Args:
     output_dir: data directory, the `data_dir` of other jobs.
-    task: name of a task; see docs/data.md.
+    task: name of a task; see docs/guides/data.md.
     splits: splits to prepare; () prepares all splits of the task.
     source_dir: directory with the task's files, for tasks that read files.
     vocabulary_split: split that the vocabulary is trained on.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads and checks judge templates and pools of exemplars from .toml files.
 
-`text.prompts` builds prompts from them. See docs/prompts.md.
+`text.prompts` builds prompts from them. See docs/guides/prompts.md.
 """
 
 from __future__ import annotations
