@@ -224,7 +224,7 @@ class TrainingRows:
     """Returns the rows with these indices [B], on the mesh."""
     if self._held is not None:
       return self._held.batch(mesh, rows)
-    held = mesh_lib.held_rows(mesh, len(rows))
+    held = mesh_lib.addressable_rows(mesh, len(rows))
     part, _ = self._encode([self._rows[i] for i in rows[held]])
     if isinstance(part, batches.PromptBatch):  # Rows seed their samples.
       part = part.replace(row=rows[held].astype(np.int32))

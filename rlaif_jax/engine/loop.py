@@ -153,11 +153,11 @@ def fit(
     if config.evaluates_before(step):
       flush()
       evaluate_now(step, state.params)
-    with clock.making_a_batch():
+    with clock.time_batch():
       batch = next_batch(state, step)
     key = rng.key(config.seed, f"{name}/update", step)
-    shape = guards.shape_of(batch)
-    with guards.steady(f"{name}: step {step + 1}", seen[shape] >= 2):
+    shape = guards.signature(batch)
+    with guards.no_recompilation(f"{name}: step {step + 1}", seen[shape] >= 2):
       state, metrics = step_fn(state, batch, key)
     seen[shape] += 1
     flush()

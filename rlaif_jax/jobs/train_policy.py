@@ -81,7 +81,9 @@ def run(
     )
     configs["value"] = optimizers.value
   # 2. Rollout and update.
-  reshard = mesh_lib.mover(sft.functions.init, devices, placement.rollout)
+  reshard = mesh_lib.make_reshard(
+    sft.functions.init, devices, placement.rollout
+  )
   collect = rollout_lib.make_collect(
     sft.functions,
     value,

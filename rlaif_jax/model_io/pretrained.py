@@ -288,7 +288,9 @@ def load_reference(
     return reference
   if placement.reference == placement.policy:
     return policy
-  reshard = mesh_lib.mover(policy.functions.init, mesh, placement.reference)
+  reshard = mesh_lib.make_reshard(
+    policy.functions.init, mesh, placement.reference
+  )
   return dataclasses.replace(policy, params=reshard(policy.params))
 
 

@@ -238,7 +238,7 @@ def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
     name="rollout, reshard",
     runs=1,
     pieces=tuple(
-      (count, mesh_lib.array_mover(to.sharding, to.dtype).lower(x))
+      (count, mesh_lib.make_array_reshard(to.sharding, to.dtype).lower(x))
       for (x, to), count in kinds.items()
     ),
     resident=resident,

@@ -43,7 +43,7 @@ def make_collect(
     config: objective, algorithm and sampling.
     eos_ids: tokens that end a response.
     reshard: params -> the copy of the policy that samples, made once per
-      rollout (`mesh.mover`). The default samples from `params` in place.
+      rollout (`mesh.make_reshard`). The default samples from `params` in place.
 
   Returns:
     A function whose `params` are {"policy", "value"} and whose `frozen` is
