@@ -14,7 +14,7 @@ from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(validation.Validated):
   """An optax optimizer; the defaults are the paper's (appendix G).
 
   Attributes:
@@ -48,7 +48,7 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyOptimizers:
+class PolicyOptimizers(validation.Validated):
   """Optimizers of a policy and of its value network."""
 
   policy: OptimizerConfig = OptimizerConfig()
