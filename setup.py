@@ -48,9 +48,12 @@ setuptools.setup(
     "optax",
     "orbax-checkpoint",
     "numpy",
+    "scipy",
+    "jaxtyping",
     "absl-py",
     "gin-config",
     "sentencepiece",
+    "jaxtyping",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
@@ -59,13 +62,14 @@ setuptools.setup(
     "models": ["safetensors", "gguf", "tokenizers", "jinja2", "protobuf"],
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai"],
-    "report": ["matplotlib>=3.10"],
+    "report": ["matplotlib>=3.10", "jinja2"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
     # The documentation site; ipykernel runs the notebooks.
     "docs": _DOCS,
     # The TPU compiler, to plan for TPUs without one.
-    "tpu": ["libtpu"],
+    # JAX asks the metadata server of Google Cloud by `requests`.
+    "tpu": ["libtpu", "requests"],
     "test": [
       "pytest",
       "pytest-xdist",
@@ -79,8 +83,7 @@ setuptools.setup(
       "openai",
       *_BEAM,
       *_DOCS,
-      # Statistics are compared with these.
-      "scipy",
+      # Statistics are compared with it.
       "statsmodels",
       # Parity tests only. The pin is a CPU build; a plain torch brings CUDA.
       "torch==2.13.0",

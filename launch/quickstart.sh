@@ -73,7 +73,7 @@ job train_sft sft sft --gin.SFTData.data_dir="$runs/data" \
 sample labeler_pairs sft labeler --gin.sample.num_samples=4 \
   --gin.sample.human_pairs=True
 job label instructions instructions \
-  --gin.label.pairs_file="$runs/labeler_pairs/pairs.jsonl" \
+  --pairs_file="$runs/labeler_pairs/pairs.jsonl" \
   --gin.InstructionConfig.data_dir="$runs/data" \
   --gin.HumanConfig.seed="$seed"
 job train_sft labeler labeler --gin.SFTData.data_dir="$runs/data" \
@@ -86,13 +86,13 @@ sample pairs sft preference --gin.sample.num_samples=2 \
 sample test_pairs sft test --gin.sample.num_samples=2
 sample test_sft sft test --gin.sample.num_samples=1 \
   --gin.sample.reference_dir="$runs/sft/model"
-job label humans humans --gin.label.pairs_file="$runs/pairs/pairs.jsonl" \
+job label humans humans --pairs_file="$runs/pairs/pairs.jsonl" \
   --gin.HumanConfig.seed="$seed"
 job label test_humans humans \
-  --gin.label.pairs_file="$runs/test_pairs/pairs.jsonl" \
+  --pairs_file="$runs/test_pairs/pairs.jsonl" \
   --gin.HumanConfig.seed="$seed"
-job label labels label --gin.label.pairs_file="$runs/pairs/pairs.jsonl" \
-  --gin.label.labeler_dir="$runs/labeler/model" \
+job label labels label --pairs_file="$runs/pairs/pairs.jsonl" \
+  --labeler_dir="$runs/labeler/model" \
   --gin.label.human_labels_file="$runs/humans/labels.jsonl"
 
 # 4. Reward models and policies. The two branches share nothing, so each gets
@@ -118,6 +118,6 @@ drlaif
 
 # 5. Gold judges all; the labeler judges nothing here.
 job evaluate report evaluate --gin.evaluate.runs_dir="$runs" \
-  --gin.evaluate.data_dir="$runs/data"
+  --gin.ExampleSource.data_dir="$runs/data"
 echo "Done in $((SECONDS - begin)) s after installation."
 echo "Report: $runs/report/report.html"

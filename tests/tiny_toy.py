@@ -75,5 +75,5 @@ def data(seed: int = 0) -> seed_data.SeedData:
   return seed_data.make_seed_data(programs(), seed)
 
 
-def trainer() -> toy_rewards.Trainer:
+def trainer() -> toy_rewards.ProxyTrainer:
   return toy_rewards.make_trainer(CONFIG, PROXIES)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints the counts of docs/design/before_after.md for this checkout.
 
-    python docs/design/count.py
+python docs/design/count.py
 """
 
 from __future__ import annotations

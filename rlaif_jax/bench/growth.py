@@ -180,7 +180,7 @@ def head(vocabulary: int, *, rows: int, columns: int, width: int) -> Any:
   hidden = jax.random.normal(jax.random.key(0), (*targets.shape, width))
 
   def total(params, hidden):
-    return -jnp.sum(scoring.log_probs_after(model, params, hidden, targets))
+    return -jnp.sum(scoring.target_log_probs(model, params, hidden, targets))
 
   return jax.grad(total, argnums=(0, 1)), (params, hidden)
 

@@ -8,8 +8,8 @@ from typing import Any, Sequence
 
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import workload
+from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
-from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.reward import model as reward_model
@@ -71,17 +71,17 @@ def run(
 def apart(model: protocols.ScalarModel) -> protocols.ScalarModel:
   """The same rewards from a row for each candidate: nothing is shared."""
 
-  def last_group(params, group):
+  def last(params, group):
     rows, count, columns = group.response.shape
-    repeated = scoring.repeat_rows(group, count)
+    repeated = batches.repeat_rows(group, count)
     one = (rows * count, 1, columns)
     alone = repeated.replace(
       response=group.response.reshape(one),
       response_valid=group.response_valid.reshape(one),
     )
-    return model.last_group(params, alone).reshape(rows, count)
+    return model.last(params, alone).reshape(rows, count)
 
-  return dataclasses.replace(model, last_group=last_group)
+  return dataclasses.replace(model, last=last)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

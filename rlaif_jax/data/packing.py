@@ -120,11 +120,11 @@ def pack_pairs(
 
   texts = batches.PackedBatch(
     tokens=zeros(shape.columns),
-    document=zeros(shape.columns),
-    branch=zeros(shape.columns),
-    source=zeros(shape.targets),
-    target=zeros(shape.targets),
-    owner=zeros(shape.targets) - 1,
+    segment_ids=zeros(shape.columns),
+    continuation_ids=zeros(shape.columns),
+    columns=zeros(shape.targets),
+    targets=zeros(shape.targets),
+    response_ids=zeros(shape.targets) - 1,
     last=zeros(responses),
   )
   numbers = {"label": pairs.label, "weight": pairs.weight}
@@ -159,15 +159,15 @@ def _fill(
     for branch, part in enumerate(ids):
       here = slice(column, column + len(part))
       texts.tokens[row, here] = part
-      texts.document[row, here] = place + 1
-      texts.branch[row, here] = branch
+      texts.segment_ids[row, here] = place + 1
+      texts.continuation_ids[row, here] = branch
       if branch:
         aims = slice(target, target + len(part))
-        texts.target[row, aims] = part
-        texts.owner[row, aims] = 2 * place + branch - 1
+        texts.targets[row, aims] = part
+        texts.response_ids[row, aims] = 2 * place + branch - 1
         # Each from the column before; the first from the prompt's last.
-        texts.source[row, aims] = np.arange(here.start, here.stop) - 1
-        texts.source[row, aims.start : aims.start + min(len(part), 1)] = (
+        texts.columns[row, aims] = np.arange(here.start, here.stop) - 1
+        texts.columns[row, aims.start : aims.start + min(len(part), 1)] = (
           prompt_end - 1
         )
         end = here.stop if len(part) else prompt_end

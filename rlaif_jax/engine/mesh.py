@@ -132,7 +132,8 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 
 
 def activation_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Rows over data and fsdp, columns over sequence; see `layers.Execution`."""
+  """Rows over data and fsdp, columns over sequence; see
+  `models.layers.ForwardOptions`."""
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(("data", "fsdp"), "sequence")
   )

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.ops import logprobs
 
 # Logits that exist at a time on a device, 256 MiB of them. Fewer make smaller
@@ -18,7 +17,9 @@ LOGITS_AT_ONCE = 2**26
 
 
 def response_logits(
-  model: protocols.LanguageModel, params: Any, batch: batches.TokenBatch
+  model: protocols.LanguageModel,
+  params: protocols.Params,
+  batch: batches.TokenBatch,
 ) -> jax.Array:
   """Logits [B, R, V] that predict the last R columns of the batch."""
   return model.logits(params, model.hidden(params, batch))
@@ -26,14 +27,14 @@ def response_logits(
 
 def response_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
+  params: protocols.Params,
   batch: batches.TokenBatch,
   *,
   temperature: float = 1.0,
 ) -> jax.Array:
   """Float32 log-probs [B, R] of the responses under softmax(logits / T)."""
   response_length = batch.weights.shape[1]
-  return log_probs_after(
+  return target_log_probs(
     model,
     params,
     model.hidden(params, batch),
@@ -44,21 +45,21 @@ def response_log_probs(
 
 def group_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
+  params: protocols.Params,
   batch: batches.GroupBatch,
   *,
   temperature: float = 1.0,
 ) -> jax.Array:
   """`response_log_probs` [B, G, R], each prompt read once."""
-  hidden = model.hidden_group(params, batch)
-  return log_probs_after(
+  hidden = model.hidden(params, batch)
+  return target_log_probs(
     model, params, hidden, batch.response, temperature=temperature
   )
 
 
-def log_probs_after(
+def target_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
+  params: protocols.Params,
   hidden: jax.Array,
   targets: jax.Array,
   *,
@@ -100,7 +101,7 @@ def log_probs_after(
 
 def pair_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
+  params: protocols.Params,
   pairs: batches.PairBatch,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probs of both whole responses, each in the shape of the label.
@@ -112,13 +113,12 @@ def pair_log_probs(
     log_probs = group_log_probs(model, params, texts)
     sums = logprobs.sequence_log_prob(log_probs, texts.response_valid)
   else:
-    hidden = model.hidden_packed(params, texts)
-    log_probs = log_probs_after(model, params, hidden, texts.target)
-    # [B, M, T]: whose target it is.
-    mine = (
-      texts.owner[:, None] == jnp.arange(texts.last.shape[1])[None, :, None]
-    )
-    sums = logprobs.sequence_log_prob(log_probs[:, None], mine)
+    hidden = model.hidden(params, texts)
+    log_probs = target_log_probs(model, params, hidden, texts.targets)
+    responses = jnp.arange(texts.last.shape[1])[None, :, None]
+    # [B, M, T]: whether a target is of a response.
+    is_own = texts.response_ids[:, None] == responses
+    sums = logprobs.sequence_log_prob(log_probs[:, None], is_own)
   return split_pairs(sums, pairs.label)
 
 
@@ -152,165 +152,129 @@ def join_groups(
   )
 
 
-def repeat_rows(tree: Any, times: int) -> Any:
-  """Each row of every array `times` in a row; numbers stay."""
-  if times == 1:
-    return tree
-  return jax.tree.map(
-    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
-  )
-
-
 def option_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
+  params: protocols.Params,
   tokens: jax.Array,
   valid: jax.Array,
   options: tuple[tuple[int, ...], ...],
 ) -> jax.Array:
-  """Log-prob of each whole option right after each prompt.
+  """Returns the log-prob of each whole option after each prompt.
 
-  The prompt is read once. Options of one token need nothing more; a longer
-  one needs one more short read per distinct proper prefix ("10" after "1").
+  The prompt is prefilled once. An option of several tokens takes one more
+  short decode step per distinct proper prefix ("1" of "10").
 
   Args:
     model: functions of the language model.
-    params: its parameters.
-    tokens: [B, L] prompts, any padding.
+    params: model parameters.
+    tokens: [B, L] prompts with any padding.
     valid: [B, L] bool.
     options: token ids of each option, static under jit.
 
   Returns:
-    [B, len(options)] float32; option "1" includes the mass of "10".
+    [B, len(options)] float32. Option "1" includes the mass of "10".
+
+  Raises:
+    ValueError: an option has no tokens.
   """
-  hidden, cache = model.prefill(params, tokens, valid, _room(options))
-  return _options_after(model, params, hidden, cache, options)
+  num_new_tokens = _num_new_tokens(options)
+  states, cache = model.prefill(params, tokens, valid, num_new_tokens)
+  return _options_after(model, params, states, cache, options)
 
 
 def shared_option_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  prompts: prefix_sharing.SharedPrompts,
   options: tuple[tuple[int, ...], ...],
 ) -> jax.Array:
-  """`option_log_probs` of a causal model, each beginning read once."""
-  room = _room(options)
-  hidden, cache = read_shared(
-    model, params, common, batch, room, last_only=True
+  """Returns `option_log_probs` [B, len(options)] of prompts after `prefix`."""
+  states, cache = prefix_sharing.prefill_shared(
+    model,
+    params,
+    prefix,
+    prompts,
+    _num_new_tokens(options),
+    last_only=True,
   )
-  return _options_after(model, params, hidden[:, 0], cache, options, common)
+  return _options_after(model, params, states[:, 0], cache, options, prefix)
 
 
 def packed_option_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.PackedPrompts,
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  batch: batches.PackedBatch,
   options: tuple[tuple[int, ...], ...],
 ) -> jax.Array:
-  """[B, M, len(options)]: `option_log_probs` of packed prompts.
+  """Returns `option_log_probs` of packed prompts after `prefix`.
 
   Args:
     model: functions of a causal language model.
-    params: its parameters.
-    common: from `read_common`.
-    batch: prompts without what is common.
-    options: token ids of each option, one each.
+    params: model parameters.
+    prefix: cache from `prefix_sharing.prefill_prefix`.
+    batch: prompts without the prefix.
+    options: token id of each option, one each.
+
+  Returns:
+    [B, T, len(options)] float32, T prompts per row.
   """
-  hidden = model.hidden_after(params, common, batch)
-  log_probs = jax.nn.log_softmax(model.logits(params, hidden), axis=-1)
+  states = model.hidden(params, batch, prefix)
+  log_probs = jax.nn.log_softmax(model.logits(params, states), axis=-1)
   (ids,) = zip(*options, strict=True)
   return log_probs[..., jnp.asarray(ids)]
 
 
 def shared_log_likelihoods(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  prompts: prefix_sharing.SharedPrompts,
   weights: jax.Array,
 ) -> jax.Array:
-  """Sums [B] of float32 log-probs of the tokens with weight, [B, S].
+  """Returns weighted sums [B] of the log-probs of the suffixes' tokens.
 
-  Of the suffixes, that is, whose first token is never scored.
+  Args:
+    model: functions of a causal language model.
+    params: model parameters.
+    prefix: cache from `prefix_sharing.prefill_prefix`.
+    prompts: prompts without the prefix.
+    weights: [B, S] float32; the first column is not read.
   """
-  hidden, _ = read_shared(model, params, common, batch, 0)
-  log_probs = log_probs_after(
-    model, params, hidden[:, :-1], batch.suffixes[:, 1:]
+  states, _ = prefix_sharing.prefill_shared(model, params, prefix, prompts, 0)
+  log_probs = target_log_probs(
+    model, params, states[:, :-1], prompts.suffix[:, 1:]
   )
   weights = weights[:, 1:]
   return jnp.sum(jnp.where(weights > 0, log_probs * weights, 0.0), axis=1)
 
 
-def read_common(
-  model: protocols.LanguageModel,
-  params: Any,
-  tokens: jax.Array,
-  valid: jax.Array,
-) -> Any:
-  """The cache of one row [1, C] that many rows begin with, made once."""
-  return model.prefill(params, tokens, valid, 0)[1]
-
-
-def read_shared(
-  model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
-  room: int,
-  *,
-  last_only: bool = False,
-) -> tuple[jax.Array, Any]:
-  """States [B, S, D] of the suffixes, and a cache of the rows after `common`.
-
-  Args:
-    model: functions of a causal language model.
-    params: its parameters.
-    common: from `read_common`; it is read where it is, and not copied.
-    batch: the rest of the rows; a prefix is copied for those that own it.
-    room: tokens more that the cache has room for.
-    last_only: states [B, 1, D] of the suffixes' last columns alone.
-  """
-  rows, length = batch.suffixes.shape
-  cache = model.begin(common, *batch.prefixes.shape)
-  _, cache = model.extend(
-    params, batch.prefixes, batch.prefix_valid, cache, common
-  )
-  cache = model.widen(take_rows(cache, batch.owner), length + room)
-  asked = jnp.full((rows, 1), length - 1) if last_only else None
-  return model.extend(
-    params, batch.suffixes, batch.suffix_valid, cache, common, asked
-  )
-
-
-def take_rows(tree: Any, rows: jax.Array) -> Any:
-  """Rows [N] of every array; numbers stay."""
-  return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)
-
-
-def _room(options: tuple[tuple[int, ...], ...]) -> int:
-  """Tokens that are read after the prompt.
+def _num_new_tokens(options: tuple[tuple[int, ...], ...]) -> int:
+  """Returns how many tokens are read after the prompt.
 
   Raises:
-    ValueError: an option without a token.
+    ValueError: an option has no tokens.
   """
   if not all(options):
-    raise ValueError(f"options are {options}; every option needs a token")
+    raise ValueError(
+      f"options are {options}; every option needs at least one token"
+    )
   return max(map(len, options)) - 1
 
 
-def _options_after(model, params, hidden, cache, options, *common) -> jax.Array:
-  """[B, len(options)] log-probs after the state [B, D] and its cache."""
-  after = {(): jax.nn.log_softmax(model.logits(params, hidden), axis=-1)}
-  prefixes = {option[:j] for option in options for j in range(1, len(option))}
-  for prefix in sorted(prefixes):
-    shape = (hidden.shape[0], len(prefix))
-    ids = jnp.broadcast_to(jnp.asarray(prefix, jnp.int32)[None], shape)
-    here = jnp.ones(shape, bool)
-    states, _ = model.extend(params, ids, here, cache, *common)
-    after[prefix] = jax.nn.log_softmax(
-      model.logits(params, states[:, -1]), axis=-1
+def _options_after(model, params, states, cache, options, *prefix) -> jax.Array:
+  """Returns [B, len(options)] log-probs after states [B, D] and their cache."""
+  after = {(): jax.nn.log_softmax(model.logits(params, states), axis=-1)}
+  beginnings = {option[:j] for option in options for j in range(1, len(option))}
+  for beginning in sorted(beginnings):
+    shape = (states.shape[0], len(beginning))
+    ids = jnp.broadcast_to(jnp.asarray(beginning, jnp.int32)[None], shape)
+    found, _ = model.decode_step(
+      params, ids, jnp.ones(shape, bool), cache, *prefix
+    )
+    after[beginning] = jax.nn.log_softmax(
+      model.logits(params, found[:, -1]), axis=-1
     )
   sums = [
     sum(after[option[:j]][:, option[j]] for j in range(len(option)))

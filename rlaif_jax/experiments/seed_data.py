@@ -213,13 +213,19 @@ class SeedData:
       prompts: of the rows.
       samples: with `response` and `mask` [B, R].
     """
-    return self.score(
-      np.asarray(prompts.prompt), samples.response, samples.mask
+    response, mask = (
+      np.asarray(x)[:, None] for x in (samples.response, samples.mask)
     )
+    return self.score(np.asarray(prompts.prompt), response, mask)[:, 0]
 
-  def score(self, prompt: np.ndarray, response: Any, mask: Any) -> np.ndarray:
-    """Returns gold [B] of prompts [B, 1] and responses [B, R]."""
-    raw = self.world.gold(prompt, np.asarray(response), np.asarray(mask))
+  def score(
+    self, prompt: np.ndarray, response: np.ndarray, mask: np.ndarray
+  ) -> np.ndarray:
+    """Returns gold [B, N] of responses [B, N, R] to prompts [B, 1]."""
+    groups = response.shape[:2]
+    rows = np.repeat(prompt, groups[1], axis=0)
+    response, mask = (x.reshape(len(rows), -1) for x in (response, mask))
+    raw = self.world.gold(rows, response, mask).reshape(groups)
     return ((raw - self.shift) / self.scale).astype(np.float32)
 
   def wins(self, prompts: batches.PromptBatch, gold: np.ndarray) -> np.ndarray:

@@ -122,7 +122,7 @@ class Policies:
   def __init__(
     self,
     programs: seed_data.Programs,
-    rewards: toy_rewards.Trainer,
+    rewards: toy_rewards.ProxyTrainer,
     search: ToySearchConfig,
     train: ToyPolicyConfig,
   ):
@@ -194,16 +194,14 @@ class Policies:
     block, parts = 8 * self.programs.config.batch_size, []
     for index in seed_data.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
-      response, mask = (
-        x[index, None] for x in (samples.response, samples.mask)
-      )
-      parts.append(reward(part, response, mask)[:, 0])
+      response, mask = samples.response[index], samples.mask[index]
+      parts.append(reward(part, response[:, None], mask[:, None])[:, 0])
     return np.concatenate(parts)[: len(prompts.row)]
 
   def _make_programs(self, rl: algorithms.RLConfig):
     """Returns (optimizer, collect, update) of an objective."""
-    policy = self.programs.policy
-    rl = dataclasses.replace(rl, sampling=self.programs.sampling())
+    policy, sampling = self.programs.policy, self.programs.sampling()
+    config = dataclasses.replace(rl, sampling=sampling)
     value, optimizers = None, {"policy": self._config.optimizer}
     if algorithms.ALGORITHMS[rl.algorithm].needs_value:
       value = self.programs.value
@@ -212,12 +210,12 @@ class Policies:
       policy,
       value,
       lambda reward, *responses: reward(*responses),
-      config=rl,
+      config=config,
       eos_ids=(toy_task.END,),
     )
     tx = optimizer_lib.make_joint_optimizer(optimizers)
     update = step_lib.make_train_step(
-      algorithms.make_loss(policy, value, rl),
+      algorithms.make_loss(policy, value, config),
       tx,
       epochs=rl.epochs,
       minibatches=rl.minibatches,
@@ -364,9 +362,7 @@ def gold_reward(data: seed_data.SeedData) -> Reward:
 
 
 def _gold(data, prompts, response, mask):
-  prompt = np.repeat(prompts.prompt, response.shape[1], axis=0)
-  texts = (np.asarray(x).reshape(-1, x.shape[2]) for x in (response, mask))
-  return data.score(prompt, *texts).reshape(response.shape[:2])
+  return data.score(*map(np.asarray, (prompts.prompt, response, mask)))
 
 
 @functools.lru_cache(maxsize=4)

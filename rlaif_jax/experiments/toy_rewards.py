@@ -58,7 +58,7 @@ class Proxy:
   costs: dict[str, float]
 
 
-class Trainer:
+class ProxyTrainer:
   """Trains proxies; compiled programs are cached per ensemble config."""
 
   def __init__(self, programs: seed_data.Programs, config: ToyProxyConfig):
@@ -263,9 +263,11 @@ class Trainer:
 
 
 @functools.lru_cache(maxsize=4)
-def make_trainer(toy: seed_data.ToyConfig, config: ToyProxyConfig) -> Trainer:
+def make_trainer(
+  toy: seed_data.ToyConfig, config: ToyProxyConfig
+) -> ProxyTrainer:
   """Returns the programs of proxies; the latest four are cached."""
-  return Trainer(seed_data.make_programs(toy), config)
+  return ProxyTrainer(seed_data.make_programs(toy), config)
 
 
 def any_words(data: seed_data.SeedData) -> batches.TokenBatch:

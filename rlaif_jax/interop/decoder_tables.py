@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
-from rlaif_jax.models import architecture_options as variant_lib
+from rlaif_jax.models import architecture_options as options_lib
 
 FAMILIES = ("llama", "qwen2", "gemma3_text")
 _CLASSES = {
@@ -78,7 +78,7 @@ def config_from_hf(values: Mapping[str, Any]) -> decoder.DecoderConfig:
     **common,
     rope_theta=float(rope.get("rope_theta") or 10_000.0),
     tie_embeddings=bool(values.get("tie_word_embeddings", False)),
-    variant=variant_lib.Variant(
+    architecture_options=options_lib.ArchitectureOptions(
       qkv_bias=family == "qwen2", rope_scaling=_scaling_from_hf(scaling)
     ),
   )
@@ -86,15 +86,15 @@ def config_from_hf(values: Mapping[str, Any]) -> decoder.DecoderConfig:
 
 def _scaling_from_hf(
   values: Mapping[str, Any] | None,
-) -> variant_lib.RopeScaling | None:
+) -> options_lib.RopeScaling | None:
   values = values or {}
   kind = values.get("rope_type", values.get("type", "default"))
   if kind == "default":
     return None
   if kind == "linear":
-    return variant_lib.RopeScaling(kind="linear", factor=values["factor"])
+    return options_lib.RopeScaling(kind="linear", factor=values["factor"])
   if kind == "llama3":
-    return variant_lib.RopeScaling(
+    return options_lib.RopeScaling(
       kind="llama3",
       factor=values["factor"],
       low_frequency_factor=values["low_freq_factor"],
@@ -139,7 +139,7 @@ def _gemma_from_hf(values, common) -> decoder.DecoderConfig:
     **common,
     rope_theta=float(theta),
     tie_embeddings=bool(values.get("tie_word_embeddings", True)),
-    variant=variant_lib.Variant(
+    architecture_options=options_lib.ArchitectureOptions(
       qk_norm=True,
       post_norms=True,
       norm_offset=True,
@@ -159,14 +159,18 @@ def family_of(config: decoder.DecoderConfig) -> str:
   """The public family that computes what this config computes.
 
   Raises:
-    ValueError: none does (previous-key heads, for one).
+    ValueError: no public family does.
   """
-  v = config.variant
+  if type(config) is not decoder.DecoderConfig:
+    raise ValueError(
+      f"no public family computes what a {type(config).__name__} model does"
+    )
+  v = config.architecture_options
   bare = dataclasses.replace(v, rope_scaling=None, qkv_bias=False)
-  if bare == variant_lib.Variant():
+  if bare == options_lib.ArchitectureOptions():
     return "qwen2" if v.qkv_bias else "llama"
   gemma = (v.qk_norm, v.post_norms, v.norm_offset, v.embedding_scale)
-  if all(gemma) and v.window and v.global_every and not v.previous_key_heads:
+  if all(gemma) and v.window and v.global_every:
     return "gemma3_text"
   raise ValueError(
     f"no public family computes what this model does: {v}. Only llama, qwen2 "
@@ -176,7 +180,7 @@ def family_of(config: decoder.DecoderConfig) -> str:
 
 def config_to_hf(config: decoder.DecoderConfig) -> dict[str, Any]:
   """config.json of a config; the inverse of `config_from_hf`."""
-  family, v = family_of(config), config.variant
+  family, v = family_of(config), config.architecture_options
   values = {
     "model_type": family,
     "architectures": [_CLASSES[family]],
@@ -256,7 +260,7 @@ _SANDWICH_HF = (
 
 def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
   """Hugging Face's names of every parameter."""
-  v = config.variant
+  v = config.architecture_options
   block = _BLOCK_HF + (_SANDWICH_HF if v.post_norms else _NORMS_HF)
   table = [names.Rule("embedding/table", "model.embed_tokens.weight")]
   for layer in range(config.num_layers):

@@ -15,7 +15,7 @@ import numpy as np
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
-from rlaif_jax.models import architecture_options as variant_lib
+from rlaif_jax.models import architecture_options as options_lib
 
 _BLOCK_GGUF = {
   "attention/query/kernel": "attn_q.weight",
@@ -72,7 +72,7 @@ def config_from_gguf(
     )
   scaling = None
   if get("rope.scaling.type", "none") == "linear":
-    scaling = variant_lib.RopeScaling(
+    scaling = options_lib.RopeScaling(
       kind="linear", factor=get("rope.scaling.factor")
     )
   head_dim = get("attention.key_length", width // heads)
@@ -105,7 +105,7 @@ def config_from_gguf(
       get("rope.freq_base", 1e6 if name == "gemma3" else 10_000.0)
     ),
     tie_embeddings="output.weight" not in shapes,
-    variant=variant_lib.Variant(
+    architecture_options=options_lib.ArchitectureOptions(
       qkv_bias=name == "qwen2", rope_scaling=scaling, **gemma
     ),
   )
@@ -119,10 +119,10 @@ def with_rope_factors(
   Raises:
     ValueError: the factors are not those of Llama 3.1 to 3.3.
   """
-  scaling = variant_lib.RopeScaling(kind="llama3", factor=float(max(factors)))
+  scaling = options_lib.RopeScaling(kind="llama3", factor=float(max(factors)))
   plain, scaled = (
     np.asarray(
-      variant_lib.rope_frequencies(config.head_dim, config.rope_theta, s)
+      options_lib.rope_frequencies(config.head_dim, config.rope_theta, s)
     )
     for s in (None, scaling)
   )
@@ -131,7 +131,9 @@ def with_rope_factors(
       "rope_freqs.weight holds factors that are not Llama 3's (low 1, high 4, "
       f"original length 8192, factor {scaling.factor})"
     )
-  variant = dataclasses.replace(config.variant, rope_scaling=scaling)
+  variant = dataclasses.replace(
+    config.architecture_options, rope_scaling=scaling
+  )
   return dataclasses.replace(config, variant=variant)
 
 
@@ -150,7 +152,7 @@ def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
       rule = rule._replace(rotary_heads=config.num_heads)
     if pairs and rest == "attention/key/kernel":
       rule = rule._replace(rotary_heads=config.num_kv_heads)
-    if config.variant.norm_offset and rule.ours.endswith("scale"):
+    if config.architecture_options.norm_offset and rule.ours.endswith("scale"):
       rule = rule._replace(shift=-1.0)
     table.append(rule)
   return table

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.interop import sources
@@ -25,7 +26,7 @@ FORMATS = ("ours", "hf", "t5x")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DtypeConfig:
+class DtypeConfig(validation.Validated):
   """Dtypes of a converted model.
 
   Attributes:
@@ -36,12 +37,6 @@ class DtypeConfig:
 
   params: Literal["auto", "float32", "bfloat16"] = "auto"
   compute: Literal["float32", "bfloat16"] = "float32"
-
-  def __post_init__(self):
-    if self.params not in conversion.DTYPES:
-      raise ValueError(
-        f"DtypeConfig.params is {self.params!r}; use one of {conversion.DTYPES}"
-      )
 
 
 def run(

@@ -92,7 +92,7 @@ def run(
     devices,
     batch_size=train.batch_size,
     microbatches=compute.microbatches,
-    can_pack=functions.hidden_packed is not None,
+    can_pack=functions.is_causal,
   )
   tx = optimizer_lib.make_optimizer(optimizer)
   step = step_lib.make_train_step(

@@ -21,6 +21,7 @@ from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
@@ -75,7 +76,7 @@ def run(
   value, configs = None, {"policy": optimizers.policy}
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = pretrained.scalar_model(sft.config, devices, compute)
-    params["value"] = reward_loading.scalar_params(
+    params["value"] = initialization.scalar_params(
       value, sft, devices, train.seed, placement.value
     )
     configs["value"] = optimizers.value

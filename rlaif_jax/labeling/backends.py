@@ -21,6 +21,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import packed_prompts
@@ -72,7 +73,9 @@ class FlaxBackend:
     self._progress = progress
     # A causal model reads what prompts share once.
     self._beginnings = collections.OrderedDict()
-    self._read_common = jax.jit(functools.partial(scoring.read_common, model))
+    self._prefill_prefix = jax.jit(
+      functools.partial(prefix_sharing.prefill_prefix, model)
+    )
     options, generate = (
       (scoring.shared_option_log_probs, decode.generate_shared)
       if model.is_causal
@@ -175,7 +178,7 @@ class FlaxBackend:
     for rows, (common, batch) in self._shared(
       whole, [len(text) + 1 for text in own], self._bucket
     ):
-      weights = np.zeros(batch.suffixes.shape, np.float32)
+      weights = np.zeros(batch.suffix.shape, np.float32)
       for i, row in enumerate(rows):
         weights[i, -len(own[row]) :] = 1.0
       yield rows, self._shared_likelihoods(self._params, common, batch, weights)
@@ -264,7 +267,7 @@ class FlaxBackend:
       return
     for part in self._packed(documents):
       rows = [place[0] for place in part.places]
-      inputs = (self._common(part.common), part.batch, part.unpacked(bucket))
+      inputs = (self._common(part.common), part.batch, part.columns(bucket))
       yield self._generate_packed, rows, inputs
 
   def _inputs(self, ids: list[list[int]], limit: int, bucket: int):
@@ -313,7 +316,7 @@ class FlaxBackend:
       self._report(done, len(documents.ids))
 
   def _shared(self, ids: list[list[int]], own: list[int], bucket: int):
-    """Yields (rows, (common, SharedBatch)); see `prefixes.share`."""
+    """Yields (rows, (prefix, SharedPrompts)); see `prefixes.share`."""
     done = 0
     for part in prefixes.share(
       ids, own, batch_size=self._batch_size, bucket=bucket
@@ -330,7 +333,7 @@ class FlaxBackend:
     """The cache of a beginning; those that were used last are kept."""
     if tokens not in self._beginnings:
       row = prefixes.common_row(tokens, bucket=self._bucket)
-      self._beginnings[tokens] = self._read_common(self._params, *row)
+      self._beginnings[tokens] = self._prefill_prefix(self._params, *row)
     self._beginnings.move_to_end(tokens)
     if len(self._beginnings) > KEPT:
       self._beginnings.popitem(last=False)

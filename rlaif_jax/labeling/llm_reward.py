@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import option_probs
 
@@ -51,7 +52,7 @@ def direct_scorer(
   The prompt is bos + parts[0] + context + parts[1] + response + parts[2],
   where the parts meet the texts at newlines, so that the segments' tokens are
   the whole text's. It holds for a labeler with the policy's vocabulary; a
-  labeler with another one reads text, through `responses.rate`.
+  labeler with another one needs text; use `pointwise_judge.judge_responses`.
 
   Args:
     model: functions of the labeler.
@@ -73,7 +74,7 @@ def direct_scorer(
   def prepare(params: Any) -> Rater:
     if not is_shared:
       return Rater(params=params, common=None)
-    read = functools.partial(scoring.read_common, model)
+    read = functools.partial(prefix_sharing.prefill_prefix, model)
     return Rater(params=params, common=jax.jit(read)(params, *_join([before])))
 
   def score(
@@ -90,18 +91,18 @@ def direct_scorer(
     if is_shared:
       prefixes, prefix_valid = _join([context, between])
       suffixes, suffix_valid = _join([rated, after])
-      shared = batches.SharedBatch(
-        prefixes=prefixes,
-        prefix_valid=prefix_valid,
-        owner=jnp.repeat(jnp.arange(prefixes.shape[0]), samples),
-        suffixes=suffixes,
+      shared = prefix_sharing.SharedPrompts(
+        group_tokens=prefixes,
+        group_valid=prefix_valid,
+        group_ids=jnp.repeat(jnp.arange(prefixes.shape[0]), samples),
+        suffix=suffixes,
         suffix_valid=suffix_valid,
       )
       log_probs = scoring.shared_option_log_probs(
         model, rater.params, rater.common, shared, option_ids
       )
     else:
-      context = scoring.repeat_rows(context, samples)
+      context = batches.repeat_rows(context, samples)
       tokens, valid = _join([before, context, between, rated, after])
       log_probs = scoring.option_log_probs(
         model, rater.params, tokens, valid, option_ids

@@ -34,16 +34,22 @@ class Part:
 
   places: list[tuple[int, int, int]]
   common: tuple[int, ...]
-  batch: batches.PackedPrompts
+  batch: batches.PackedBatch
 
-  def unpacked(self, bucket: int) -> batches.Unpacked:
-    """Its prompts one after the other, in the order of `places`.
+  def columns(self, bucket: int) -> np.ndarray:
+    """Returns the columns [N, W] of its prompts, in the order of `places`.
 
-    Columns are padded as `bucket` says (`prefixes.bucket_length`), and so are
-    the prompts, in eights, with some that have no columns.
+    They are counted through all rows, and -1 after a prompt's last. W is padded
+    by `prefixes.bucket_length(W, bucket)`, and N to eights with prompts that
+    have no columns.
     """
     document, branch, last = map(
-      np.asarray, (self.batch.document, self.batch.branch, self.batch.last)
+      np.asarray,
+      (
+        self.batch.segment_ids,
+        self.batch.continuation_ids,
+        self.batch.columns,
+      ),
     )
     columns = []
     for _, row, number in self.places:
@@ -55,12 +61,9 @@ class Part:
       prefixes.bucket_length(len(columns), 8),
       prefixes.bucket_length(max(map(len, columns)), bucket),
     )
-    result = batches.Unpacked(
-      number=np.zeros(shape[0], np.int32), columns=np.full(shape, -1, np.int32)
-    )
-    for i, (_, row, number) in enumerate(self.places):
-      result.number[i] = row * last.shape[1] + number
-      result.columns[i, : len(columns[i])] = columns[i]
+    result = np.full(shape, -1, np.int32)
+    for i, prompt in enumerate(columns):
+      result[i, : len(prompt)] = prompt
     return result
 
 
@@ -181,7 +184,7 @@ def _part(
           places.append((group.rows[which - 1], row, number))
           last[row, number] = column - 1
           number += 1
-  batch = batches.PackedPrompts(
-    tokens=tokens, document=document, branch=branch, last=last
+  batch = batches.PackedBatch(
+    tokens=tokens, segment_ids=document, continuation_ids=branch, columns=last
   )
   return Part(places, ids[places[0][0]][:common], batch)

@@ -14,7 +14,7 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from rlaif_jax.core import batches
+from rlaif_jax.engine import prefix_sharing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Part:
 
   rows: list[int]
   common: tuple[int, ...]
-  batch: batches.SharedBatch
+  batch: prefix_sharing.SharedPrompts
 
 
 @dataclasses.dataclass
@@ -161,11 +161,11 @@ def _part(
     prefixes, lengths[0], min(power_of_two(len(groups)), batch_size)
   )
   suffix, suffix_valid = _pad(suffixes, lengths[1], height)
-  batch = batches.SharedBatch(
-    prefixes=prefix,
-    prefix_valid=prefix_valid,
-    owner=np.asarray(owner + [0] * (height - len(rows)), np.int32),
-    suffixes=suffix,
+  batch = prefix_sharing.SharedPrompts(
+    group_tokens=prefix,
+    group_valid=prefix_valid,
+    group_ids=np.asarray(owner + [0] * (height - len(rows)), np.int32),
+    suffix=suffix,
     suffix_valid=suffix_valid,
   )
   return Part(rows, tuple(first[:common]), batch)

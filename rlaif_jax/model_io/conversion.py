@@ -44,7 +44,7 @@ def load(
   model: architectures.Config | None = None,
   compute_dtype: str = "float32",
   **options: Any,
-) -> pretrained.Loaded:
+) -> pretrained.PretrainedModel:
   """Loads a language model from a finished model or a public checkpoint.
 
   Args:
@@ -74,7 +74,7 @@ def from_checkpoint(
   sequence: converters.SequenceConfig | None = None,
   system: str = "",
   dtype: str = "auto",
-) -> pretrained.Loaded:
+) -> pretrained.PretrainedModel:
   """Reads an open public checkpoint, and closes it.
 
   Args:
@@ -109,15 +109,14 @@ def from_checkpoint(
   )
   params = read_params(checkpoint, mesh, dtype)
   checkpoint.source.close()  # A mapped file counts as memory.
-  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
-  return pretrained.Loaded(
+  return pretrained.PretrainedModel(
     directory=checkpoint.directory,
     name=checkpoint.name,
     config=checkpoint.config,
     sequence=sequence,
     tokenizer=tokenizer,
     chat=chat,
-    functions=architectures.language(checkpoint.config, how),
+    functions=pretrained.language_model(checkpoint.config, mesh),
     params=params,
   )
 
@@ -190,7 +189,9 @@ def drop_tokens_without_rows(directory: str, rows: int) -> None:
     jsonl.write_text(path, json.dumps(values, ensure_ascii=False))
 
 
-def export(model: pretrained.Loaded, directory: str, layout: str) -> None:
+def export(
+  model: pretrained.PretrainedModel, directory: str, layout: str
+) -> None:
   """Writes a finished model in the layout "hf" or "t5x", dtypes unchanged.
 
   Raises:

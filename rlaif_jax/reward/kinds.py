@@ -67,7 +67,7 @@ def make_loss(
 
 def can_pack(config: RewardModelConfig, model: protocols.ScalarModel) -> bool:
   """Returns whether the loss reads packed pairs."""
-  return config.kind == "scalar" and model.last_packed is not None
+  return config.kind == "scalar" and model.is_causal
 
 
 def make_pair_scorer(kind: str, model: protocols.ScalarModel) -> PairScorer:

@@ -117,9 +117,11 @@ class Training:
 
 def trainings(config, mesh):
   """name -> Training of each of the four."""
-  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
-  language = architectures.language(config, how)
-  scalar = architectures.scalar(config, how)
+  options = architectures.ForwardOptions(
+    activation_sharding=mesh_lib.activation_sharding(mesh)
+  )
+  language = architectures.language(config, options)
+  scalar = architectures.scalar(config, options)
 
   def build(functions, seed):
     boxed = jax.eval_shape(functions.init, jax.random.key(0))

@@ -4,8 +4,20 @@
 from __future__ import annotations
 
 import ast
+import collections
 
 from tests.house import source
+
+# Names that still have two classes each; shorten this list.
+TWO_CLASSES = {
+  "Array",
+  "Attention",
+  "Cache",
+  "Estimate",
+  "Group",
+  "Part",
+  "Samples",
+}
 
 # Annotations that `core.validation` reads.
 CHECKED = ("Literal[", "Bounds(", "OneOf(", "validation.")
@@ -40,3 +52,20 @@ def test_own_checks_follow_the_base_class():
           if ast.unparse(method.body[0]) != "super().__post_init__()":
             wrong.append(f"{source.short(path)}: {cls.name}")
   assert not wrong, "begin with super().__post_init__():\n" + "\n".join(wrong)
+
+
+def test_classes_have_names_of_their_own():
+  """Two public classes of one name cannot be told apart in gin and in docs."""
+  places = collections.defaultdict(list)
+  for path in source.modules():
+    for node in source.tree(path).body:
+      if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        places[node.name].append(f"{source.short(path)}:{node.lineno}")
+  shared = {
+    name: found
+    for name, found in places.items()
+    if len(found) > 1 and name not in TWO_CLASSES
+  }
+  assert not shared, "rename one of each:\n" + "\n".join(
+    f"{name}: {', '.join(found)}" for name, found in shared.items()
+  )

@@ -18,9 +18,11 @@ FLOORS = {
   "interop": {"core", "models"},
   "engine": {"core", "ops"},
   "data": {"core", "text", "engine"},
-  "evaluation": {"core", "ops"},
+  # Responses are cleaned as `text` does it.
+  "evaluation": {"core", "ops", "text"},
   "labeling": {"core", "ops", "text", "engine"},
-  "rating": {"core", "ops", "evaluation"},
+  # Annotations are kept in the label store.
+  "rating": {"core", "ops", "evaluation", "labeling"},
   "sft": {"core", "models", "engine", "data"},
   # The training losses of pairs read files of labelled pairs.
   "reward": {"core", "ops", "text", "models", "engine", "data"},
@@ -51,6 +53,7 @@ FENCES = {
   "orbax": ("rlaif_jax.engine.checkpoint",),
   "optax": ("rlaif_jax.engine.optimizer", "rlaif_jax.engine.step"),
   "matplotlib": ("rlaif_jax.evaluation.figures",),
+  "scipy": ("rlaif_jax.ops", "rlaif_jax.evaluation"),
   "safetensors": (
     "rlaif_jax.interop.safetensors_files",
     "rlaif_jax.interop.peft_files",
@@ -66,7 +69,7 @@ FENCES = {
     "rlaif_jax.labeling.beam_labels",
   ),
   "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
-  "jinja2": ("rlaif_jax.text.chat",),
+  "jinja2": ("rlaif_jax.text.chat", "rlaif_jax.evaluation.pages"),
   "torch": (),
   "transformers": (),
 }

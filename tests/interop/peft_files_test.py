@@ -15,7 +15,6 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import peft_files
 from rlaif_jax.models import decoder
 from rlaif_jax.models import lora
-from rlaif_jax.models import architecture_options
 from tests import testing
 
 CONFIG = lora.LoraConfig(rank=2, alpha=3.0, targets=(r".*/(query|out)/kernel",))
@@ -49,7 +48,7 @@ def llama_rules(layers=2):
 @pytest.fixture(scope="module")
 def params():
   """Shapes of a tiny decoder's parameters."""
-  config = testing.tiny_decoder(11, variant=architecture_options.Variant())
+  config = testing.tiny_decoder(11)
   init = decoder.functions(config).init
   return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 

@@ -14,10 +14,9 @@ from rlaif_jax.interop import sources
 from rlaif_jax.interop import t5x_files
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
-from rlaif_jax.models import architecture_options
 from tests import testing
 
-LLAMA = testing.tiny_decoder(13, variant=architecture_options.Variant())
+LLAMA = testing.tiny_decoder(13)
 T5 = t5.T5Config(
   vocab_size=13,
   width=16,

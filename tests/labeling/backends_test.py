@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlaif_jax.engine import scoring
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.labeling import backends
 from rlaif_jax.labeling import packed_prompts
 from rlaif_jax.models import decoder
@@ -68,7 +68,7 @@ def test_a_prompt_longer_than_the_model_is_an_error(backend):
 def test_reading_prompts_together_changes_no_answer(backend):
   """The paths with and without shared beginnings, and whole likelihoods."""
   apart = backends.FlaxBackend(
-    dataclasses.replace(FUNCTIONS, is_causal=False),
+    dataclasses.replace(FUNCTIONS, cache=None),
     testing.build(FUNCTIONS),
     TOKENIZER,
     name="tiny",
@@ -100,13 +100,13 @@ def test_reading_prompts_together_changes_no_answer(backend):
 def test_what_all_prompts_begin_with_is_read_once_for_all_calls(monkeypatch):
   """And its cache is kept for the last few beginnings alone."""
   read = []
-  read_common = scoring.read_common
+  prefill = prefix_sharing.prefill_prefix
 
   def counted(model, params, tokens, valid):
     jax.debug.callback(lambda real: read.append(int(real.sum())), valid)
-    return read_common(model, params, tokens, valid)
+    return prefill(model, params, tokens, valid)
 
-  monkeypatch.setattr(scoring, "read_common", counted)
+  monkeypatch.setattr(prefix_sharing, "prefill_prefix", counted)
   backend = backends.FlaxBackend(
     FUNCTIONS, testing.build(FUNCTIONS), TOKENIZER, name="tiny", bucket=8
   )

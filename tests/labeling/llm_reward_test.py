@@ -16,7 +16,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.labeling import backends
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.labeling import option_probs
-from rlaif_jax.labeling import responses
+from rlaif_jax.labeling import pointwise_judge
 from rlaif_jax.models import decoder
 from rlaif_jax.text import prompts
 from tests import testing
@@ -57,10 +57,12 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
     records.Example(id=str(i), context=c, response=r)
     for i, (c, r) in enumerate(TEXTS)
   ]
-  ratings, _ = responses.rate(
+  ratings, _ = pointwise_judge.judge_responses(
     examples,
     backend,
-    responses.RatingConfig(template="docstring_rating", max_context_tokens=200),
+    pointwise_judge.PointwiseJudgeConfig(
+      template="docstring_rating", max_context_tokens=200
+    ),
     tokenizer=tokenizer,
   )
   expected = [option_probs.to_reward(r.score) for r in ratings]
@@ -109,7 +111,7 @@ def test_sharing_the_beginning_and_the_context_changes_nothing():
       parts=template.pointwise_parts(),
       options=template.options,
     )
-    for model in (functions, dataclasses.replace(functions, is_causal=False))
+    for model in (functions, dataclasses.replace(functions, cache=None))
   ]
   raters = [scorer.prepare(params) for scorer in scorers]
   # The preamble is read by `prepare`, and by nothing after it.

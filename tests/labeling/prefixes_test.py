@@ -20,11 +20,11 @@ def read_back(parts):
     assert tokens.shape[1] % 8 == 0 and tokens.shape[1] - valid.sum() <= 8
     common = tokens[valid]
     for i, row in enumerate(part.rows):
-      owner = b.owner[i]
+      group = b.group_ids[i]
       pieces = (
         common,
-        b.prefixes[owner][b.prefix_valid[owner]],
-        b.suffixes[i][b.suffix_valid[i]],
+        b.group_tokens[group][b.group_valid[group]],
+        b.suffix[i][b.suffix_valid[i]],
       )
       assert row not in found
       found[row] = [int(t) for piece in pieces for t in piece]
@@ -34,7 +34,7 @@ def read_back(parts):
 
 def tokens_read(parts):
   return sum(
-    int(b.prefix_valid.sum() + b.suffix_valid.sum())
+    int(b.group_valid.sum() + b.suffix_valid.sum())
     for b in (part.batch for part in parts)
   ) + len(parts[0].common)
 
@@ -78,7 +78,7 @@ def test_both_orders_read_preamble_and_context_once():
   expected = 40 + contexts + 32 * 12
   assert expected - 32 <= tokens_read(parts) <= expected
   assert tokens_read(parts) < 0.5 * sum(map(len, ids))
-  shapes = {part.batch.suffixes.shape for part in parts}
+  shapes = {part.batch.suffix.shape for part in parts}
   assert len(shapes) <= len(parts) <= 6
 
 
@@ -90,8 +90,8 @@ def test_batches_do_not_depend_on_the_order_of_the_prompts():
   two = list(prefixes.share(turned, [1] * 10, **sizes))
   assert len(one) == len(two)
   for a, b in zip(one, two, strict=True):
-    np.testing.assert_array_equal(a.batch.prefixes, b.batch.prefixes)
-    np.testing.assert_array_equal(a.batch.suffixes, b.batch.suffixes)
+    np.testing.assert_array_equal(a.batch.group_tokens, b.batch.group_tokens)
+    np.testing.assert_array_equal(a.batch.suffix, b.batch.suffix)
 
 
 def test_the_same_prompt_many_times_fills_batches():
