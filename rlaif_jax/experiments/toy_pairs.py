@@ -150,7 +150,7 @@ class PairTrainer:
     params = jax.tree.map(jnp.copy, data.policy)
     state = step_lib.state_from_params(params, tx, self._programs.devices)
     reference, step, rows = data.policy, 0, []
-    proxy = toy_policies.Reward(proxies.score, proxies.proxy.unit)
+    proxy = toy_policies.ToyReward(proxies.score, proxies.proxy.unit)
     for number in range(arm.rounds):
       if arm.judge == "labels":
         pairs = weighted_pairs(data, arm, proxies)

@@ -33,7 +33,7 @@ from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
 
-class Reward(NamedTuple):
+class ToyReward(NamedTuple):
   """A Scorer with its parameters, called with the rest of its arguments."""
 
   score: protocols.Scorer
@@ -173,7 +173,7 @@ class Policies:
     return self._samples[1]
 
   def best_of_n(
-    self, data: seed_data.SeedData, reward: Reward
+    self, data: seed_data.SeedData, reward: ToyReward
   ) -> toy_rows.Rows:
     """Returns a row for each n: unbiased estimates of the best of n."""
     prompts, samples, gold = self.search_samples(data)
@@ -193,7 +193,7 @@ class Policies:
       rows.append({"n": n, "kl": best_of_n.kl(n), **means})
     return rows
 
-  def _score(self, reward: Reward, prompts, samples) -> np.ndarray:
+  def _score(self, reward: ToyReward, prompts, samples) -> np.ndarray:
     block, parts = 8 * self.programs.config.batch_size, []
     for index in seed_data.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
@@ -237,10 +237,10 @@ class Policies:
   def reinforce(
     self,
     data: seed_data.SeedData,
-    reward: Reward,
+    reward: ToyReward,
     rl: algorithms.RLConfig,
     *,
-    proxy: Reward | None = None,
+    proxy: ToyReward | None = None,
     extras: Callable[..., toy_rows.Row] | None = None,
   ) -> toy_rows.Rows:
     """Trains a policy on a reward and returns a row for each measurement.
@@ -298,7 +298,7 @@ class Policies:
     update: loop.StepFn,
     examples: batches.PairBatch | batches.TokenBatch,
     phase: ToyPhase,
-    proxy: Reward,
+    proxy: ToyReward,
   ) -> tuple[step_lib.TrainState, toy_rows.Rows]:
     """Returns the state after a phase of updates, and its measurements."""
     times = np.linspace(0, phase.steps, phase.evaluations, dtype=int)
@@ -333,7 +333,7 @@ class Policies:
     self,
     data: seed_data.SeedData,
     policy: PyTree,
-    proxy: Reward,
+    proxy: ToyReward,
     extras: Callable[..., toy_rows.Row] | None = None,
   ) -> toy_rows.Row:
     """Measures gold, proxy, KL and length of a policy on fresh samples.
@@ -359,9 +359,9 @@ class Policies:
     }
 
 
-def gold_reward(data: seed_data.SeedData) -> Reward:
+def gold_reward(data: seed_data.SeedData) -> ToyReward:
   """Returns gold as a Scorer, computed on the host."""
-  return Reward(_gold, data)
+  return ToyReward(_gold, data)
 
 
 def _gold(data, prompts, response, mask):

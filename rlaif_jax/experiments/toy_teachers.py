@@ -193,7 +193,7 @@ class Critic:
   data: seed_data.SeedData
 
   @property
-  def reward(self) -> toy_policies.Reward:
+  def reward(self) -> toy_policies.ToyReward:
     """The critic's score as a Scorer."""
     return toy_policies.gold_reward(self.data)
 

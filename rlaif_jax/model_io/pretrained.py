@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -338,22 +338,6 @@ def ensemble_shapes(
     shapes["members"],
   )
   return {"shared": {"decoder": whole["decoder"]}, "members": members}
-
-
-def part_of(wanted: Any, tree: Any) -> Any:
-  """Returns the entries of `tree` that `wanted` has, such as a trunk."""
-  if not isinstance(wanted, Mapping):
-    return tree
-  return {name: part_of(wanted[name], tree[name]) for name in wanted}
-
-
-def trunk_of(start: PretrainedModel, shardings: Any) -> Any:
-  """Returns a copy of a language model's trunk with the given shardings."""
-  return jax.tree.map(
-    lambda x, place: jax.device_put(jnp.copy(x), place),
-    part_of(shardings, start.params),
-    shardings,
-  )
 
 
 def save(

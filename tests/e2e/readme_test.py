@@ -40,7 +40,12 @@ def test_the_example_runs_on_the_quickstarts_models(world, tmp_path):
   code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
   assert "range(100)" in code
   code = code.replace("range(100)", "range(2)")
-  code = re.sub(r"texts = .*", 'texts = ["the cat sat", "one red hat"]', code)
+  code = re.sub(
+    r"texts = \[.*?\]",
+    'texts = ["the cat sat", "one red hat"]',
+    code,
+    flags=re.S,
+  )
   code += "\nassert int(state.step) == 2 and abs(float(metrics['kl'])) < 1e-2"
   for name in ("sft", "labeler"):
     shutil.copytree(world / "sft" / "model", tmp_path / "runs" / name / "model")
