@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +24,7 @@ def run(
   reference: bool = False,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Times updates on random pairs.
 
   Args:

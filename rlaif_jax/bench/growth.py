@@ -15,10 +15,11 @@ import functools
 import json
 import pathlib
 import statistics
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 import numpy as np
 
 from rlaif_jax.bench import model_flops
@@ -44,7 +45,7 @@ AXES = {
 VOCABULARIES = (32_000, 128_000, 262_144)
 
 # A call, and its phases.
-Work = tuple[Callable[[], Any], Sequence[roofline.Phase]]
+Work = tuple[Callable[[], PyTree], Sequence[roofline.Phase]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ def grow(
   machine: roofline.Machine,
   *,
   repetitions: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
   """Yields a row for each work, axis and value."""
   for work in WORKS:
     for axis, values in axes.items():
@@ -172,7 +173,7 @@ def logits_at_once(count: int) -> Iterator[None]:
 
 def head(
   vocabulary: int, *, rows: int, columns: int, width: int
-) -> tuple[Callable[..., Any], tuple[Any, jax.Array]]:
+) -> tuple[Callable[..., PyTree], tuple[PyTree, jax.Array]]:
   """Returns the gradient of log-probs by table and states, and arguments."""
   config = dataclasses.replace(
     workload.MODEL,
@@ -201,7 +202,7 @@ def compare_chunks(
   width: int = workload.MODEL.width,
   at_once: int = scoring.LOGITS_AT_ONCE,
   repetitions: int = 3,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Compares log-probs and their gradient with one chunk and with several."""
   calls, memory = {}, {}
   for name, count in (("whole", 2**62), ("parts", at_once)):
@@ -234,7 +235,7 @@ def run(
   repetitions: int = 3,
   logits_at_once: int = scoring.LOGITS_AT_ONCE,
   svg: str = "",
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
   """Returns all rows; prints each as a line of JSON.
 
   Args:

@@ -8,7 +8,6 @@ All prompts share a preamble, whose cache is computed before the timed calls.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +90,7 @@ def run(
   batch_size: int = 16,
   repetitions: int = 3,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Times the log-probs of the options, with the backend of the jobs.
 
   Args:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Callable
 
 import jax
+from jaxtyping import PyTree
 import numpy as np
 
 from rlaif_jax.bench import model_flops
@@ -66,8 +67,10 @@ def pack(pairs: batches.PairBatch) -> batches.PairBatch:
 
 
 def make_update(
-  init: Callable[[jax.Array], Any], loss: protocols.LossFn, batch: Any
-) -> Callable[[], Any]:
+  init: Callable[[jax.Array], PyTree],
+  loss: protocols.LossFn,
+  batch: PyTree,
+) -> Callable[[], PyTree]:
   """Returns a function that makes one AdamW update."""
   tx = optimizer_lib.make_optimizer(ADAMW)
   mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])

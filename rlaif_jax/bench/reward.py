@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import workload
@@ -25,7 +24,7 @@ def run(
   separate: bool = False,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Times updates on random pairs.
 
   Args:

@@ -8,10 +8,11 @@ function of the tokens.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from rlaif_jax.bench import model_flops
 from rlaif_jax.bench import pairs as pairs_lib
@@ -84,7 +85,7 @@ def run(
   *,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Times whole steps.
 
   Args:
@@ -122,7 +123,7 @@ def make_step(
   prompts: int,
   prompt: int,
   new: int,
-) -> Callable[[], Any]:
+) -> Callable[[], PyTree]:
   """Returns a function that makes one step, with new prompts each time."""
   model = architectures.language(model_config)
   value = architectures.scalar(model_config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +50,7 @@ def run(
   count: int = 128,
   repetitions: int = 3,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Times sampling of `new` tokens after each prompt.
 
   Args:
@@ -115,7 +114,7 @@ def run_ragged(
   mean: int = 32,
   repetitions: int = 3,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Times `count` responses of geometric lengths, in slots and in batches.
 
   Slots and batches alternate, and sample the same responses.

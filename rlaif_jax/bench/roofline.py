@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 # Sizes of the square matrices that are multiplied, and the number of float32
 # values that are read, in rows of ROW; they do not fit into a cache.
@@ -57,7 +58,7 @@ class Phase:
     return "compute" if computing else "memory"
 
 
-def seconds_of(call: Callable[[], Any], repetitions: int) -> list[float]:
+def seconds_of(call: Callable[[], PyTree], repetitions: int) -> list[float]:
   """Returns the seconds of each call, after one call that compiles."""
   jax.block_until_ready(call())
   seconds = []
@@ -69,7 +70,7 @@ def seconds_of(call: Callable[[], Any], repetitions: int) -> list[float]:
 
 
 def alternate(
-  calls: Mapping[str, Callable[[], Any]], repetitions: int
+  calls: Mapping[str, Callable[[], PyTree]], repetitions: int
 ) -> dict[str, float]:
   """Returns median seconds of calls that alternate; see `seconds_of`."""
   seconds = {name: [] for name in calls}
@@ -106,7 +107,7 @@ def measure(
   return Machine(flops=max(rates), bandwidth=4 * numbers / min(read))
 
 
-def summary(phases: Sequence[Phase], machine: Machine) -> dict[str, Any]:
+def summary(phases: Sequence[Phase], machine: Machine) -> dict[str, object]:
   """Returns the roofline as entries of a JSON line."""
   return {
     "gflops": round(machine.flops / 1e9, 1),

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Mapping
+from typing import Mapping
 
 import jax
 
@@ -47,7 +47,7 @@ def seconds_of(code: str, environ: Mapping[str, str]) -> float:
   return time.monotonic() - begin
 
 
-def run(step: str = STEP) -> dict[str, Any]:
+def run(step: str = STEP) -> dict[str, object]:
   """Times whole processes; `step` is the code of one step."""
   with tempfile.TemporaryDirectory() as cache:
     environ = {**os.environ, compile_cache.JAX: cache}

@@ -11,10 +11,11 @@ import argparse
 import inspect
 import json
 import statistics
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
+from jaxtyping import Int, PyTree
 import numpy as np
 
 from rlaif_jax.bench import roofline
@@ -39,7 +40,7 @@ NO_EOS = -1
 
 def build(
   config: decoder.DecoderConfig = MODEL, seed: int = 0
-) -> tuple[protocols.LanguageModel, Any]:
+) -> tuple[protocols.LanguageModel, PyTree]:
   """Returns the functions of a language model and its random parameters."""
   functions = architectures.language(config)
   params = nn.unbox(jax.jit(functions.init)(jax.random.key(seed)))
@@ -48,7 +49,7 @@ def build(
 
 def tokens(
   rows: int, columns: int, *, vocab_size: int = MODEL.vocab_size, seed: int = 0
-) -> np.ndarray:
+) -> Int[np.ndarray, "rows columns"]:
   """Returns [rows, columns] random int32 tokens without special tokens."""
   generator = np.random.default_rng(seed)
   return generator.integers(3, vocab_size, (rows, columns)).astype(np.int32)
@@ -58,12 +59,12 @@ def report(
   name: str,
   unit: str,
   amount: float,
-  call: Callable[[], Any],
+  call: Callable[[], PyTree],
   phases: Sequence[roofline.Phase],
   *,
   repetitions: int,
-  settings: Mapping[str, Any],
-) -> dict[str, Any]:
+  settings: Mapping[str, object],
+) -> dict[str, object]:
   """Times a call, measures the machine, and prints one line of JSON.
 
   Args:
@@ -91,7 +92,7 @@ def report(
 
 
 def main(
-  run: Callable[..., Any],
+  run: Callable[..., object],
   description: str,
   arguments: Sequence[str] | None = None,
 ) -> None:

@@ -12,7 +12,7 @@ import difflib
 import json
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 from absl import logging
 
@@ -24,8 +24,9 @@ from rlaif_jax.data import preprocessors
 from rlaif_jax.data import readers
 from rlaif_jax.data import splits as shares
 
-Splits = dict[str, list[Any]]
-Build = Callable[[str, jsonl.Quarantine], tuple[Splits, dict[str, Any]]]
+Row = records.Example | records.Preference
+Splits = dict[str, list[Row]]
+Build = Callable[[str, jsonl.Quarantine], tuple[Splits, dict[str, object]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,10 @@ class Published:
   """
 
   what: str
-  parse: Callable[[Any], Any]
+  parse: Callable[[object], Row]
   stems: dict[str, tuple[str, ...]]
   mixed: tuple[str, ...] = ()
-  split_in_row: Callable[[Any], str | None] = lambda row: None
+  split_in_row: Callable[[object], str | None] = lambda row: None
   finish: Callable[[Splits], Splits] = lambda splits: splits
 
 
@@ -81,7 +82,7 @@ def _build_debian(source: str, quarantine: jsonl.Quarantine):
 
 def _raw_rows(
   published: Published, source: str, quarantine: jsonl.Quarantine
-) -> Iterable[tuple[str, str, Any]]:
+) -> Iterable[tuple[str, str, object]]:
   """Yields (split of the file or "", location, row) of all files."""
   if source.startswith("tfds:"):
     for split in published.stems:
@@ -105,9 +106,11 @@ def _raw_rows(
 
 def read_published(
   published: Published, source: str, quarantine: jsonl.Quarantine
-) -> tuple[Splits, dict[str, Any]]:
+) -> tuple[Splits, dict[str, object]]:
   """Returns rows by split and a manifest; quarantines bad and repeated rows."""
-  parsed: dict[str, list[Any]] = {split: [] for split in published.stems}
+  parsed: dict[str, list[tuple[str, Row]]] = {
+    split: [] for split in published.stems
+  }
   for file_split, where, row in _raw_rows(published, source, quarantine):
     try:
       split = published.split_in_row(row) or file_split
@@ -244,7 +247,7 @@ def load_rows(
   data_dir: str = "",
   limit: int = 0,
   on_demand: bool = False,
-) -> Sequence[Any]:
+) -> Sequence[Row]:
   """Returns the rows of a split; builds all splits on the first call.
 
   Args:
@@ -333,7 +336,7 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
 
 
 def load_examples(
-  task: str, split: str, **where: Any
+  task: str, split: str, **where: object
 ) -> Sequence[records.Example]:
   """Returns `load_rows` as examples; of pairs, the preferred responses."""
   rows = load_rows(task, split, **where)

@@ -8,14 +8,14 @@ quarantine file.
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping
+from typing import Mapping
 
 from rlaif_jax.core import records
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-def _require(row: Any, *keys: str) -> None:
+def _require(row: object, *keys: str) -> None:
   if not isinstance(row, Mapping):
     raise ValueError(f"a {type(row).__name__}; a row is an object")
   missing = [key for key in keys if row.get(key) is None]
@@ -23,7 +23,7 @@ def _require(row: Any, *keys: str) -> None:
     raise ValueError(f"missing {missing}; the row has {sorted(row)}")
 
 
-def _post(row: Mapping[str, Any]) -> str:
+def _post(row: Mapping[str, object]) -> str:
   """Returns subreddit, title and post as one context (paper section 3.1)."""
   _require(row, "subreddit", "title", "post")
   for key in ("subreddit", "title", "post"):
@@ -37,7 +37,7 @@ def _post(row: Mapping[str, Any]) -> str:
   )
 
 
-def tldr(row: Mapping[str, Any]) -> records.Example:
+def tldr(row: Mapping[str, object]) -> records.Example:
   """Converts a row {id, subreddit, title, post, summary} of Reddit TL;DR.
 
   The published files have summaries of 24-48 tokens; the length is not checked.
@@ -67,7 +67,12 @@ def is_second_first(identity: str) -> bool:
 
 
 def _preference(
-  *, context: str, texts: tuple[str, str], better: int, identity: str, **kw: Any
+  *,
+  context: str,
+  texts: tuple[str, str],
+  better: int,
+  identity: str,
+  **kw: object,
 ) -> records.Preference:
   if texts[0] == texts[1]:
     raise ValueError("the two responses are the same")
@@ -83,7 +88,7 @@ def _preference(
   )
 
 
-def comparison(row: Mapping[str, Any]) -> records.Preference:
+def comparison(row: Mapping[str, object]) -> records.Preference:
   """Converts a row of the OpenAI summary comparisons.
 
   The row is {info {id, post, title, subreddit}, summaries [{text, policy,
@@ -118,14 +123,14 @@ def comparison(row: Mapping[str, Any]) -> records.Preference:
   )
 
 
-def summary_texts(summaries: Any) -> tuple[str, ...]:
+def summary_texts(summaries: object) -> tuple[str, ...]:
   """Returns the texts of a list of records, or of TFDS's record of lists."""
   if isinstance(summaries, Mapping):
     return tuple(text.strip() for text in summaries["text"])
   return tuple(summary["text"].strip() for summary in summaries)
 
 
-def comparison_split(row: Any) -> str | None:
+def comparison_split(row: object) -> str | None:
   """Returns the split that a comparison names, or None.
 
   valid1 and valid2 are validation.
@@ -151,7 +156,7 @@ def _split_last_turn(text: str) -> tuple[str, str]:
   return text[:place], text[place + len(ASSISTANT) :].strip()
 
 
-def dialogue(row: Mapping[str, Any]) -> records.Preference:
+def dialogue(row: Mapping[str, object]) -> records.Preference:
   """Converts a row {chosen, rejected} of Anthropic HH.
 
   The context is the dialogue before the last Assistant turn, which both sides

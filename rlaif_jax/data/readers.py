@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any, Iterator, Sequence
+from typing import Iterator, Sequence
 
 from rlaif_jax.core import jsonl
 
 # Published .json files of these sets have one object per line too.
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
-Rows = Iterator[tuple[str, Any]]
+Rows = Iterator[tuple[str, object]]
 
 
 def require_directory(
@@ -133,7 +133,7 @@ def read_tfds(name: str, split: str) -> Rows:
     yield f"tfds:{name}/{split}:{number}", decoded(row)
 
 
-def decoded(value: Any) -> Any:
+def decoded(value: object) -> object:
   """Converts NumPy values and bytes to Python values.
 
   A TFDS sequence of records stays a record of lists.

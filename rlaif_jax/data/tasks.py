@@ -9,11 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Callable, Mapping
+from typing import TYPE_CHECKING, Callable, Mapping
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import pipeline
+
+if TYPE_CHECKING:
+  import seqio
+  import tensorflow as tf
 
 # Mixtures of tasks with one record type, with equal rates.
 MIXTURES: dict[str, tuple[str, ...]] = {
@@ -132,7 +136,7 @@ def _columns(record: type) -> dict[str, str]:
   }
 
 
-def _features(record: type) -> dict[str, Any]:
+def _features(record: type) -> dict[str, seqio.Feature]:
   import seqio
   import tensorflow as tf
 
@@ -147,7 +151,9 @@ def _features(record: type) -> dict[str, Any]:
   }
 
 
-def _dataset_fn(name: str, cache_dir: str, source: str) -> Callable[..., Any]:
+def _dataset_fn(
+  name: str, cache_dir: str, source: str
+) -> Callable[..., tf.data.Dataset]:
   def dataset(split: str, shuffle_files: bool = False, seed: int | None = None):
     del shuffle_files, seed  # Rows are in the order of their hashes.
     import tensorflow as tf

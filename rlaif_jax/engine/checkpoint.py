@@ -16,6 +16,7 @@ import shutil
 from typing import Any, Mapping
 
 import jax
+from jaxtyping import PyTree
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -45,13 +46,13 @@ class RunCheckpoints:
     """Returns the steps with a complete checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state: Any) -> None:
+  def save(self, step: int, state: PyTree) -> None:
     """Saves and waits; does nothing if the step is saved already."""
     if step not in self._manager.all_steps():
       self._manager.save(step, args=ocp.args.StandardSave(state))
       self._manager.wait_until_finished()
 
-  def restore(self, state: Any, step: int | None = None) -> Any:
+  def restore(self, state: PyTree, step: int | None = None) -> PyTree:
     """Restores a checkpoint with the shardings and dtypes of `state`.
 
     Args:
@@ -73,8 +74,8 @@ class RunCheckpoints:
 
 def save_model(
   directory: str | os.PathLike,
-  params: Any,
-  description: dict[str, Any],
+  params: PyTree,
+  description: Mapping[str, object],
   files: Mapping[str, bytes] | None = None,
 ) -> None:
   """Writes a finished model, model.json last.
@@ -104,7 +105,7 @@ def save_model(
   processes.wait_for_all(f"wrote {directory}")
 
 
-def _checkpointer(tree: Any) -> ocp.Checkpointer:
+def _checkpointer(tree: PyTree) -> ocp.Checkpointer:
   """Returns a checkpointer that copies few leaves at a time."""
   leaves = jax.tree.leaves(tree)
   largest = max((math.prod(x.shape) * x.dtype.itemsize for x in leaves))
@@ -131,7 +132,7 @@ def read_description(directory: str | os.PathLike) -> dict[str, Any]:
   return json.loads(path.read_text("utf-8"))
 
 
-def load_params(directory: str | os.PathLike, like: Any) -> Any:
+def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
   """Loads the parameters of a finished model.
 
   Args:
@@ -148,20 +149,20 @@ def load_params(directory: str | os.PathLike, like: Any) -> Any:
     return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
 
 
-def stored_dtypes(directory: str | os.PathLike) -> Any:
+def stored_dtypes(directory: str | os.PathLike) -> PyTree[np.dtype]:
   """Returns the dtypes of a finished model's parameters on disk."""
   path = pathlib.Path(directory).absolute() / "params"
   with ocp.StandardCheckpointer() as checkpointer:
     return jax.tree.map(lambda leaf: leaf.dtype, _metadata(checkpointer, path))
 
 
-def _metadata(checkpointer: Any, path: pathlib.Path) -> Any:
+def _metadata(checkpointer: ocp.Checkpointer, path: pathlib.Path) -> PyTree:
   stored = checkpointer.metadata(path)
   stored = getattr(stored, "item_metadata", stored)
   return getattr(stored, "tree", stored)
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {
     "/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape)
@@ -180,7 +181,7 @@ def _check_shapes(directory, stored, wanted) -> None:
       )
 
 
-def tree_hash(tree: Any) -> str:
+def tree_hash(tree: PyTree) -> str:
   """Returns a hash of all leaves, for bit-exact comparison of runs."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -6,9 +6,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from typing import Any, Iterator
+from typing import Hashable, Iterator
 
 import jax
+from jaxtyping import PyTree
 
 # JAX's event of a compilation, or of a hit in its persistent cache.
 _EVENT = "/jax/core/compile/backend_compile_duration"
@@ -17,7 +18,7 @@ _EVENT = "/jax/core/compile/backend_compile_duration"
 _COMPILED: collections.Counter[int] = collections.Counter()
 
 
-def _note(event: str, duration: float, **kwargs: Any) -> None:
+def _note(event: str, duration: float, **kwargs: object) -> None:
   del duration, kwargs
   _COMPILED[threading.get_ident()] += event == _EVENT
 
@@ -26,7 +27,7 @@ def _note(event: str, duration: float, **kwargs: Any) -> None:
 jax.monitoring.register_event_duration_secs_listener(_note)
 
 
-def signature(batch: Any) -> Any:
+def signature(batch: PyTree) -> Hashable:
   """Returns the structure, shapes and dtypes of a batch; hashable."""
   leaves, tree = jax.tree.flatten(batch)
   return tree, tuple((x.shape, x.dtype) for x in leaves)

@@ -9,11 +9,12 @@ meshes with more devices than a batch has rows.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, PyTree
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
@@ -57,9 +58,9 @@ def make_mesh(
 
 def param_shardings(
   mesh: jax.sharding.Mesh,
-  boxed: Any,
+  boxed: PyTree,
   placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
+) -> PyTree[jax.sharding.NamedSharding]:
   """Returns the NamedShardings of parameters boxed with logical axis names.
 
   An axis whose size its mesh axis does not divide is replicated.
@@ -89,10 +90,10 @@ def param_shardings(
 
 
 def abstract_params(
-  init: Callable[[jax.Array], Any],
+  init: Callable[[jax.Array], PyTree],
   mesh: jax.sharding.Mesh,
   placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
+) -> PyTree[jax.ShapeDtypeStruct]:
   """Returns shapes and shardings of a model's parameters, unallocated."""
   boxed = jax.eval_shape(init, jax.random.key(0))
   return jax.tree.map(
@@ -106,17 +107,17 @@ def abstract_params(
 
 @functools.cache
 def make_array_reshard(
-  sharding: jax.sharding.NamedSharding, dtype: Any
+  sharding: jax.sharding.NamedSharding, dtype: jax.typing.DTypeLike
 ) -> Callable[[jax.Array], jax.Array]:
   """Returns the jitted copy of an array to a sharding and a dtype."""
   return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)
 
 
 def make_reshard(
-  init: Callable[[jax.Array], Any],
+  init: Callable[[jax.Array], PyTree],
   mesh: jax.sharding.Mesh,
   placement: compute_lib.Placement | None,
-) -> Callable[[Any], Any]:
+) -> Callable[[PyTree], PyTree]:
   """Returns reshard(params): a copy with the sharding and dtype of `placement`.
 
   A sharded parameter that is replicated in `placement` is gathered once here,
@@ -159,7 +160,9 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def addressable_rows(mesh: jax.sharding.Mesh, rows: int) -> np.ndarray:
+def addressable_rows(
+  mesh: jax.sharding.Mesh, rows: int
+) -> Bool[np.ndarray, " rows"]:
   """Returns bool [rows]: the rows of a batch on devices of this process."""
   places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
   held = np.zeros(rows, bool)
@@ -168,7 +171,7 @@ def addressable_rows(mesh: jax.sharding.Mesh, rows: int) -> np.ndarray:
   return held
 
 
-def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
+def put_batch(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
   """Puts host arrays on the mesh, sharded over their leading axis.
 
   Each of several processes puts its own rows (`addressable_rows`); the other

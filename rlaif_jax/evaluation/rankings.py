@@ -144,14 +144,14 @@ def item_shares(
     ValueError: a rater ranked an item twice, or other policies than others.
   """
   a, b = names
-  ids, shares, raters = [], [], []
+  ids, fractions, raters = [], [], []
   for name, rows in _by_item(rankings).items():
     if a in rows[0].order and b in rows[0].order:
       above = [row.order.index(a) < row.order.index(b) for row in rows]
       ids.append(name)
-      shares.append(float(np.mean(above)))
+      fractions.append(float(np.mean(above)))
       raters.append(len(rows))
-  return ids, np.asarray(shares), np.asarray(raters, int)
+  return ids, np.asarray(fractions), np.asarray(raters, int)
 
 
 def compare(
@@ -176,13 +176,13 @@ def compare(
   """
   if votes not in VOTES:
     raise ValueError(f"votes is {votes!r}; it must be one of {VOTES}")
-  ids, shares, raters = item_shares(rankings, names)
-  majority = win_rate.wins(shares, np.full(len(shares), 0.5))
+  ids, fractions, raters = item_shares(rankings, names)
+  majority = win_rate.wins(fractions, np.full(len(fractions), 0.5))
   if votes == "majority":
     outcomes, clusters = majority, ids
   else:
     # One row per rating: fraction times raters is a whole number.
-    above = np.rint(shares * raters).astype(int)
+    above = np.rint(fractions * raters).astype(int)
     outcomes = np.concatenate(
       [np.repeat([1.0, 0.0], [k, m - k]) for k, m in zip(above, raters)]
       or [np.empty(0)]

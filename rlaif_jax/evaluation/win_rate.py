@@ -257,7 +257,7 @@ def compare_judged(
   _check_sizes(names, sizes, may_be_empty=True)
   if ((p_orders < 0) | (p_orders > 1)).any():
     raise ValueError(
-      f"{names[0]} and {names[1]}: p_orders goes from "
+      f"{names[0]} and {names[1]}: p_orders ranges from "
       f"{np.nanmin(p_orders)} to {np.nanmax(p_orders)}; it holds "
       "probabilities, in [0, 1]"
     )

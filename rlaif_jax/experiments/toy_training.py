@@ -63,7 +63,7 @@ def epoch_batches(
   seed: int,
   name: str,
 ) -> protocols.NextBatch:
-  """Returns a `next_batch` that shuffles the rows anew in each epoch.
+  """Returns a `next_batch` that reshuffles the rows in each epoch.
 
   Args:
     rows: pytree whose leaves have the rows as their first axis.

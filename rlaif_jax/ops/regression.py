@@ -103,12 +103,12 @@ def fit_logistic(
     )
     groups = len(scores)
     rows_a_group = len(targets) / groups
-    # One cluster shows no spread: NaN. The penalty counts as what is known of
-    # a slope that the features do not tell.
+    # One cluster has no variance: NaN. The penalty bounds the variance of a
+    # slope that the features do not determine.
     scale = groups / (groups - 1) if groups > 1 else float("nan")
     meat = scores.T @ scores * scale + np.diag(penalty)
     covariance = covariance @ meat @ covariance
-  # From features about their mean to features as they came.
+  # Undo the centring of the features.
   back = np.eye(len(w))
   back[0, 1:] = -centre
   profile = None

@@ -132,8 +132,8 @@ def bootstrap_mean(
   nan = float("nan")
   low, high = nan, nan
   if len(sums) > 1:
-    drawn = resampled_sums(sums, resamples=resamples, seed=seed)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    samples = resampled_sums(sums, resamples=resamples, seed=seed)
+    low, high = np.quantile(samples[:, 0] / samples[:, 1], [0.025, 0.975])
   method = "bootstrap"
   if clusters is not None:
     method += f" of {len(sums)} clusters"
@@ -221,11 +221,11 @@ def resampled_sums(
   """
   generator = np.random.default_rng(seed)
   n = len(rows)
-  drawn = np.empty((resamples, rows.shape[1]))
+  samples = np.empty((resamples, rows.shape[1]))
   for i in range(resamples):
     times = np.bincount(generator.integers(0, n, n), minlength=n)
-    drawn[i] = times @ rows
-  return drawn
+    samples[i] = times @ rows
+  return samples
 
 
 def kendalls_w(ranks: np.ndarray) -> float:

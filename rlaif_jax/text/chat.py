@@ -12,9 +12,12 @@ import datetime
 import json
 import os
 import pathlib
-from typing import Any, Mapping, NoReturn, Sequence
+from typing import TYPE_CHECKING, Mapping, NoReturn, Sequence
 
 from rlaif_jax.text import tokenizers
+
+if TYPE_CHECKING:
+  import jinja2
 
 # Test messages that differ in length, lines and characters. They begin and end
 # with letters, since templates trim blanks.
@@ -150,7 +153,7 @@ def parts(
   return prefix, suffix
 
 
-def _compile(template: str) -> Any:
+def _compile(template: str) -> jinja2.Template:
   import jinja2.ext
   import jinja2.sandbox
 
@@ -165,7 +168,7 @@ def _compile(template: str) -> Any:
 
 
 def _to_json(
-  value: Any,
+  value: object,
   ensure_ascii: bool = False,
   indent: int | None = None,
   separators: tuple[str, str] | None = None,

@@ -40,7 +40,7 @@ _CUTS = {
 
 
 def write_tokenizer(
-  metadata: Mapping[str, Any], directory: str | os.PathLike
+  metadata: Mapping[str, object], directory: str | os.PathLike
 ) -> None:
   """Writes the tokenizer of GGUF metadata, for `tokenizers.load_tokenizer`.
 
@@ -90,7 +90,7 @@ def write_tokenizer(
   finish(path)
 
 
-def _get(metadata: Mapping[str, Any], key: str, kind: type, *default) -> Any:
+def _get(metadata: Mapping[str, object], key: str, kind: type, *default) -> Any:
   value = metadata.get(_KEY + key)
   if value is None and default:
     return default[0]
@@ -101,7 +101,7 @@ def _get(metadata: Mapping[str, Any], key: str, kind: type, *default) -> Any:
 
 
 def _list(
-  metadata: Mapping[str, Any], key: str, kind: tuple[type, ...], size: int
+  metadata: Mapping[str, object], key: str, kind: tuple[type, ...], size: int
 ) -> list:
   """Returns a list of `size` entries (0: any number) of a type."""
   values = metadata.get(_KEY + key)
@@ -121,7 +121,7 @@ def _list(
   return values
 
 
-def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+def _tokens(metadata: Mapping[str, object]) -> tuple[list[str], list[int]]:
   tokens = _list(metadata, "tokens", (str,), 0)
   if not tokens:
     raise ValueError(f"{_KEY}tokens: expected tokens, found an empty list")
@@ -139,7 +139,9 @@ def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
   return tokens, types
 
 
-def _special_ids(metadata: Mapping[str, Any], size: int) -> dict[str, Any]:
+def _special_ids(
+  metadata: Mapping[str, object], size: int
+) -> dict[str, int | None]:
   ids = {}
   for role in ("bos", "eos", "eot", "padding", "unknown"):
     ids[role] = _get(metadata, f"{role}_token_id", int, None)

@@ -13,7 +13,6 @@ import os
 import pathlib
 import re
 import tomllib
-from typing import Any
 
 from rlaif_jax.core import records
 
@@ -329,7 +328,7 @@ def _locate(name: str | os.PathLike) -> pathlib.Path:
   )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path) -> dict[str, object]:
   """Reads the keys of a file, with its exemplars as records."""
   row = tomllib.loads(path.read_text(encoding="utf-8"))
   exemplars = []
