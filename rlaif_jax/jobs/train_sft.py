@@ -127,16 +127,16 @@ def run(
       f"{output_dir}/adapter", state.params, lora, rules, start.directory
     )
   finished = first.merged(state.params)
-  pretrained.save(
-    f"{output_dir}/model",
-    finished,
+  pretrained.PretrainedModel(
+    directory=output_dir,
     name=name,
-    kind="language",
     config=config,
     sequence=sequence,
     tokenizer=tokenizer,
     chat=start.chat if start else ("", ""),
-  )
+    functions=functions,
+    params=finished,
+  ).save(f"{output_dir}/model")
   return {
     "model": f"{output_dir}/model",
     "rows": len(rows),

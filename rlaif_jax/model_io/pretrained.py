@@ -24,7 +24,6 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
-from rlaif_jax.labeling import backends
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.text import tokenizers
@@ -136,25 +135,23 @@ class PretrainedModel:
     ]
 
   def save(self, directory: str) -> None:
-    """Writes the model, so that `load` and every job can read it."""
-    save_like(
-      directory,
+    """Writes the model for `load` and all jobs; model.json is written last."""
+    description = {
+      "name": self.name,
+      "kind": self.kind,
+      "architecture": architectures.name_of(self.config),
+      "config": dataclasses.asdict(self.config),
+      "sequence": dataclasses.asdict(self.sequence),
+      "chat": self.chat,
+      "vocabulary": self.tokenizer.fingerprint,
+    }
+    if self.ensemble is not None:
+      description["ensemble"] = dataclasses.asdict(self.ensemble)
+    checkpoint.save_model(
+      pathlib.Path(directory),
       self.params,
-      self,
-      name=self.name,
-      kind=self.kind,
-      ensemble=self.ensemble,
-    )
-
-  def backend(self, progress: Any = None) -> backends.FlaxBackend:
-    """Returns this language model as the backend of a judge."""
-    return backends.FlaxBackend(
-      self.functions,
-      self.params,
-      self.tokenizer,
-      name=self.name,
-      chat=self.chat,
-      progress=progress,
+      description,
+      files=self.tokenizer.files,
     )
 
 
@@ -340,22 +337,6 @@ def ensemble_shapes(
   return {"shared": {"decoder": whole["decoder"]}, "members": members}
 
 
-def save(
-  directory: str,
-  params: Any,
-  *,
-  name: str,
-  kind: str,
-  config: architectures.Config,
-  sequence: converters.SequenceConfig,
-  tokenizer: tokenizers.FileTokenizer,
-  chat: tuple[str, str] = ("", ""),
-) -> None:
-  """Writes a finished model; model.json is written last."""
-  description = _description(name, kind, config, sequence, chat)
-  _write(directory, params, description, tokenizer)
-
-
 def save_like(
   directory: str,
   params: Any,
@@ -366,31 +347,9 @@ def save_like(
   ensemble: ensemble_lib.EnsembleConfig | None = None,
 ) -> None:
   """Writes a finished model with the config and tokenizer of `start`."""
-  own = (start.config, start.sequence, start.chat)
-  description = _description(name, kind, *own)
-  if ensemble is not None:
-    description["ensemble"] = dataclasses.asdict(ensemble)
-  _write(directory, params, description, start.tokenizer)
-
-
-def _description(name, kind, config, sequence, chat) -> dict[str, Any]:
-  return {
-    "name": name,
-    "kind": kind,
-    "architecture": architectures.name_of(config),
-    "config": dataclasses.asdict(config),
-    "sequence": dataclasses.asdict(sequence),
-    "chat": chat,
-  }
-
-
-def _write(directory, params, description, tokenizer) -> None:
-  checkpoint.save_model(
-    pathlib.Path(directory),
-    params,
-    {**description, "vocabulary": tokenizer.fingerprint},
-    files=tokenizer.files,
-  )
+  dataclasses.replace(
+    start, params=params, name=name, kind=kind, ensemble=ensemble
+  ).save(directory)
 
 
 def split_params(model: PretrainedModel) -> tuple[Any, PretrainedModel]:
