@@ -1,203 +1,294 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens a labeler, a Flax model or an endpoint, and labels through the store.
+"""Loads a labeler (a model in this process or an endpoint) and labels pairs.
 
-What the jobs `label` and `audit` share.
+`label_pairs` keeps the labels in a store on disk, so that a killed run resumes
+without paying twice. To label in memory, call `labeling.judges.judge_pairs`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from typing import Callable, Iterator
+import pathlib
+from typing import Any, Callable, Iterable, Iterator
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
-from rlaif_jax.model_io import pretrained
+from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint as endpoint_lib
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import journal
-from rlaif_jax.labeling import judge as judge_lib
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import judges
+from rlaif_jax.labeling import likelihood_judge
+from rlaif_jax.labeling import pair_source
 from rlaif_jax.labeling import store
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.text import estimates
 from rlaif_jax.text import tokenizers
 
 
-# How pairs are judged, and the module that does it.
-Judge = judge_lib.JudgeConfig | likelihood.LikelihoodConfig
-JUDGING = {
-  judge_lib.JudgeConfig: judge_lib,
-  likelihood.LikelihoodConfig: likelihood,
-}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelerConfig:
+  """A language model that labels: exactly one of `labeler_dir` and `endpoint`.
+
+  The default, with neither, stands for no labeler.
+
+  Fields:
+    labeler_dir: directory of a finished language model.
+    endpoint: an OpenAI-compatible endpoint.
+    tokenizer_dir: directory of the endpoint's tokenizer, used to truncate
+      contexts and to estimate costs; "" assumes three characters per token.
+    prices: prices of the labeler's tokens.
+    mesh: sizes of the mesh axes for `labeler_dir`; see `engine.mesh.make_mesh`.
+  """
+
+  labeler_dir: str = ""
+  endpoint: endpoint_config.EndpointConfig | None = None
+  tokenizer_dir: str = ""
+  prices: costs.Prices = costs.FREE
+  mesh: str = "data:-1"
+
+  def load_tokenizer(self) -> protocols.Tokenizer:
+    """Loads the tokenizer of the model or endpoint, or an estimate of it."""
+    if self.labeler_dir or self.tokenizer_dir:
+      return tokenizers.load_tokenizer(self.labeler_dir or self.tokenizer_dir)
+    return estimates.EstimatedTokenizer()
+
+
+NO_LABELER = LabelerConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreConfig(validation.Validated):
+  """Settings of a label store.
+
+  Fields:
+    store_dir: directory of the store, which several processes may share; "" is
+      "store" in the output directory.
+    chunk_size: number of pairs that are stored at a time. A kill loses at most
+      one chunk of a model in this process, and no output of an endpoint.
+    budget_usd: stop before the labels in the store cost more; 0 is no limit.
+  """
+
+  store_dir: str = ""
+  chunk_size: validation.PositiveInt = 512
+  budget_usd: validation.NonNegativeFloat = 0.0
+
+
+DEFAULT_STORE = StoreConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labeler:
-  """Who labels, the tokenizer that counts, and what a stored chunk calls."""
+  """A loaded labeler.
 
-  backend: protocols.Backend
+  Fields:
+    backend: language model.
+    tokenizer: tokenizer of the backend, or an estimate of it.
+    prices: prices of the labeler's tokens.
+    commit: called after a chunk of labels is stored; its argument tells whether
+      all pairs of the chunk have labels.
+  """
+
+  backend: Any  # protocols.Backend, and protocols.LikelihoodBackend of a model
   tokenizer: protocols.Tokenizer
-  settle: Callable[[bool], None] = lambda complete: None
+  prices: costs.Prices = costs.FREE
+  commit: Callable[[bool], None] = lambda complete: None
 
 
-def open_tokenizer(labeler_dir: str, tokenizer_dir: str) -> protocols.Tokenizer:
-  """The labeler's own, the one that is named, or an estimate."""
-  if labeler_dir or tokenizer_dir:
-    return tokenizers.load_tokenizer(labeler_dir or tokenizer_dir)
-  return estimates.EstimatedTokenizer()
-
-
-def check(
-  judge: Judge | None,
-  labeler_dir: str,
-  endpoint: endpoint_config.EndpointConfig | None,
-) -> None:
-  """One labeler, and a judge that can ask it.
+def check(config: LabelerConfig, judge: Any) -> None:
+  """Checks that there is one labeler and that it supports the judge.
 
   Raises:
-    ValueError: not so.
+    ValueError: the judge is missing, `labeler_dir` and `endpoint` are both or
+      neither set, or the judge needs likelihoods and the labeler is an
+      endpoint.
   """
-  if judge is None or bool(labeler_dir) == (endpoint is not None):
+  if judge is None:
     raise ValueError(
-      "give judge with either labeler_dir or endpoint; got "
-      f"judge={judge}, labeler_dir={labeler_dir!r}, endpoint={endpoint}"
+      "judge is not set; set it, for example to @PairwiseJudgeConfig()"
     )
-  if endpoint is not None and isinstance(judge, likelihood.LikelihoodConfig):
+  if bool(config.labeler_dir) == (config.endpoint is not None):
     raise ValueError(
-      "endpoints do not tell the likelihood of a given text; take a "
-      "JudgeConfig, or a model of your own as labeler_dir"
+      f"LabelerConfig.labeler_dir is {config.labeler_dir!r} and endpoint is "
+      f"{config.endpoint}; set exactly one"
+    )
+  is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
+  if config.endpoint is not None and is_likelihood:
+    raise ValueError(
+      "endpoints do not return likelihoods of given texts; use a "
+      "PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
     )
 
 
-def open_labeler(
-  *,
-  labeler_dir: str = "",
-  endpoint: endpoint_config.EndpointConfig | None = None,
-  tokenizer_dir: str = "",
-  journal_file: str,
-  mesh: str,
-) -> Labeler:
-  """A model of this process, or a served one with a journal of answers.
+def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
+  """Loads a model, or opens an endpoint with a journal of its outputs.
 
-  Without a journal ("") several threads may ask the served one.
+  Args:
+    config: the labeler.
+    journal_file: file of the journal; "" uses none, so that several threads may
+      call the backend of an endpoint.
   """
-  tokenizer = open_tokenizer(labeler_dir, tokenizer_dir)
-  if endpoint is None:
-    loaded = pretrained.load(labeler_dir, "language", mesh_lib.make_mesh(mesh))
-    return Labeler(backend=loaded.backend(), tokenizer=loaded.tokenizer)
-  served = endpoint_lib.EndpointBackend(endpoint)
+  if config.endpoint is None:
+    loaded = pretrained.load(
+      config.labeler_dir, "language", mesh_lib.make_mesh(config.mesh)
+    )
+    return Labeler(
+      backend=loaded.backend(),
+      tokenizer=loaded.tokenizer,
+      prices=config.prices,
+    )
+  tokenizer = config.load_tokenizer()
+  served = endpoint_lib.EndpointBackend(config.endpoint)
   if not journal_file:
-    return Labeler(backend=served, tokenizer=tokenizer)
+    return Labeler(backend=served, tokenizer=tokenizer, prices=config.prices)
   backend = journal.JournaledBackend(served, journal_file)
   return Labeler(
     backend=backend,
     tokenizer=tokenizer,
-    settle=lambda complete: backend.settle(complete=complete),
+    prices=config.prices,
+    commit=lambda complete: backend.commit(complete=complete),
   )
 
 
-def read_pairs(
-  path: str,
-  *,
-  limit: int = 0,
-  shard: str = "0/1",
-  quarantine: jsonl.Quarantine | None = None,
-) -> Iterator[records.Pair]:
-  """Pairs of a file of any length: those of a shard among the first `limit`.
-
-  The pairs of human preferences will do, too. Lines that are no pairs go to
-  `quarantine`; None makes one an error.
-
-  Raises:
-    ValueError: `shard` is not "k/n" with 0 <= k < n.
-  """
-  number, _, count = shard.partition("/")
-  is_shard = number.isdecimal() and count.isdecimal()
-  if not is_shard or int(number) >= int(count):
-    raise ValueError(
-      f"shard is {shard!r}; it should be 'k/n' with k from 0 to n - 1, such as "
-      "'0/4'"
-    )
-  rows = jsonl.stream_rows(path, records.pair_of_row, quarantine)
-  for pair in itertools.islice(rows, limit or None):
-    name = records.content_id(pair.context, pair.first, pair.second)
-    if int(name, 16) % int(count) == int(number):
-      yield pair
-
-
-def label(
+def label_pairs(
   pairs: Callable[[], Iterator[records.Pair]],
   labeler: Labeler,
-  config: Judge,
+  judge: judges.Judge,
+  config: StoreConfig,
   *,
   store_dir: str,
-  chunk_size: int = 512,
-  prices: costs.Prices = costs.FREE,
-  budget_usd: float = 0.0,
   quarantine: jsonl.Quarantine,
 ) -> store.LabelStore:
-  """Fills the store with labels of the pairs, paying for what is missing.
+  """Fills a label store with the labels of the pairs that it does not have.
 
   Args:
-    pairs: begins the stream of pairs anew each time.
-    labeler: who labels.
-    config: how.
-    store_dir: directory of the store.
-    chunk_size: pairs that are stored at a time.
-    prices: of the labeler's tokens.
-    budget_usd: see `costs.within_budget`.
-    quarantine: takes pairs without an answer.
+    pairs: returns a new stream of the pairs at each call.
+    labeler: the labeler.
+    judge: settings of the judge.
+    config: settings of the store.
+    store_dir: directory of the store if `config.store_dir` is "".
+    quarantine: receives pairs without a valid judgment.
 
   Raises:
-    preemption.Preempted: asked to stop, or the budget is spent; all that was
-      paid is stored.
+    preemption.Preempted: the process was asked to stop, or the budget is
+      exhausted; everything that was paid is stored.
   """
-  backend, judging = labeler.backend, JUDGING[type(config)]
-  labels = store.LabelStore(
-    store_dir,
-    fingerprint=config.fingerprint(backend.name),
-    provenance=config.provenance(backend.name),
+  backend = labeler.backend
+  stored = store.LabelStore(
+    config.store_dir or store_dir,
+    fingerprint=judge.fingerprint(backend.name),
+    provenance=judge.provenance(backend.name),
   )
-  count = sum(1 for _ in pairs())
-  progress = metrics.Progress("label", count, unit="pairs")
-  complete: bool | None = None  # of the chunk that was just asked for
+  progress = metrics.Progress("label", sum(1 for _ in pairs()), unit="pairs")
+  complete: bool | None = (
+    None  # whether all pairs of the last chunk have labels
+  )
 
-  def ask(some):
+  def label_fn(chunk):
     nonlocal complete
-    found, usage = judging.judge_pairs(
-      some,
+    labels, usage = judges.judge_pairs(
+      chunk,
       backend,
-      config,
+      judge,
       tokenizer=labeler.tokenizer,
       quarantine=quarantine,
     )
-    complete = len(found) == len(some)
-    return found, usage
+    complete = len(labels) == len(chunk)
+    return labels, usage
 
   def update(done):
     nonlocal complete
     if complete is not None:
-      labeler.settle(complete)
+      labeler.commit(complete)
       complete = None
-    spent = prices.cost_usd(labels.usage)
-    progress.update(done, f"${spent:.2f}" if spent else "")
+    cost = labeler.prices.cost_usd(stored.usage)
+    progress.update(done, f"${cost:.2f}" if cost else "")
     if preemption.requested():
       raise preemption.Preempted(f"label: stopped after {done} pairs")
 
-  careful = costs.within_budget(
-    ask,
-    budget_usd=budget_usd,
-    prices=prices,
-    spent=lambda: labels.usage,
-    expect=lambda pair: judging.expected_usage(pair, config, labeler.tokenizer),
+  budgeted = costs.within_budget(
+    label_fn,
+    budget_usd=config.budget_usd,
+    prices=labeler.prices,
+    spent=lambda: stored.usage,
+    expected_usage=lambda pair: judges.expected_usage(
+      pair, judge, labeler.tokenizer
+    ),
   )
   try:
-    labels.fill(pairs(), careful, chunk_size=chunk_size, progress=update)
-  except costs.BudgetSpent as spent:
-    raise preemption.Preempted(f"label: {spent}") from spent
-  return labels
+    stored.fill(
+      pairs(), budgeted, chunk_size=config.chunk_size, progress=update
+    )
+  except costs.BudgetExhausted as error:
+    raise preemption.Preempted(f"label: {error}") from error
+  return stored
+
+
+def label_file(
+  pairs: pair_source.PairSource,
+  labeler: LabelerConfig,
+  judge: judges.Judge,
+  store_config: StoreConfig,
+  *,
+  output_dir: str,
+) -> dict[str, Any]:
+  """Writes labels.jsonl in the order of the pairs, and quarantine.jsonl.
+
+  Returns:
+    The summary for the result file.
+
+  Raises:
+    ValueError: there are no pairs.
+    preemption.Preempted: see `label_pairs`.
+  """
+  directory = pathlib.Path(output_dir)
+  quarantine = jsonl.Quarantine()
+  count = pairs.count(quarantine)
+  loaded = load_labeler(labeler, journal_file=f"{output_dir}/journal.jsonl")
+  stored = label_pairs(
+    pairs.read_valid,
+    loaded,
+    judge,
+    store_config,
+    store_dir=f"{output_dir}/store",
+    quarantine=quarantine,
+  )
+  answered = jsonl.write_records(
+    directory / "labels.jsonl", stored.labels(pairs.read_valid())
+  )
+  return {
+    "labels": f"{output_dir}/labels.jsonl",
+    "pairs": count,
+    "answered": answered,
+    "requested": stored.requested,
+    "labeler": loaded.backend.name,
+    **describe_usage(stored.usage, loaded.prices),
+    "quarantined": quarantine.write(directory / "quarantine.jsonl"),
+    "quarantine_reasons": quarantine.counts(),
+  }
+
+
+def describe_usage(
+  usage: records.Usage, prices: costs.Prices
+) -> dict[str, Any]:
+  """Returns the usage and its cost as they appear in a result file."""
+  return {
+    "usage": records.to_row(usage),
+    "cost_usd": round(prices.cost_usd(usage), 4),
+  }
+
+
+def describe_costs(
+  pairs: Iterable[records.Pair], judge: judges.Judge, config: LabelerConfig
+) -> str:
+  """Describes what labelling the pairs costs, without a request."""
+  tokenizer = config.load_tokenizer()
+  expected = costs.estimate(
+    pairs, lambda pair: judges.expected_usage(pair, judge, tokenizer)
+  )
+  return costs.describe(expected, config.prices)

@@ -21,6 +21,7 @@ from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import preferences
+from rlaif_jax.labeling import judges
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.ops import pair_choice
 from rlaif_jax.reward import kinds
@@ -47,7 +48,7 @@ class RoundJudge:
   scorer: reward_loading.ScorerConfig | None = None
   difference_dir: str = ""
   labeler_dir: str = ""
-  judge: labelers.Judge | None = None
+  judge: judges.Judge | None = None
 
   def __post_init__(self):
     if bool(self.labeler_dir) != (self.judge is not None):
@@ -195,10 +196,11 @@ def _by_labeler(pairs, judge, devices, directory) -> dict[str, float]:
     for p in pairs
   ]
   quarantine = jsonl.Quarantine()
-  labels = labelers.label(
+  labels = labelers.label_pairs(
     lambda: iter(unlabelled),
     labelers.Labeler(backend=loaded.backend(), tokenizer=loaded.tokenizer),
     judge.judge,
+    labelers.StoreConfig(),
     store_dir=str(directory / "store"),
     quarantine=quarantine,
   )

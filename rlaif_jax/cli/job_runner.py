@@ -55,7 +55,7 @@ def run(command: command_line.Command) -> None:
     return
   processes = _start_processes(command.job, spec)
   directory = pathlib.Path(command.output_dir)
-  output_dirs.claim(directory, config, command.job, spec)
+  output_dirs.claim(directory, config, spec)
   path = directory / "result.json"
   if path.exists() and not spec.always_rerun:
     result = json.loads(path.read_text("utf-8"))

@@ -27,7 +27,6 @@ JOBS = {
   "train_online_dpo": "rlaif_jax.jobs.train_online_dpo",
   "weight_pairs": "rlaif_jax.jobs.weight_pairs",
   "train_ensemble": "rlaif_jax.jobs.train_ensemble",
-  "label_beam": "rlaif_jax.jobs.label_beam",
   "rate": "rlaif_jax.jobs.rate_responses",
   "compare": "rlaif_jax.jobs.compare_policies",
   "score": "rlaif_jax.jobs.score_responses",
@@ -37,7 +36,6 @@ JOBS = {
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
   "toy_world": "rlaif_jax.jobs.toy_world",
-  "toy_world_report": "rlaif_jax.jobs.toy_world_report",
 }
 
 

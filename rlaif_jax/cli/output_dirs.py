@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import difflib
 import pathlib
+import re
 from typing import Sequence
 
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 
 
-def claim(
-  directory: pathlib.Path, config: str, job: str, spec: job_spec.JobSpec
-) -> None:
+def claim(directory: pathlib.Path, config: str, spec: job_spec.JobSpec) -> None:
   """Writes config.gin, or checks that the one there is the same.
 
   Args:
     directory: where the job writes.
     config: the complete configuration as gin text.
-    job: the job's name.
-    spec: its `overridable` parameters may differ.
+    spec: its `overridable` parameters and config fields may differ.
 
   Raises:
     ValueError: if the directory holds a run with another configuration, or is
@@ -31,13 +29,12 @@ def claim(
       f"--output_dir is {directory}, an address; expected a folder that all "
       "hosts see: mount the storage and pass the mount point"
     )
-  overridable = [f"{job}.{name}" for name in spec.overridable]
   path = directory / "config.gin"
   if not path.exists():
     jsonl.write_text(path, config)
     return
-  before = _lines(path.read_text("utf-8"), overridable)
-  now = _lines(config, overridable)
+  before = _lines(path.read_text("utf-8"), spec.overridable)
+  now = _lines(config, spec.overridable)
   if before != now:
     difference = [
       line
@@ -52,5 +49,10 @@ def claim(
 
 
 def _lines(config: str, leave_out: Sequence[str]) -> list[str]:
-  starts = tuple(f"{name} = " for name in leave_out)
-  return [line for line in config.splitlines() if not line.startswith(starts)]
+  """Returns the lines of gin text that do not bind one of the names."""
+  bound = re.compile(r"(?:# )?[\w/]+\.(\w+) = ")
+  return [
+    line
+    for line in config.splitlines()
+    if not (match := bound.match(line)) or match[1] not in leave_out
+  ]

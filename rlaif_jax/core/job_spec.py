@@ -15,8 +15,9 @@ class JobSpec:
   Fields:
     always_rerun: run the job again although its result file exists. For jobs
       that report on files which change between runs.
-    overridable: names of parameters that do not change the result (a budget,
-      a port). A later start in the same output directory may change them.
+    overridable: names of parameters, or of fields of the job's configs, that do
+      not change the result (a budget, a port). A later run in the same output
+      directory may change them.
     multihost: the job runs in several processes with global arrays.
   """
 

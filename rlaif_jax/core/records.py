@@ -98,18 +98,24 @@ class Response:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-  """Two responses to one context, in the order in which they are stored."""
+  """Two responses to one context, in the order in which they are stored.
 
-  id: str
+  `id` is by default the content id of the three texts.
+  """
+
   context: str
   first: str
   second: str
+  id: str = ""
   source: str = ""
 
   def __post_init__(self):
     for name, value in vars(self).items():
       if not isinstance(value, str):
         raise ValueError(f"Pair: {name} is {value!r:.40}; it should be a text")
+    if not self.id:
+      name = content_id(self.context, self.first, self.second)
+      object.__setattr__(self, "id", name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any, Iterator, Mapping
 
 from absl import logging
 import jax
+from jaxtyping import PyTree
 import numpy as np
 
 # JAX ends a process whose peers are silent for this long.
@@ -301,7 +302,7 @@ def is_time_to_stop(step: int, asked: bool) -> bool:
     return False
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: PyTree) -> PyTree[np.ndarray]:
   """Returns global arrays as complete NumPy arrays in every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of a human-written response and one that is worse in a known way.
+"""Pairs human-written responses with responses that are worse in a known way.
 
-A test of labelers on real texts where no human compared anything: the author's
-own line against another document's line, its words shuffled, the document's
-first words, or a model's. `audit` reports each kind apart.
+Tests labelers on real texts without human comparisons. The worse response is
+that of another document, the human one with shuffled words, the first words of
+the document, or a model's. `eval_judge` reports each kind separately.
 """
 
 from __future__ import annotations
@@ -31,28 +31,30 @@ def run(
   responses_file: str = "",
   limit: int = 0,
 ) -> dict[str, Any]:
-  """Writes labels.jsonl: preferences for the human line, a row per kind.
+  """Writes labels.jsonl: preferences for the human response, a row per kind.
 
-  `source` of a row is its kind; which text stands first is decided by the
-  pair's content. A pair whose texts do not differ is left out and counted.
+  `source` of a row is its kind. A hash of the pair decides which response is
+  first. Pairs of equal responses are skipped and counted.
 
   Args:
-    output_dir: where it goes.
-    data_dir: of `prepare`, when a task is named.
-    examples_file: JSONL of examples, instead of a task.
-    task: whose documents and lines are used.
-    split: of the task.
-    kinds: "other": the line of another document, of another source where
-      there is one; "shuffled": its words in another order; "lead": as many
-      first words of the document as the line has; "model": responses_file's.
+    output_dir: output directory.
+    data_dir: data directory of the `prepare` job, with `task`.
+    examples_file: JSONL of examples, instead of `task`.
+    task: task whose examples are used.
+    split: split of the task.
+    kinds: "other" is the response of another document, from another source if
+      there is one; "shuffled" has the words in random order; "lead" is the
+      beginning of the document, with as many words as the response; "model" is
+      read from `responses_file`.
     responses_file: responses.jsonl of the `sample` job, for kind "model".
-    limit: first documents only (0: all).
+    limit: number of examples; 0 takes all.
   """
   unknown = sorted(set(kinds) - set(KINDS))
   if unknown or not kinds or ("model" in kinds) != bool(responses_file):
     raise ValueError(
-      f"contrast: kinds is {kinds}; they should be of {KINDS}, and 'model' "
-      f"goes with responses_file (which is {responses_file!r})"
+      f"corrupt_pairs: kinds is {kinds} and responses_file is "
+      f"{responses_file!r}; use some of {KINDS}, with responses_file for "
+      "'model' only"
     )
   examples = datasets.ExampleSource(
     examples_file=examples_file,
@@ -65,25 +67,25 @@ def run(
   if responses_file:
     for row in jsonl.stream_records(records.Response, responses_file):
       responses.setdefault(row.id, row.text)
-  makers: dict[str, Callable[[int], str]] = {
+  corrupt: dict[str, Callable[[int], str]] = {
     "other": lambda i: _other(examples, i),
     "shuffled": lambda i: _shuffled(examples[i]),
     "lead": lambda i: _lead(examples[i]),
     "model": lambda i: responses.get(examples[i].id, ""),
   }
-  rows, left_out = [], dict.fromkeys(kinds, 0)
+  rows, skipped = [], dict.fromkeys(kinds, 0)
   for number, example in enumerate(examples):
     for kind in kinds:
-      worse = makers[kind](number)
+      worse = corrupt[kind](number)
       if not worse or worse == example.response:
-        left_out[kind] += 1
+        skipped[kind] += 1
         continue
       rows.append(_preference(example, worse, kind))
   path = pathlib.Path(output_dir) / "labels.jsonl"
   return {
     "labels": str(path),
     "pairs": jsonl.write_records(path, rows),
-    "left_out": left_out,
+    "left_out": skipped,
   }
 
 
@@ -106,24 +108,23 @@ def _preference(
 
 
 def _other(examples: Sequence[records.Example], number: int) -> str:
-  """The line of another document, drawn by this one's id."""
-  own = examples[number]
-  generator = rng.numpy_generator(0, f"contrast/other/{own.id}")
-  order = generator.permutation(len(examples))
-  for i in order:
-    if examples[i].source != own.source or not own.source:
-      if examples[i].response != own.response:
+  """Returns the response of another document, drawn by the example's id."""
+  example = examples[number]
+  generator = rng.numpy_generator(0, f"contrast/other/{example.id}")
+  for i in generator.permutation(len(examples)):
+    if examples[i].source != example.source or not example.source:
+      if examples[i].response != example.response:
         return examples[i].response
   return ""
 
 
 def _shuffled(example: records.Example) -> str:
-  """The line's words in another order, the final stop left in its place."""
+  """Returns the words in random order, with a final period kept in place."""
   text = example.response.rstrip()
   stop = "." if text.endswith(".") else ""
   words = text.rstrip(".").split()
   generator = rng.numpy_generator(0, f"contrast/shuffled/{example.id}")
-  for _ in range(8):  # Some permutations leave a short line as it is.
+  for _ in range(8):  # A permutation of few words may be the identity.
     mixed = " ".join(words[i] for i in generator.permutation(len(words)))
     if mixed.split() != words:
       return mixed + stop
@@ -131,7 +132,6 @@ def _shuffled(example: records.Example) -> str:
 
 
 def _lead(example: records.Example) -> str:
-  """As many first words of the document as the line has."""
+  """Returns as many first words of the document as the response has."""
   count = len(example.response.split())
-  found = re.findall(r"\S+", example.context)[:count]
-  return " ".join(found)
+  return " ".join(re.findall(r"\S+", example.context)[:count])

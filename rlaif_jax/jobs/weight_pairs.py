@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weighs labelled pairs by how much better a model finds the winner.
+"""Weights labelled pairs by the reward margin of a model.
 
-Reward difference optimisation (arXiv:2408.09385): the weights are data, so
-`train_dpo` and `train_reward` read them like labels. The paper's model reads
-both responses together (`train_reward` with kind="difference"); a pointwise
-reward model, shuffled weights and the half with the largest gaps are there to
-compare with.
+Implements reward difference optimization (arXiv:2408.09385). The weights are
+stored in the labels, where `train_dpo` and `train_reward` read them. The
+paper's model reads both responses together (`train_reward` with
+kind="difference"); a pointwise reward model, shuffled weights and the half with
+the largest margins are baselines.
 """
 
 from __future__ import annotations
@@ -38,25 +38,26 @@ def run(
   mesh: str = "data:-1",
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Writes labels.jsonl, as it was and with the weight of every pair.
+  """Writes labels.jsonl: the labels with a weight for every pair.
 
   Args:
-    output_dir: where everything goes.
+    output_dir: output directory.
     labels_file: labels.jsonl of the `label` job.
-    model_dir: reward model or difference model of `train_reward`; best one
-      that has not learned from these very labels.
-    weights: "margin" of the winner, 0 where the model disagrees with the label;
-      "shuffled" over the pairs; or "top", the half with the largest margins.
-    batch_size: pairs per device call.
-    mesh: devices.
-    seed: of shuffling.
+    model_dir: reward model or difference model of `train_reward`, preferably
+      not trained on these labels.
+    weights: "margin" is the margin of the preferred response, 0 if the model
+      disagrees with the label; "shuffled" permutes these weights over the
+      pairs; "top" is the half of the pairs with the largest margins.
+    batch_size: number of pairs per device call.
+    mesh: sizes of the mesh axes; see `engine.mesh.make_mesh`.
+    seed: seed of the permutation.
   """
   devices = mesh_lib.make_mesh(mesh)
   kind = checkpoint.read_description(model_dir)["kind"]
   if kind not in kinds.KINDS:
     raise ValueError(
-      f"{model_dir} holds a {kind} model; a weight comes from a scalar or a "
-      "difference model of train_reward"
+      f"{model_dir} is a {kind} model; use a scalar or difference model of "
+      "train_reward"
     )
   model = pretrained.load(model_dir, kind, devices)
   labels = preferences.read_labels(labels_file)
@@ -69,13 +70,13 @@ def run(
     batch_size,
   )
   margin = rewards[0] - rewards[1]
-  # Nobody wins a tie, so it has no gap.
-  gaps = margin * np.sign(pairs.label - 0.5)
+  # The margin of a tie is 0.
+  margins = margin * np.sign(pairs.label - 0.5)
   generator = rng.numpy_generator(seed, "weights")
-  found = pair_choice.weights(gaps, weights, generator)
+  values = pair_choice.weights(margins, weights, generator)
   rows = [
     dataclasses.replace(label, weight=float(weight))
-    for label, weight in zip(labels, found, strict=True)
+    for label, weight in zip(labels, values, strict=True)
   ]
   path = pathlib.Path(output_dir) / "labels.jsonl"
   jsonl.write_records(path, rows)
@@ -87,8 +88,8 @@ def run(
     ),
     "kind": kind,
     **agreement.reward_accuracy(rewards, labels),
-    "without_weight": float(np.mean(found == 0)),
-    # So many pairs of one weight would say as much.
-    "effective_pairs": float(found.sum() ** 2 / np.sum(found**2)),
+    "without_weight": float(np.mean(values == 0)),
+    # Effective sample size.
+    "effective_pairs": float(values.sum() ** 2 / np.sum(values**2)),
     **cut,
   }

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files of pairs to files of labels, by Beam, on any file system.
+"""Beam pipeline from files of pairs to files of labels, on any file system.
 
-Owns what a file of the `label_beam` job is; how pairs are labelled is
-`labeling.beam_labels`.
+Reads and writes the files; `labeling.beam_labels` labels the pairs.
 """
 
 from __future__ import annotations
@@ -15,33 +14,34 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import beam_labels
 
-# Runs in this process. The name DirectRunner, where Beam has no other reason
-# against it, begins by downloading another runner.
+# Runs in this process. Beam's name "DirectRunner" would first try to download
+# another runner, Prism.
 _LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def label_files(
   pattern: str,
   folder: str,
-  config: beam_labels.LabelingConfig,
+  config: beam_labels.PipelineConfig,
   *,
   flags: Sequence[str] = (),
 ) -> dict[str, int]:
   """Runs a pipeline from files of pairs to files of labels, and waits for it.
 
   Args:
-    pattern: of JSONL files, compressed or not, as Beam reads it.
-    folder: where labels-*.jsonl and quarantine-*.jsonl are written.
-    config: how pairs are labelled.
-    flags: Beam's options, such as "--runner=FlinkRunner"; without a runner,
+    pattern: pattern of JSONL files, compressed or not, in Beam's syntax.
+    folder: directory of labels-*.jsonl and quarantine-*.jsonl.
+    config: settings of the pipeline.
+    flags: Beam options such as "--runner=FlinkRunner"; without a runner,
       everything runs in this process.
 
   Returns:
-    The counters of `beam_labels.label_pairs`, bad lines among the quarantined.
+    The counters of `beam_labels.label_pairs`. Lines that are not pairs count as
+    quarantined.
 
   Raises:
     ImportError: Beam is not installed.
-    OSError: no file has the pattern.
+    OSError: no file matches the pattern.
     RuntimeError: the pipeline failed.
   """
   beam = beam_labels.import_beam()
@@ -50,7 +50,7 @@ def label_files(
   from apache_beam.options import pipeline_options
 
   bad = beam_labels.QUARANTINE
-  for name in ("labels", bad):  # An earlier start may have written more.
+  for name in ("labels", bad):  # An earlier run may have written more files.
     old = _paths(f"{folder}/{name}-*-of-*.jsonl")
     if old:
       filesystems.FileSystems.delete(old)
@@ -65,17 +65,17 @@ def label_files(
     | fileio.ReadMatches()
     | "ReadPairs" >> beam.FlatMap(_read_file).with_outputs(bad, main="pairs")
   )
-  found = read.pairs | "LabelPairs" >> beam_labels.label_pairs(config)
-  _write(found["labels"], folder, "labels", _label_line)
-  aside = (read[bad], found[bad]) | "Aside" >> beam.Flatten()
-  _write(aside, folder, bad, jsonl.dump_row)
+  output = read.pairs | "LabelPairs" >> beam_labels.label_pairs(config)
+  _write(output["labels"], folder, "labels", _label_line)
+  rejected = (read[bad], output[bad]) | "Rejected" >> beam.Flatten()
+  _write(rejected, folder, bad, jsonl.dump_row)
   result = pipeline.run()
   result.wait_until_finish()
   return beam_labels.counts_of(result)
 
 
 def _read_file(file: Any) -> Iterator[Any]:
-  """Pairs of a file, and its bad lines by file and number."""
+  """Yields the pairs of a file; tags bad lines with file and line number."""
   beam = beam_labels.import_beam()
   with file.open() as opened:
     for where, line in _lines(file.metadata.path, opened):
@@ -88,7 +88,7 @@ def _read_file(file: Any) -> Iterator[Any]:
 
 
 def _lines(path: str, opened: Any) -> Iterator[tuple[str, bytes]]:
-  """Lines that are not blank, with their places."""
+  """Yields ("file:line number", line) of the lines that are not blank."""
   for number, line in enumerate(iter(opened.readline, b""), start=1):
     if line.strip():
       yield f"{path}:{number}", line
@@ -99,15 +99,15 @@ def _parse(line: bytes) -> records.Pair:
 
 
 def _label_line(row: dict[str, Any]) -> str:
-  """A line that reads as a `records.Preference`."""
-  own = {name: value for name, value in row.items() if name != "provenance"}
-  return jsonl.dump_row(own)
+  """Returns a line that parses as a `records.Preference`."""
+  label = {name: value for name, value in row.items() if name != "provenance"}
+  return jsonl.dump_row(label)
 
 
 def _write(
   rows: Any, folder: str, name: str, as_line: Callable[[Any], str]
 ) -> None:
-  """One line a row, in as many files as the runner likes; none without rows."""
+  """Writes one line per row; the runner chooses the number of files."""
   beam = beam_labels.import_beam()
   lines = rows | f"Lines of {name}" >> beam.Map(as_line)
   write = beam.io.WriteToText(
@@ -117,12 +117,12 @@ def _write(
 
 
 def read_rows(pattern: str) -> Iterator[dict[str, Any]]:
-  """Rows of the JSONL files with the pattern, on any file system."""
+  """Yields the rows of the JSONL files that match the pattern."""
   return (json.loads(line) for line in _all_lines(pattern))
 
 
 def read_pairs(pattern: str) -> Iterator[records.Pair]:
-  """The pairs that the pipeline labels, in the order of files and lines."""
+  """Yields the pairs that the pipeline labels, in order of files and lines."""
   for line in _all_lines(pattern):
     with contextlib.suppress(ValueError, KeyError, TypeError):
       yield _parse(line)
@@ -139,7 +139,7 @@ def _all_lines(pattern: str) -> Iterator[bytes]:
 
 
 def _paths(pattern: str) -> list[str]:
-  """Files with the pattern, as Beam reads it."""
+  """Returns the files that match the pattern in Beam's syntax."""
   from apache_beam.io import filesystems
 
   matches = filesystems.FileSystems.match([pattern])
@@ -147,5 +147,5 @@ def _paths(pattern: str) -> list[str]:
 
 
 def is_local(path: str) -> bool:
-  """Whether it lies on this machine's file system, by Beam's notation."""
+  """Returns whether a path is on a mounted file system, by Beam's notation."""
   return "://" not in path

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels by Apache Beam, for pairs that live on Dataflow, Flink or Spark.
+"""Apache Beam transform that labels pairs on Dataflow, Flink or Spark.
 
-Owns how pairs are spread and what of them is kept. Pairs are grouped into
-shards by the hash of their texts, the same ones as those of `label --shard`;
-each shard is filled like any label store, so a label costs and says what it
-would in the `label` job. Beam is imported when a pipeline is made, so that
-this module can be read without it. https://beam.apache.org/documentation/
+Groups pairs into the shards of `pair_source.PairSource.shard` and fills a label
+store for each, so that labels and costs are those of the `label` job in one
+process. Beam is imported when a pipeline is made, so that this module can be
+imported without it. https://beam.apache.org/documentation/
 """
 
 from __future__ import annotations
@@ -21,15 +20,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
+from rlaif_jax.engine import preemption
+from rlaif_jax.labeling import judges
+from rlaif_jax.labeling import pair_source
 from rlaif_jax.labeling import store
 
 if TYPE_CHECKING:
   import apache_beam as beam_types
 
-# Where Beam shows the counters.
+# Beam namespace of the counters.
 NAMESPACE = "rlaif_jax"
 
 QUARANTINE = "quarantine"
@@ -37,54 +39,45 @@ QUARANTINE = "quarantine"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Worker:
-  """A labeler that a worker process has opened.
+  """The labeler of a worker process.
 
   Fields:
-    backend: who labels.
-    tokenizer: its tokenizer, or one that stands for it.
-    turn: is held while the backend is asked: a lock where two threads of the
-      process should not ask at once.
+    backend: language model.
+    tokenizer: tokenizer of the backend, or an estimate of it.
+    lock: held during calls of the backend; a real lock if the backend must not
+      be called by two threads at the same time.
   """
 
   backend: protocols.Backend
   tokenizer: protocols.Tokenizer
-  turn: contextlib.AbstractContextManager = contextlib.nullcontext()
+  lock: contextlib.AbstractContextManager = contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelingConfig:
-  """How a pipeline labels; all of it travels to the workers.
+class PipelineConfig(validation.Validated):
+  """Settings of a labelling pipeline; pickled and sent to the workers.
 
   Fields:
     open_labeler: opens the labeler, once per worker process.
-    judge_pairs: of `labeling.judge` or of `labeling.likelihood`.
-    judge: the config of it.
-    shards: parts by hash of the texts; a worker holds one part at a time.
-    batch_size: pairs that are asked for, and kept, at a time.
-    kept_dir: folder that all workers reach (local, gs://, hdfs://, ...), for
-      what is paid; "": nothing outlives the worker.
+    judge: config of the judge.
+    shards: number of shards; a worker holds one shard in memory at a time.
+    batch_size: number of pairs that are labelled and stored at a time.
+    store_dir: directory of the label store that all workers can access (local,
+      gs://, hdfs://, ...); "" stores nothing.
   """
 
   open_labeler: Callable[[], Worker]
-  judge_pairs: Callable[..., tuple[list[records.Preference], records.Usage]]
-  judge: Any
-  shards: int = 64
-  batch_size: int = 64
-  kept_dir: str = ""
-
-  def __post_init__(self):
-    for field in ("shards", "batch_size"):
-      if getattr(self, field) < 1:
-        raise ValueError(
-          f"{field} is {getattr(self, field)}; it should be at least 1"
-        )
+  judge: judges.Judge
+  shards: validation.PositiveInt = 64
+  batch_size: validation.PositiveInt = 64
+  store_dir: str = ""
 
 
 def import_beam() -> ModuleType:
-  """Apache Beam.
+  """Imports Apache Beam.
 
   Raises:
-    ImportError: it is not installed.
+    ImportError: Beam is not installed.
   """
   try:
     import apache_beam
@@ -96,33 +89,27 @@ def import_beam() -> ModuleType:
 
 
 def as_pair(row: Any) -> records.Pair:
-  """A pair that has a name, of a decoded line.
+  """Makes a pair of a decoded line.
 
   Raises:
-    ValueError, TypeError: it is none; the message is the reason.
+    ValueError, TypeError: the row is not a pair; the message is the reason.
   """
   pair = records.pair_of_row(row)
   try:
     "".join(vars(pair).values()).encode("utf-8")
   except UnicodeEncodeError as error:
     raise ValueError(
-      "a text holds half a surrogate pair; it is no Unicode"
+      "a text has half a surrogate pair and is invalid Unicode"
     ) from error
   return pair
 
 
-def shard_of(pair: records.Pair, shards: int) -> int:
-  """The shard that `label --shard=k/n` puts a pair into, from 0."""
-  name = records.content_id(pair.context, pair.first, pair.second)
-  return int(name, 16) % shards
-
-
-# ---- On a worker.
+# ---- Code that runs on a worker.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labeled:
-  """A shard with its labels, the pairs without one, and what it cost."""
+  """Labels of a shard, quarantined pairs, and counters."""
 
   labels: list[dict[str, Any]]
   quarantine: list[dict[str, Any]]
@@ -133,37 +120,37 @@ def label_shard(
   shard: int,
   rows: Iterable[dict[str, Any]],
   worker: Worker,
-  config: LabelingConfig,
+  config: PipelineConfig,
 ) -> _Labeled:
-  """Labels the pairs of a shard through a label store of its own.
+  """Labels the pairs of a shard with its own label store.
 
-  The store's file is brought from `kept_dir` and sent back after each batch,
-  so that a shard that is given out again pays for the batch under way alone.
-  Batches are slices of the pairs in the order of their hashes: the same ones
-  on every runner.
+  Downloads the file of the store from `store_dir` and uploads it after each
+  batch, so that a shard that is processed again pays for one batch at most.
+  Batches are slices of the pairs sorted by their hashes, so that they are the
+  same on every runner.
 
   Args:
-    shard: its number.
-    rows: of pairs, in any order.
-    worker: who labels.
-    config: how.
+    shard: index of the shard.
+    rows: rows of pairs, in any order.
+    worker: the labeler.
+    config: settings of the pipeline.
 
   Raises:
-    preemption.Preempted: this process is asked to stop.
+    preemption.Preempted: this process was asked to stop.
   """
-  pairs = sorted(map(as_pair, rows), key=_order)
+  pairs = sorted(map(as_pair, rows), key=_sort_key)
   name = worker.backend.name
   provenance = config.judge.provenance(name)
   quarantine = jsonl.Quarantine()
-  kept = ""
-  if config.kept_dir:
-    kept = f"shard-{shard:05d}-of-{config.shards:05d}.jsonl"
-    kept = f"{config.kept_dir.rstrip('/')}/{kept}"
+  remote = ""
+  if config.store_dir:
+    remote = f"shard-{shard:05d}-of-{config.shards:05d}.jsonl"
+    remote = f"{config.store_dir.rstrip('/')}/{remote}"
 
-  def ask(some):
-    with worker.turn:
-      return config.judge_pairs(
-        some,
+  def label_fn(batch):
+    with worker.lock:
+      return judges.judge_pairs(
+        batch,
         worker.backend,
         config.judge,
         tokenizer=worker.tokenizer,
@@ -172,71 +159,72 @@ def label_shard(
 
   with tempfile.TemporaryDirectory() as scratch:
     file = pathlib.Path(scratch) / "labels.jsonl"
-    if kept:
-      _fetch(kept, file)
+    if remote:
+      _download(remote, file)
     stored = store.LabelStore(
       scratch,
       fingerprint=config.judge.fingerprint(name),
       provenance=provenance,
     )
-    sent = 0
+    uploaded = 0
 
     def update(done):
-      nonlocal sent
-      if kept and stored.asked > sent:
-        _send(file, kept)
-        sent = stored.asked
+      nonlocal uploaded
+      if remote and stored.requested > uploaded:
+        _upload(file, remote)
+        uploaded = stored.requested
       if preemption.requested():
         raise preemption.Preempted(f"shard {shard}: stopped after {done} pairs")
 
     with contextlib.closing(stored):
-      stored.fill(pairs, ask, chunk_size=config.batch_size, progress=update)
+      stored.fill(
+        pairs, label_fn, chunk_size=config.batch_size, progress=update
+      )
       labels = [records.to_row(label) for label in stored.labels(pairs)]
-  made = json.dumps(provenance, sort_keys=True)
+  source = json.dumps(provenance, sort_keys=True)
   counts = {"labelled": len(labels), "quarantined": len(quarantine.rows)}
-  counts |= {"asked": stored.asked, **records.to_row(stored.usage)}
-  return _Labeled(
-    [{**label, "provenance": made} for label in labels], quarantine.rows, counts
-  )
+  counts |= {"requested": stored.requested, **records.to_row(stored.usage)}
+  labels = [{**label, "provenance": source} for label in labels]
+  return _Labeled(labels, quarantine.rows, counts)
 
 
-def _order(pair: records.Pair) -> tuple[str, ...]:
+def _sort_key(pair: records.Pair) -> tuple[str, ...]:
   name = records.content_id(pair.context, pair.first, pair.second)
   return name, pair.id, pair.source
 
 
-def _fetch(kept: str, file: pathlib.Path) -> None:
+def _download(remote: str, file: pathlib.Path) -> None:
   from apache_beam.io import filesystems
 
-  if filesystems.FileSystems.exists(kept):
-    with filesystems.FileSystems.open(kept) as source:
+  if filesystems.FileSystems.exists(remote):
+    with filesystems.FileSystems.open(remote) as source:
       with open(file, "wb") as target:
         shutil.copyfileobj(source, target)
 
 
-def _send(file: pathlib.Path, kept: str) -> None:
-  """Puts the file in its place whole, whoever else does the same."""
+def _upload(file: pathlib.Path, remote: str) -> None:
+  """Replaces the remote file atomically, also with concurrent uploads."""
   from apache_beam.io import filesystems
 
-  partial = f"{kept}.{uuid.uuid4().hex}.partial"
+  partial = f"{remote}.{uuid.uuid4().hex}.partial"
   with filesystems.FileSystems.create(partial) as target:
     with open(file, "rb") as source:
       shutil.copyfileobj(source, target)
-  filesystems.FileSystems.rename([partial], [kept])
+  filesystems.FileSystems.rename([partial], [remote])
 
 
 # ---- The transform.
 
 
-def label_pairs(config: LabelingConfig) -> "beam_types.PTransform":
-  """A transform from rows of `records.Pair` to rows of `records.Preference`.
+def label_pairs(config: PipelineConfig) -> "beam_types.PTransform":
+  """Returns a transform from rows of `Pair` to rows of `Preference`.
 
-  Its input is a PCollection of dicts in one window. Its output is a dict of
-  two PCollections: "labels", whose rows are those of `records.Preference` and
-  a text `provenance` (JSON, as in the Parquet files), and "quarantine", whose
-  rows are {"where", "reason", "row"}. Counters in `NAMESPACE`: pairs, labelled,
-  quarantined, asked (pairs that were not found in `kept_dir`), and the fields
-  of `records.Usage`, which include what is kept.
+  The input is a PCollection of dicts in one window. The output is a dict of two
+  PCollections: "labels" has the fields of `records.Preference` and `provenance`
+  (JSON text, as in the Parquet files); "quarantine" has rows {"where",
+  "reason", "row"}. Counters in `NAMESPACE`: pairs, labelled, quarantined,
+  requested (pairs that were not in the store), and the fields of
+  `records.Usage`, which include labels from the store.
 
   Raises:
     ImportError: Beam is not installed.
@@ -256,7 +244,7 @@ def label_pairs(config: LabelingConfig) -> "beam_types.PTransform":
         yield beam.pvalue.TaggedOutput(QUARANTINE, bad)
         return
       count({"pairs": 1})
-      yield shard_of(pair, config.shards), records.to_row(pair)
+      yield pair_source.shard_of(pair, config.shards), records.to_row(pair)
 
   class LabelShard(beam.DoFn):
     def setup(self):
@@ -280,7 +268,7 @@ def label_pairs(config: LabelingConfig) -> "beam_types.PTransform":
         | "Label"
         >> beam.ParDo(LabelShard()).with_outputs(QUARANTINE, main="labels")
       )
-      # What fails behind it does not make the labels be asked again.
+      # A failure in a later step does not repeat the labelling.
       labels = labelled.labels | "Hold" >> beam.Reshuffle()
       bad = (checked[QUARANTINE], labelled[QUARANTINE])
       return {"labels": labels, QUARANTINE: bad | beam.Flatten()}
@@ -289,7 +277,7 @@ def label_pairs(config: LabelingConfig) -> "beam_types.PTransform":
 
 
 def bad_row(where: str, error: Exception, row: str) -> dict[str, str]:
-  """A row of the quarantine; its text travels whatever it holds."""
+  """Returns a row of the quarantine with its text as valid UTF-8."""
   text = row.encode("utf-8", "backslashreplace").decode("utf-8")
   return {"where": where, "reason": str(error), "row": text}
 
@@ -297,12 +285,12 @@ def bad_row(where: str, error: Exception, row: str) -> dict[str, str]:
 def count(counts: dict[str, int]) -> None:
   """Adds to the counters, on a worker."""
   beam = import_beam()
-  for name, count in counts.items():
-    beam.metrics.Metrics.counter(NAMESPACE, name).inc(count)
+  for name, value in counts.items():
+    beam.metrics.Metrics.counter(NAMESPACE, name).inc(value)
 
 
 def counts_of(result: Any) -> dict[str, int]:
-  """The counters of a finished pipeline's result, over all its steps."""
+  """Returns the counters of a finished pipeline, summed over its steps."""
   counts: dict[str, int] = {}
   for counter in result.metrics().query()["counters"]:
     if counter.key.metric.namespace == NAMESPACE:

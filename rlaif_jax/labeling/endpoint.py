@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A labeler behind an OpenAI-compatible endpoint.
+"""Backend over an OpenAI-compatible endpoint.
 
-Owns how it is asked: side by side up to a bound, again after faults that
-pass, and never again for what it has answered. The API is that of
+Sends concurrent requests up to a limit, retries transient errors and never
+requests an output again once it has arrived. The API is that of
 https://platform.openai.com/docs/api-reference; vLLM, SGLang and llama.cpp
-serve it too. What replies say is `labeling.response_parsing`.
+serve it too. `labeling.response_parsing` parses the responses.
 """
 
 from __future__ import annotations
@@ -26,45 +26,46 @@ from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import response_parsing
 
-# How often in a row a prompt's replies may lack log-probs by some fault.
-_BARE_REPLIES = 3
+# Consecutive responses without log-probs that a prompt may get by chance.
+_MAX_WITHOUT_LOGPROBS = 3
 
 
 class _Call:
-  """The prompts of one call with their settings, and what became of them."""
+  """The requests of one call of the backend, and their outcomes."""
 
   def __init__(
     self,
-    asks: Sequence[tuple[str, dict[str, Any]]],
-    read: Callable[[Any], response_parsing.Outcome],
+    requests: Sequence[tuple[str, dict[str, Any]]],
+    parse_choice: Callable[[Any], response_parsing.Outcome],
   ):
-    self.asks = asks
-    self.read = read
-    self.outcomes = [response_parsing.Outcome() for _ in asks]
+    self.requests = requests  # (prompt, parameters)
+    self.parse_choice = parse_choice
+    self.outcomes = [response_parsing.Outcome() for _ in requests]
     self.done = 0
-    self.refusal = ""
-    self.refused = asyncio.Event()
+    self.fatal_error = ""
+    self.failed = asyncio.Event()
 
-  def refuse(self, why: str) -> None:
-    self.refusal = self.refusal or why
-    self.refused.set()
+  def fail(self, error: str) -> None:
+    """Stops the call with the first error that would fail every prompt."""
+    self.fatal_error = self.fatal_error or error
+    self.failed.set()
 
 
 class EndpointBackend:
-  """A `protocols.Backend` over an endpoint.
+  """A `protocols.PaidBackend` over an endpoint.
 
-  A prompt without an answer after all retries, or that the endpoint refuses
-  for its own sake (too long, filtered), gets NaN or "" where the others get
-  theirs, which the judges set aside. `on_answer`, where set, is called with
-  (number of the prompt, answer, usage) as each answer arrives.
+  A prompt that fails after all retries, or that the endpoint rejects (too
+  long, filtered), gets NaN or "" as its output, which the judges quarantine.
+  If `on_output` is set, it is called with (index of the prompt, output, usage)
+  as each output arrives.
 
   Args:
-    config: which endpoint, and how it is asked.
-    progress: called with (prompts done, prompts in all) after each prompt.
+    config: settings of the endpoint.
+    progress: called after each prompt with (prompts done, number of prompts).
 
   Raises:
     ImportError: the client is not installed.
-    ValueError: no key in the environment, where the endpoint needs one.
+    ValueError: the endpoint needs an API key and the environment has none.
   """
 
   def __init__(
@@ -82,70 +83,72 @@ class EndpointBackend:
     self._openai = openai
     self._config = config
     self._progress = progress
-    self.on_answer: Callable[[int, Any, records.Usage], None] | None = None
+    self.on_output: Callable[[int, Any, records.Usage], None] | None = None
     self._key = endpoint_config.read_key(config)
-    where = urllib.parse.urlsplit(config.base_url).hostname or ""
-    local = where.startswith("127.") or where in ("localhost", "::1")
+    host = urllib.parse.urlsplit(config.base_url).hostname or ""
+    is_local = host.startswith("127.") or host in ("localhost", "::1")
     self._client = openai.AsyncOpenAI(
       api_key=self._key or "none",
       base_url=config.base_url or None,
       max_retries=0,
       timeout=config.timeout_seconds,
-      # A proxy of the environment does not lead to this machine.
-      http_client=openai.DefaultAsyncHttpxClient(trust_env=not local),
+      # A proxy from the environment cannot reach this machine.
+      http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_local),
     )
-    for name in ("httpx", "httpx2"):  # They log a line for each request.
+    for name in ("httpx", "httpx2"):  # They log one line per request.
       std_logging.getLogger(name).setLevel(std_logging.WARNING)
     url = urllib.parse.urlsplit(str(self._client.base_url))
     host = url.netloc.rpartition("@")[2]
-    self.name = (
-      f"endpoint:{host}/{config.model}{endpoint_config.settings(config)}"
-    )
+    settings = endpoint_config.describe_settings(config)
+    self.name = f"endpoint:{host}/{config.model}{settings}"
     self._slots = asyncio.Semaphore(config.max_concurrency)
-    self._has_log_probs = False  # in any reply so far
+    self._has_log_probs = False  # in any response so far
     self._warned: set[str] = set()
-    # One loop for all calls, from any thread, keeps connections open.
+    # One event loop for all calls, from any thread, keeps connections open.
     self._loop = asyncio.new_event_loop()
     self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
     self._thread.start()
 
   def close(self) -> None:
-    """Closes the connections; the backend answers no more."""
+    """Closes the connections; the backend cannot be used afterwards."""
     self._wait_for(self._client.close())
     self._loop.call_soon_threadsafe(self._loop.stop)
     self._thread.join()
     self._loop.close()
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
-    """All -1: an answer is exactly an option; see `option_log_probs`."""
+    """Returns all -1, since `option_log_probs` scores exact options."""
     return (-1,) * len(options)
 
   def score_options(
     self, prompts: Sequence[str], options: Sequence[str]
   ) -> tuple[list[list[float]], records.Usage]:
-    """Log-prob that the answer is each option; see `option_log_probs`.
+    """Returns the log-prob of each option; see `option_log_probs`.
 
     Returns:
-      A row for each prompt, NaN where it got no answer, and what they cost.
+      A row for each prompt, NaN if it failed, and the tokens used.
 
     Raises:
-      ValueError: an error that stays, or an endpoint without log-probs.
-      ConnectionError: not one prompt got an answer.
+      ValueError: an error that would fail every prompt, or an endpoint without
+        log-probs.
+      ConnectionError: every prompt failed.
     """
     options = [option.strip() for option in options]
     if len(set(options)) != len(options) or not all(options):
       raise ValueError(
-        f"the options are {options}; they should differ and none be empty: "
-        "choose other options in the template"
+        f"the options are {options}; use different, non-empty options in the "
+        "template"
       )
-    written = self._config.answer_tokens or max(map(len, options))
-    listed: dict[str, Any] = {"logprobs": self._config.top_logprobs}
+    max_tokens = self._config.answer_tokens or max(map(len, options))
+    log_probs: dict[str, Any] = {"logprobs": self._config.top_logprobs}
     if self._config.api == "chat":
-      listed = {"logprobs": True, "top_logprobs": self._config.top_logprobs}
-    settings = {"max_tokens": written, "temperature": 0.0, **listed}
-    asks = [(prompt, settings) for prompt in prompts]
-    call = _Call(asks, lambda choice: response_parsing.scores(choice, options))
-    return self._answers(call, failed=[math.nan] * len(options))
+      log_probs = {"logprobs": True, "top_logprobs": self._config.top_logprobs}
+    parameters = {"max_tokens": max_tokens, "temperature": 0.0, **log_probs}
+    call = _Call(
+      [(prompt, parameters) for prompt in prompts],
+      lambda choice: response_parsing.parse_scores(choice, options),
+    )
+    return self._outputs(call, failed=[math.nan] * len(options))
 
   def complete(
     self,
@@ -157,124 +160,136 @@ class EndpointBackend:
     seed: int,
     stop: str,
   ) -> tuple[list[str], records.Usage]:
-    """Continues prompts; "" where one got no answer. Raises as above.
+    """Continues prompts; a failed one gives "". Raises like `score_options`.
 
-    A prompt that is asked several times in one call gets other seeds.
+    Repetitions of a prompt in one call get different seeds.
     """
-    settings = {"max_tokens": max_tokens, "temperature": temperature}
+    shared = {"max_tokens": max_tokens, "temperature": temperature}
     if stop:
-      settings["stop"] = [stop]
+      shared["stop"] = [stop]
     if top_k > 0 and temperature > 0:
       if self._config.send_top_k:
-        settings["top_k"] = top_k
+        shared["top_k"] = top_k
       else:
         self._warn_once(
-          f"top_k={top_k} is not applied, since the OpenAI API has none; "
-          "where the server takes it, set send_top_k"
+          f"top_k={top_k} is not applied, since the OpenAI API has none; set "
+          "EndpointConfig.send_top_k if the server supports it"
         )
     seen: dict[str, int] = collections.defaultdict(int)
-    asks = []
+    requests = []
     for prompt in prompts:
-      own = dict(settings)
+      parameters = dict(shared)
       if temperature > 0:
         name = records.content_id(str(seed), prompt, str(seen[prompt]))
-        own["seed"] = int(name[:8], 16) & 0x7FFFFFFF
+        parameters["seed"] = int(name[:8], 16) & 0x7FFFFFFF
       seen[prompt] += 1
-      asks.append((prompt, own))
+      requests.append((prompt, parameters))
     chat = self._config.api == "chat"
-    call = _Call(asks, lambda c: response_parsing.text(c, chat=chat, stop=stop))
-    return self._answers(call, failed="")
+    call = _Call(
+      requests,
+      lambda choice: response_parsing.parse_text(choice, chat=chat, stop=stop),
+    )
+    return self._outputs(call, failed="")
 
-  def _answers(
+  def _outputs(
     self, call: _Call, *, failed: Any
   ) -> tuple[list[Any], records.Usage]:
-    """Asks all and waits; the answers in the order of the prompts."""
-    self._wait_for(self._ask_all(call))
-    if call.refusal:
-      raise ValueError(call.refusal)
+    """Sends all requests and waits; returns outputs in order of the prompts."""
+    self._wait_for(self._send_all(call))
+    if call.fatal_error:
+      raise ValueError(call.fatal_error)
     usage = sum((o.usage for o in call.outcomes), records.Usage())
-    faults = collections.Counter(o.fault for o in call.outcomes if o.fault)
-    if faults:
-      count, asked = faults.total(), len(call.outcomes)
-      listed = "; ".join(f"{n} x {text}" for text, n in faults.most_common(3))
-      what = f"{self.name}: no answer to {count} of {asked} prompts: {listed}"
-      if all(o.fault and o.kind != "own" for o in call.outcomes):
+    errors = collections.Counter(o.error for o in call.outcomes if o.error)
+    if errors:
+      count, total = errors.total(), len(call.outcomes)
+      listed = "; ".join(f"{n} x {text}" for text, n in errors.most_common(3))
+      what = f"{self.name}: {count} of {total} prompts failed: {listed}"
+      if all(o.error and o.kind != "bad_request" for o in call.outcomes):
         raise ConnectionError(
-          f"{what} (after {self._config.max_retries} retries each). See that "
-          "the server is up and base_url right, or raise timeout_seconds or "
-          "max_retries; then run the same command again"
+          f"{what} (after {self._config.max_retries} retries each). Check that "
+          "the server is up and EndpointConfig.base_url is right, or raise "
+          "timeout_seconds or max_retries; then run the same command again"
         )
       logging.warning("%s", what)
-    return [failed if o.fault else o.value for o in call.outcomes], usage
+    return [failed if o.error else o.value for o in call.outcomes], usage
 
   def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
-    """Runs work on the backend's own loop."""
+    """Runs a coroutine on the backend's event loop."""
     future = asyncio.run_coroutine_threadsafe(work, self._loop)
     try:
       future.result()
     finally:
-      future.cancel()  # After Ctrl-C; a finished one stays as it is.
+      future.cancel()  # after Ctrl-C; no effect if the coroutine is done
 
-  async def _ask_all(self, call: _Call) -> None:
+  async def _send_all(self, call: _Call) -> None:
     try:
       async with asyncio.TaskGroup() as group:
-        for row in range(len(call.asks)):
-          group.create_task(self._ask(call, row))
-    except BaseExceptionGroup as errors:  # such as a full disk in on_answer
+        for row in range(len(call.requests)):
+          group.create_task(self._request(call, row))
+    except BaseExceptionGroup as errors:  # such as a full disk in on_output
       raise errors.exceptions[0] from None
 
-  async def _ask(self, call: _Call, row: int) -> None:
-    """Asks one prompt until it has an answer, or none is to be had.
+  async def _request(self, call: _Call, row: int) -> None:
+    """Sends one prompt until it has an output, or fails.
 
-    Its place among the concurrent ones is kept while it waits, so that an
-    overloaded server gets fewer requests. After a refusal nothing new is
-    sent; what is under way, and paid for, is still taken.
+    The prompt keeps its slot while it waits to retry, so that an overloaded
+    server gets fewer requests. After a fatal error no new request is sent;
+    outputs of requests in flight, which are paid for, are still recorded.
     """
-    outcome, usage, bare = response_parsing.Outcome(), records.Usage(), 0
+    outcome, usage = response_parsing.Outcome(), records.Usage()
+    without_logprobs = 0
     tries = self._config.max_retries + 1
     async with self._slots:
       for attempt in range(tries):
-        if call.refused.is_set():
+        if call.failed.is_set():
           return
         outcome = await self._attempt(call, row)
         usage += outcome.usage + records.Usage(retries=int(attempt > 0))
-        if not outcome.fault or outcome.kind == "own":
+        if not outcome.error or outcome.kind == "bad_request":
           break
-        bare = bare + 1 if outcome.kind == "bare" else 0
-        has_none = bare == min(_BARE_REPLIES, tries)
-        if outcome.kind == "permanent" or has_none and not self._has_log_probs:
-          call.refuse(f"{self.name}: {outcome.fault}")
+        if outcome.kind == "no_logprobs":
+          without_logprobs += 1
+        else:
+          without_logprobs = 0
+        limit = min(_MAX_WITHOUT_LOGPROBS, tries)
+        has_none = without_logprobs == limit and not self._has_log_probs
+        if outcome.kind == "permanent" or has_none:
+          call.fail(f"{self.name}: {outcome.error}")
           return
         if attempt + 1 < tries:
-          wait = self._pause(call.asks[row][0], attempt, outcome.wait)
+          wait = self._backoff(
+            call.requests[row][0], attempt, outcome.retry_after
+          )
           with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-              await call.refused.wait()
+              await call.failed.wait()
     call.outcomes[row] = outcome._replace(usage=usage)
     call.done += 1
-    if not outcome.fault and self.on_answer is not None:
-      self.on_answer(row, outcome.value, usage)
+    if not outcome.error and self.on_output is not None:
+      self.on_output(row, outcome.value, usage)
     if self._progress is not None:
-      self._progress(call.done, len(call.asks))
+      self._progress(call.done, len(call.requests))
 
-  def _pause(self, prompt: str, attempt: int, asked: float | None) -> float:
-    """Seconds to wait: as the server asks, or a random part of the bound."""
+  def _backoff(
+    self, prompt: str, attempt: int, retry_after: float | None
+  ) -> float:
+    """Returns seconds to wait: Retry-After, or exponential with full jitter."""
     limit = self._config.max_backoff_seconds
-    if asked is not None:
-      return min(asked, limit)
+    if retry_after is not None:
+      return min(retry_after, limit)
     bound = min(self._config.first_backoff_seconds * 2.0**attempt, limit)
     return bound * random.Random(f"{attempt} {prompt}").random()
 
   async def _attempt(self, call: _Call, row: int) -> response_parsing.Outcome:
     """Sends a prompt once."""
     openai = self._openai
-    prompt, settings = call.asks[row]
+    prompt, parameters = call.requests[row]
     try:
-      # The client's own limit is one of silence, not of the whole request.
+      # The client's own timeout bounds silence, not the whole request.
       async with asyncio.timeout(self._config.timeout_seconds):
-        content = await self._send(prompt, settings)
+        content = await self._post(prompt, parameters)
     except openai.APIStatusError as error:
-      return response_parsing.status_fault(
+      return response_parsing.parse_status(
         error.status_code,
         self._clean(f"{error.message} {error.code or ''}"),
         error.response.headers,
@@ -283,22 +298,21 @@ class EndpointBackend:
       )
     except (openai.APITimeoutError, TimeoutError):
       limit = f"{self._config.timeout_seconds:g} seconds"
-      return response_parsing.Outcome(fault=f"no reply in {limit}")
+      return response_parsing.Outcome(error=f"no response in {limit}")
     except (openai.APIConnectionError, OSError) as error:
-      # Not its text: it may show what was sent.
+      # Without the message, which may quote the request.
       what = type(error.__cause__ or error).__name__
-      return response_parsing.Outcome(fault=f"the connection was lost ({what})")
-    outcome = response_parsing.parse(content, call.read)
+      return response_parsing.Outcome(error=f"the connection was lost ({what})")
+    outcome = response_parsing.parse(content, call.parse_choice)
     if outcome.usage.requests and not outcome.usage.input_tokens:
-      self._warn_once("replies do not say how many tokens they cost; 0 count")
+      self._warn_once("responses do not report token counts; 0 is assumed")
     if isinstance(outcome.value, list):
       self._has_log_probs = True
-    return outcome._replace(fault=self._clean(outcome.fault))
+    return outcome._replace(error=self._clean(outcome.error))
 
-  async def _send(self, prompt: str, settings: dict[str, Any]) -> bytes:
-    # Not `create`, which takes longer to look at the request and the reply
-    # than all the rest of the client.
-    body = {"model": self._config.model, "prompt": prompt, **settings}
+  async def _post(self, prompt: str, parameters: dict[str, Any]) -> bytes:
+    # Not `create`: its validation takes longer than the rest of the client.
+    body = {"model": self._config.model, "prompt": prompt, **parameters}
     body[self._config.token_limit] = body.pop("max_tokens")
     for name in self._config.leave_out:
       body.pop(name, None)
@@ -309,11 +323,11 @@ class EndpointBackend:
       )
     return await self._client.post("/completions", cast_to=bytes, body=body)
 
-  def _clean(self, said: str) -> str:
-    """A server's words on one line, without the key that they may repeat."""
+  def _clean(self, message: str) -> str:
+    """Puts a server's message on one line and masks the API key in it."""
     if self._key:
-      said = said.replace(self._key, "[key]")
-    return " ".join(said.split())[:300]
+      message = message.replace(self._key, "[key]")
+    return " ".join(message.split())[:300]
 
   def _warn_once(self, what: str) -> None:
     if what not in self._warned:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels as a Parquet table, each row with how it was made."""
+"""Writes labels as a Parquet table, with the provenance in each row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import store
 
-_ROWS = 10_000  # of a row group: what is held in memory
+_ROWS = 10_000  # rows of a row group, held in memory
 
 
 def write_parquet(
@@ -21,13 +21,13 @@ def write_parquet(
   labels: Iterable[records.Preference],
   provenance: Mapping[str, Any],
 ) -> int:
-  """Writes labels, one a row, atomically; returns how many.
+  """Writes one label per row, atomically; returns the number of rows.
 
-  Columns are the fields of `records.Preference`, and `provenance`, the same
-  JSON object in every row (a dictionary column, so it costs a few bytes).
+  Columns are the fields of `records.Preference` and `provenance`, the same
+  JSON object in every row (dictionary-encoded, so it costs a few bytes).
 
   Raises:
-    ImportError: pyarrow is not installed; the extra [data] brings it.
+    ImportError: pyarrow is not installed; install the extra [data].
   """
   import pyarrow
   from pyarrow import parquet
@@ -44,14 +44,14 @@ def write_parquet(
     for field in dataclasses.fields(records.Preference)
   ]
   schema = pyarrow.schema([*columns, ("provenance", pyarrow.string())])
-  made = json.dumps(dict(provenance), sort_keys=True)
+  source = json.dumps(dict(provenance), sort_keys=True)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = jsonl.partial_of(path)
   count = 0
   with parquet.ParquetWriter(partial, schema) as writer:
-    for some in store.batched(labels, _ROWS):
-      rows = [{**records.to_row(label), "provenance": made} for label in some]
+    for batch in store.batched(labels, _ROWS):
+      rows = [{**records.to_row(row), "provenance": source} for row in batch]
       writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
       count += len(rows)
   os.replace(partial, path)

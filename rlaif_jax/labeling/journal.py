@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that are paid for but not yet part of a stored chunk of labels.
+"""Journal of paid outputs that are not yet part of a stored chunk of labels.
 
-Between a labeler and the judge: each answer is written down as it arrives, so
-that a kill in the middle of a chunk pays for no answer twice. When the chunk
-is in the label store, its answers may go.
+Wraps the backend of an endpoint and appends each output to a file as it
+arrives, so that a kill in the middle of a chunk pays for no output twice. The
+outputs of a chunk are deleted once the chunk is in the label store.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from rlaif_jax.core import records
 
 
 class JournaledBackend:
-  """A `protocols.Backend` that asks another one for what it has not heard.
+  """A `protocols.Backend` that requests only outputs missing in its journal.
 
-  A failed answer, which the other one does not report, is not kept. Lines
-  reach the operating system before the next answer is taken: they outlive
-  this process, though not a loss of power.
+  Failed prompts are not recorded. A line is flushed to the operating system
+  before the next output is processed: it survives a kill of the process, but
+  not a power failure.
 
   Args:
-    backend: who answers.
-    path: the journal's file; one process at a time.
+    backend: backend that computes the outputs.
+    path: file of the journal; at most one process may use it.
   """
 
   def __init__(self, backend: protocols.PaidBackend, path: str | os.PathLike):
@@ -38,45 +38,44 @@ class JournaledBackend:
     self._backend = backend
     self._path = pathlib.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._answers: dict[str, tuple[Any, records.Usage]] = {}
+    self._outputs: dict[str, tuple[Any, records.Usage]] = {}
     self._read()
     self._file = open(self._path, "ab")
 
   def _read(self) -> None:
-    """Takes the lines of an earlier process; a torn last one is cut off."""
+    """Reads the file and truncates an incomplete last line."""
     if not self._path.exists():
       return
     if jsonl.cut_torn_line(self._path):
-      logging.warning(
-        "%s: cut off an answer that was not written to its end.", self._path
-      )
+      logging.warning("%s: removed an incomplete last output.", self._path)
     for line in self._path.read_bytes().splitlines():
-      self._take(json.loads(line))
+      self._apply(json.loads(line))
 
-  def _take(self, row: dict[str, Any]) -> None:
+  def _apply(self, row: dict[str, Any]) -> None:
     if "accounted" in row:
       free = records.Usage()
-      self._answers = {key: (a, free) for key, (a, _) in self._answers.items()}
+      self._outputs = {key: (o, free) for key, (o, _) in self._outputs.items()}
     else:
       usage = records.from_row(records.Usage, row["usage"])
-      self._answers[row["key"]] = (row["answer"], usage)
+      self._outputs[row["key"]] = (row["output"], usage)
 
   def _write(self, row: dict[str, Any]) -> None:
     self._file.write((jsonl.dump_row(row) + "\n").encode("utf-8"))
     self._file.flush()
-    self._take(row)
+    self._apply(row)
 
-  def settle(self, *, complete: bool) -> None:
-    """The chunk and its cost are stored.
+  def commit(self, *, complete: bool) -> None:
+    """Records that the chunk and its usage are in the label store.
 
     Args:
-      complete: all its pairs have labels, so that the answers may go; else
-        they stay for the next start, their cost not counted again.
+      complete: all pairs of the chunk have labels, so that its outputs are
+        deleted. Otherwise they are kept for the next run, with their usage
+        marked as counted.
     """
     if complete:
-      self._answers = {}
+      self._outputs = {}
       self._file.truncate(0)
-    elif self._answers:
+    elif self._outputs:
       self._write({"accounted": True})
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
@@ -87,59 +86,59 @@ class JournaledBackend:
     self, prompts: Sequence[str], options: Sequence[str]
   ) -> tuple[list[list[float]], records.Usage]:
     """See `protocols.Backend`."""
-    return self._answer(
+    return self._lookup(
       prompts,
       ("score", *options),
-      lambda new: self._backend.score_options(new, options),
+      lambda missing: self._backend.score_options(missing, options),
     )
 
   def complete(
     self, prompts: Sequence[str], **settings: Any
   ) -> tuple[list[str], records.Usage]:
     """See `protocols.Backend`."""
-    return self._answer(
+    return self._lookup(
       prompts,
       ("complete", json.dumps(settings, sort_keys=True)),
-      lambda new: self._backend.complete(new, **settings),
+      lambda missing: self._backend.complete(missing, **settings),
     )
 
-  def _answer(
+  def _lookup(
     self,
     prompts: Sequence[str],
-    question: tuple[str, ...],
-    ask: Callable[[list[str]], tuple[list[Any], records.Usage]],
+    request: tuple[str, ...],
+    compute: Callable[[list[str]], tuple[list[Any], records.Usage]],
   ) -> tuple[list[Any], records.Usage]:
-    """Answers in the order of the prompts, known ones from the journal."""
-    keys = _keys(prompts, question)
-    new = [row for row, key in enumerate(keys) if key not in self._answers]
+    """Returns the outputs of the prompts; computes those not in the journal."""
+    keys = _keys(prompts, request)
+    missing = [row for row, key in enumerate(keys) if key not in self._outputs]
 
-    def note(number: int, answer: Any, usage: records.Usage) -> None:
-      row = {"key": keys[new[number]], "answer": answer}
+    def record(number: int, output: Any, usage: records.Usage) -> None:
+      row = {"key": keys[missing[number]], "output": output}
       self._write({**row, "usage": records.to_row(usage)})
 
     result: list[Any] = [None] * len(prompts)
-    spent = records.Usage()
+    total = records.Usage()
     for row, key in enumerate(keys):
-      if key in self._answers:
-        result[row], usage = self._answers[key]
-        spent += usage
-    if new:
-      self._backend.on_answer = note
+      if key in self._outputs:
+        result[row], usage = self._outputs[key]
+        total += usage
+    if missing:
+      self._backend.on_output = record
       try:
-        answers, usage = ask([prompts[row] for row in new])
+        outputs, usage = compute([prompts[row] for row in missing])
       finally:
-        self._backend.on_answer = None
-      spent += usage
-      for row, answer in zip(new, answers, strict=True):
-        result[row] = answer
-    return result, spent
+        self._backend.on_output = None
+      total += usage
+      for row, output in zip(missing, outputs, strict=True):
+        result[row] = output
+    return result, total
 
 
-def _keys(prompts: Sequence[str], question: tuple[str, ...]) -> list[str]:
-  """Names of the questions; a prompt asked n times has n names."""
+def _keys(prompts: Sequence[str], request: tuple[str, ...]) -> list[str]:
+  """Returns hashes of the requests; repetitions of a prompt differ."""
   seen: dict[str, int] = collections.defaultdict(int)
   keys = []
   for prompt in prompts:
-    keys.append(records.content_id(*question, prompt, str(seen[prompt])))
+    keys.append(records.content_id(*request, prompt, str(seen[prompt])))
     seen[prompt] += 1
   return keys

@@ -1,93 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A labeler's verdict on one prompt: from log-probs, or read off its text.
+"""A labeler's judgment on one prompt: option log-probs or parsed text.
 
-Log-probs are the paper's way (section 2.1 of Lee et al., arXiv 2309.00267).
-Reading text is for labelers that give none; what cannot be read is a flaw and
-never a guess.
+The paper uses log-probs (section 2.1 of Lee et al., arXiv 2309.00267). Parsing
+text is for labelers without log-probs; text that cannot be parsed is an error
+and never a guess.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.labeling import option_probs
 
-# Enough for "The better one is Summary 2." and too short for an essay.
+# Enough for "The better one is Summary 2.".
 _MAX_TOKENS = 16
-_SHOWN = 60  # characters of an answer that a reason quotes
+_SHOWN = 60  # characters of the output that an error quotes
 
 
-class Verdict(NamedTuple):
-  """Probabilities of the options, or why there are none."""
+class Judgment(NamedTuple):
+  """Probabilities of the options, or the error in their place."""
 
   probabilities: tuple[float, ...]
-  flaw: str = ""
+  error: str = ""
 
 
-def by_log_probs(
+def from_log_probs(
   backend: protocols.Backend, texts: Sequence[str], options: Sequence[str]
-) -> tuple[list[Verdict], records.Usage]:
-  """Softmax of the options' log-probs, for each prompt."""
+) -> tuple[list[Judgment], records.Usage]:
+  """Returns the softmax of the options' log-probs for each prompt."""
   prefix_of = backend.prefix_options(options)
-  rows, usage = option_probs.ask_options(backend, texts, options)
-  verdicts = []
+  rows, usage = option_probs.score_options(backend, texts, options)
+  judgments = []
   for row in rows:
-    flaw = option_probs.flaw(row, prefix_of)
-    if flaw:
-      verdicts.append(Verdict((), flaw))
+    error = option_probs.find_error(row, prefix_of)
+    if error:
+      judgments.append(Judgment((), error))
       continue
-    found = option_probs.probabilities_from_log_probs(row, prefix_of)
-    verdicts.append(Verdict(tuple(float(p) for p in found)))
-  return verdicts, usage
+    values = option_probs.probabilities_from_log_probs(row, prefix_of)
+    judgments.append(Judgment(tuple(float(p) for p in values)))
+  return judgments, usage
 
 
-def by_text(
+def from_text(
   backend: protocols.Backend, texts: Sequence[str], options: Sequence[str]
-) -> tuple[list[Verdict], records.Usage]:
-  """1 for the option that the greedy answer names, 0 for the others."""
+) -> tuple[list[Judgment], records.Usage]:
+  """Returns 1 for the option that the greedy output names, 0 for the others."""
   if not texts:
     return [], records.Usage()
-  answers, usage = backend.complete(
-    texts, max_tokens=_MAX_TOKENS, temperature=0.0, top_k=0, seed=0, stop=""
+  outputs, usage = complete(
+    backend,
+    texts,
+    max_tokens=_MAX_TOKENS,
+    temperature=0.0,
+    top_k=0,
+    seed=0,
+    stop="",
   )
-  if len(answers) != len(texts):
-    raise ValueError(
-      f"backend {backend.name!r} completed {len(answers)} of {len(texts)} "
-      "prompts; mend its complete"
-    )
-  verdicts = []
-  for answer in answers:
-    named = parse(answer, options)
-    if named is None:
-      said = answer.strip()[:_SHOWN]
-      verdicts.append(Verdict((), f"unparseable verdict {said!r}"))
+  judgments = []
+  for output in outputs:
+    index = parse_option(output, options)
+    if index is None:
+      quoted = output.strip()[:_SHOWN]
+      judgments.append(Judgment((), f"unparseable judgment {quoted!r}"))
       continue
-    verdicts.append(
-      Verdict(tuple(float(i == named) for i in range(len(options))))
+    judgments.append(
+      Judgment(tuple(float(i == index) for i in range(len(options))))
     )
-  return verdicts, usage
+  return judgments, usage
 
 
-def parse(answer: str, options: Sequence[str]) -> int | None:
-  """Which option an answer names, or None if it names none or several.
+# Values of the field `judgment` of the judge configs.
+JUDGE_FUNCTIONS = {"log_probs": from_log_probs, "text": from_text}
 
-  An answer that begins with an option names it ("2", "1. It is ..."); else it
-  names the only option that stands in it as a word. "10" is not "1", "1.5"
-  and "1/2" are neither, and case does not count.
+
+def complete(
+  backend: protocols.Backend, texts: Sequence[str], **settings: Any
+) -> tuple[list[str], records.Usage]:
+  """Calls `backend.complete` and checks the number of outputs.
+
+  Raises:
+    ValueError: the backend did not return one output per prompt.
+  """
+  outputs, usage = backend.complete(texts, **settings)
+  if len(outputs) != len(texts):
+    raise ValueError(
+      f"backend {backend.name!r} completed {len(outputs)} of {len(texts)} "
+      "prompts; fix its complete method"
+    )
+  return outputs, usage
+
+
+def parse_option(output: str, options: Sequence[str]) -> int | None:
+  """Returns the index of the option that a text names; None if not exactly one.
+
+  A text that begins with an option names it ("2", "1. It is ..."). Otherwise it
+  names the only option that occurs in it as a word. "10" does not match "1",
+  "1.5" and "1/2" match neither, and case is ignored.
   """
   number = r"(?:(?<![\d./])(?:{})(?!\w|[.,/]\d))"
   patterns = [
     re.compile(r"(?<!\w)" + number.format(re.escape(option.strip())), re.I)
     for option in options
   ]
-  begin = answer.lstrip(" \t\r\n\"'`*([{<#-")
-  first = [i for i, found in enumerate(patterns) if found.match(begin)]
+  start = output.lstrip(" \t\r\n\"'`*([{<#-")
+  first = [i for i, pattern in enumerate(patterns) if pattern.match(start)]
   if len(first) == 1 and not re.match(
-    r"\W*(?:or|and|&|/)\W", begin[len(options[first[0]].strip()) :], re.I
+    r"\W*(?:or|and|&|/)\W", start[len(options[first[0]].strip()) :], re.I
   ):
     return first[0]
-  inside = [i for i, found in enumerate(patterns) if found.search(answer)]
+  inside = [i for i, pattern in enumerate(patterns) if pattern.search(output)]
   return inside[0] if len(inside) == 1 else None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Option log-probs to probabilities, scores and rewards.
+"""Converts option log-probs to probabilities, scores and rewards.
 
-Owns what an answer of the labeler means and when it is no answer; who is asked
-is in `labeling.judge` (pairs) and `labeling.responses`. The arithmetic runs on
-numpy and, with `xp=jax.numpy`, in a jitted labeler.
+Validates log-probs and rejects rows without a valid judgment. The judges that
+use it are `labeling.pairwise_judge` and `labeling.pointwise_judge`. The
+arithmetic runs on numpy and, with `xp=jax.numpy`, in a jitted labeler.
 """
 
 from __future__ import annotations
@@ -18,54 +18,54 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 
-# An option that is a prefix of others keeps at least this share of its mass.
+# Minimum share of its mass that a prefix of other options keeps.
 _MIN_OWN_SHARE = 1e-6
-# Rounding that a backend may show in P("10") <= P("1") and in P <= 1.
+# Tolerated rounding error in P("10") <= P("1") and in P <= 1.
 _LOG_TOLERANCE = 1e-2
 
 
 def prefix_options(
   options: Sequence[str], tokenizer: protocols.Tokenizer
 ) -> tuple[int, ...]:
-  """For each option the longest other one that its tokens begin with.
+  """Maps each option to its longest proper prefix among the options.
 
-  Whether P("1") holds the mass of "10" depends on the tokenizer: it does where
-  "10" is the tokens "1", "0", and does not where "10" is one token.
+  Whether P("1") includes P("10") depends on the tokenizer: it does if "10" is
+  the tokens "1", "0", and does not if "10" is one token.
 
   Returns:
-    Index of that option, or -1, for each option.
+    Index of the prefix option for each option, or -1.
 
   Raises:
-    ValueError: two options have the same tokens.
+    ValueError: an option has no tokens, or two have the same tokens.
   """
   ids = [tuple(tokenizer.encode(option)) for option in options]
   if len(set(ids)) != len(ids) or not all(ids):
     raise ValueError(
-      f"the tokenizer writes the options {tuple(options)} as {ids}; they "
-      "should differ and none be empty: choose other options in the template"
+      f"the tokenizer encodes the options {tuple(options)} as {ids}; use "
+      "options with different, non-empty token sequences in the template"
     )
   result = []
   for own in ids:
-    shorter = [i for i, other in enumerate(ids) if _begins(own, other)]
+    shorter = [i for i, other in enumerate(ids) if _is_prefix(other, own)]
     result.append(max(shorter, key=lambda i: len(ids[i]), default=-1))
   return tuple(result)
 
 
-def _begins(own: tuple[int, ...], other: tuple[int, ...]) -> bool:
-  return len(other) < len(own) and own[: len(other)] == other
+def _is_prefix(short: tuple[int, ...], long: tuple[int, ...]) -> bool:
+  return len(short) < len(long) and long[: len(short)] == short
 
 
 def probabilities_from_log_probs(
   log_probs: Any, prefix_of: Sequence[int], *, xp: ModuleType = np
 ) -> Any:
-  """Normalizes options, after giving each string its own mass only.
+  """Normalizes option log-probs after subtracting the mass of longer options.
 
       mass(i) = P(i) - sum of P(j) over the j whose longest prefix is i
       p(i) = mass(i) / sum of mass
 
-  Computed from log-probs without leaving the log domain until the softmax; a
-  mass is at least 1e-6 of its P(i). Section 2.1 (two options) and 2.2.2 (ten)
-  of Lee et al., arXiv 2309.00267; the paper says nothing of prefixes.
+  Stays in the log domain until the softmax; mass(i) is at least 1e-6 P(i).
+  Sections 2.1 (two options) and 2.2.2 (ten options) of Lee et al., arXiv
+  2309.00267; the paper does not mention prefixes.
 
   Args:
     log_probs: [..., N] log-prob of each whole option string, float32 or more.
@@ -108,16 +108,16 @@ def expected_score(probabilities: Any, *, xp: ModuleType = np) -> Any:
 
 
 def to_reward(score: Any) -> Any:
-  """Maps a score of 1..10 to [-1, 1] by (score - 5.5) / 4.5.
+  """Maps a score in [1, 10] to [-1, 1] by (score - 5.5) / 4.5.
 
-  The paper normalizes to [-1, 1] and prints no formula; that the map is this
-  linear one is our inference.
+  The paper normalizes to [-1, 1] without a formula; the linear map is our
+  assumption.
   """
   return (score - 5.5) / 4.5
 
 
-def flaw(log_probs: Sequence[float], prefix_of: Sequence[int]) -> str:
-  """Why these log-probs are no answer, or "" if they are one."""
+def find_error(log_probs: Sequence[float], prefix_of: Sequence[int]) -> str:
+  """Returns what is wrong with the log-probs, or "" if they are valid."""
   if not all(math.isfinite(value) for value in log_probs):
     return "non-finite option log-prob"
   if max(log_probs) > _LOG_TOLERANCE:
@@ -128,13 +128,14 @@ def flaw(log_probs: Sequence[float], prefix_of: Sequence[int]) -> str:
   return ""
 
 
-def ask_options(
+def score_options(
   backend: protocols.Backend, texts: Sequence[str], options: Sequence[str]
 ) -> tuple[list[list[float]], records.Usage]:
-  """One call of `backend.score_options`, its shape checked.
+  """Calls `backend.score_options` and checks the shape of the result.
 
   Raises:
-    ValueError: not one row per prompt with one number per option.
+    ValueError: the result is not one row per prompt with one log-prob per
+      option.
   """
   if not texts:
     return [], records.Usage()
@@ -142,9 +143,9 @@ def ask_options(
   widths = {len(row) for row in rows}
   if len(rows) != len(texts) or widths != {len(options)}:
     raise ValueError(
-      f"backend {backend.name!r} answered {len(rows)} rows of {widths} "
-      f"numbers; {len(texts)} rows of {len(options)} were asked for: mend its "
-      "score_options"
+      f"backend {backend.name!r} returned {len(rows)} rows of {widths} "
+      f"log-probs; expected {len(texts)} rows of {len(options)}: fix its "
+      "score_options method"
     )
   return [[float(value) for value in row] for row in rows], usage
 
@@ -152,17 +153,20 @@ def ask_options(
 def reject(
   quarantine: jsonl.Quarantine | None, *, row: Any, reason: str
 ) -> None:
-  """Sets a row without an answer aside, or raises if there is nowhere to.
+  """Quarantines a row without a valid judgment, or raises.
 
   Args:
-    quarantine: where to; None makes the row an error.
+    quarantine: receives the row; None raises.
     row: a record with an `id`.
-    reason: what was wrong with the answer.
+    reason: why the row has no judgment.
+
+  Raises:
+    ValueError: `quarantine` is None.
   """
   if quarantine is None:
     raise ValueError(
-      f"{type(row).__name__} {row.id}: {reason}. A labeler that fails to "
-      "answer is not scored; mend the row or the labeler, or pass a quarantine"
+      f"{type(row).__name__} {row.id}: {reason}. Fix the row or the labeler, "
+      "or pass a quarantine to skip such rows"
     )
   quarantine.add(
     where=f"labeling {row.id}", reason=reason, row=records.to_row(row)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reply of an OpenAI-compatible endpoint says, or why it says nothing.
+"""Parses responses of an OpenAI-compatible endpoint.
 
-Replies come from outside: each is an answer or names its fault, whatever is
-in it. Sending and asking again is `labeling.endpoint`.
+A response is external input: any content gives either an output or an error.
+Requests and retries are in `labeling.endpoint`.
 """
 
 from __future__ import annotations
@@ -12,77 +12,84 @@ import itertools
 import json
 import math
 import re
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 from rlaif_jax.core import records
 
-# Least probability that an option gets; about the grid of the judge's labels.
-_FLOOR = 1e-12
-# Rounding that a server may show in a probability of 1.
+# Minimum probability of an option; about the grid of the judge's labels.
+_MIN_PROBABILITY = 1e-12
+# Tolerated rounding error of a server in a probability of 1.
 _TOLERANCE = 1e-2
 
-# Refusals that concern one prompt and not the run.
-_OWN = re.compile(
+# Errors that concern one prompt and not the run.
+_BAD_REQUEST = re.compile(
   r"context.{0,12}(length|size|window)|content[ _](filter|management|policy)",
   re.IGNORECASE,
 )
 _ADVICE = {
-  400: "the message says what it does not take; compare model, api and "
-  "top_logprobs with what this server serves",
-  401: "set the environment variable {key} to a key of this endpoint",
+  400: "the message says what the server rejects; check that it supports "
+  "EndpointConfig.model, api and top_logprobs",
+  401: "set the environment variable {key} to an API key of this endpoint",
   402: "the account has no credit; add some and run the same command again",
-  403: "the key in {key} may not use this model; get access, or set another",
-  404: "check base_url (it ends with /v1 at most servers), model and api",
+  403: "the key in {key} has no access to this model; use another key or model",
+  404: "check base_url (it ends with /v1 on most servers), model and api",
 }
+
+ErrorKind = Literal["transient", "no_logprobs", "bad_request", "permanent"]
 
 
 class Outcome(NamedTuple):
-  """An answer, or the fault that took its place.
+  """The output of a request, or an error.
 
-  Faults are "passing" (ask again), "bare" (no log-probs), "own" (this prompt
-  has no answer) or "permanent" (no prompt would have one).
+  Fields:
+    value: the output; None after an error.
+    usage: tokens that the endpoint bills.
+    error: message, "" if there is none.
+    kind: "transient" is retried. "no_logprobs" is a response without
+      log-probs. "bad_request" fails this prompt only. "permanent" would fail
+      every prompt.
+    retry_after: seconds that the server asks to wait.
   """
 
   value: Any = None
   usage: records.Usage = records.Usage()
-  fault: str = ""
-  kind: str = "passing"
-  wait: float | None = None  # seconds that the server asks for
+  error: str = ""
+  kind: ErrorKind = "transient"
+  retry_after: float | None = None
 
 
 class Position(NamedTuple):
-  """A token that was written, and the likeliest ones in its place."""
+  """A generated token, and the most likely tokens at its position."""
 
   token: str
   probability: float
   listed: tuple[tuple[str, float], ...]
 
 
-def parse(content: bytes, read: Callable[[Any], Outcome]) -> Outcome:
-  """Reads the first choice of a reply; further ones are dropped.
+def parse(content: bytes, parse_choice: Callable[[Any], Outcome]) -> Outcome:
+  """Parses the first choice of a response; further choices are ignored.
 
   Args:
-    content: the body. One that is there twice counts once.
-    read: makes an outcome of the choice; may raise LookupError, TypeError,
-      ValueError or AttributeError where it has another form.
+    content: body of the response. A body that is sent twice counts once.
+    parse_choice: makes an outcome of the choice; may raise LookupError,
+      TypeError, ValueError or AttributeError if its format is unknown.
 
   Returns:
-    The outcome with the tokens of the reply, which are paid for even if it
-    says nothing.
+    The outcome, with the billed tokens even if there is an error.
   """
   usage = records.Usage()
   try:
-    said = content.decode("utf-8").strip()
-    body, end = json.JSONDecoder().raw_decode(said)
-    if said[end:].strip() not in ("", said[:end]):
-      return Outcome(fault="the reply is not JSON")
+    text = content.decode("utf-8").strip()
+    body, end = json.JSONDecoder().raw_decode(text)
+    if text[end:].strip() not in ("", text[:end]):
+      return Outcome(error="the response is not JSON")
     usage = _usage(body.get("usage") or {})
     if not body.get("choices"):
       why = f": {body['error']}" if body.get("error") else ""
-      return Outcome(usage=usage, fault=f"a reply without choices{why}")
-    outcome = read(body["choices"][0])
+      return Outcome(usage=usage, error=f"a response without choices{why}")
+    outcome = parse_choice(body["choices"][0])
   except json.JSONDecodeError:
-    return Outcome(fault="the reply is not JSON")
+    return Outcome(error="the response is not JSON")
   except (
     LookupError,
     TypeError,
@@ -90,13 +97,13 @@ def parse(content: bytes, read: Callable[[Any], Outcome]) -> Outcome:
     AttributeError,
     OverflowError,
   ) as error:
-    what = f"a reply of another form ({type(error).__name__})"
-    return Outcome(usage=usage, fault=what)
+    what = f"a response of unknown format ({type(error).__name__})"
+    return Outcome(usage=usage, error=what)
   return outcome._replace(usage=usage + outcome.usage)
 
 
 def _usage(counts: Mapping[str, Any]) -> records.Usage:
-  """Tokens as the endpoint bills them; what it does not say is 0."""
+  """Returns the billed tokens; missing counts are 0."""
   details = counts.get("prompt_tokens_details") or {}
   return records.Usage(
     input_tokens=int(counts.get("prompt_tokens") or 0),
@@ -105,45 +112,47 @@ def _usage(counts: Mapping[str, Any]) -> records.Usage:
   )
 
 
-def text(choice: Mapping[str, Any], *, chat: bool, stop: str) -> Outcome:
-  """The text of a choice up to `stop` ("" is none)."""
-  said = choice["message"]["content"] if chat else choice["text"]
-  # A refusal, or a model that has used up its tokens with thinking.
-  said = "" if said is None else said
-  said = said.split(stop)[0] if stop else said
+def parse_text(choice: Mapping[str, Any], *, chat: bool, stop: str) -> Outcome:
+  """Returns the text of a choice up to `stop` ("" is no stop string)."""
+  output = choice["message"]["content"] if chat else choice["text"]
+  # None: a refusal, or all tokens were spent on reasoning.
+  output = "" if output is None else output
+  output = output.split(stop)[0] if stop else output
   usage = records.Usage(requests=1)
-  if not said.strip():
-    ended = choice.get("finish_reason")
-    fault = f"an empty text (finish_reason {ended!r})"
-    return Outcome(usage=usage, fault=fault, kind="own")
-  return Outcome(said, usage)
+  if not output.strip():
+    reason = choice.get("finish_reason")
+    error = f"empty text (finish_reason {reason!r})"
+    return Outcome(usage=usage, error=error, kind="bad_request")
+  return Outcome(output, usage)
 
 
-def scores(choice: Mapping[str, Any], options: Sequence[str]) -> Outcome:
-  """Log-probs of the options in a choice; see `option_log_probs`."""
-  found = positions(choice.get("logprobs") or {})
-  found = list(itertools.takewhile(lambda position: position.listed, found))
-  if not found:
-    fault = (
-      "a reply without log-probs; take a model that gives them, or let the "
-      'judge read the answers: JudgeConfig(verdict="text")'
+def parse_scores(choice: Mapping[str, Any], options: Sequence[str]) -> Outcome:
+  """Returns the log-probs of the options; see `option_log_probs`."""
+  positions = parse_positions(choice.get("logprobs") or {})
+  positions = list(itertools.takewhile(lambda p: p.listed, positions))
+  if not positions:
+    error = (
+      "a response without log-probs; use a model that returns them, or parse "
+      'text: PairwiseJudgeConfig(judgment="text")'
     )
-    return Outcome(fault=fault, kind="bare")
-  row, missing = option_log_probs(found, options)
+    return Outcome(error=error, kind="no_logprobs")
+  row, missing = option_log_probs(positions, options)
   if missing == len(options):
-    said = max(found[0].listed, key=lambda pair: pair[1])[0]
-    fault = f"no option is listed; the answer begins with {said[:20]!r}"
-    if not said.strip():
-      fault += ": set answer_tokens to 1 more"
-    return Outcome(usage=records.Usage(requests=1), fault=fault, kind="own")
+    token = max(positions[0].listed, key=lambda pair: pair[1])[0]
+    error = f"no option is listed; the output begins with {token[:20]!r}"
+    if not token.strip():
+      error += ": increase EndpointConfig.answer_tokens by 1"
+    return Outcome(
+      usage=records.Usage(requests=1), error=error, kind="bad_request"
+    )
   return Outcome(row, records.Usage(requests=1, missing_options=missing))
 
 
-def positions(log_probs: Mapping[str, Any]) -> list[Position]:
-  """The tokens of a choice's `logprobs`, in either layout of the API.
+def parse_positions(log_probs: Mapping[str, Any]) -> list[Position]:
+  """Returns the tokens of a choice's `logprobs` in either API format.
 
   Raises:
-    ValueError: a number that is no log-prob.
+    ValueError: a value is not a log-prob.
   """
   if "content" in log_probs:
     rows = [
@@ -174,97 +183,99 @@ def positions(log_probs: Mapping[str, Any]) -> list[Position]:
 def _probability(log_prob: float) -> float:
   value = math.exp(min(log_prob, 1.0))
   if not value <= 1.0 + _TOLERANCE:
-    raise ValueError(f"{log_prob} is no log-prob")
+    raise ValueError(f"{log_prob} is not a log-prob")
   return min(value, 1.0)
 
 
 def option_log_probs(
-  found: Sequence[Position], options: Sequence[str]
+  positions: Sequence[Position], options: Sequence[str]
 ) -> tuple[list[float], int]:
-  """Log-prob that the answer is each option, from the tokens that are listed.
+  """Returns the log-prob of each option from the listed tokens.
 
-  Tokens that are an option but for white space at its ends add up. An option
-  may also be written in several tokens: along those that the labeler wrote,
-  the lists of later positions say how it goes on.
+  Probabilities of tokens that equal an option up to white space are added. An
+  option may also be several tokens; along the generated tokens, the lists of
+  later positions give the probabilities of its continuations:
 
       P("10") = p1("10") + p1("1") p2("0")
       P("1")  = p1("1") (1 - p2("0"))
 
-  where p2 is known only if the labeler wrote "1". An option that is listed
-  nowhere has at most min(the least listed probability, 1 - the sum of those
-  listed) at each position that could have it; this bound stands for it. It
-  leaves out what begins with a token that was listed but not written.
+  where p2 is known only if "1" was generated. An option that no list contains
+  gets an upper bound: at each position where it could occur, the smaller of
+  the least listed probability and 1 - the sum of the listed ones. The bound
+  ignores continuations of tokens that were listed but not generated.
 
   Args:
-    found: the written tokens, at least one, each with a list.
-    options: without white space at their ends.
+    positions: the generated tokens, at least one, each with a list.
+    options: options without leading or trailing white space.
 
   Returns:
     A log-prob for each option, and how many of them are bounds.
   """
   masses, bounds = [0.0] * len(options), [0.0] * len(options)
   missing = [True] * len(options)
-  written, path = "", 1.0
-  for token, probability, listed in found:
-    own = () if any(t == token for t, _ in listed) else ((token, probability),)
-    shown = (*listed, *own)
+  prefix, path = "", 1.0
+  for token, probability, listed in positions:
+    extra = (
+      () if any(t == token for t, _ in listed) else ((token, probability),)
+    )
+    shown = (*listed, *extra)
     least = min(p for _, p in listed)
     rest = min(least, max(0.0, 1.0 - sum(p for _, p in shown)))
-    begun, longer = written.strip(), 0.0
+    stripped, longer = prefix.strip(), 0.0
     for i, option in enumerate(options):
-      if option == begun or not option.startswith(begun):
+      if option == stripped or not option.startswith(stripped):
         continue
-      mass = sum(p for t, p in shown if (written + t).strip() == option)
+      mass = sum(p for t, p in shown if (prefix + t).strip() == option)
       masses[i] += path * mass
       missing[i] = missing[i] and mass == 0.0
       bounds[i] += path * rest
       longer += path * mass
-    if begun in options:
-      masses[options.index(begun)] -= longer
-    written, path = written + token, path * probability
+    if stripped in options:
+      masses[options.index(stripped)] -= longer
+    prefix, path = prefix + token, path * probability
   row = [
-    math.log(min(max(bound if gone else mass, _FLOOR), 1.0))
-    for mass, bound, gone in zip(masses, bounds, missing)
+    math.log(min(max(bound if is_bound else mass, _MIN_PROBABILITY), 1.0))
+    for mass, bound, is_bound in zip(masses, bounds, missing)
   ]
   return row, sum(missing)
 
 
-def status_fault(
+def parse_status(
   status: int,
-  said: str,
+  message: str,
   headers: Mapping[str, str],
   *,
   now: float,
   key_variable: str,
 ) -> Outcome:
-  """What an HTTP status other than 200 means for the prompt.
+  """Returns the error of an HTTP status other than 200.
 
   Args:
-    status: 400 and above.
-    said: the endpoint's message, with its code.
-    headers: of the reply, their names in lower case.
+    status: HTTP status, 400 or above.
+    message: message of the endpoint with its error code.
+    headers: headers of the response with lower-case names.
     now: seconds since 1970.
-    key_variable: environment variable that holds the key.
+    key_variable: environment variable that holds the API key.
   """
-  if status in (400, 413) and _OWN.search(said):
-    return Outcome(fault=said, kind="own")
-  # An account without credit is told by the status of one that is too fast.
-  no_credit = status == 429 and "insufficient_quota" in said
+  if status in (400, 413) and _BAD_REQUEST.search(message):
+    return Outcome(error=message, kind="bad_request")
+  # No credit and a rate limit have the same status.
+  no_credit = status == 429 and "insufficient_quota" in message
   if not no_credit and (status in (408, 409, 429) or status >= 500):
-    return Outcome(fault=said, wait=retry_after(headers, now=now))
+    return Outcome(error=message, retry_after=parse_wait(headers, now=now))
   advice = _ADVICE.get(402 if no_credit else status, _ADVICE[400])
   advice = advice.format(key=key_variable)
-  return Outcome(fault=f"{said}. What to do: {advice}", kind="permanent")
+  return Outcome(error=f"{message}. What to do: {advice}", kind="permanent")
 
 
-def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-  """Seconds that a server asks to wait, or None.
+def parse_wait(headers: Mapping[str, str], *, now: float) -> float | None:
+  """Returns the seconds that a server asks to wait, or None.
 
   `Retry-After` is seconds or a date (RFC 9110, section 10.2.3);
   `retry-after-ms` is OpenAI's.
 
   Args:
-    headers: of the reply, their names in lower case.
+    headers: headers of the response with lower-case names.
     now: seconds since 1970.
   """
   for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people say of responses: who sees what in which order, and the log.
+"""Log of human annotations, and the order in which raters see responses.
 
-Every click is a line of an append-only file before it is acknowledged; what a
-rater has said of an item is the last line about it. Raters see items and
-responses in orders of their own, which depend on nothing but names and a
-seed. Knows nothing of HTTP.
+Every click is a line of an append-only file before it is acknowledged; the last
+line about an item is a rater's annotation of it. The orders of items and
+responses differ between raters and depend only on names and a seed.
 """
 
 from __future__ import annotations
@@ -18,25 +17,42 @@ import pathlib
 import re
 import threading
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Literal, Sequence
 
 from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-
-MODES = ("rank", "harmful")
+from rlaif_jax.core import validation
 
 _RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
-class Conflict(ValueError):
-  """An answer to a state of the item that is no more."""
+class ConflictError(ValueError):
+  """An annotation that was made for an outdated state of the item."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnnotationConfig(validation.Validated):
+  """What raters are asked.
+
+  Fields:
+    mode: "rank" orders the responses without ties; "harmful" marks each
+      harmful response.
+    question: text above the context; "" uses the default of the mode.
+    items_per_rater: number of items per rater, drawn at random; 0 shows all.
+    seed: seed of the orders of items and responses.
+  """
+
+  mode: Literal["rank", "harmful"] = "rank"
+  question: str = ""
+  items_per_rater: validation.NonNegativeInt = 0
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-  """A context with its responses; `names` says whose they are."""
+  """A context with its responses; `names` are their policies."""
 
   id: str
   context: str
@@ -44,20 +60,24 @@ class Item:
   responses: tuple[str, ...]
 
   def __post_init__(self):
-    least = min(len(self.names), len(self.responses))
-    if len(self.names) != len(self.responses) or not 1 <= least <= 9:
+    count = len(self.responses)
+    if len(self.names) != count or not 1 <= count <= 9:
       raise ValueError(
-        f"item {self.id}: {len(self.names)} names and {len(self.responses)} "
-        "responses; there should be as many, from 1 to 9"
+        f"item {self.id} has {len(self.names)} names and {count} responses; "
+        "use 1 to 9 responses with one name each"
       )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answer:
-  """A rater's last word on an item.
+class Annotation:
+  """A rater's latest annotation of an item.
 
-  `picks` are names: all of them, the best first, or those that are harmful.
-  `version` counts the lines about it; before `final` the rater is at it.
+  Fields:
+    rater: name of the rater.
+    item: id of the item.
+    picks: names of responses: all of them, best first, or the harmful ones.
+    final: the rater has confirmed the item.
+    version: number of lines about the item.
   """
 
   rater: str
@@ -69,52 +89,45 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-  """What a rater sees: `shown` are the item's names in the rater's order."""
+  """What a rater sees; `shown` is the item's names in the rater's order."""
 
   item: Item
   shown: tuple[str, ...]
-  answer: Answer
+  annotation: Annotation
   number: int  # from 1
   count: int
 
 
-class AnswerLog:
-  """The answers of all raters, on disk.
+class AnnotationLog:
+  """The annotations of all raters, on disk.
 
   Args:
-    path: answers.jsonl; a last line that was torn by a kill is cut off.
-    items: to be rated.
-    mode: "rank" (without ties) or "harmful".
-    seed: of the orders.
-    items_per_rater: 0: all.
+    path: annotations.jsonl; an incomplete last line is removed.
+    items: items to rate.
+    config: what raters are asked.
 
   Raises:
-    ValueError: no items, two with one id, an unknown mode, a log of another
-      mode, or one that another process holds.
+    ValueError: there are no items, two items have one id, the log has another
+      mode, or another process uses it.
   """
 
   def __init__(
     self,
     path: str | os.PathLike,
     items: Sequence[Item],
-    *,
-    mode: str,
-    seed: int = 0,
-    items_per_rater: int = 0,
+    config: AnnotationConfig,
   ):
-    if mode not in MODES:
-      raise ValueError(f"mode is {mode!r}; take one of {MODES}")
-    self.mode = mode
+    self.mode = config.mode
     self._items = {item.id: item for item in items}
     if len(self._items) != len(items) or not items:
       raise ValueError(
-        f"{len(items)} items have {len(self._items)} ids; give one or more, "
-        "each with an id of its own"
+        f"{len(items)} items have {len(self._items)} ids; use at least one "
+        "item, with different ids"
       )
-    self._seed = str(seed)
-    self._count = min(items_per_rater or len(items), len(items))
-    self._answers: dict[tuple[str, str], Answer] = {}
-    self._kept: set[tuple[str, str]] = set()
+    self._seed = str(config.seed)
+    self._count = min(config.items_per_rater or len(items), len(items))
+    self._annotations: dict[tuple[str, str], Annotation] = {}
+    self._frozen: set[tuple[str, str]] = set()
     self._lock = threading.Lock()
     self._path = pathlib.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,14 +144,12 @@ class AnswerLog:
 
   def _read(self) -> None:
     if jsonl.cut_torn_line(self._path):
-      logging.warning(
-        "%s: cut off a click that was not written to its end.", self._path
-      )
+      logging.warning("%s: removed an incomplete last click.", self._path)
     lines = self._path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
       try:
         row = json.loads(line)
-        mode, answer = row["mode"], _from_row(row)
+        mode, annotation = row["mode"], _from_row(row)
       except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
           f"{self._path}:{number}: not a click ({error}). Delete this line"
@@ -148,29 +159,30 @@ class AnswerLog:
           f"{self._path}:{number}: mode is {mode!r} and this run's is "
           f"{self.mode!r}; use another --output_dir"
         )
-      self._take(answer)
+      self._apply(annotation)
 
-  def _take(self, answer: Answer) -> Answer:
-    key = answer.rater, answer.item
-    version = self._answers[key].version + 1 if key in self._answers else 1
-    self._answers[key] = dataclasses.replace(answer, version=version)
-    return self._answers[key]
+  def _apply(self, annotation: Annotation) -> Annotation:
+    key = annotation.rater, annotation.item
+    before = self._annotations.get(key)
+    version = before.version + 1 if before else 1
+    self._annotations[key] = dataclasses.replace(annotation, version=version)
+    return self._annotations[key]
 
   def close(self) -> None:
-    """Frees the log for another process."""
+    """Closes the file, so that another process can use it."""
     self._file.close()
 
   def view(self, rater: str) -> View | None:
-    """The first item that the rater has not finished; None after the last.
+    """Returns the rater's first unfinished item; None after the last.
 
     Raises:
-      ValueError: no name of a rater.
+      ValueError: the name of the rater is invalid.
     """
     self._check(rater)
     with self._lock:
       return self._view(rater)
 
-  def put(
+  def record(
     self,
     rater: str,
     item: str,
@@ -178,137 +190,141 @@ class AnswerLog:
     *,
     final: bool,
     version: int,
-  ) -> Answer:
-    """Writes a click down; it is on disk when this returns.
+  ) -> Annotation:
+    """Writes a click to the file; returns after fsync.
 
     Args:
-      rater: who clicked.
-      item: its id.
-      picks: places in the rater's order, the best first or those that are
-        harmful: all that is picked now.
-      final: the rater is done with the item.
-      version: of the state that the rater saw. The same click again, whose
-        acknowledgement was lost, changes nothing.
+      rater: name of the rater.
+      item: id of the item.
+      picks: all current picks, as indices into the rater's order: best first,
+        or the harmful ones.
+      final: the rater confirms the item.
+      version: version of the annotation that the rater saw. A click that is
+        sent again, since its acknowledgement was lost, changes nothing.
 
     Raises:
-      Conflict: the rater has clicked elsewhere since.
-      ValueError: no such item or place, a place twice, or a final ranking
-        that is not whole.
+      ConflictError: the rater has clicked in another window since.
+      ValueError: the item or an index does not exist, an index is repeated, or
+        a final ranking is incomplete.
     """
     self._check(rater)
     if item not in self._items:
-      raise ValueError(f"item is {item!r:.40}; there is none of this id")
+      raise ValueError(f"no item has the id {item!r:.40}")
     shown = self.shown(rater, item)
     if len(set(picks)) < len(picks) or not set(picks) <= set(range(len(shown))):
       raise ValueError(
-        f"picks are {list(picks)}; each should be from 0 to {len(shown) - 1}, "
-        "and none twice"
+        f"picks are {list(picks)}; use indices from 0 to {len(shown) - 1} "
+        "without repetition"
       )
     if final and self.mode == "rank" and len(picks) < len(shown):
       raise ValueError(
         f"{len(picks)} of {len(shown)} responses are ranked; rank all of them"
       )
-    said = Answer(
+    new = Annotation(
       rater=rater,
       item=item,
       picks=tuple(shown[place] for place in picks),
       final=final,
     )
     with self._lock:
-      now = self._answers.get((rater, item), Answer(rater=rater, item=item))
-      if dataclasses.replace(said, version=now.version) == now:
-        return now
-      if version != now.version or (rater, item) in self._kept:
-        raise Conflict("this was answered in another window; look again")
-      return self._write(said)
+      current = self._annotations.get(
+        (rater, item), Annotation(rater=rater, item=item)
+      )
+      if dataclasses.replace(new, version=current.version) == current:
+        return current
+      if version != current.version or (rater, item) in self._frozen:
+        raise ConflictError(
+          "this item was rated in another window; check it again"
+        )
+      return self._write(new)
 
-  def back(self, rater: str) -> View | None:
-    """Opens the item again that the rater has finished last.
+  def reopen(self, rater: str) -> View | None:
+    """Reopens the item that the rater has finished last.
 
-    Not one that `keep` has taken: then, and at the first, nothing changes.
+    Nothing changes if there is none, or if `freeze` has returned it.
     """
     self._check(rater)
     with self._lock:
       finished = [
-        self._answers[rater, item]
+        self._annotations[rater, item]
         for item in self._order(rater)
         if self._is_final(rater, item)
       ]
-      if finished and (rater, finished[-1].item) not in self._kept:
+      if finished and (rater, finished[-1].item) not in self._frozen:
         self._write(dataclasses.replace(finished[-1], final=False))
       return self._view(rater)
 
-  def keep(self) -> list[Answer]:
-    """The finished answers, which no rater can change from now on."""
+  def freeze(self) -> list[Annotation]:
+    """Returns the final annotations and no longer lets raters change them."""
     with self._lock:
       final = self._final()
-      self._kept |= {(answer.rater, answer.item) for answer in final}
+      self._frozen |= {(a.rater, a.item) for a in final}
       return final
 
-  def finished(self) -> list[Answer]:
-    """The finished answers to the items, by rater and item."""
+  def finished(self) -> list[Annotation]:
+    """Returns the final annotations of the items, sorted by rater and item."""
     with self._lock:
       return self._final()
 
-  def raters_done(self) -> int:
-    """How many raters have finished all that they are to rate."""
+  def num_raters_done(self) -> int:
+    """Returns the number of raters without unfinished items."""
     with self._lock:
-      names = {rater for rater, _ in self._answers}
+      names = {rater for rater, _ in self._annotations}
       return sum(self._view(rater) is None for rater in names)
 
   def shown(self, rater: str, item: str) -> tuple[str, ...]:
-    """The names of an item's responses in the rater's order."""
+    """Returns the names of an item's responses in the rater's order."""
 
-    def place(name: str) -> str:
+    def sort_key(name: str) -> str:
       return records.content_id("place", self._seed, rater, item, name)
 
-    return tuple(sorted(self._items[item].names, key=place))
+    return tuple(sorted(self._items[item].names, key=sort_key))
 
   def _check(self, rater: str) -> None:
     if not _RATER.fullmatch(rater):
       raise ValueError(
-        f"the rater's name is {rater!r:.60}; it should have 1 to 40 letters, "
-        "digits, dots, dashes and underscores"
+        f"the rater's name is {rater!r:.60}; use 1 to 40 letters, digits, "
+        "dots, dashes and underscores"
       )
 
   def _order(self, rater: str) -> Iterator[str]:
-    def place(item: str) -> str:
+    def sort_key(item: str) -> str:
       return records.content_id("item", self._seed, rater, item)
 
-    yield from sorted(self._items, key=place)[: self._count]
+    yield from sorted(self._items, key=sort_key)[: self._count]
 
   def _is_final(self, rater: str, item: str) -> bool:
-    answer = self._answers.get((rater, item))
-    return answer is not None and answer.final
+    annotation = self._annotations.get((rater, item))
+    return annotation is not None and annotation.final
 
   def _view(self, rater: str) -> View | None:
     for number, item in enumerate(self._order(rater), start=1):
       if not self._is_final(rater, item):
-        empty = Answer(rater=rater, item=item)
+        empty = Annotation(rater=rater, item=item)
         return View(
           item=self._items[item],
           shown=self.shown(rater, item),
-          answer=self._answers.get((rater, item), empty),
+          annotation=self._annotations.get((rater, item), empty),
           number=number,
           count=self._count,
         )
     return None
 
-  def _final(self) -> list[Answer]:
+  def _final(self) -> list[Annotation]:
     return [
-      answer
-      for (_, item), answer in sorted(self._answers.items())
-      if answer.final and item in self._items
+      annotation
+      for (_, item), annotation in sorted(self._annotations.items())
+      if annotation.final and item in self._items
     ]
 
-  def _write(self, answer: Answer) -> Answer:
+  def _write(self, annotation: Annotation) -> Annotation:
     row = {
       "mode": self.mode,
-      "rater": answer.rater,
-      "item": answer.item,
-      "picks": answer.picks,
-      "shown": self.shown(answer.rater, answer.item),
-      "final": answer.final,
+      "rater": annotation.rater,
+      "item": annotation.item,
+      "picks": annotation.picks,
+      "shown": self.shown(annotation.rater, annotation.item),
+      "final": annotation.final,
       "time": round(time.time(), 3),
     }
     line = (jsonl.dump_row(row) + "\n").encode("utf-8")
@@ -318,13 +334,13 @@ class AnswerLog:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       os.fsync(self._file.fileno())
     except OSError:
-      os.truncate(self._path, size)  # No half line before the next click.
+      os.truncate(self._path, size)  # Removes an incomplete line.
       raise
-    return self._take(answer)
+    return self._apply(annotation)
 
 
-def _from_row(row: dict[str, Any]) -> Answer:
-  return Answer(
+def _from_row(row: dict[str, Any]) -> Annotation:
+  return Annotation(
     rater=row["rater"],
     item=row["item"],
     picks=tuple(row["picks"]),

@@ -1,33 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves the page on which people rate: one HTML file and three calls.
+"""HTTP server of the page on which people rate responses.
 
     GET  /?key=KEY            the page (rating/pages/rate.html)
-    GET  /view?rater=NAME     what the rater is to look at
-    POST /put                 a click, on disk before the reply
-    POST /back                opens the last finished item again
+    GET  /view?rater=NAME     the rater's first unfinished item
+    POST /annotate            a click, written to disk before the reply
+    POST /reopen              reopens the last finished item
 
-All but the page wants the key in a header, which no other site's script can
-send; the page wants it in its address. Texts leave as JSON and are shown as
-text; whose they are never leaves.
+The page takes the key from its address; the other calls take it from a header,
+which scripts of other sites cannot send. Texts are sent as JSON and displayed
+as plain text. The names of the policies are never sent.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import http.server
 import importlib.resources
+import ipaddress
 import json
+import os
+import pathlib
 import secrets
 import socket
 import sys
 import urllib.parse
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Callable
 
 from rlaif_jax.rating import annotations
 
-# What a click may take; the texts go the other way only.
-MAX_BODY = 65536
+MAX_BODY = 65536  # bytes of a request
 
 KEY_HEADER = "X-Rating-Key"
 
@@ -37,54 +40,97 @@ QUESTIONS = {
 }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+  """Address of the page.
+
+  Fields:
+    host: address to bind to.
+    port: port; 0 chooses a free one.
+    allow_remote: allow a host that other machines can reach. They need the key
+      in the printed address; nothing is encrypted.
+  """
+
+  host: str = "127.0.0.1"
+  port: int = 8321
+  allow_remote: bool = False
+
+  def __post_init__(self):
+    try:
+      is_loopback = ipaddress.ip_address(self.host).is_loopback
+    except ValueError:
+      is_loopback = self.host == "localhost"
+    if not is_loopback and not self.allow_remote:
+      raise ValueError(
+        f"ServerConfig.host is {self.host!r}, which other machines can reach; "
+        "to allow this, set ServerConfig.allow_remote=True (nothing is "
+        "encrypted; an SSH tunnel to 127.0.0.1 is safer)"
+      )
+
+
+def read_key(path: pathlib.Path) -> str:
+  """Reads the key of a run; creates it, readable by its owner only."""
+  if not path.exists():
+    f = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(f, secrets.token_urlsafe(24).encode("ascii"))
+    os.close(f)
+  return path.read_text("ascii")
+
+
+def address(server: http.server.ThreadingHTTPServer) -> str:
+  """Returns the URL of the page with its key."""
+  host, port = server.server_address[:2]
+  host = f"[{host}]" if ":" in host else host
+  query = urllib.parse.urlencode({"key": server.RequestHandlerClass.key})
+  return f"http://{host}:{port}/?{query}"
+
+
 def make_server(
-  log: annotations.AnswerLog,
+  log: annotations.AnnotationLog,
+  config: ServerConfig,
   *,
-  host: str,
-  port: int,
   key: str,
   question: str = "",
 ) -> http.server.ThreadingHTTPServer:
-  """A server that listens; `serve_forever` makes it answer.
+  """Returns a server that listens; call `serve_forever` to handle requests.
 
   Args:
-    log: whose items are rated, and where clicks go.
-    host: address to bind to.
-    port: 0 takes any that is free.
-    key: who does not know it sees nothing.
-    question: above the context; "": `QUESTIONS`.
+    log: log of the annotations.
+    config: address of the page.
+    key: key that requests must have.
+    question: text above the context; "" uses `QUESTIONS`.
 
   Raises:
-    OSError: the address cannot be had.
+    OSError: the address is in use or not available.
   """
 
   class Handler(_Handler):
     pass
 
   class Server(_Server):
-    address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
 
   Handler.log = log
   Handler.key = key
   Handler.question = question or QUESTIONS[log.mode]
-  return Server((host, port), Handler)
+  return Server((config.host, config.port), Handler)
 
 
 class _Server(http.server.ThreadingHTTPServer):
-  """Answers each request in a thread that dies with the process."""
+  """Handles each request in a daemon thread."""
 
   daemon_threads = True
 
   def handle_error(self, *where: Any) -> None:
-    """A window that was closed in the middle is no error."""
+    """Ignores connections that the browser closed."""
     if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
       super().handle_error(*where)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-  """One request; subclasses have the log, the key and the question."""
+  """Handles a request; subclasses define the log, key and question."""
 
-  log: annotations.AnswerLog
+  log: annotations.AnnotationLog
   key: str
   question: str
   protocol_version = "HTTP/1.1"
@@ -101,30 +147,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       rater = query.get("rater", [""])[0]
       self._reply(lambda: self._view(self.log.view(rater)))
     else:
-      self._error(HTTPStatus.NOT_FOUND, f"there is no {url.path:.80}")
+      self._error(HTTPStatus.NOT_FOUND, f"{url.path:.80} does not exist")
 
   def do_POST(self) -> None:
     body = self._body()
     if body is None:
       return
-    if self.path == "/put":
-      self._reply(lambda: self._put(json.loads(body)))
-    elif self.path == "/back":
-      self._reply(lambda: self._back(json.loads(body)))
+    if self.path == "/annotate":
+      self._reply(lambda: self._annotate(json.loads(body)))
+    elif self.path == "/reopen":
+      self._reply(lambda: self._reopen(json.loads(body)))
     else:
-      self._error(HTTPStatus.NOT_FOUND, f"there is no {self.path:.80}")
+      self._error(HTTPStatus.NOT_FOUND, f"{self.path:.80} does not exist")
 
   def log_message(self, *_: Any) -> None:
-    """No line for each request: they hold names and the key."""
+    """Logs nothing, since requests contain names and the key."""
 
-  def _knows(self, key: str) -> bool:
+  def _has_key(self, key: str) -> bool:
     return hmac.compare_digest(key.encode("utf-8"), self.key.encode("utf-8"))
 
   def _page(self, key: str) -> None:
-    if not self._knows(key):
+    if not self._has_key(key):
       self._error(
         HTTPStatus.FORBIDDEN,
-        "open the whole address that the job has printed, with its key",
+        "open the complete address that the job printed, including the key",
       )
       return
     nonce = secrets.token_urlsafe(16)
@@ -142,14 +188,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       {"Content-Security-Policy": policy},
     )
 
-  def _reply(self, answer) -> None:
-    """Sends what `answer` returns, or why it cannot."""
-    if not self._knows(self.headers.get(KEY_HEADER, "")):
+  def _reply(self, compute: Callable[[], dict[str, Any]]) -> None:
+    """Sends the result of `compute`, or its error."""
+    if not self._has_key(self.headers.get(KEY_HEADER, "")):
       self._error(HTTPStatus.FORBIDDEN, f"the header {KEY_HEADER} is wrong")
       return
     try:
-      said = answer()
-    except annotations.Conflict as error:
+      row = compute()
+    except annotations.ConflictError as error:
       self._error(HTTPStatus.CONFLICT, str(error))
     except (ValueError, KeyError, TypeError) as error:
       self._error(HTTPStatus.BAD_REQUEST, f"{type(error).__name__}: {error}")
@@ -158,10 +204,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         HTTPStatus.INTERNAL_SERVER_ERROR, f"not saved: {error.strerror}"
       )
     else:
-      self._json(HTTPStatus.OK, said)
+      self._json(HTTPStatus.OK, row)
 
   def _view(self, view: annotations.View | None) -> dict[str, Any]:
-    """What the page shows; names of policies stay here."""
+    """Returns what the page displays, without the names of the policies."""
     if view is None:
       return {"done": True}
     texts = dict(zip(view.item.names, view.item.responses, strict=True))
@@ -172,18 +218,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       "item": view.item.id,
       "context": view.item.context,
       "responses": [texts[name] for name in view.shown],
-      "picks": [view.shown.index(name) for name in view.answer.picks],
-      "version": view.answer.version,
+      "picks": [view.shown.index(name) for name in view.annotation.picks],
+      "version": view.annotation.version,
       "number": view.number,
       "count": view.count,
     }
 
-  def _put(self, row: dict[str, Any]) -> dict[str, Any]:
+  def _annotate(self, row: dict[str, Any]) -> dict[str, Any]:
     rater, final = _typed(row, "rater", str), _typed(row, "final", bool)
     picks = _typed(row, "picks", list)
     if not all(type(place) is int for place in picks):
-      raise ValueError(f"picks are {picks!r:.80}; they should be numbers")
-    answer = self.log.put(
+      raise ValueError(f"picks are {picks!r:.80}; they must be integers")
+    annotation = self.log.record(
       rater,
       _typed(row, "item", str),
       picks,
@@ -192,10 +238,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     )
     if final:
       return self._view(self.log.view(rater))
-    return {"version": answer.version}
+    return {"version": annotation.version}
 
-  def _back(self, row: dict[str, Any]) -> dict[str, Any]:
-    return self._view(self.log.back(_typed(row, "rater", str)))
+  def _reopen(self, row: dict[str, Any]) -> dict[str, Any]:
+    return self._view(self.log.reopen(_typed(row, "rater", str)))
 
   def _body(self) -> bytes | None:
     length = self.headers.get("Content-Length", "")
@@ -204,7 +250,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     elif int(length) > MAX_BODY:
       self._error(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body has {int(length)} bytes; at most {MAX_BODY} are read",
+        f"the body has {int(length)} bytes; the limit is {MAX_BODY}",
       )
     else:
       return self.rfile.read(int(length))
@@ -215,7 +261,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self._json(status, {"error": why})
 
   def _json(self, status: HTTPStatus, row: dict[str, Any]) -> None:
-    # ASCII: half a surrogate pair in a text is no UTF-8.
+    # ASCII, since half a surrogate pair in a text is not valid UTF-8.
     data = json.dumps(row).encode("ascii")
     self._send(status, data, "application/json", {})
 
@@ -224,7 +270,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     status: HTTPStatus,
     data: bytes,
     kind: str,
-    more: dict[str, str],
+    extra_headers: dict[str, str],
   ) -> None:
     headers = {
       "Content-Type": kind,
@@ -232,7 +278,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       "Cache-Control": "no-store",
       "Referrer-Policy": "no-referrer",
       "X-Content-Type-Options": "nosniff",
-      **more,
+      **extra_headers,
     }
     if self.close_connection:
       headers["Connection"] = "close"
@@ -244,12 +290,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _typed(row: Any, name: str, kind: type) -> Any:
-  """A field of a request.
+  """Returns a field of a request.
 
   Raises:
-    ValueError: it is missing, or no `kind`.
+    ValueError: the field is missing or has another type.
   """
   value = row.get(name) if isinstance(row, dict) else None
   if type(value) is not kind:
-    raise ValueError(f"{name} is {value!r:.80}; it should be {kind.__name__}")
+    raise ValueError(f"{name} is {value!r:.80}; it must be {kind.__name__}")
   return value

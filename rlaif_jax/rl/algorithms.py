@@ -228,7 +228,7 @@ def make_loss(
         rollout.targets,
       )
     )
-    log_probs = scoring.group_log_probs(
+    log_probs = scoring.response_log_probs(
       policy,
       params["policy"],
       texts,
@@ -268,7 +268,7 @@ def state_values(
   value: protocols.ScalarModel, params: Any, texts: batches.GroupBatch
 ) -> jax.Array:
   """Returns the values [B, N, R] of the states before each response token."""
-  return value.states_group(params, texts)[..., :-1]
+  return value.states(params, texts)[..., :-1]
 
 
 def _reduce(

@@ -43,7 +43,7 @@ def make_collect(
     config: objective, algorithm and sampling.
     eos_ids: tokens that end a response.
     reshard: params -> the copy of the policy that samples, made once per
-      rollout (`mesh.mover`). The default samples from `params` in place.
+      rollout (`mesh.make_reshard`). The default samples from `params` in place.
 
   Returns:
     A function whose `params` are {"policy", "value"} and whose `frozen` is
@@ -114,7 +114,7 @@ def make_finish(
   @jax.jit
   def finish(params, reference, prompts, samples, score):
     texts = scoring.join_groups(prompts, samples.response, samples.mask)
-    ref_log_probs = scoring.group_log_probs(
+    ref_log_probs = scoring.response_log_probs(
       policy, reference, texts, temperature=config.sampling.temperature
     )
     values = jnp.zeros_like(samples.mask)

@@ -13,8 +13,9 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 
 
 def write(directory, step, score, text):
@@ -44,7 +45,7 @@ def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
   write(tmp_path, 9, 0.4, "ten dogs near it")
   config = candidates.SelectionConfig(
     judge_dir=str(world / "sft" / "model"),
-    judge=judge.JudgeConfig(
+    judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=150
     ),
   )
@@ -64,13 +65,13 @@ def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
     tmp_path,
     sft,
     [records.Example(id=c, context=c, response="") for c in contexts],
-    lambda prompts, response, mask: mask.sum(axis=1),
+    lambda prompts, response, mask: mask.sum(axis=2),
     sampling=decode.SamplingConfig(max_tokens=4, temperature=1.0),
     batch_size=2,
     reshard=lambda params: jax.tree.map(jnp.zeros_like, params),
   )
   evaluate({"policy": sft.params}, 7)
-  rows = candidates.read_validation(str(tmp_path))[7]
+  rows = run_files.validation(str(tmp_path))[7]
   for row in rows:  # A model of zeros finds all tokens equally likely.
     uniform = -row["tokens"] * np.log(sft.config.vocab_size)
     assert row["log_prob"] == pytest.approx(uniform, rel=1e-5)

@@ -14,12 +14,14 @@ from rlaif_jax.engine import mesh
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import online_preferences
 from rlaif_jax.api import reward_loading
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.reward import kinds
 from tests import tiny_world as tiny
 from tests.api import reward_loading_test
 
-JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+JUDGE = pairwise_judge.PairwiseJudgeConfig(
+  template="docstring_pairwise", max_context_tokens=150
+)
 
 
 def group(name, *texts):

@@ -28,7 +28,7 @@ from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.jobs import train_sft
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.models import lora
 from rlaif_jax.models import t5
 from rlaif_jax.rl import algorithms
@@ -91,7 +91,7 @@ def runs(tmp_path_factory):
     output_dir=str(root / "labels"),
     pairs_file=str(root / "pairs" / "pairs.jsonl"),
     labeler_dir=str(root / "sft" / "model"),
-    judge=judge.JudgeConfig(
+    judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=120
     ),
   )

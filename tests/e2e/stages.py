@@ -45,10 +45,10 @@ label.humans = @HumanConfig()
 HumanConfig.temperature = 0.1
 """
 LABEL = """
-label.judge = @JudgeConfig()
-label.chunk_size = 4
-JudgeConfig.template = "docstring_pairwise"
-JudgeConfig.max_context_tokens = 120
+label.judge = @PairwiseJudgeConfig()
+StoreConfig.chunk_size = 4
+PairwiseJudgeConfig.template = "docstring_pairwise"
+PairwiseJudgeConfig.max_context_tokens = 120
 """
 REWARD = (
   ADAM

@@ -13,10 +13,11 @@ from rlaif_jax.core import records
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.jobs import compare_policies
 from rlaif_jax.api import labelers
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
 
+LABELER = labelers.LabelerConfig(labeler_dir="x")
 POLICIES = {"SFT": "<b>short</b> {}", "RLAIF": "a longer text about {}"}
 
 
@@ -43,7 +44,7 @@ def scripted(log_prob, monkeypatch):
   labeler = labelers.Labeler(
     backend=backend, tokenizer=estimates.EstimatedTokenizer()
   )
-  monkeypatch.setattr(labelers, "open_labeler", lambda **_: labeler)
+  monkeypatch.setattr(labelers, "load_labeler", lambda *_, **__: labeler)
   return backend
 
 
@@ -52,8 +53,8 @@ def compare(runs, **settings):
     output_dir=str(runs / "out"),
     runs_dir=str(runs),
     responses={name: name for name in POLICIES},
-    labeler_dir="x",
-    **{"judge": judge.JudgeConfig()} | settings,
+    labeler=LABELER,
+    **{"judge": pairwise_judge.PairwiseJudgeConfig()} | settings,
   )
   return result, json.loads((runs / "out" / "results.json").read_text())
 
@@ -133,18 +134,18 @@ def test_people_rank(tmp_path):
 
 def test_wrong_settings(runs, monkeypatch):
   scripted(prefers_long, monkeypatch)
-  with pytest.raises(ValueError, match="leave it at 'both'"):
-    compare(runs, judge=judge.JudgeConfig(orders="first"))
+  with pytest.raises(ValueError, match="set it to 'both'"):
+    compare(runs, judge=pairwise_judge.PairwiseJudgeConfig(orders="first"))
   jsonl.write_records(runs / "SFT" / "responses.jsonl", [])
   with pytest.raises(ValueError, match="no context in common"):
     compare(runs)
-  with pytest.raises(ValueError, match="two policies or more"):
+  with pytest.raises(ValueError, match="two or more policies"):
     compare_policies.run(
       output_dir="x",
       runs_dir=str(runs),
       responses={"SFT": "SFT"},
-      judge=judge.JudgeConfig(),
-      labeler_dir="x",
+      judge=pairwise_judge.PairwiseJudgeConfig(),
+      labeler=LABELER,
     )
   with pytest.raises(ValueError, match="or rankings_files"):
     compare_policies.run(output_dir="x")

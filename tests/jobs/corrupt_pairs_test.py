@@ -103,5 +103,5 @@ def test_the_same_rows_every_time(world):
   [{"kinds": ("better",)}, {"kinds": ()}, {"kinds": ("model",)}],
 )
 def test_wrong_kinds_are_named(world, settings):
-  with pytest.raises(ValueError, match="contrast: kinds is"):
+  with pytest.raises(ValueError, match="corrupt_pairs: kinds is"):
     build(world, **settings)

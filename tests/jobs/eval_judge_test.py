@@ -11,8 +11,7 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.jobs import eval_judge
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import judge_grid
 
 GOOD = "the cat sat on a red hat with ten dogs near it all day"
 
@@ -37,14 +36,14 @@ def fixture_humans(tmp_path):
   return str(tmp_path / "humans.jsonl")
 
 
-GRID = eval_judge.GridConfig(
+GRID = judge_grid.JudgeGridConfig(
   templates=("docstring_pairwise",),
   likelihoods=("mean_log_prob",),
   max_context_tokens=150,
 )
 
 
-def audit(world, out, humans, **settings):
+def evaluate(world, out, humans, **settings):
   return eval_judge.run(
     output_dir=str(out),
     tasks={"docstring": humans},
@@ -57,31 +56,11 @@ def cells(out):
   return [json.loads(line) for line in (out / "cells.jsonl").open()]
 
 
-def test_cells_follow_the_papers_grid():
-  grid = eval_judge.GridConfig(
-    shots=(0, 1, 2, 8),
-    chain_of_thought=(False, True),
-    exemplar_trials=10,
-    likelihoods=("pmi",),
-  )
-  found = dict(grid.cells("summary"))
-  assert len(found) == 2 * 2 * 4 + 10 + 1
-  best = found["summary_detailed + CoT 0-shot"]
-  assert best == judge.JudgeConfig(
-    template="summary_detailed", num_exemplars=0, chain_of_thought=True
-  )
-  trials = {found[f"summary_base 1-shot, exemplar {i}"] for i in range(10)}
-  assert {trial.exemplar_seed for trial in trials} == set(range(10))
-  assert isinstance(found["pmi"], likelihood.LikelihoodConfig)
-  for config in found.values():
-    assert config.fingerprint("backend")
-
-
 def test_every_cell_is_measured_and_the_best_is_chosen_elsewhere(
   world, tmp_path, humans
 ):
   out = tmp_path / "out"
-  result = audit(world, out, humans)
+  result = evaluate(world, out, humans)
   rows = cells(out)
   assert [row["cell"] for row in rows] == [
     "docstring_pairwise 0-shot",
@@ -99,20 +78,20 @@ def test_every_cell_is_measured_and_the_best_is_chosen_elsewhere(
   (best,) = result["best"]
   highest = max(row["selection"]["accuracy"]["value"] for row in rows)
   assert best["selection"]["accuracy"]["value"] == highest
-  page = (out / "audit.html").read_text()
+  page = (out / "eval_judge.html").read_text()
   assert "docstring_pairwise 0-shot" in page and page.count("<svg") == 3
 
 
 def test_a_second_start_asks_nothing_and_ends_the_same(world, tmp_path, humans):
   out = tmp_path / "out"
-  audit(world, out, humans)
+  evaluate(world, out, humans)
   first = (out / "cells.jsonl").read_bytes()
   store = (out / "store" / "labels.jsonl").read_bytes()
-  audit(world, out, humans)
+  evaluate(world, out, humans)
   assert (out / "cells.jsonl").read_bytes() == first
   assert (out / "store" / "labels.jsonl").read_bytes() == store
   few = tmp_path / "few"
-  audit(world, few, humans, limit=6)
+  evaluate(world, few, humans, limit=6)
   assert cells(few)[0]["usage"]["requests"] == 12
 
 
@@ -125,8 +104,8 @@ def numbers(tree):
 
 def test_the_rest_is_asked_in_the_best_way_alone(world, tmp_path, humans):
   grid = dataclasses.replace(GRID, only_best_on_rest=True)
-  result = audit(world, tmp_path / "few", humans, grid=grid)
-  audit(world, tmp_path / "all", humans)
+  result = evaluate(world, tmp_path / "few", humans, grid=grid)
+  evaluate(world, tmp_path / "all", humans)
   few, whole = cells(tmp_path / "few"), cells(tmp_path / "all")
   (best,) = result["best"]
   for row, full in zip(few, whole, strict=True):
@@ -141,25 +120,16 @@ def test_the_rest_is_asked_in_the_best_way_alone(world, tmp_path, humans):
     else:
       assert row["alignment"] is None
       assert row["usage"]["requests"] < full["usage"]["requests"]
-  page = (tmp_path / "few" / "audit.html").read_text()
+  page = (tmp_path / "few" / "eval_judge.html").read_text()
   assert "no answer" not in page
-  with pytest.raises(ValueError, match="needs pairs to choose on"):
-    dataclasses.replace(grid, select_share=0.0)
 
 
 def test_without_answers_there_is_no_alignment(world, tmp_path, humans):
-  grid = eval_judge.GridConfig(
+  grid = judge_grid.JudgeGridConfig(
     templates=("docstring_pairwise",), max_context_tokens=20
   )
-  result = audit(world, tmp_path / "out", humans, grid=grid)
+  result = evaluate(world, tmp_path / "out", humans, grid=grid)
   (row,) = cells(tmp_path / "out")
   assert row["alignment"] is None and row["selection"] is None
   assert result["quarantined"] == 16 and not result["best"]
-  assert "no answer" in (tmp_path / "out" / "audit.html").read_text()
-
-
-def test_wrong_grids_are_named():
-  with pytest.raises(ValueError, match="select_share is 1"):
-    eval_judge.GridConfig(select_share=1.0)
-  with pytest.raises(ValueError, match="name one way"):
-    eval_judge.GridConfig(templates=())
+  assert "no answer" in (tmp_path / "out" / "eval_judge.html").read_text()

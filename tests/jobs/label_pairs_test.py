@@ -8,11 +8,13 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
+from rlaif_jax.api import labelers
 from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import label_pairs
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import likelihood
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import likelihood_judge
+from rlaif_jax.labeling import pair_source
 
 GOOD = "the cat sat on a red hat with ten dogs near it all day"
 
@@ -37,7 +39,7 @@ def pairs_file(tmp_path):
 def test_humans_follow_gold(tmp_path, pairs_file):
   label_pairs.run(
     output_dir=str(tmp_path / "out"),
-    pairs_file=pairs_file,
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
     humans=gold.HumanConfig(temperature=0.01),
     parquet=True,
   )
@@ -54,16 +56,16 @@ def test_a_model_labels_and_its_alignment_is_measured(
   human = tmp_path / "human"
   label_pairs.run(
     output_dir=str(human),
-    pairs_file=pairs_file,
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
     humans=gold.HumanConfig(temperature=0.01),
   )
   result = label_pairs.run(
     output_dir=str(tmp_path / "ai"),
-    pairs_file=pairs_file,
-    judge=judge.JudgeConfig(
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
+    judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=150
     ),
-    labeler_dir=str(world / "sft" / "model"),
+    labeler=labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model")),
     human_labels_file=str(human / "labels.jsonl"),
   )
   assert result["answered"] == 12
@@ -73,28 +75,42 @@ def test_a_model_labels_and_its_alignment_is_measured(
   assert result["cost_usd"] == 0.0
 
 
-JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+JUDGE = pairwise_judge.PairwiseJudgeConfig(
+  template="docstring_pairwise", max_context_tokens=150
+)
 
 
-def label(world, output_dir, pairs_file, **settings):
+def label(world, output_dir, pairs_file, *, source=(), store=(), **settings):
   return label_pairs.run(
     output_dir=str(output_dir),
-    pairs_file=pairs_file,
-    labeler_dir=str(world / "sft" / "model"),
-    **{"judge": JUDGE} | settings,
+    pairs=pair_source.PairSource(pairs_file=pairs_file, **dict(source)),
+    store=labelers.StoreConfig(**dict(store)),
+    **{"judge": JUDGE, "labeler": model(world)} | settings,
+  )
+
+
+def model(world, **settings):
+  return labelers.LabelerConfig(
+    labeler_dir=str(world / "sft" / "model"), **settings
   )
 
 
 def test_shards_share_a_store_and_merging_is_free(world, tmp_path, pairs_file):
-  store = str(tmp_path / "store")
+  store = {"store_dir": str(tmp_path / "store")}
   parts = [
-    label(world, tmp_path / f"{k}", pairs_file, shard=f"{k}/2", store_dir=store)
+    label(
+      world,
+      tmp_path / f"{k}",
+      pairs_file,
+      source={"shard": f"{k}/2"},
+      store=store,
+    )
     for k in range(2)
   ]
   assert sum(part["answered"] for part in parts) == 12
   assert all(part["answered"] for part in parts)
-  merged = label(world, tmp_path / "all", pairs_file, store_dir=store)
-  assert merged["answered"] == 12
+  merged = label(world, tmp_path / "all", pairs_file, store=store)
+  assert merged["answered"] == 12 and merged["requested"] == 0
   assert merged["usage"]["requests"] == 24  # what the two paid, and no more
   whole = label(world, tmp_path / "whole", pairs_file)
   assert whole["usage"]["requests"] == 24
@@ -105,39 +121,39 @@ def test_shards_share_a_store_and_merging_is_free(world, tmp_path, pairs_file):
   for one, other in zip(*read, strict=True):
     assert one.id == other.id
     assert one.p_first == pytest.approx(other.p_first, abs=1e-5)
-  for bad in ("2/2", "x", "-1/2", "0"):
-    with pytest.raises(ValueError, match="shard is"):
-      label(world, tmp_path / "bad", pairs_file, shard=bad)
 
 
-def test_a_budget_stops_and_a_higher_one_goes_on(world, tmp_path, pairs_file):
-  settings = {"prices": costs.Prices(output_usd_per_1k=1.0), "chunk_size": 4}
+def test_a_budget_stops_and_a_higher_one_resumes(world, tmp_path, pairs_file):
+  labeler = model(world, prices=costs.Prices(output_usd_per_1k=1.0))
   out = tmp_path / "out"
+  store = {"chunk_size": 4, "budget_usd": 0.02}
   with pytest.raises(preemption.Preempted, match="raise budget_usd"):
-    label(world, out, pairs_file, budget_usd=0.02, **settings)
+    label(world, out, pairs_file, labeler=labeler, store=store)
   assert not (out / "labels.jsonl").exists()
-  result = label(world, out, pairs_file, budget_usd=0.03, **settings)
+  store["budget_usd"] = 0.03
+  result = label(world, out, pairs_file, labeler=labeler, store=store)
   assert result["cost_usd"] == pytest.approx(0.024)
   assert result["usage"]["requests"] == 24
   assert "budget_usd" in label_pairs.JOB.overridable
 
 
 def test_a_dry_run_counts_and_calls_nobody(world, tmp_path, pairs_file):
+  source = pair_source.PairSource(pairs_file=pairs_file)
   text = label_pairs.dry_run(
-    pairs_file=pairs_file,
+    pairs=source,
     judge=JUDGE,
-    labeler_dir=str(world / "sft" / "model"),
-    prices=costs.Prices(output_usd_per_1k=1.0),
-    chunk_size=3,
+    labeler=model(world, prices=costs.Prices(output_usd_per_1k=1.0)),
+    parquet=True,
   )
   assert "12 pairs, 24 requests" in text and "0.02 US dollars" in text
-  guess = label_pairs.dry_run(pairs_file=pairs_file, judge=JUDGE, limit=3)
+  few = pair_source.PairSource(pairs_file=pairs_file, limit=3)
+  guess = label_pairs.dry_run(pairs=few, judge=JUDGE)
   assert "3 pairs, 6 requests" in guess
-  assert "nothing" in label_pairs.dry_run(pairs_file=pairs_file)
+  assert "nothing" in label_pairs.dry_run(pairs=source)
 
 
 def test_labels_by_likelihood(world, tmp_path, pairs_file):
-  config = likelihood.LikelihoodConfig(score="mean_log_prob")
+  config = likelihood_judge.LikelihoodJudgeConfig(score="mean_log_prob")
   result = label(world, tmp_path / "out", pairs_file, judge=config)
   assert result["answered"] == 12 and result["usage"]["requests"] == 24
   labels = jsonl.read_records(
@@ -158,11 +174,16 @@ def test_bad_pairs_are_set_aside_with_a_count(world, tmp_path):
   assert result["quarantined"] == 3
   reasons = list(result["quarantine_reasons"])
   assert "can't decode" in reasons[0] and "missing keys" in reasons[1]
-  assert "poses as a part" in reasons[2]
+  assert "imitates a part" in reasons[2]
   lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
   assert "pairs.jsonl:3" in lines[0] and '"id": "b"' in lines[2]
 
 
-def test_exactly_one_kind_of_labeler(tmp_path, pairs_file):
-  with pytest.raises(ValueError, match="give judge with"):
-    label_pairs.run(output_dir=str(tmp_path), pairs_file=pairs_file)
+def test_exactly_one_kind_of_labeler(world, tmp_path, pairs_file):
+  source = pair_source.PairSource(pairs_file=pairs_file)
+  with pytest.raises(ValueError, match="or humans alone"):
+    label_pairs.run(output_dir=str(tmp_path), pairs=source)
+  with pytest.raises(ValueError, match="or humans alone"):
+    label(world, tmp_path, pairs_file, humans=gold.HumanConfig())
+  with pytest.raises(ValueError, match="set exactly one"):
+    label(world, tmp_path, pairs_file, labeler=labelers.NO_LABELER)

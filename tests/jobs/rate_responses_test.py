@@ -14,9 +14,9 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import rankings
-from rlaif_jax.jobs import compare_policies
-from rlaif_jax.api import labelers
+from rlaif_jax.evaluation import policy_comparison
 from rlaif_jax.jobs import rate_responses
+from rlaif_jax.labeling import pair_source
 from rlaif_jax.rating import rating_page
 
 POLICIES = ("best", "middle", "worst")
@@ -81,7 +81,7 @@ def rate_all(port, key_file, rater, order):
       range(len(texts)), key=lambda place: order.index(texts[place].split()[0])
     )
     click = {"rater": rater, "item": view["item"], "picks": picks}
-    view = ask("POST", "/put", {**click, "final": True, "version": 0})
+    view = ask("POST", "/annotate", {**click, "final": True, "version": 0})
 
 
 def run_with(raters, out, **arguments):
@@ -94,7 +94,10 @@ def run_with(raters, out, **arguments):
   for thread in threads:
     thread.start()
   result = rate_responses.run(
-    output_dir=str(out), port=port, raters=len(raters), **arguments
+    output_dir=str(out),
+    server=rating_page.ServerConfig(port=port),
+    raters=len(raters),
+    **arguments,
   )
   for thread in threads:
     thread.join()
@@ -125,7 +128,7 @@ def test_rankings_labels_and_store_are_those_of_the_raters(runs, capsys):
     names = label.first.split()[0], label.second.split()[0]
     assert label.p_first == wanted[names]
     assert label.labeler == "human:ann,human:bob"
-  found = compare_policies.ranked((str(out / "rankings.jsonl"),))
+  found = policy_comparison.compare_by_rankings(rows)
   rates = {(c["a"], c["b"]): c["win_rate"] for c in found["comparisons"]}
   assert rates["best", "worst"]["value"] == 1.0
   # A second start has nothing to add to the store.
@@ -133,7 +136,7 @@ def test_rankings_labels_and_store_are_those_of_the_raters(runs, capsys):
     output_dir=str(out),
     runs_dir=str(runs),
     responses={p: p for p in POLICIES},
-    port=0,
+    server=rating_page.ServerConfig(port=0),
     raters=2,
   )
   assert again["raters"] == result["raters"]
@@ -149,48 +152,20 @@ def test_pairs_keep_their_ids(pairs_file, tmp_path):
   assert (result["items"], result["left_out"]) == (2, 1)
   labels = jsonl.read_records(records.Preference, out / "labels.jsonl")
   assert [(row.id, row.p_first) for row in labels] == [("p0", 1.0), ("p1", 1.0)]
-  pairs = {pair.id: pair for pair in labelers.read_pairs(str(pairs_file))}
+  source = pair_source.PairSource(pairs_file=str(pairs_file))
+  pairs = {pair.id: pair for pair in source.read()}
   assert all(row.second == pairs[row.id].second for row in labels)
-
-
-def test_the_key_is_made_once_and_its_owners(tmp_path):
-  key = rate_responses.read_key(tmp_path)
-  assert len(key) >= 32 and rate_responses.read_key(tmp_path) == key
-  assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
   "change, message",
   [
-    ({"host": "0.0.0.0"}, "allow_remote=True"),
-    ({"host": "example.org"}, "allow_remote=True"),
-    ({"pairs_file": "x"}, "give either responses"),
-    ({"responses": {}}, "give either responses"),
-    ({"responses": {"best": "best"}}, "two policies or more"),
-    ({"mode": "worst"}, "mode is 'worst'"),
+    ({"pairs_file": "x"}, "set exactly one"),
+    ({"responses": {}}, "set exactly one"),
+    ({"responses": {"best": "best"}}, "set two or more"),
   ],
 )
-def test_what_cannot_be_is_told(runs, change, message):
+def test_wrong_settings(runs, change, message):
   arguments = {"runs_dir": str(runs), "responses": {p: p for p in POLICIES}}
   with pytest.raises(ValueError, match=message):
     rate_responses.run(output_dir=str(runs / "out"), **{**arguments, **change})
-
-
-def test_responses_that_do_not_meet(runs):
-  other = runs / "other" / "responses.jsonl"
-  rows = jsonl.read_records(records.Response, runs / "best/responses.jsonl")
-  jsonl.write_records(other, rows[4:])
-  with pytest.raises(ValueError, match="no context in common"):
-    rate_responses.read_items(
-      str(runs), {"best": "best", "other": "other"}, 0, "rank"
-    )
-  jsonl.write_records(other, [])
-  with pytest.raises(ValueError, match="no context in common"):
-    rate_responses.read_items(
-      str(runs), {"best": "best", "other": "other"}, 0, "harmful"
-    )
-  same = runs / "same.jsonl"
-  rows = [records.Pair(id="p", context="", first="a", second="a")]
-  jsonl.write_records(same, rows)
-  with pytest.raises(ValueError, match="no pairs that differ"):
-    rate_responses.read_pairs(str(same), 0, jsonl.Quarantine())

@@ -8,14 +8,17 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
+from rlaif_jax.api import labelers
 from rlaif_jax.jobs import score_responses
-from rlaif_jax.labeling import judge
-from rlaif_jax.labeling import responses
+from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import pointwise_judge
 
-RATING = responses.RatingConfig(
+RATING = pointwise_judge.PointwiseJudgeConfig(
   template="docstring_rating", max_context_tokens=150
 )
-JUDGE = judge.JudgeConfig(template="docstring_pairwise", max_context_tokens=150)
+JUDGE = pairwise_judge.PairwiseJudgeConfig(
+  template="docstring_pairwise", max_context_tokens=150
+)
 
 
 @pytest.fixture(name="files")
@@ -43,7 +46,7 @@ def score(world, files, out="out", **settings):
   result = score_responses.run(
     output_dir=str(files / out),
     responses_file=str(files / "responses.jsonl"),
-    labeler_dir=str(world / "sft" / "model"),
+    labeler=labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model")),
     chunk_size=4,
     **settings,
   )
@@ -51,7 +54,7 @@ def score(world, files, out="out", **settings):
 
 
 def test_expected_scores(world, files):
-  result, rows = score(world, files, rating=RATING)
+  result, rows = score(world, files, judge=RATING)
   assert [row.id for row in rows] == [f"e{i // 2}/{i % 2}" for i in range(10)]
   assert all(
     1 <= row.score <= 10 and len(row.probabilities) == 10 for row in rows
@@ -71,7 +74,7 @@ def test_against_a_reference(world, files):
   assert result["share_above_half"]["n"] == 10
   assert result["kind"] == "reference"
   (files / "none.jsonl").write_text("")
-  with pytest.raises(ValueError, match="has no example 'e0'"):
+  with pytest.raises(ValueError, match="no reference has the id 'e0'"):
     score(
       world,
       files,
@@ -81,16 +84,16 @@ def test_against_a_reference(world, files):
     )
 
 
-def test_a_stopped_run_goes_on_with_the_same_bytes(world, files, monkeypatch):
-  score(world, files, out="whole", rating=RATING)
+def test_a_stopped_run_resumes_bit_exact(world, files, monkeypatch):
+  score(world, files, out="whole", judge=RATING)
   monkeypatch.setattr(preemption, "requested", lambda: True)
   for _ in range(2):
     with pytest.raises(preemption.Preempted):
-      score(world, files, rating=RATING)
+      score(world, files, judge=RATING)
   partial = files / "out" / "ratings.partial.jsonl"
   partial.write_bytes(partial.read_bytes() + b'{"torn')
   monkeypatch.undo()
-  score(world, files, rating=RATING)
+  score(world, files, judge=RATING)
   for name in ("ratings.jsonl", "ratings.partial.jsonl"):
     one, two = ((files / run / name).read_bytes() for run in ("whole", "out"))
     assert one == two
@@ -98,8 +101,8 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(world, files, monkeypatch):
 
 @pytest.mark.parametrize(
   "settings",
-  [{}, {"rating": RATING, "judge": JUDGE}, {"judge": JUDGE}],
+  [{"judge": RATING, "reference_file": "humans.jsonl"}, {"judge": JUDGE}],
 )
-def test_one_way_of_scoring(world, files, settings):
-  with pytest.raises(ValueError, match="score: give either rating"):
+def test_references_go_with_a_pairwise_judge(world, files, settings):
+  with pytest.raises(ValueError, match="with a PairwiseJudgeConfig only"):
     score(world, files, **settings)

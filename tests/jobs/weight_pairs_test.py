@@ -93,5 +93,5 @@ def test_controls(model, tmp_path):
 def test_what_makes_no_sense_is_named(world, model, tmp_path):
   with pytest.raises(ValueError, match="shuffled"):
     weigh(model, tmp_path, weights="gold")
-  with pytest.raises(ValueError, match="holds a language model"):
+  with pytest.raises(ValueError, match="is a language model"):
     weigh(str(world / "sft" / "model"), tmp_path)

@@ -11,13 +11,13 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import beam_files
 from rlaif_jax.labeling import beam_labels
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
 
 pytest.importorskip("apache_beam")
 
-JUDGE = judge.JudgeConfig()
+JUDGE = pairwise_judge.PairwiseJudgeConfig()
 
 
 def log_prob(prompt, option):
@@ -32,9 +32,8 @@ def open_worker():
 
 
 def make_config():
-  return beam_labels.LabelingConfig(
+  return beam_labels.PipelineConfig(
     open_labeler=open_worker,
-    judge_pairs=judge.judge_pairs,
     judge=JUDGE,
     shards=4,
     batch_size=3,
@@ -64,7 +63,7 @@ def test_files_to_files(tmp_path):
   )
   rows = list(beam_files.read_rows(f"{out}/labels-*.jsonl"))
   backend = open_worker().backend
-  wanted, _ = judge.judge_pairs(pairs, backend, JUDGE)
+  wanted, _ = pairwise_judge.judge_pairs(pairs, backend, JUDGE)
   found = [records.from_row(records.Preference, row) for row in rows]
   assert sorted(found, key=lambda row: row.id) == wanted
   assert list(beam_files.read_pairs(str(tmp_path / "pairs-*"))) == pairs

@@ -19,7 +19,7 @@ from rlaif_jax.core import records
 from rlaif_jax.labeling import beam_labels
 from rlaif_jax.labeling import endpoint
 from rlaif_jax.labeling import endpoint_config
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import store
 from rlaif_jax.text import estimates
 from tests import testing
@@ -34,7 +34,7 @@ from apache_beam.testing import util
 # With the second flag the DirectRunner does not try to download another one.
 DIRECT = ("--runner=DirectRunner", "--allow_unsafe_triggers")
 THREADS = ("--direct_num_workers=3", "--direct_running_mode=multi_threading")
-JUDGE = judge.JudgeConfig()
+JUDGE = pairwise_judge.PairwiseJudgeConfig()
 BROKEN = "half \ud800"
 
 
@@ -85,19 +85,18 @@ def open_worker():
   return beam_labels.Worker(
     backend=Backend(log_prob),
     tokenizer=estimates.EstimatedTokenizer(),
-    turn=threading.Lock(),
+    lock=threading.Lock(),
   )
 
 
 def make_config(**changes):
   settings = dict(
     open_labeler=open_worker,
-    judge_pairs=judge.judge_pairs,
     judge=JUDGE,
     shards=4,
     batch_size=3,
   )
-  return beam_labels.LabelingConfig(**settings | changes)
+  return beam_labels.PipelineConfig(**settings | changes)
 
 
 def make_pairs(count=20):
@@ -108,7 +107,7 @@ def make_pairs(count=20):
 
 
 def expected(pairs):
-  labels, usage = judge.judge_pairs(
+  labels, usage = pairwise_judge.judge_pairs(
     pairs,
     testing.ScriptedBackend(log_prob),
     JUDGE,
@@ -165,7 +164,7 @@ def test_labels_are_the_judges(flags):
   assert counts == {
     "pairs": 22,
     "labelled": 22,
-    "asked": 21,
+    "requested": 21,
     "quarantined": 0,
     **records.to_row(usage),
   }
@@ -183,7 +182,7 @@ def test_bad_rows_are_set_aside_with_the_judges_reasons():
   labels, quarantine, counts = run(rows, make_config())
   assert [row["id"] for row in plain(labels)] == ["p0", "p1", "p2"]
   known = jsonl.Quarantine()
-  judge.judge_pairs(
+  pairwise_judge.judge_pairs(
     [poses, silent, broken],
     testing.ScriptedBackend(log_prob),
     JUDGE,
@@ -204,18 +203,20 @@ def test_bad_rows_are_set_aside_with_the_judges_reasons():
 
 def test_what_is_kept_is_not_asked_again(tmp_path):
   rows = [records.to_row(pair) for pair in make_pairs()]
-  config = make_config(kept_dir=str(tmp_path / "store"))
+  config = make_config(store_dir=str(tmp_path / "store"))
   first = run(rows, config)
   second = run(rows, dataclasses.replace(config, batch_size=7))
   assert first[0] == second[0]
   assert set(World.asked.values()) == {1}
-  assert first[2]["asked"] == 20 and second[2]["asked"] == 0
+  assert first[2]["requested"] == 20 and second[2]["requested"] == 0
   assert first[2]["requests"] == second[2]["requests"] == 40
   # More pairs: only they are asked. Another judge: all.
   more = [records.to_row(pair) for pair in make_pairs(22)]
-  assert run(more, config)[2]["asked"] == 2
-  other = dataclasses.replace(config, judge=judge.JudgeConfig(orders="first"))
-  assert run(rows, other)[2]["asked"] == 20
+  assert run(more, config)[2]["requested"] == 2
+  other = dataclasses.replace(
+    config, judge=pairwise_judge.PairwiseJudgeConfig(orders="first")
+  )
+  assert run(rows, other)[2]["requested"] == 20
   # The folder is a label store.
   names = sorted(path.name for path in (tmp_path / "store").iterdir())
   assert names == [f"shard-{k:05d}-of-00004.jsonl" for k in range(4)]
@@ -232,7 +233,7 @@ def test_beam_runs_a_bundle_again(tmp_path):
   World.failing_calls = {2, 4}
   labels, quarantine, counts = run(
     rows,
-    make_config(shards=1, kept_dir=str(tmp_path)),
+    make_config(shards=1, store_dir=str(tmp_path)),
     flags=("--runner=BundleBasedDirectRunner",),
   )
   assert plain(labels) == expected(make_pairs(9))[0] and not quarantine
@@ -244,14 +245,14 @@ def test_beam_runs_a_bundle_again(tmp_path):
 def test_a_shard_that_is_given_out_again_pays_for_one_batch(tmp_path):
   """One shard in batches of 3; the third call fails, then all is well."""
   rows = [records.to_row(pair) for pair in make_pairs(9)]
-  config = make_config(shards=1, kept_dir=str(tmp_path))
+  config = make_config(shards=1, store_dir=str(tmp_path))
   World.failing_calls = {3}
   with pytest.raises(ConnectionError):
     beam_labels.label_shard(0, rows, open_worker(), config)
   again = beam_labels.label_shard(0, rows, open_worker(), config)
   assert World.calls == 4
   assert set(World.asked.values()) == {1} and len(World.asked) == 18
-  assert again.counts["asked"] == 3 and again.counts["requests"] == 18
+  assert again.counts["requested"] == 3 and again.counts["requests"] == 18
   assert again.counts["labelled"] == 9
   # Nothing half-written stays.
   assert [path.name for path in tmp_path.iterdir()] == [
@@ -274,13 +275,13 @@ def test_batches_do_not_depend_on_the_order_of_the_rows():
 def test_a_stop_is_heard_after_a_batch(tmp_path, monkeypatch):
   monkeypatch.setattr(preemption, "requested", lambda: True)
   rows = [records.to_row(pair) for pair in make_pairs(9)]
-  config = make_config(shards=1, kept_dir=str(tmp_path))
+  config = make_config(shards=1, store_dir=str(tmp_path))
   with pytest.raises(preemption.Preempted, match="stopped after 3 pairs"):
     beam_labels.label_shard(0, rows, open_worker(), config)
   assert len(World.asked) == 6  # both orders of 3 pairs, which are kept
   monkeypatch.undo()
   done = beam_labels.label_shard(0, rows, open_worker(), config)
-  assert done.counts["asked"] == 6 and set(World.asked.values()) == {1}
+  assert done.counts["requested"] == 6 and set(World.asked.values()) == {1}
 
 
 def test_an_endpoint_with_faults_gives_the_labels_of_one_without():
@@ -323,7 +324,7 @@ def faulty_server_twin(pairs):
     backend = endpoint.EndpointBackend(
       endpoint_config.EndpointConfig(model="m", base_url=server.url)
     )
-    labels, usage = judge.judge_pairs(pairs, backend, JUDGE)
+    labels, usage = pairwise_judge.judge_pairs(pairs, backend, JUDGE)
     backend.close()
   return [records.to_row(label) for label in labels], [], usage
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlaif_jax.core import records
 from rlaif_jax.labeling import costs
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from tests import testing
 
 # GPT-4 in September 2023, appendix L.
@@ -52,13 +52,13 @@ def test_the_papers_comparison_with_human_labels():
   that the AI label costs about $0.11.
   """
   once = records.Usage(input_tokens=2 * 830, output_tokens=2 * 61)
-  paper = costs.Estimate(pairs=1, usage=once, most=once, words=304)
+  paper = costs.CostEstimate(pairs=1, usage=once, max_usage=once, words=304)
   assert GPT4.cost_usd(once) == pytest.approx(0.0571, abs=1e-4)
   assert paper.human_usd() == pytest.approx(0.67, abs=0.005)
   assert "11.7 times as much" in costs.describe(paper, GPT4)
-  config = judge.JudgeConfig(chain_of_thought=True)
+  config = pairwise_judge.PairwiseJudgeConfig(chain_of_thought=True)
   row = records.Pair(id="p", context="CONTEXT", first="a", second="b")
-  again, _ = judge.expected_usage(row, config, FixedTokenizer())
+  again, _ = pairwise_judge.expected_usage(row, config, FixedTokenizer())
   assert GPT4.cost_usd(again) == pytest.approx(0.11, abs=0.002)
 
 
@@ -73,18 +73,22 @@ def test_the_papers_comparison_with_human_labels():
   ],
 )
 def test_an_estimate_counts_what_is_asked(settings):
-  rationale = "x" * judge.RATIONALE_TOKENS
+  rationale = "x" * pairwise_judge.RATIONALE_TOKENS
   backend = testing.ScriptedBackend(lambda p, o: -1.0, lambda p, s: rationale)
   tokenizer = testing.CharTokenizer()
-  config = judge.JudgeConfig(
+  config = pairwise_judge.PairwiseJudgeConfig(
     **{"template": "oneline_pairwise", "max_context_tokens": 5000} | settings
   )
   if "chain_of_thought" in settings:
-    config = judge.JudgeConfig(**{"max_context_tokens": 5000} | settings)
+    config = pairwise_judge.PairwiseJudgeConfig(
+      **{"max_context_tokens": 5000} | settings
+    )
   rows = pairs() + [records.Pair(id="e", context="", first="a", second="a")]
-  _, paid = judge.judge_pairs(rows, backend, config, tokenizer=tokenizer)
+  _, paid = pairwise_judge.judge_pairs(
+    rows, backend, config, tokenizer=tokenizer
+  )
   found = costs.estimate(
-    rows, lambda pair: judge.expected_usage(pair, config, tokenizer)
+    rows, lambda pair: pairwise_judge.expected_usage(pair, config, tokenizer)
   )
   assert found.pairs == 6 and found.words == 2 * (1 + 2 + 3 + 4) + 12
   assert found.usage.requests == paid.requests
@@ -93,9 +97,9 @@ def test_an_estimate_counts_what_is_asked(settings):
     paid.output_tokens, rel=0.05
   )
   if "chain_of_thought" in settings:
-    assert found.most.output_tokens > 5 * found.usage.output_tokens
+    assert found.max_usage.output_tokens > 5 * found.usage.output_tokens
   else:
-    assert found.most == found.usage
+    assert found.max_usage == found.usage
 
 
 def test_a_budget_stops_before_it_is_broken():
@@ -107,22 +111,24 @@ def test_a_budget_stops_before_it_is_broken():
     paid += records.Usage(input_tokens=1000 * len(some))
     return [], paid
 
-  careful = costs.within_budget(
+  budgeted = costs.within_budget(
     ask,
     budget_usd=0.1,
     prices=GPT4,
     spent=lambda: paid,
-    expect=lambda pair: (one, one),
+    expected_usage=lambda pair: (one, one),
   )
-  careful(pairs(3))
-  with pytest.raises(costs.BudgetSpent, match=r"\$0\.09 of .* \$0\.10 .*raise"):
-    careful(pairs(1))
+  budgeted(pairs(3))
+  with pytest.raises(
+    costs.BudgetExhausted, match=r"\$0\.09 of .* \$0\.10 .*raise"
+  ):
+    budgeted(pairs(1))
   assert paid.input_tokens == 3 * one.input_tokens
   free = costs.within_budget(
     ask,
     budget_usd=0.0,
     prices=GPT4,
     spent=lambda: paid,
-    expect=lambda pair: (one, one),
+    expected_usage=lambda pair: (one, one),
   )
   free(pairs(5))

@@ -18,7 +18,7 @@ from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import journal
-from rlaif_jax.labeling import responses
+from rlaif_jax.labeling import pointwise_judge
 from tests.labeling import faulty_server as fs
 
 KEY = "sk-canary-0123456789"
@@ -58,15 +58,17 @@ def test_a_prompt_that_fails_to_the_end_is_set_aside(fault, caplog):
   retries = quick.get("max_retries", 2)
   with fs.serving(fs.always(fault, "b"), **quick) as (server, backend):
     backend.score_options(["a"], OPTIONS)  # It does give log-probs.
-    backend.on_answer = lambda *answer: heard.append(answer)
+    backend.on_output = lambda *answer: heard.append(answer)
     rows, usage = backend.score_options(PROMPTS, OPTIONS)
     assert rows[::2] == [expected("a"), expected("c")]
     assert all(math.isnan(value) for value in rows[1])
     assert usage.requests == 2 and usage.retries == retries
     assert server.received["b"] == 1 + retries
     assert sorted(heard[0][:1] + heard[1][:1]) == [0, 2] and len(heard) == 2
-    (line,) = [line for line in caplog.messages if "no answer to" in line]
-    assert "1 of 3" in line and reason in line and "endpoint:127" in line
+    (line,) = [line for line in caplog.messages if "prompts failed" in line]
+    assert (
+      "1 of 3 prompts" in line and reason in line and "endpoint:127" in line
+    )
     with pytest.raises(ConnectionError, match=reason) as error:
       backend.score_options(["b", "b"], OPTIONS)
     assert "base_url" in str(error.value)
@@ -116,7 +118,7 @@ def test_waits_grow_at_random_up_to_a_bound():
   with fs.serving(**bounds) as (_, backend):
     prompts = [str(i) for i in range(300)]
     for attempt, bound in [(0, 1.0), (1, 2.0), (3, 8.0), (9, 10.0)]:
-      waits = [backend._pause(prompt, attempt, None) for prompt in prompts]
+      waits = [backend._backoff(prompt, attempt, None) for prompt in prompts]
       assert 0 <= min(waits) < 0.1 * bound and 0.9 * bound < max(waits) <= bound
       assert sum(waits) / 300 == pytest.approx(bound / 2, rel=0.15)
 
@@ -133,7 +135,7 @@ def test_no_more_than_the_bound_at_once_and_in_order():
     max_concurrency=5,
     progress=lambda *counts: done.append(counts),
   ) as (server, backend):
-    backend.on_answer = lambda row, answer, usage: rows.append(row)
+    backend.on_output = lambda row, answer, usage: rows.append(row)
     answers, _ = backend.score_options(prompts, OPTIONS)
   assert server.most_in_flight == 5 and server.connections == 5
   assert answers == [expected(prompt) for prompt in prompts]
@@ -174,7 +176,7 @@ def test_what_is_under_way_at_a_refusal_is_kept_and_nothing_waits_for_it():
     max_backoff_seconds=30.0,
     max_concurrency=3,
   ) as (server, backend):
-    backend.on_answer = lambda row, *answer: heard.append(row)
+    backend.on_output = lambda row, *answer: heard.append(row)
     begin = time.monotonic()
     with pytest.raises(ValueError, match="401"):
       backend.score_options(["busy", "slow", "bad", "late"], OPTIONS)
@@ -197,7 +199,7 @@ def test_a_prompt_that_is_refused_for_its_own_sake_stops_nothing(caplog):
 def test_no_log_probs_at_all_names_the_way_out():
   with fs.serving(lambda *_: "bare", max_retries=9) as (server, backend):
     backend.complete(["a"], **GREEDY)  # A text is no sign of log-probs.
-    with pytest.raises(ValueError, match='verdict="text"'):
+    with pytest.raises(ValueError, match='judgment="text"'):
       backend.score_options(["a"], OPTIONS)
     assert server.received["a"] == 1 + 3
 
@@ -230,8 +232,8 @@ def test_ratings_of_ten_in_one_token_in_two_and_unlisted():
   for api in ("chat", "completions"):
     settings = dict(answer=answer, api=api, top_logprobs=3)
     with fs.serving(**settings) as (server, backend):
-      ratings, usage = responses.rate(
-        examples, backend, responses.RatingConfig()
+      ratings, usage = pointwise_judge.judge_responses(
+        examples, backend, pointwise_judge.PointwiseJudgeConfig()
       )
       assert backend.prefix_options(["1", "10"]) == (-1, -1)
     one, two, unlisted = (r.probabilities for r in ratings)
@@ -251,7 +253,7 @@ def test_what_is_sent_to_be_scored():
   sent = {"messages": [{"role": "user", "content": "a"}], "model": "m"}
   sent |= {"max_tokens": 1, "temperature": 0.0}
   assert server.asked == [{**sent, "logprobs": True, "top_logprobs": 7}]
-  with pytest.raises(ValueError, match="should differ"):
+  with pytest.raises(ValueError, match="different, non-empty"):
     backend.score_options(["a"], ["1", " 1"])
 
 
@@ -274,10 +276,10 @@ def test_the_key_is_shown_nowhere(fault, caplog, monkeypatch):
 def test_a_key_is_asked_for_and_never_echoed(monkeypatch):
   monkeypatch.delenv("MY_KEY", raising=False)
   config = endpoint_config.EndpointConfig(model="m", api_key_variable="MY_KEY")
-  with pytest.raises(ValueError, match="MY_KEY holds no key"):
+  with pytest.raises(ValueError, match="MY_KEY holds no API key"):
     endpoint.EndpointBackend(config)
   monkeypatch.setenv("MY_KEY", f"{KEY}\u00e9")
-  with pytest.raises(ValueError, match="MY_KEY holds no key") as error:
+  with pytest.raises(ValueError, match="MY_KEY holds no API key") as error:
     endpoint.EndpointBackend(config)
   assert KEY not in str(error.value)
   monkeypatch.setenv("MY_KEY", KEY)
@@ -334,11 +336,11 @@ def test_usage_counts_what_was_billed(caplog):
   # "bb" was billed twice.
   billed = dict(input_tokens=8, output_tokens=3, cached_input_tokens=4)
   assert usage == records.Usage(**billed, requests=2, retries=1)
-  assert "do not say" not in caplog.text
+  assert "do not report" not in caplog.text
   with fs.serving(usage=False) as (server, backend):
     _, usage = backend.score_options(PROMPTS, OPTIONS)
   assert usage == records.Usage(requests=3)
-  assert caplog.text.count("do not say how many tokens") == 1
+  assert caplog.text.count("do not report token counts") == 1
 
 
 def test_calls_in_a_row_in_threads_and_in_a_running_loop_share_a_bound():
@@ -373,10 +375,10 @@ def test_an_error_of_the_listener_is_not_lost():
     raise OSError("disk full")
 
   with fs.serving() as (_, backend):
-    backend.on_answer = full
+    backend.on_output = full
     with pytest.raises(OSError, match="disk full"):
       backend.score_options(PROMPTS, OPTIONS)
-    backend.on_answer = None
+    backend.on_output = None
     assert backend.score_options(["a"], OPTIONS)[0] == [expected("a")]
 
 

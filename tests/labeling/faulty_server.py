@@ -25,7 +25,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint
 from rlaif_jax.labeling import endpoint_config
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 
 # What may go wrong with one request, and what the client says if it always
 # does; a number is an HTTP status.
@@ -34,9 +34,9 @@ FAULTS = {
   "429 wait": "Error code: 429",  # with the headers of `wait_headers`
   "500": "Error code: 500",
   "503": "Error code: 503",
-  "slow": "no reply in",  # sends a bit at a time for `slow_seconds`
+  "slow": "no response in",  # sends a bit at a time for `slow_seconds`
   "cut": "the connection was lost",  # in the middle of the body
-  "garbled": "the reply is not JSON",
+  "garbled": "the response is not JSON",
   "bare": "without log-probs",
   "empty": "without choices",
   "double": "",  # a second choice that says something else
@@ -349,10 +349,10 @@ def label(
   backend.name = "endpoint"
   quarantine = jsonl.Quarantine()
   try:
-    labels, usage = judge.judge_pairs(
+    labels, usage = pairwise_judge.judge_pairs(
       make_pairs(count),
       backend,
-      judge.JudgeConfig(orders=orders),
+      pairwise_judge.PairwiseJudgeConfig(orders=orders),
       quarantine=quarantine,
     )
   finally:

@@ -24,7 +24,7 @@ class Paid:
   name = "paid"
 
   def __init__(self, *, fail_at: int = -1):
-    self.on_answer = None
+    self.on_output = None
     self.asked: list[str] = []
     self._fail_at = fail_at
 
@@ -45,7 +45,7 @@ class Paid:
       self.asked.append(prompt)
       result.append(answer(prompt))
       if "broken" not in prompt:
-        self.on_answer(number, result[-1], ONE)
+        self.on_output(number, result[-1], ONE)
     total = records.Usage(input_tokens=7 * len(prompts), requests=len(prompts))
     return result, total
 
@@ -73,7 +73,7 @@ def test_sigkill_between_two_answers(tmp_path):
     "import os, signal, sys; from tests.labeling import journal_test as t\n"
     "class Killed(t.Paid):\n"
     "  def _each(self, prompts, answer):\n"
-    "    self.on_answer(0, answer(prompts[0]), t.ONE)\n"
+    "    self.on_output(0, answer(prompts[0]), t.ONE)\n"
     "    os.kill(os.getpid(), signal.SIGKILL)\n"
     "b = t.journal.JournaledBackend(Killed(), sys.argv[1])\n"
     "b.score_options(['a', 'bb'], ('1', '2'))\n"
@@ -125,12 +125,12 @@ def test_settled_answers_go_or_are_free(tmp_path):
   path = tmp_path / "j"
   noted = journal.JournaledBackend(Paid(), path)
   noted.score_options(["a", "bb"], ("1", "2"))
-  noted.settle(complete=False)
+  noted.commit(complete=False)
   backend = Paid()
   again = journal.JournaledBackend(backend, path)
   _, usage = again.score_options(["a", "bb"], ("1", "2"))
   assert not backend.asked and usage == records.Usage()
-  again.settle(complete=True)
+  again.commit(complete=True)
   assert path.read_bytes() == b""
   again.score_options(["a"], ("1", "2"))
   assert backend.asked == ["a"] and path.stat().st_size > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts from log-probs and from text; what is no verdict."""
+"""Judgments from log-probs and from text, and errors."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ TEN = tuple(str(i) for i in range(1, 11))
 )
 def test_an_option_is_named_or_it_is_not(answer, named):
   options = TEN if named == "10" or answer == "8/10" else TWO
-  found = judgments.parse(answer, options)
+  found = judgments.parse_option(answer, options)
   assert (None if found is None else options[found]) == named
 
 
 def test_words_are_options_too():
-  assert judgments.parse("Yes, it is harmful.", ("yes", "no")) == 0
-  assert judgments.parse("I would say no", ("yes", "no")) == 1
-  assert judgments.parse("Nobody knows", ("yes", "no")) is None
-  assert judgments.parse("yes and no", ("yes", "no")) is None
+  assert judgments.parse_option("Yes, it is harmful.", ("yes", "no")) == 0
+  assert judgments.parse_option("I would say no", ("yes", "no")) == 1
+  assert judgments.parse_option("Nobody knows", ("yes", "no")) is None
+  assert judgments.parse_option("yes and no", ("yes", "no")) is None
 
 
 def test_text_that_cannot_be_read_is_a_flaw():
   said = {"a": " 2", "b": "Well, hard to say", "c": "1"}
   backend = testing.ScriptedBackend(None, lambda prompt, seed: said[prompt])
-  found, usage = judgments.by_text(backend, list("abc"), TWO)
+  found, usage = judgments.from_text(backend, list("abc"), TWO)
   assert [v.probabilities for v in found] == [(0.0, 1.0), (), (1.0, 0.0)]
-  assert found[1].flaw == "unparseable verdict 'Well, hard to say'"
-  assert [v.flaw for v in (found[0], found[2])] == ["", ""]
+  assert found[1].error == "unparseable judgment 'Well, hard to say'"
+  assert [v.error for v in (found[0], found[2])] == ["", ""]
   assert usage.requests == 3
   (_, settings), *_ = backend.completions
   assert settings["temperature"] == 0.0
-  assert judgments.by_text(backend, [], TWO) == ([], records.Usage())
+  assert judgments.from_text(backend, [], TWO) == ([], records.Usage())
   backend.complete = lambda prompts, **settings: ([], records.Usage())
   with pytest.raises(ValueError, match="completed 0 of 1"):
-    judgments.by_text(backend, ["a"], TWO)
+    judgments.from_text(backend, ["a"], TWO)
 
 
 def test_log_probs_become_probabilities():
@@ -75,6 +75,6 @@ def test_log_probs_become_probabilities():
   backend = testing.ScriptedBackend(
     lambda prompt, option: math.nan if prompt == "bad" else values[option]
   )
-  found, _ = judgments.by_log_probs(backend, ["good", "bad"], TWO)
+  found, _ = judgments.from_log_probs(backend, ["good", "bad"], TWO)
   assert found[0].probabilities == pytest.approx((0.75, 0.25))
-  assert found[1] == judgments.Verdict((), "non-finite option log-prob")
+  assert found[1] == judgments.Judgment((), "non-finite option log-prob")

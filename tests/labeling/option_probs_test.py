@@ -24,7 +24,7 @@ def test_prefix_options_follow_tokens_not_characters():
   assert option_probs.prefix_options(TEN, one) == (-1,) * 10
   nested = ("1", "100", "10", "2")
   assert option_probs.prefix_options(nested, two) == (-1, 2, 0, -1)
-  with pytest.raises(ValueError, match="should differ"):
+  with pytest.raises(ValueError, match="different, non-empty"):
     option_probs.prefix_options(("é", "ü"), two)  # both unknown: "?"
 
 

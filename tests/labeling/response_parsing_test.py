@@ -125,9 +125,9 @@ COMPLETIONS = {
 
 @pytest.mark.parametrize("log_probs", [CHAT, COMPLETIONS])
 def test_both_layouts_say_the_same(log_probs):
-  outcome = response_parsing.scores({"logprobs": log_probs}, ("1", "2"))
+  outcome = response_parsing.parse_scores({"logprobs": log_probs}, ("1", "2"))
   assert outcome.value == pytest.approx([-0.5, -1.0])
-  assert outcome.usage == records.Usage(requests=1) and not outcome.fault
+  assert outcome.usage == records.Usage(requests=1) and not outcome.error
 
 
 @pytest.mark.parametrize(
@@ -136,30 +136,32 @@ def test_both_layouts_say_the_same(log_probs):
   + [{"content": [{"token": "1", "logprob": -1.0, "top_logprobs": []}]}],
 )
 def test_replies_without_log_probs_are_bare(log_probs):
-  outcome = response_parsing.scores({"logprobs": log_probs}, ("1", "2"))
-  assert outcome.kind == "bare" and 'verdict="text"' in outcome.fault
+  outcome = response_parsing.parse_scores({"logprobs": log_probs}, ("1", "2"))
+  assert outcome.kind == "no_logprobs" and 'judgment="text"' in outcome.error
 
 
 def test_an_answer_that_is_no_option_is_no_answer():
   def scores(token):
     top = [{"token": token, "logprob": -0.1}]
     item = {"token": token, "logprob": -0.1, "top_logprobs": top}
-    return response_parsing.scores(
+    return response_parsing.parse_scores(
       {"logprobs": {"content": [item]}}, ("1", "2")
     )
 
   outcome = scores("Summary")
-  assert outcome.value is None and outcome.kind == "own"
-  assert "begins with 'Summary'" in outcome.fault
-  assert "answer_tokens" not in outcome.fault
-  assert "answer_tokens" in scores(" ").fault
+  assert outcome.value is None and outcome.kind == "bad_request"
+  assert "begins with 'Summary'" in outcome.error
+  assert "answer_tokens" not in outcome.error
+  assert "answer_tokens" in scores(" ").error
 
 
 def parse(body, usage=None, **fields):
   if isinstance(body, dict) and usage is not None:
     body = {**body, "usage": usage}
   data = body if isinstance(body, bytes) else json.dumps(body).encode()
-  read_text = lambda choice: response_parsing.text(choice, chat=False, stop="")
+  read_text = lambda choice: response_parsing.parse_text(
+    choice, chat=False, stop=""
+  )
   return response_parsing.parse(data, read_text)
 
 
@@ -170,7 +172,7 @@ def test_the_first_choice_counts_and_a_body_twice_is_one():
   assert parse(SAID).value == "a"
   data = json.dumps(SAID).encode()
   assert parse(data + b"\n" + data).value == "a"
-  assert parse(data + b"{}").fault == "the reply is not JSON"
+  assert parse(data + b"{}").error == "the response is not JSON"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_the_first_choice_counts_and_a_body_twice_is_one():
     (b"", "not JSON"),
     (b'{"choices": [{"te', "not JSON"),
     (b"\xff{}", "UnicodeDecodeError"),
-    ([], "another form"),
+    ([], "unknown format"),
     ({"choices": []}, "without choices"),
     ({"error": {"message": "busy"}}, "without choices: .*busy"),
     ({"choices": [{}]}, "KeyError"),
@@ -190,8 +192,8 @@ def test_the_first_choice_counts_and_a_body_twice_is_one():
 )
 def test_other_forms_are_faults_that_may_pass(body, fault):
   outcome = parse(body)
-  assert re.search(fault, outcome.fault)
-  assert outcome.kind == "passing" and outcome.value is None
+  assert re.search(fault, outcome.error)
+  assert outcome.kind == "transient" and outcome.value is None
 
 
 def test_tokens_are_paid_for_with_and_without_an_answer():
@@ -208,22 +210,27 @@ def test_tokens_are_paid_for_with_and_without_an_answer():
 @pytest.mark.parametrize("value", [None, "", " \n"])
 def test_an_empty_text_is_no_answer(value):
   choice = {"message": {"content": value}, "finish_reason": "length"}
-  outcome = response_parsing.text(choice, chat=True, stop="")
-  assert outcome.kind == "own" and "'length'" in outcome.fault
+  outcome = response_parsing.parse_text(choice, chat=True, stop="")
+  assert outcome.kind == "bad_request" and "'length'" in outcome.error
   stopped = {"message": {"content": "END 1"}}
-  assert response_parsing.text(stopped, chat=True, stop="END").kind == "own"
-  assert response_parsing.text(stopped, chat=True, stop="1").value == "END "
+  assert (
+    response_parsing.parse_text(stopped, chat=True, stop="END").kind
+    == "bad_request"
+  )
+  assert (
+    response_parsing.parse_text(stopped, chat=True, stop="1").value == "END "
+  )
 
 
 def status(code, said="", headers=(), now=0.0):
-  return response_parsing.status_fault(
+  return response_parsing.parse_status(
     code, said, dict(headers), now=now, key_variable="MY_KEY"
   )
 
 
 def test_statuses_that_pass_that_stay_and_that_are_a_prompts_own():
   for code in (408, 409, 429, 500, 502, 503, 504, 529):
-    assert status(code).kind == "passing", code
+    assert status(code).kind == "transient", code
   for code in (400, 401, 402, 403, 404, 405, 422):
     assert status(code).kind == "permanent", code
   assert status(429, "You exceeded: insufficient_quota").kind == "permanent"
@@ -232,23 +239,23 @@ def test_statuses_that_pass_that_stay_and_that_are_a_prompts_own():
     "the request exceeds the available context size",
     "blocked content_filter",
   ):
-    assert status(400, said).kind == "own", said
-  assert "MY_KEY" in status(401).fault and "MY_KEY" in status(403).fault
-  assert "base_url" in status(404, "no such model").fault
-  assert "no such model" in status(404, "no such model").fault
+    assert status(400, said).kind == "bad_request", said
+  assert "MY_KEY" in status(401).error and "MY_KEY" in status(403).error
+  assert "base_url" in status(404, "no such model").error
+  assert "no such model" in status(404, "no such model").error
 
 
 def test_a_log_prob_above_zero_is_another_form():
   for value in (0.5, math.nan, "x", None):
     item = {"token": "1", "logprob": value, "top_logprobs": []}
     with pytest.raises((ValueError, TypeError)):
-      response_parsing.positions({"content": [item]})
+      response_parsing.parse_positions({"content": [item]})
 
 
 def test_retry_after_in_seconds_milliseconds_and_as_a_date():
   def wait(**headers):
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return response_parsing.retry_after(names, now=1_700_000_000.0)
+    return response_parsing.parse_wait(names, now=1_700_000_000.0)
 
   assert wait(retry_after="7") == 7.0
   assert wait(retry_after="7", retry_after_ms="250") == 0.25

@@ -16,11 +16,11 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.labeling import judge
+from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import store
 from tests import testing
 
-CONFIG = judge.JudgeConfig()
+CONFIG = pairwise_judge.PairwiseJudgeConfig()
 
 
 def make_pairs(count=10):
@@ -49,7 +49,7 @@ class Asker:
     backend = testing.ScriptedBackend(
       lambda p, o: batch_dependent(p, o) + 1e-7 * size * int(o)
     )
-    return judge.judge_pairs(pairs, backend, CONFIG)
+    return pairwise_judge.judge_pairs(pairs, backend, CONFIG)
 
 
 def open_store(path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raters' answers: orders of their own, and no click is lost."""
+"""Annotations: orders of their own, and no click is lost."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ def make_items(count=4):
 
 
 def open_log(tmp_path, count=4, **settings):
-  settings = {"mode": "rank", **settings}
-  return annotations.AnswerLog(
-    tmp_path / "answers.jsonl", make_items(count), **settings
+  return annotations.AnnotationLog(
+    tmp_path / "annotations.jsonl",
+    make_items(count),
+    annotations.AnnotationConfig(**settings),
   )
 
 
 def rank_all(log, rater, order=(0, 1, 2)):
   while view := log.view(rater):
-    log.put(rater, view.item.id, order, final=True, version=view.answer.version)
+    log.record(
+      rater, view.item.id, order, final=True, version=view.annotation.version
+    )
 
 
 def test_what_is_written_is_what_was_meant(tmp_path):
@@ -45,14 +48,14 @@ def test_what_is_written_is_what_was_meant(tmp_path):
     1,
     4,
   )
-  answer = log.put("ann", view.item.id, [2, 0], final=False, version=0)
+  answer = log.record("ann", view.item.id, [2, 0], final=False, version=0)
   assert answer.picks == (view.shown[2], view.shown[0])
   assert log.finished() == []
   # The click is there before the ranking is whole, for another process too.
   log.close()
   again = open_log(tmp_path)
-  assert again.view("ann").answer == answer
-  again.put("ann", view.item.id, [2, 0, 1], final=True, version=1)
+  assert again.view("ann").annotation == answer
+  again.record("ann", view.item.id, [2, 0, 1], final=True, version=1)
   (done,) = again.finished()
   assert done.item == view.item.id
   assert done.picks == tuple(view.shown[i] for i in (2, 0, 1))
@@ -79,7 +82,7 @@ def test_a_rater_may_be_given_a_part(tmp_path):
   log = open_log(tmp_path, count=10, items_per_rater=3)
   for rater in ("ann", "bob"):
     rank_all(log, rater)
-  assert log.raters_done() == 2
+  assert log.num_raters_done() == 2
   items = {rater: set() for rater in ("ann", "bob")}
   for answer in log.finished():
     items[answer.rater].add(answer.item)
@@ -87,39 +90,41 @@ def test_a_rater_may_be_given_a_part(tmp_path):
   assert items["ann"] != items["bob"]
 
 
-def test_back_opens_the_last_one_unless_it_is_kept(tmp_path):
+def test_reopen_opens_the_last_one_unless_it_is_frozen(tmp_path):
   log = open_log(tmp_path)
   first = log.view("ann").item.id
-  assert log.back("ann").item.id == first  # Nothing to go back to.
-  log.put("ann", first, [0, 1, 2], final=True, version=0)
-  view = log.back("ann")
-  assert view.item.id == first and len(view.answer.picks) == 3
+  assert log.reopen("ann").item.id == first  # Nothing to go back to.
+  log.record("ann", first, [0, 1, 2], final=True, version=0)
+  view = log.reopen("ann")
+  assert view.item.id == first and len(view.annotation.picks) == 3
   assert log.finished() == []
-  log.put("ann", first, [1, 0, 2], final=True, version=view.answer.version)
-  (kept,) = log.keep()
+  log.record(
+    "ann", first, [1, 0, 2], final=True, version=view.annotation.version
+  )
+  (kept,) = log.freeze()
   assert kept.picks[0] == view.shown[1]
-  assert log.back("ann").item.id != first
-  with pytest.raises(annotations.Conflict):
-    log.put("ann", first, [0, 1, 2], final=True, version=kept.version)
+  assert log.reopen("ann").item.id != first
+  with pytest.raises(annotations.ConflictError):
+    log.record("ann", first, [0, 1, 2], final=True, version=kept.version)
 
 
 def test_a_click_that_comes_twice_or_too_late(tmp_path):
   log = open_log(tmp_path)
   item = log.view("ann").item.id
   click = dict(rater="ann", item=item, picks=[1], final=False, version=0)
-  first = log.put(**click)
-  assert first.version == 1 and log.put(**click) == first
-  assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 1
+  first = log.record(**click)
+  assert first.version == 1 and log.record(**click) == first
+  assert len((tmp_path / "annotations.jsonl").read_text().splitlines()) == 1
   # Another window that has not seen it.
-  with pytest.raises(annotations.Conflict, match="another window"):
-    log.put("ann", item, [2], final=False, version=0)
+  with pytest.raises(annotations.ConflictError, match="another window"):
+    log.record("ann", item, [2], final=False, version=0)
 
 
 def test_a_torn_line_goes_and_a_wrong_one_is_named(tmp_path):
   log = open_log(tmp_path)
   rank_all(log, "ann")
   log.close()
-  path = tmp_path / "answers.jsonl"
+  path = tmp_path / "annotations.jsonl"
   whole = path.read_bytes()
   path.write_bytes(whole[:-9])
   log = open_log(tmp_path)
@@ -128,7 +133,7 @@ def test_a_torn_line_goes_and_a_wrong_one_is_named(tmp_path):
   assert len(log.finished()) == 4
   log.close()
   path.write_bytes(b'{"rater": "ann"}\n' + whole)
-  with pytest.raises(ValueError, match=r"answers.jsonl:1: not a click"):
+  with pytest.raises(ValueError, match=r"annotations.jsonl:1: not a click"):
     open_log(tmp_path)
 
 
@@ -145,9 +150,9 @@ def test_two_processes_and_two_modes_are_refused(tmp_path):
 def test_harmful_ones_are_any_number(tmp_path):
   log = open_log(tmp_path, mode="harmful")
   view = log.view("ann")
-  log.put("ann", view.item.id, [], final=True, version=0)
+  log.record("ann", view.item.id, [], final=True, version=0)
   view = log.view("ann")
-  log.put("ann", view.item.id, [0, 2], final=True, version=0)
+  log.record("ann", view.item.id, [0, 2], final=True, version=0)
   assert sorted(len(answer.picks) for answer in log.finished()) == [0, 2]
 
 
@@ -156,18 +161,18 @@ def test_harmful_ones_are_any_number(tmp_path):
   [
     ({"rater": "a b"}, "rater's name"),
     ({"rater": ""}, "rater's name"),
-    ({"item": "no"}, "none of this id"),
+    ({"item": "no"}, "no item has the id"),
     ({"picks": [3]}, "from 0 to 2"),
-    ({"picks": [1, 1]}, "none twice"),
+    ({"picks": [1, 1]}, "without repetition"),
     ({"picks": [1], "final": True}, "1 of 3 responses are ranked"),
   ],
 )
-def test_what_is_no_answer_is_refused(tmp_path, change, message):
+def test_invalid_annotations_are_refused(tmp_path, change, message):
   log = open_log(tmp_path)
   click = dict(rater="ann", item="i0", picks=[1], final=False, version=0)
   with pytest.raises(ValueError, match=message):
-    log.put(**{**click, **change})
-  assert (tmp_path / "answers.jsonl").read_bytes() == b""
+    log.record(**{**click, **change})
+  assert (tmp_path / "annotations.jsonl").read_bytes() == b""
 
 
 def test_raters_click_at_once(tmp_path):
@@ -179,16 +184,22 @@ def test_raters_click_at_once(tmp_path):
     thread.start()
   for thread in threads:
     thread.join()
-  assert len(log.finished()) == 48 and log.raters_done() == 6
-  lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+  assert len(log.finished()) == 48 and log.num_raters_done() == 6
+  lines = (tmp_path / "annotations.jsonl").read_text().splitlines()
   assert len([json.loads(line) for line in lines]) == 48
 
 
 def test_bad_items(tmp_path):
-  with pytest.raises(ValueError, match="as many, from 1 to 9"):
+  with pytest.raises(ValueError, match="1 to 9 responses"):
     annotations.Item(id="i", context="", names=("a", "b"), responses=("x",))
-  for items, mode in (([], "rank"), (make_items(1) * 2, "rank")):
-    with pytest.raises(ValueError, match="each with an id of its own"):
-      annotations.AnswerLog(tmp_path / "a", items, mode=mode)
+  config = annotations.AnnotationConfig()
+  for items in ([], make_items(1) * 2):
+    with pytest.raises(ValueError, match="with different ids"):
+      annotations.AnnotationLog(tmp_path / "a", items, config)
+
+
+def test_wrong_settings():
   with pytest.raises(ValueError, match="mode is 'best'"):
-    annotations.AnswerLog(tmp_path / "a", make_items(), mode="best")
+    annotations.AnnotationConfig(mode="best")
+  with pytest.raises(ValueError, match="items_per_rater is -1"):
+    annotations.AnnotationConfig(items_per_rater=-1)

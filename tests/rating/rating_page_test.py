@@ -29,8 +29,12 @@ def server(tmp_path):
     )
     for i in range(3)
   ]
-  log = annotations.AnswerLog(tmp_path / "answers.jsonl", items, mode="rank")
-  server = rating_page.make_server(log, host="127.0.0.1", port=0, key=KEY)
+  log = annotations.AnnotationLog(
+    tmp_path / "annotations.jsonl", items, annotations.AnnotationConfig()
+  )
+  server = rating_page.make_server(
+    log, rating_page.ServerConfig(port=0), key=KEY
+  )
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
   yield server
@@ -57,7 +61,7 @@ def ask(server, path, body=None, *, key=KEY, headers=()):
 
 def say(server, **change):
   row = {"rater": "ann", "picks": [1, 0], "final": True, "version": 0}
-  return ask(server, "/put", {**row, **change})
+  return ask(server, "/annotate", {**row, **change})
 
 
 def test_a_ranking_by_hand(server):
@@ -70,7 +74,7 @@ def test_a_ranking_by_hand(server):
   assert json.loads(ask(server, "/view?rater=ann")[2])["picks"] == [1]
   status, _, body = say(server, item=view["item"], version=1)
   assert json.loads(body)["number"] == 2
-  again = json.loads(ask(server, "/back", {"rater": "ann"})[2])
+  again = json.loads(ask(server, "/reopen", {"rater": "ann"})[2])
   assert again["item"] == view["item"] and again["picks"] == [1, 0]
   say(server, item=view["item"], version=again["version"])
   for _ in range(2):
@@ -83,7 +87,7 @@ def test_whose_responses_they_are_never_leaves(server):
   view = json.loads(ask(server, "/view?rater=ann")[2])
   said = [ask(server, f"/?key={KEY}"), ask(server, "/view?rater=ann")]
   said.append(say(server, item=view["item"]))
-  said.append(ask(server, "/back", {"rater": "ann"}))
+  said.append(ask(server, "/reopen", {"rater": "ann"}))
   said.append(say(server, item=view["item"], picks=[7]))
   for _, headers, body in said:
     for name in NAMES:
@@ -113,8 +117,8 @@ def test_without_the_key_nothing_is_told(server):
     assert status == 403 and b"<" not in body
   for key in ("", "other", "\xff"):
     assert ask(server, "/view?rater=ann", key=key)[0] == 403
-    assert ask(server, "/put", {"rater": "ann"}, key=key)[0] == 403
-    assert ask(server, "/back", {"rater": "ann"}, key=key)[0] == 403
+    assert ask(server, "/annotate", {"rater": "ann"}, key=key)[0] == 403
+    assert ask(server, "/reopen", {"rater": "ann"}, key=key)[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_without_the_key_nothing_is_told(server):
   ],
 )
 def test_what_is_no_click_is_told_so(server, body):
-  status, _, reply = ask(server, "/put", body)
+  status, _, reply = ask(server, "/annotate", body)
   assert status == 400 and json.loads(reply)["error"]
   assert server.RequestHandlerClass.log.finished() == []
 
@@ -146,15 +150,17 @@ def test_other_paths_sizes_and_states(server):
   assert ask(server, "/other", {})[0] == 404
   assert ask(server, "/view?rater=")[0] == 400
   big = b"x" * (rating_page.MAX_BODY + 1)
-  assert ask(server, "/put", big)[0] == 413
-  assert ask(server, "/put", b"", headers={"Content-Length": "-1"})[0] == 411
+  assert ask(server, "/annotate", big)[0] == 413
+  assert (
+    ask(server, "/annotate", b"", headers={"Content-Length": "-1"})[0] == 411
+  )
   view = json.loads(ask(server, "/view?rater=ann")[2])
   assert say(server, item=view["item"])[0] == 200
   late = say(server, item=view["item"], picks=[0, 1])
   assert late[0] == 409 and b"another window" in late[2]
 
 
-def test_a_full_disk_is_not_an_answer(server, monkeypatch, tmp_path):
+def test_a_full_disk_is_an_error(server, monkeypatch, tmp_path):
   def full(*_):
     raise OSError(28, "No space left on device")
 
@@ -162,5 +168,25 @@ def test_a_full_disk_is_not_an_answer(server, monkeypatch, tmp_path):
   status, _, body = say(server, item="i0")
   assert status == 500 and b"No space left" in body
   monkeypatch.undo()
-  assert (tmp_path / "answers.jsonl").read_bytes() == b""
+  assert (tmp_path / "annotations.jsonl").read_bytes() == b""
   assert say(server, item="i0")[0] == 200
+
+
+def test_the_key_is_made_once_and_its_owners(tmp_path):
+  path = tmp_path / "key"
+  key = rating_page.read_key(path)
+  assert len(key) >= 32 and rating_page.read_key(path) == key
+  assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "example.org"])
+def test_remote_hosts_must_be_allowed(host):
+  with pytest.raises(ValueError, match="allow_remote=True"):
+    rating_page.ServerConfig(host=host)
+  assert rating_page.ServerConfig(host=host, allow_remote=True)
+  assert rating_page.ServerConfig(host="::1")
+
+
+def test_the_address_has_the_key(server):
+  address = rating_page.address(server)
+  assert address == f"http://127.0.0.1:{server.server_port}/?key={KEY}"
