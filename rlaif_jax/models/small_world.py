@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
@@ -60,9 +61,9 @@ class SmallWorldConfig(decoder.DecoderConfig):
 class LayerCache(NamedTuple):
   """A layer's cache with the tokens' own keys of the M previous-key heads."""
 
-  keys: jax.Array  # [B, K, S, C]
-  values: jax.Array  # [B, K, S, C]
-  own_keys: jax.Array  # [B, M, S, C], without rotary embedding
+  keys: Float[Array, "B K S C"]
+  values: Float[Array, "B K S C"]
+  own_keys: Float[Array, "B M S C"]  # Without rotary embedding.
 
 
 class Attention(self_attention.Attention):
@@ -81,19 +82,16 @@ class Attention(self_attention.Attention):
 
 
 def _previous_keys(
-  own: jax.Array,
+  own: Float[Array, "B L M C"],
   layout: attention.Layout,
   cached: self_attention.CacheSlice | None,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the previous token's keys, and the keys of the cache.
+) -> tuple[Float[Array, "B L M C"], Float[Array, "B M S C"]]:
+  """Returns the previous token's keys (0 if none), and own keys of the cache.
 
   Args:
-    own: [B, L, M, C] keys of the new columns.
+    own: keys of the new columns.
     layout: of all L columns.
     cached: cache that the columns continue.
-
-  Returns:
-    [B, L, M, C], zero for a first token, and [B, M, S, C].
   """
   # The previous token is the visible one whose position is one less.
   before = layout.positions[:, :, None] - 1 == layout.key_positions[:, None, :]
@@ -111,8 +109,10 @@ def _previous_keys(
   return jnp.where(has_previous, previous, _last_key(cached.prefix)), own_keys
 
 
-def _last_key(prefix: prefix_attention.Prefix | None) -> jax.Array | int:
-  """Returns the own key [1, 1, M, C] of a prefix's last token, 0 if none."""
+def _last_key(
+  prefix: prefix_attention.Prefix | None,
+) -> Float[Array, "1 1 M C"] | int:
+  """Returns the own key of a prefix's last token, 0 if none."""
   if prefix is None:
     return 0
   last = jnp.max(

@@ -53,18 +53,22 @@ class T5(nn.Module):
     self.encoder = t5_layers.Encoder(c, self.options)
     self.decoder = t5_layers.ResponseDecoder(c, self.options)
 
-  def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Returns logits [B, 1 + R, V]; creates all parameters."""
+  def __call__(
+    self, prompt, prompt_valid, response, valid
+  ) -> Float[Array, "BN columns V"]:
+    """Returns logits of `states`; creates all parameters."""
     return self.logits(self.states(prompt, prompt_valid, response, valid))
 
-  def states(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Returns the states [B N, 1 + R, D] before each column and after the last.
+  def states(
+    self,
+    prompt: Int[Array, "B P"],
+    prompt_valid: Bool[Array, "B P"],
+    response: Int[Array, "BN R"],
+    valid: Bool[Array, "BN R"],
+  ) -> Float[Array, "BN columns D"]:
+    """Returns the 1 + R states before each response column and after the last.
 
-    Args:
-      prompt: [B, P] int32.
-      prompt_valid: [B, P] bool.
-      response: [B N, R] int32; N consecutive rows have the same prompt.
-      valid: [B N, R] bool.
+    N consecutive responses have the same prompt.
     """
     encoded, prompt_valid = self._encode(prompt, prompt_valid)
     tokens = jnp.pad(response, ((0, 0), (1, 0)), constant_values=START_ID)
@@ -132,8 +136,10 @@ class T5(nn.Module):
       column=cache.column + tokens.shape[1],
     )
 
-  def _encode(self, prompt, valid) -> tuple[jax.Array, jax.Array]:
-    """Returns states [B, P + 1, D] of prompts and end tokens, and valid."""
+  def _encode(
+    self, prompt: Int[Array, "B P"], valid: Bool[Array, "B P"]
+  ) -> tuple[Float[Array, "B columns D"], Bool[Array, "B columns"]]:
+    """Returns states of prompts and end tokens, and valid."""
     pad = ((0, 0), (0, 1))
     tokens = jnp.pad(prompt, pad, constant_values=END_ID)
     valid = jnp.pad(valid, pad, constant_values=True)
@@ -154,8 +160,10 @@ class ScalarT5(nn.Module):
     self.decoder = T5(self.config, self.options)
     self.head = layers.scalar_head()
 
-  def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Returns float32 [B N, 1 + R]; see `T5.states`."""
+  def __call__(
+    self, prompt, prompt_valid, response, valid
+  ) -> Float[Array, "BN columns"]:
+    """Returns float32 scalars; see `T5.states`."""
     states = self.decoder.states(prompt, prompt_valid, response, valid)
     return self.head(states.astype(jnp.float32))[..., 0]
 
