@@ -193,7 +193,7 @@ class SeedData:
   test: batches.PairBatch
   train_margins: np.ndarray
   test_margins: np.ndarray
-  reference: tuple[batches.PromptBatch, decode.Samples]
+  reference: tuple[batches.PromptBatch, decode.SampledResponses]
 
   def rescored(self, world: toy_task.World) -> "SeedData":
     """Returns the data with the values of another world as gold.

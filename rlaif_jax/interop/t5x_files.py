@@ -84,7 +84,7 @@ class T5XSource:
         f"{self.directory}: no parameter {name!r}; similar names: {near}"
       )
     leaf = self._leaves[name]
-    return leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+    return leaf.read() if isinstance(leaf, zarr_files.ZarrArray) else leaf
 
   def close(self) -> None:
     """Frees the leaves."""
@@ -277,9 +277,9 @@ def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
-  """Returns an inline array, an Array for a spec, or the leaf itself."""
+  """Returns an inline array, a ZarrArray for a spec, or the leaf itself."""
   if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
-    return zarr_files.Array(
+    return zarr_files.ZarrArray(
       store, zarr_files.plain_name(file, leaf[len(_PLACEHOLDER) :])
     )
   if isinstance(leaf, (np.ndarray, np.generic, int, float)):
@@ -297,7 +297,7 @@ def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
     )
   if isinstance(path, str) and path.endswith("/"):
     path = path[:-1]
-  return zarr_files.Array(
+  return zarr_files.ZarrArray(
     store, "/".join(zarr_files.plain_path(file, path)), tuple(shape)
   )
 
@@ -321,7 +321,7 @@ def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
   for keys, entry in entries:
     if not entry.get("value_metadata", {}).get("skip_deserialize"):
       path = ".".join(zarr_files.plain_name(file, key) for key in keys)
-      leaves["/".join(keys)] = zarr_files.Array(store, path)
+      leaves["/".join(keys)] = zarr_files.ZarrArray(store, path)
   return leaves
 
 
@@ -331,7 +331,7 @@ def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
     leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)
   ):
     return leaf
-  if not isinstance(leaf, zarr_files.Array):
+  if not isinstance(leaf, zarr_files.ZarrArray):
     raise ValueError(
       f"{directory}: tensor {name}: expected an array, found {str(leaf)[:80]}"
     )
@@ -350,5 +350,5 @@ def _scalar(directory: pathlib.Path, name: str, leaf: Any) -> int:
       f"{directory}: {name}: expected one integer, found {leaf.shape} "
       f"{leaf.dtype}"
     )
-  value = leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+  value = leaf.read() if isinstance(leaf, zarr_files.ZarrArray) else leaf
   return int(value.reshape(()))

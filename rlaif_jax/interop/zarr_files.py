@@ -58,7 +58,7 @@ def are_sizes(value: Any, least: int = 0) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class ZarrArray:
   """A zarr array in a store; `dtype` is None before it is checked."""
 
   store: Any
@@ -66,7 +66,7 @@ class Array:
   shape: tuple[int, ...] | None = None
   dtype: Any = None
 
-  def checked(self) -> Array:
+  def checked(self) -> ZarrArray:
     """Returns the array with its header's shape and dtype after checking them.
 
     Raises:

@@ -95,7 +95,7 @@ class PretrainedModel:
     *,
     num_samples: int = 1,
     **options: Any,
-  ) -> decode.Samples:
+  ) -> decode.SampledResponses:
     """Samples N responses to each prompt: [B, N, R].
 
     Args:

@@ -75,7 +75,7 @@ def take_columns(
 
 
 def within_window(
-  positions: Int[Array, "B L"], key_positions: Int[Array, "B S"], window: int
+  positions: Int[Array, "B L"], key_positions: Int[Array, "#B S"], window: int
 ) -> Bool[Array, "B L S"]:
   """Returns a mask: the key is at most window - 1 tokens back.
 
@@ -101,8 +101,8 @@ class Layout:
   """
 
   positions: Int[Array, "B L"]
-  key_positions: Int[Array, "B S"]
-  mask: Bool[Array, "B L S"]
+  key_positions: Int[Array, "#B S"]
+  mask: Bool[Array, "#B #L S"]
   continuations: tuple[int, int] = flax.struct.field(
     pytree_node=False, default=(0, 0)
   )

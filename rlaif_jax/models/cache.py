@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import flax.struct
 import jax
@@ -13,12 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from rlaif_jax.models import attention
 
 
-class LayerCache(NamedTuple):
+@flax.struct.dataclass
+class LayerCache:
   """Keys and values of one layer.
 
   The heads come before the columns, so that a token's attention of one head is
-  a product with a contiguous matrix. The functions of this module apply to any
-  tuple of arrays [B, heads, S, channels].
+  a product with a contiguous matrix. The functions of this module also apply
+  to a subclass with more arrays [B, heads, S, channels].
   """
 
   keys: Float[Array, "B K S C"]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 
-Dtype = jnp.dtype | str
+Dtype = jax.typing.DTypeLike
 
 # What the backward pass keeps of a block; see `compute.ComputeConfig.remat`.
 _POLICIES = {

@@ -20,7 +20,7 @@ class Prefix(NamedTuple):
   """One layer's cache of a prefix of C columns, and its attention mask."""
 
   layer: cache_lib.LayerCache  # Arrays of one row.
-  mask: Bool[Array, "B L C"]  # B and L may be 1.
+  mask: Bool[Array, "#B #L C"]
 
   def at(self, columns: Int[Array, "B T"]) -> Prefix:
     """Returns the prefix for queries at these columns only."""
@@ -30,7 +30,7 @@ class Prefix(NamedTuple):
 
 
 def of_layers(
-  cache: cache_lib.Cache, masks: Sequence[Bool[Array, "B L C"]]
+  cache: cache_lib.Cache, masks: Sequence[Bool[Array, "#B #L C"]]
 ) -> list[tuple[Prefix, ...]]:
   """Returns, for each layer, the prefix with each of the masks."""
   return [

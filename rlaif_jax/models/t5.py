@@ -29,7 +29,7 @@ END_ID = 1
 
 
 @flax.struct.dataclass
-class Cache:
+class T5Cache:
   """Keys and values of prompts and of S response columns for each layer."""
 
   keys: tuple[Float[Array, "B S H C"], ...]
@@ -93,7 +93,7 @@ class T5(nn.Module):
     prompt: Int[Array, "B P"],
     valid: Bool[Array, "B P"],
     num_new_tokens: int,
-  ) -> tuple[Float[Array, "B D"], Cache]:
+  ) -> tuple[Float[Array, "B D"], T5Cache]:
     """Encodes prompts [B, P] and reads the start token."""
     encoded, prompt_valid = self._encode(prompt, valid)
     cross = self.decoder.cross(encoded)
@@ -101,7 +101,7 @@ class T5(nn.Module):
     empty = jnp.zeros(
       (batch, 1 + num_new_tokens, c.num_heads, c.head_dim), c.dtype
     )
-    cache = Cache(
+    cache = T5Cache(
       keys=(empty,) * c.num_decoder_layers,
       values=(empty,) * c.num_decoder_layers,
       cross_keys=tuple(key for key, _ in cross),
@@ -115,8 +115,8 @@ class T5(nn.Module):
     return hidden[:, 0], cache
 
   def decode_step(
-    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"], cache: Cache
-  ) -> tuple[Float[Array, "B L D"], Cache]:
+    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"], cache: T5Cache
+  ) -> tuple[Float[Array, "B L D"], T5Cache]:
     """Reads response tokens after those in the cache."""
     all_valid = jax.lax.dynamic_update_slice(
       cache.valid, valid, (0, cache.column)

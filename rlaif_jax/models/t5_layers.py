@@ -146,7 +146,7 @@ class RelativeBias(nn.Module):
     )
 
 
-class Attention(nn.Module):
+class T5Attention(nn.Module):
   """Multi-head attention; the initialization replaces scaled scores."""
 
   config: T5Config
@@ -199,7 +199,7 @@ class Attention(nn.Module):
     return x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
 
 
-class MLP(nn.Module):
+class T5MLP(nn.Module):
   """wo(gelu(wi_0(x)) * wi_1(x)) of T5 1.1, or wo(relu(wi(x))) of 1.0."""
 
   config: T5Config
@@ -234,9 +234,9 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     self.pre_attention_layer_norm = _norm(self.config)
-    self.attention = Attention(self.config)
+    self.attention = T5Attention(self.config)
     self.pre_mlp_layer_norm = _norm(self.config)
-    self.mlp = MLP(self.config)
+    self.mlp = T5MLP(self.config)
 
   def __call__(self, x, mask, bias):
     normed = self.pre_attention_layer_norm(x)
@@ -252,11 +252,11 @@ class DecoderLayer(nn.Module):
 
   def setup(self):
     self.pre_self_attention_layer_norm = _norm(self.config)
-    self.self_attention = Attention(self.config)
+    self.self_attention = T5Attention(self.config)
     self.pre_cross_attention_layer_norm = _norm(self.config)
-    self.encoder_decoder_attention = Attention(self.config)
+    self.encoder_decoder_attention = T5Attention(self.config)
     self.pre_mlp_layer_norm = _norm(self.config)
-    self.mlp = MLP(self.config)
+    self.mlp = T5MLP(self.config)
 
   def __call__(self, x, masks, bias, cross, cached=None):
     """Applies the layer.
@@ -401,7 +401,7 @@ class ResponseDecoder(nn.Module):
     causal = (
       jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
     )
-    # Several responses may share a prompt; see `Attention.read`.
+    # Several responses may share a prompt; see `T5Attention.read`.
     rows, prompt = prompt_valid.shape
     queries = all_valid.shape[0] // rows * length
     cross = jnp.broadcast_to(prompt_valid[:, None], (rows, queries, prompt))

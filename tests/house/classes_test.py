@@ -10,13 +10,7 @@ from tests.house import source
 
 # Names that still have two classes each; shorten this list.
 TWO_CLASSES = {
-  "Array",
-  "Attention",
-  "Cache",
   "Estimate",
-  "Group",
-  "Part",
-  "Samples",
 }
 
 # Annotations that `core.validation` reads.
