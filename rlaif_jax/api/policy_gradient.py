@@ -41,10 +41,10 @@ class PolicyGradient(NamedTuple):
 
   init: Callable[[jax.Array], TrainState]
   rollout: Callable[
-    [TrainState, batches.PromptBatch, jax.Array], batches.Rollout
+    [TrainState, batches.PromptBatch, jax.Array], algorithms.Rollout
   ]
   update: Callable[
-    [TrainState, batches.Rollout], tuple[TrainState, dict[str, jax.Array]]
+    [TrainState, algorithms.Rollout], tuple[TrainState, dict[str, jax.Array]]
   ]
   policy: Callable[[TrainState], pretrained.PretrainedModel]
 
@@ -125,11 +125,11 @@ def policy_gradient(
 
   def rollout(
     state: TrainState, prompts: batches.PromptBatch, key: jax.Array
-  ) -> batches.Rollout:
+  ) -> algorithms.Rollout:
     return collect(state.params, frozen, prompts, key)[0]
 
   def update(
-    state: TrainState, found: batches.Rollout
+    state: TrainState, found: algorithms.Rollout
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     # The key orders the minibatches of PPO and GRPO.
     key = jax.random.fold_in(jax.random.key(0), state.step)
@@ -144,7 +144,7 @@ def policy_gradient(
 
 @jax.jit
 def _means(
-  metrics: step_lib.Metrics, rollout: batches.Rollout
+  metrics: step_lib.Metrics, rollout: algorithms.Rollout
 ) -> dict[str, jax.Array]:
   """Returns the metrics of an update and its rollout as scalars."""
   metrics = {**metrics, **rollout_lib.rollout_metrics(rollout)}

@@ -77,7 +77,7 @@ def run(
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = pretrained.scalar_model(sft.config, devices, compute)
     params["value"] = initialization.scalar_params(
-      value, sft, devices, train.seed, placement.value
+      value, sft, devices, rng.key(train.seed, "init"), placement.value
     )
     configs["value"] = optimizers.value
   # 2. Rollout and update.

@@ -24,8 +24,10 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.labeling import backends
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
+from rlaif_jax.rl import algorithms
 from rlaif_jax.text import tokenizers
 
 
@@ -115,7 +117,7 @@ class PretrainedModel:
     )
 
   def decode(
-    self, samples: decode.Samples | batches.Rollout
+    self, samples: decode.Samples | algorithms.Rollout
   ) -> list[list[str]]:
     """Returns the texts of responses [B, N, R]: N for each prompt.
 
@@ -133,6 +135,17 @@ class PretrainedModel:
       [text(*one) for one in zip(*rows, strict=True)]
       for rows in zip(response, mask, strict=True)
     ]
+
+  def backend(self, progress: Any = None) -> backends.FlaxBackend:
+    """Returns this language model as the backend of a judge."""
+    return backends.FlaxBackend(
+      self.functions,
+      self.params,
+      self.tokenizer,
+      name=self.name,
+      chat=self.chat,
+      progress=progress,
+    )
 
   def save(self, directory: str) -> None:
     """Writes the model for `load` and all jobs; model.json is written last."""
