@@ -142,7 +142,7 @@ def test_a_held_out_row_is_not_trained_on(tmp_path):
   }
 
 
-def test_one_dialogue_stands_in_one_held_out_split(tmp_path):
+def test_a_dialogue_is_in_one_held_out_split(tmp_path):
   root = tmp_path / "hh"
   write(root / "train.jsonl", hh_rows(0, 3))
   rows = [
@@ -188,7 +188,7 @@ def test_comparisons_go_to_the_split_that_they_name(tmp_path, layout):
   assert not manifest(tmp_path / "cache", "tldr_comparisons")["quarantined"]
 
 
-def test_the_row_knows_its_split_better_than_the_file(tmp_path):
+def test_the_split_of_the_row_overrides_the_file(tmp_path):
   root = tmp_path / "openai"
   rows = [comparison_row(i, "valid2" if i < 4 else "train") for i in range(9)]
   write(root / "train.jsonl", rows)
@@ -197,7 +197,7 @@ def test_the_row_knows_its_split_better_than_the_file(tmp_path):
   assert len(load("tldr_comparisons", "validation", tmp_path, root)) == 5
 
 
-def test_batches_without_a_split_are_set_aside(tmp_path):
+def test_batches_without_a_split_are_quarantined(tmp_path):
   rows = [comparison_row(i, "train") for i in range(3)]
   rows += [comparison_row(3, None), comparison_row(4, "trial")]
   write(tmp_path / "openai" / "batch3.json", rows)
@@ -233,7 +233,7 @@ def test_parquet_through_the_same_code(tmp_path):
   assert len(load("tldr_comparisons", "validation", tmp_path, root)) == 20
 
 
-def test_missing_files_say_what_to_put_where(tmp_path):
+def test_missing_files_are_named(tmp_path):
   with pytest.raises(ValueError, match="does not exist.*helpful-base/test"):
     load("helpful", "train", tmp_path, tmp_path / "none")
   write(tmp_path / "tldr" / "train.jsonl", tldr_rows(0, 3))
@@ -242,7 +242,7 @@ def test_missing_files_say_what_to_put_where(tmp_path):
   assert not (tmp_path / "cache" / "tldr" / "manifest.json").exists()
 
 
-def test_the_cache_is_read_again_but_not_for_other_files(hh, tmp_path):
+def test_the_cache_is_read_again_for_the_same_source(hh, tmp_path):
   first = load("harmless", "train", tmp_path, hh)
   for path in hh.rglob("*.gz"):
     path.unlink()

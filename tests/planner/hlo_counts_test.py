@@ -114,7 +114,7 @@ def test_a_collective_by_hand(line, kind, sent):
   assert one.sent_bytes == pytest.approx(sent)
 
 
-def test_the_end_of_one_is_none():
+def test_the_end_of_a_collective_is_not_counted():
   found = count(
     "%all-gather.1 = f32[4] parameter(0)",
     "%d = f32[4] all-gather-done(%all-gather.1)",
@@ -123,7 +123,7 @@ def test_the_end_of_one_is_none():
   assert found.collectives == ()
 
 
-def test_a_collective_in_several_operations_is_one():
+def test_a_collective_in_several_operations_counts_once():
   line = "%{} = f32[8] all-gather(%p), channel_id={}, replica_groups=[1,4]<=[4]"
   begin = "%p = f32[2] parameter(0)"
   same = [line.format(name, 7) for name in "abc"]
@@ -317,7 +317,7 @@ def test_traffic_by_hand(line, moved):
   ],
 )
 @pytest.mark.parametrize("order", [("much", "little"), ("little", "much")])
-def test_of_branches_the_one_with_most_traffic_counts(names, order):
+def test_the_branch_with_most_traffic_counts(names, order):
   branches = """%much (p: f32[6,8]) -> f32[6,8] {
   %p = f32[6,8] parameter(0)
   ROOT %s = f32[6,8] add(%p, %p)

@@ -87,7 +87,7 @@ def test_annotated_trip_counts():
     {"added": "%kept, %kept"},
   ],
 )
-def test_of_other_loops_nothing_is_known(changes):
+def test_loops_of_unknown_trip_count(changes):
   assert trip_count(counter(**{"limit": "constant(12)", **changes})) is None
 
 
