@@ -23,7 +23,7 @@ OTHERS = """
 
 
 def entry(*lines, root="%result = f32[] parameter(9)"):
-  """A program of these lines, whose last names its result."""
+  """A program of these lines, the last of which is the root."""
   *lines, last = [*lines, root]
   body = "".join(f"  {line}\n" for line in lines)
   return (
@@ -284,7 +284,7 @@ ARRAY = 4 * 6 * 8
       "%x = f32[6,8] all-reduce-start(%a), replica_groups=[1,3]<=[3]",
       2 * ARRAY,
     ),
-    # A part of a collective beside what is computed: the start counted it.
+    # A part of a collective in a fusion: counted at its start.
     (
       "%x = (f32[8], f32[2,8], f32[6,8]) fusion(%part, %a, %eight), "
       "output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%send",

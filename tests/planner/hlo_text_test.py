@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program's text, taken apart."""
+"""Parsing of HLO text."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CHIP = chips.Chip(
 
 
 def test_a_tpu_compiler_stops_before_code_generation():
-  """And says what it says when it goes on to the end."""
+  """With the result of a compilation to the end."""
   pytest.importorskip("libtpu")
   mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:2x2"))
   split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)

@@ -127,7 +127,7 @@ def test_microbatches_are_all_counted():
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
 def test_scanned_layers_cost_the_same(model):
   deep = dataclasses.replace(model, num_layers=5)
-  apart, loop = (
+  unrolled, loop = (
     cost_of(
       planned(tiny_plan.spec(deep, scan_layers=is_loop, remat="full"), "sft")[
         "SFT update"
@@ -135,9 +135,11 @@ def test_scanned_layers_cost_the_same(model):
     )
     for is_loop in (False, True)
   )
-  assert loop.flops == pytest.approx(apart.flops, rel=0.05)
-  assert loop.arguments == pytest.approx(apart.arguments, rel=1e-3)
-  sent = [sum(c.sent_bytes for c in cost.collectives) for cost in (loop, apart)]
+  assert loop.flops == pytest.approx(unrolled.flops, rel=0.05)
+  assert loop.arguments == pytest.approx(unrolled.arguments, rel=1e-3)
+  sent = [
+    sum(c.sent_bytes for c in cost.collectives) for cost in (loop, unrolled)
+  ]
   assert sent[0] == pytest.approx(sent[1], rel=0.1)
 
 
@@ -177,7 +179,7 @@ def test_ppo_computes_values_with_the_reference():
   new = planned(tiny_plan.spec(), "policy")
   values, reference = old["reference, values"], new["reference log-probs"]
   assert cost_of(values).flops > 1.5 * cost_of(reference).flops
-  # Both models are its arguments, so less is there beside it.
+  # Both models are its arguments, so they are not resident besides.
   mesh = mesh_lib.make_mesh("data:2,fsdp:2,model:2", jax.devices()[:8])
   found = programs.resident_bytes(tiny_plan.spec(), "policy", mesh)
   less = reference.resident - values.resident
@@ -294,6 +296,6 @@ def test_the_state_is_donated_and_remat_saves_memory():
     mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
     parts = programs.resident_bytes(settings, "sft", mesh)
     state = parts["trained parameters"] + parts["optimizer state"]
-    # The new state lies where the old one lay.
+    # The new state reuses the memory of the old one.
     assert found.alias_size_in_bytes == pytest.approx(state, rel=0.01)
   assert temporary["full"] < temporary["dots"] < temporary["none"]

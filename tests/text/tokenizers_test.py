@@ -86,11 +86,11 @@ def test_round_trip(tokenizer, text):
 @pytest.mark.parametrize("first", [t + "\n" for t in HARD])
 @pytest.mark.parametrize("second", HARD)
 def test_segments_are_joined_at_newlines(tokenizer, first, second):
-  apart = tokenizer.encode(first) + tokenizer.encode(second)
-  assert tokenizer.encode(first + second) == apart
+  separate = tokenizer.encode(first) + tokenizer.encode(second)
+  assert tokenizer.encode(first + second) == separate
   before = first.rstrip("\n")
-  apart = tokenizer.encode(before) + tokenizer.encode("\n" + second)
-  assert tokenizer.encode(before + "\n" + second) == apart
+  separate = tokenizer.encode(before) + tokenizer.encode("\n" + second)
+  assert tokenizer.encode(before + "\n" + second) == separate
 
 
 def test_digits_are_pieces_of_their_own(tokenizer):
@@ -211,7 +211,7 @@ def write(directory, name, **content):
 
 
 def byte_level(*, special=SPECIAL, begin=None):
-  """A small byte-level vocabulary, digits apart."""
+  """A small byte-level vocabulary, with single digits."""
   made = hub.Tokenizer(models.BPE())
   made.pre_tokenizer = pre_tokenizers.Sequence(
     [
