@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Annotated, Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from rlaif_jax.api import rewards
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import processes
@@ -26,7 +27,7 @@ from rlaif_jax.reward import scorers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScorerConfig:
+class ScorerConfig(validation.Validated):
   """Exactly one of a reward model and a labeler that rates 1..10.
 
   `standardize_file` names test or SFT responses (JSONL of Response); the
@@ -41,24 +42,26 @@ class ScorerConfig:
 
   reward_dir: str = ""
   more_reward_dirs: tuple[str, ...] = ()
-  aggregate: str = "mean"
+  aggregate: Annotated[str, validation.OneOf(ensembles.AGGREGATES)] = "mean"
   coefficient: float = 0.0
   labeler_dir: str = ""
   rating_template: str = ""
   standardize_file: str = ""
-  standardize_rows: int = 256
-  scale: float = 1.0
+  standardize_rows: validation.PositiveInt = 256
+  scale: validation.PositiveFloat = 1.0
   placement: compute_lib.Placement = compute_lib.PLAIN
 
   def __post_init__(self):
+    super().__post_init__()
     if bool(self.reward_dir) == bool(self.labeler_dir):
       raise ValueError(
-        f"ScorerConfig: reward_dir is {self.reward_dir!r} and labeler_dir is "
-        f"{self.labeler_dir!r}; give exactly one of them"
+        f"ScorerConfig.reward_dir is {self.reward_dir!r} and labeler_dir is "
+        f"{self.labeler_dir!r}; set exactly one of them"
       )
     if bool(self.labeler_dir) != bool(self.rating_template):
       raise ValueError(
-        "ScorerConfig: labeler_dir and rating_template go together"
+        f"ScorerConfig.labeler_dir is {self.labeler_dir!r} and rating_template "
+        f"is {self.rating_template!r}; set both or neither"
       )
     if self.more_reward_dirs and not (
       self.reward_dir and self.standardize_file
@@ -68,13 +71,6 @@ class ScorerConfig:
         "standardize_file: preferences leave a reward's zero and unit open, so "
         "members are compared over the same responses"
       )
-    if self.aggregate not in ensembles.AGGREGATES:
-      raise ValueError(
-        f"ScorerConfig.aggregate is {self.aggregate!r}; use one of "
-        f"{ensembles.AGGREGATES}"
-      )
-    if self.scale <= 0:
-      raise ValueError(f"ScorerConfig.scale is {self.scale}; must be positive")
 
 
 def make_scorer(

@@ -108,7 +108,7 @@ def update(point: Point) -> Work:
 
   def loss(params, batch, key):
     del key
-    log_probs = scoring.group_log_probs(model, params, batch)
+    log_probs = scoring.response_log_probs(model, params, batch)
     return masked.weighted_sum(-log_probs, jnp.ones_like(log_probs)), {}
 
   call = pairs_lib.make_update(model.init, loss, batch)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches

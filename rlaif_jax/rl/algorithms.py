@@ -228,7 +228,7 @@ def make_loss(
         rollout.targets,
       )
     )
-    log_probs = scoring.group_log_probs(
+    log_probs = scoring.response_log_probs(
       policy,
       params["policy"],
       texts,

@@ -114,7 +114,7 @@ def make_finish(
   @jax.jit
   def finish(params, reference, prompts, samples, score):
     texts = scoring.join_groups(prompts, samples.response, samples.mask)
-    ref_log_probs = scoring.group_log_probs(
+    ref_log_probs = scoring.response_log_probs(
       policy, reference, texts, temperature=config.sampling.temperature
     )
     values = jnp.zeros_like(samples.mask)

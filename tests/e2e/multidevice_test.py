@@ -134,7 +134,7 @@ def trainings(config, mesh):
     )
 
   template = prompts_lib.load("docstring_rating")
-  by_labeler = llm_reward.direct_scorer(
+  by_labeler = llm_reward.labeler_scorer(
     language,
     TOKENIZER,
     parts=template.pointwise_parts(),
