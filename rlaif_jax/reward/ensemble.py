@@ -133,7 +133,7 @@ def member_rewards(
 ) -> jax.Array:
   """Returns each member's rewards, [k, B] of rows or [k, B, N] of groups.
 
-  A shared trunk is computed once. Adapters change each layer, so k adapters cost
+  A shared trunk is computed once. Adapters change each layer, so k of them cost
   k forward passes and save memory only.
   """
 
@@ -165,7 +165,7 @@ def of_members(
 def make_loss(
   model: protocols.ScalarModel, config: EnsembleConfig
 ) -> protocols.LossFn:
-  """Returns the LossFn over MemberPairs: the sum of the members' mean losses."""
+  """Returns the LossFn over MemberPairs: the sum of the members' losses."""
 
   def loss(params: Any, batch: MemberPairs, key: jax.Array):
     del key
