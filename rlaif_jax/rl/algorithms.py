@@ -33,9 +33,9 @@ class RLConfig(validation.Validated):
   `kl_in="reward"` subtracts beta (log pi - log ref) from each token's reward,
   so it is part of return and baseline. This is the exact gradient of the
   objective. `kl_in="loss"` keeps the score as the return and adds beta times
-  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2 it
+  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2, it
   is the gradient of the KL at the visited states; it ignores the effect of a
-  token on later states. k1 has no gradient there, and k3 has that of the reverse
+  token on later states. k1 has no gradient there, and k3 that of the reverse
   KL; see `ops.advantages.KL_ESTIMATORS`.
 
   `loss_mean` "sequence" sums a response's terms and averages over responses
