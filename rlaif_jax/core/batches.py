@@ -134,37 +134,6 @@ class PromptBatch:
   row: Int[Array, " B"]
 
 
-@flax.struct.dataclass
-class Rollout:
-  """Sampled responses with the data of a policy-gradient update.
-
-  Log-probs are under the sampling distribution, softmax(logits / temperature),
-  for the policy and the reference. `values[..., t]` is the value of the state
-  before token t. Advantages and targets (of the value network) are filled in
-  last.
-  """
-
-  prompts: PromptBatch
-  response: Int[Array, "B N R"]
-  mask: Float[Array, "B N R"]  # 1 up to and including the first end token
-  log_probs: Float[Array, "B N R"]
-  ref_log_probs: Float[Array, "B N R"]
-  values: Float[Array, "B N R"]
-  score: Float[Array, "B N"]
-  advantages: Float[Array, "B N R"] | None = None
-  targets: Float[Array, "B N R"] | None = None
-
-  @property
-  def texts(self) -> GroupBatch:
-    """The prompts with their responses."""
-    return GroupBatch(
-      prompt=self.prompts.prompt,
-      prompt_valid=self.prompts.prompt_valid,
-      response=self.response,
-      response_valid=self.mask > 0,
-    )
-
-
 def repeat_rows(tree: PyTree, times: int) -> PyTree:
   """Returns arrays with each row repeated `times`; scalars are kept."""
   if times == 1:

@@ -132,7 +132,7 @@ class LikelihoodBackend(Protocol):
 
 
 class Scorer(Protocol):
-  """A reward: of a reward model, an ensemble or a labeler."""
+  """A reward: of a reward model, an ensemble, a labeler or a function."""
 
   def __call__(
     self,
@@ -182,7 +182,7 @@ class NextBatch(Protocol):
 
 @flax.struct.dataclass
 class PreparedParams:
-  """Model parameters in the layout that reading token by token is fastest in.
+  """Model parameters in the layout that is fastest for decoding.
 
   `LanguageModel.decode_step` and `LanguageModel.logits` take them in place of
   the parameters.

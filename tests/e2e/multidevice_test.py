@@ -192,7 +192,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
     score,
     config=rl,
     eos_ids=(3, 4),
-    reshard=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.make_reshard(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 
