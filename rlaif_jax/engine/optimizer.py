@@ -14,7 +14,7 @@ from rlaif_jax.core import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(validation.Validated):
   """An optax optimizer; the defaults are the paper's (appendix G).
 
   Attributes:

@@ -30,8 +30,6 @@ JOB = job_spec.JobSpec(
   overridable=("host", "port", "allow_remote", "raters"),
 )
 
-_ANNOTATION = annotations.AnnotationConfig()
-_SERVER = rating_page.ServerConfig()
 _EXPORT_SECONDS = 10.0
 
 
@@ -42,10 +40,10 @@ def run(
   responses: Mapping[str, str] | None = None,
   pairs_file: str = "",
   limit: int = 0,
-  annotation: annotations.AnnotationConfig = _ANNOTATION,
+  annotation: annotations.AnnotationConfig = annotations.RANK,
   raters: int = 0,
   store_dir: str = "",
-  server: rating_page.ServerConfig = _SERVER,
+  server: rating_page.ServerConfig = rating_page.LOCAL,
 ) -> dict[str, Any]:
   """Serves the page; writes each click to annotations.jsonl.
 
@@ -70,6 +68,7 @@ def run(
       f"rate: responses is {responses} and pairs_file is {pairs_file!r}; set "
       "exactly one"
     )
+  server.check()
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
   if pairs_file:
@@ -77,8 +76,7 @@ def run(
     items, skipped = items_lib.from_pairs(source.read(quarantine))
   else:
     texts, rows = evaluate.read_responses(pathlib.Path(runs_dir), responses)
-    first = next(iter(rows.values()))
-    contexts = {name: row.context for name, row in first.items()}
+    contexts = {i: r.context for i, r in next(iter(rows.values())).items()}
     items, skipped = items_lib.from_responses(
       texts, contexts, mode=annotation.mode, limit=limit
     )
