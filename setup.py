@@ -16,6 +16,13 @@ _VERSION = re.search(
 # but does not declare it, so seqio fails to import.
 _BEAM = ["apache-beam", "sentencepiece<0.2.3"]
 
+_DOCS = [
+  "mkdocs-material",
+  "mkdocstrings[python]",
+  "mkdocs-jupyter",
+  "ipykernel",
+]
+
 setuptools.setup(
   name="rlaif_jax",
   version=_VERSION,
@@ -41,6 +48,8 @@ setuptools.setup(
     "optax",
     "orbax-checkpoint",
     "numpy",
+    "scipy",
+    "jaxtyping",
     "absl-py",
     "gin-config",
     "sentencepiece",
@@ -52,11 +61,14 @@ setuptools.setup(
     "models": ["safetensors", "gguf", "tokenizers", "jinja2", "protobuf"],
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai"],
-    "report": ["matplotlib>=3.10"],
+    "report": ["matplotlib>=3.10", "jinja2"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
+    # The documentation site; ipykernel runs the notebooks.
+    "docs": _DOCS,
     # The TPU compiler, to plan for TPUs without one.
-    "tpu": ["libtpu"],
+    # JAX asks the metadata server of Google Cloud by `requests`.
+    "tpu": ["libtpu", "requests"],
     "test": [
       "pytest",
       "pytest-xdist",
@@ -69,8 +81,8 @@ setuptools.setup(
       "pyyaml",
       "openai",
       *_BEAM,
-      # Statistics are compared with these.
-      "scipy",
+      *_DOCS,
+      # Statistics are compared with it.
       "statsmodels",
       # Parity tests only. The pin is a CPU build; a plain torch brings CUDA.
       "torch==2.13.0",

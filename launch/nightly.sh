@@ -21,4 +21,4 @@ export JAX_PLATFORMS=cpu RLAIF_NIGHTLY=1 RLAIF_KILLS=${RLAIF_KILLS:-20}
 python -m pytest -n "${RLAIF_TEST_WORKERS:-2}" tests/e2e/multidevice_test.py \
   tests/e2e/processes_test.py tests/e2e/resume_test.py \
   tests/e2e/plans_test.py tests/jobs/plan_run_test.py \
-  tests/planner/planned_programs_test.py tests/planner/chips_test.py "$@" </dev/null
+  tests/planner/programs_test.py tests/planner/chips_test.py "$@" </dev/null

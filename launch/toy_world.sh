@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Every experiment of the rig, and one page with its tables and figures.
+# Runs all experiments in the toy world and writes one report.
 #
 #   bash launch/toy_world.sh [DIRECTORY]
 #
-# DIRECTORY (default: runs) takes a folder for each recipe toy_*.gin, and
-# rig_report/ with report.html and tables.md. Killed and started again, it goes
-# on where it was; about half an hour on a quiet core. With RLAIF_VENV an
-# environment elsewhere is used.
+# DIRECTORY (default: runs) gets a folder for each recipe toy_*.gin, and
+# report/ with report.html and tables.md. A second start resumes. It takes
+# about half an hour on one core. RLAIF_VENV names another environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +29,6 @@ for recipe in gin_configs/recipes/toy_*.gin; do
   python -m rlaif_jax.main --job=toy_world --gin_file="$recipe" \
     --output_dir="$runs/$name" >"$runs/$name.log"
 done
-python -m rlaif_jax.main --job=toy_world_report --runs_dir="$runs" \
-  --output_dir="$runs/toy_world_report" >"$runs/toy_world_report.log"
-echo "Report: $runs/toy_world_report/report.html"
+python -m rlaif_jax.main --job=report --runs_dir="$runs" \
+  --title="Toy worlds" --output_dir="$runs/report" >"$runs/report.log"
+echo "Report: $runs/report/report.html"

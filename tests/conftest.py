@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world that tests run in: 8 CPU devices, no silent broadcasting.
+"""Test environment: 8 CPU devices, a compilation cache, strict broadcasting.
 
-The environment is set before anything imports JAX, which reads it once.
+The environment is set before JAX is imported, because JAX reads it once.
 """
 
 from __future__ import annotations
 
 import os
+import pathlib
+import tempfile
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
-# Tests compile far more than they compute.
+# Tests spend more time on compilation than on computation.
 _QUICK = "--xla_backend_optimization_level=0"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,10 +20,14 @@ if "device_count" not in os.environ.get("XLA_FLAGS", ""):
     f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES} {_QUICK}"
   )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# A config of the user's own must not change what a test sees.
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-# Nor do jobs that tests start write into the user's home.
-os.environ["RLAIF_JAX_CACHE"] = "off"
+# All tests, workers and runs share compiled programs; RLAIF_TEST_CACHE names
+# another folder. A user's own JAX_COMPILATION_CACHE_DIR is ignored.
+_CACHE = pathlib.Path(tempfile.gettempdir(), f"rlaif_jax_tests_{os.getuid()}")
+os.environ |= {
+  "JAX_COMPILATION_CACHE_DIR": os.environ.get("RLAIF_TEST_CACHE", str(_CACHE)),
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import jax
 import pytest
@@ -29,6 +35,6 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def rank_promotion_raises():
-  """[B] + [B, L] is a mistake that NumPy forgives; here it is an error."""
+  """Makes [B] + [B, L] an error."""
   jax.config.update("jax_numpy_rank_promotion", "raise")
   yield

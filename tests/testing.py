@@ -106,7 +106,6 @@ class ScriptedBackend:
 def tiny_decoder(vocab_size: int, **changes: int) -> Any:
   """A two-layer decoder config that compiles in a second."""
   from rlaif_jax.models import decoder
-  from rlaif_jax.models import architecture_options
 
   sizes = dict(
     vocab_size=vocab_size,
@@ -117,7 +116,6 @@ def tiny_decoder(vocab_size: int, **changes: int) -> Any:
     head_dim=8,
     mlp_dim=24,
     max_length=256,
-    variant=architecture_options.Variant(previous_key_heads=1),
   )
   return decoder.DecoderConfig(**{**sizes, **changes})
 
@@ -134,7 +132,7 @@ def jitted(functions: Any) -> Any:
   """The same functions, compiled once per shape."""
   import jax
 
-  names = ("hidden", "logits", "extend", "states", "last")
+  names = ("hidden", "logits", "decode_step", "states", "last")
   changes = {
     name: jax.jit(getattr(functions, name))
     for name in names

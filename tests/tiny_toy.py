@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rig that compiles and runs in seconds, shared by its tests."""
+"""A toy world that compiles and runs in seconds, shared by tests."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def data(seed: int = 0) -> seed_data.SeedData:
   return seed_data.make_seed_data(programs(), seed)
 
 
-def trainer() -> toy_rewards.Trainer:
+def trainer() -> toy_rewards.ProxyTrainer:
   return toy_rewards.make_trainer(CONFIG, PROXIES)

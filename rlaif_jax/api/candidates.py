@@ -15,11 +15,13 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.model_io import pretrained
 
@@ -28,7 +30,7 @@ Score = Callable[[batches.PromptBatch, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
+class SelectionConfig(validation.Validated):
   """Selection of the checkpoint that becomes the model (paper, appendix G).
 
   The labeler compares the candidates of highest validation reward with the SFT
@@ -41,15 +43,12 @@ class SelectionConfig:
     judge: prompt and method of the labeler.
   """
 
-  candidates: int = 4
+  candidates: validation.PositiveInt = 4
   judge_dir: str = ""
   judge: pairwise_judge.PairwiseJudgeConfig | None = None
 
   def __post_init__(self):
-    if self.candidates < 1:
-      raise ValueError(
-        f"SelectionConfig.candidates is {self.candidates}; it must be >= 1"
-      )
+    super().__post_init__()
     if bool(self.judge_dir) != (self.judge is not None):
       raise ValueError(
         f"SelectionConfig.judge_dir is {self.judge_dir!r} and judge is "
@@ -135,16 +134,6 @@ class Candidates:
     return checkpoint.load_params(directory, like)
 
 
-def read_validation(
-  directory: str | pathlib.Path,
-) -> dict[int, list[dict[str, Any]]]:
-  """Returns step -> rows of validation/STEP.jsonl, oldest first."""
-  result = {}
-  for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl")):
-    result[int(path.stem)] = jsonl.parse_rows(path, dict)
-  return result
-
-
 def select(
   directory: str, config: SelectionConfig, devices: jax.sharding.Mesh
 ) -> list[dict[str, Any]]:
@@ -161,7 +150,7 @@ def select(
     Rows of "step", "score" (mean validation reward), "preference" (win rate
     against the SFT policy; 0.5 without a labeler) and "n" (contexts).
   """
-  validation = read_validation(directory)
+  validation = run_files.validation(directory)
   baseline = {row["id"]: row for row in validation.get(0, [])}
   table = [
     {

@@ -4,36 +4,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Annotated, Any, Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
-from rlaif_jax.core import batches
+from rlaif_jax.api import rewards
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
-from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
-from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.labeling import llm_reward
-from rlaif_jax.labeling import option_probs
-from rlaif_jax.labeling import pointwise_judge
 from rlaif_jax.ops import ensembles
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import scorers
-from rlaif_jax.text import prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScorerConfig:
+class ScorerConfig(validation.Validated):
   """Exactly one of a reward model and a labeler that rates 1..10.
 
   `standardize_file` names test or SFT responses (JSONL of Response); the
@@ -48,24 +42,26 @@ class ScorerConfig:
 
   reward_dir: str = ""
   more_reward_dirs: tuple[str, ...] = ()
-  aggregate: str = "mean"
+  aggregate: Annotated[str, validation.OneOf(ensembles.AGGREGATES)] = "mean"
   coefficient: float = 0.0
   labeler_dir: str = ""
   rating_template: str = ""
   standardize_file: str = ""
-  standardize_rows: int = 256
-  scale: float = 1.0
+  standardize_rows: validation.PositiveInt = 256
+  scale: validation.PositiveFloat = 1.0
   placement: compute_lib.Placement = compute_lib.PLAIN
 
   def __post_init__(self):
+    super().__post_init__()
     if bool(self.reward_dir) == bool(self.labeler_dir):
       raise ValueError(
-        f"ScorerConfig: reward_dir is {self.reward_dir!r} and labeler_dir is "
-        f"{self.labeler_dir!r}; give exactly one of them"
+        f"ScorerConfig.reward_dir is {self.reward_dir!r} and labeler_dir is "
+        f"{self.labeler_dir!r}; set exactly one of them"
       )
     if bool(self.labeler_dir) != bool(self.rating_template):
       raise ValueError(
-        "ScorerConfig: labeler_dir and rating_template go together"
+        f"ScorerConfig.labeler_dir is {self.labeler_dir!r} and rating_template "
+        f"is {self.rating_template!r}; set both or neither"
       )
     if self.more_reward_dirs and not (
       self.reward_dir and self.standardize_file
@@ -75,13 +71,6 @@ class ScorerConfig:
         "standardize_file: preferences leave a reward's zero and unit open, so "
         "members are compared over the same responses"
       )
-    if self.aggregate not in ensembles.AGGREGATES:
-      raise ValueError(
-        f"ScorerConfig.aggregate is {self.aggregate!r}; use one of "
-        f"{ensembles.AGGREGATES}"
-      )
-    if self.scale <= 0:
-      raise ValueError(f"ScorerConfig.scale is {self.scale}; must be positive")
 
 
 def make_scorer(
@@ -102,20 +91,8 @@ def make_scorer(
     labeler = pretrained.load(
       config.labeler_dir, "language", devices, config.placement
     )
-    template = prompts.load(config.rating_template)
-    params = labeler.params
-    if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
-      inner = text_scorer(config, labeler, policy)
-    else:
-      rating_scorer = llm_reward.direct_scorer(
-        labeler.functions,
-        labeler.tokenizer,
-        parts=template.pointwise_parts(),
-        options=template.options,
-        chat=labeler.chat,
-      )
-      inner = jax.jit(rating_scorer.score)
-      params = rating_scorer.prepare(labeler.params)
+    reward = rewards.llm_reward(labeler, config.rating_template)
+    inner, params = reward.for_policy(policy)
   mean, std = 0.0, 1.0
   if config.standardize_file:
     mean, std = statistics(config, inner, params, policy)
@@ -271,100 +248,6 @@ def score_texts(
     scores = score(params, part, response[index, None], mask[index, None])
     values.append(processes.to_host(scores)[..., :real, 0])
   return np.concatenate(values, axis=-1)
-
-
-def text_scorer(
-  config: ScorerConfig,
-  labeler: pretrained.PretrainedModel,
-  policy: pretrained.PretrainedModel,
-) -> protocols.Scorer:
-  """d-RLAIF with a labeler that has another vocabulary: it reads text.
-
-  Costs a trip to the host per rollout; a labeler with the policy's vocabulary
-  is read on the device by `labeling.llm_reward`.
-  """
-  backend = labeler.backend()
-  rate = pointwise_judge.PointwiseJudgeConfig(
-    template=config.rating_template,
-    # Room for the longest score that is written after the prompt.
-    max_context_tokens=labeler.config.max_length - 8,
-  )
-
-  def score(
-    params: Any,
-    batch: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
-    del params  # The backend holds them.
-    examples = []
-    shape = response.shape[:2]
-    context = scoring.repeat_rows(
-      (batch.context, batch.context_valid), shape[1]
-    )
-    texts = (x.reshape(-1, x.shape[2]) for x in (response, mask))
-    rows = (*context, *texts)
-    for context, valid, tokens, keep in zip(
-      *processes.to_host(rows), strict=True
-    ):
-      ids = [int(t) for t in tokens[: int(keep.sum())]]
-      ids = [t for t in ids if t not in policy.tokenizer.eos_ids]
-      examples.append(
-        records.Example(
-          id=str(len(examples)),
-          context=policy.tokenizer.decode([int(t) for t in context[valid]]),
-          response=policy.tokenizer.decode(ids),
-        )
-      )
-    ratings, _ = pointwise_judge.judge_responses(
-      examples, backend, rate, tokenizer=labeler.tokenizer
-    )
-    rewards = [option_probs.to_reward(r.score) for r in ratings]
-    return jnp.asarray(rewards, jnp.float32).reshape(shape)
-
-  return score
-
-
-def scalar_params(
-  functions: protocols.ScalarModel,
-  start: pretrained.PretrainedModel,
-  devices: Any,
-  seed: int,
-  placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
-  """A scalar model's parameters: head as initialised, trunk from `start`."""
-  shardings = mesh_lib.param_shardings(
-    devices, jax.eval_shape(functions.init, jax.random.key(0)), placement
-  )
-  make = jax.jit(
-    lambda key: nn.unbox(functions.init(key)), out_shardings=shardings
-  )
-  params = make(rng.key(seed, "init"))
-  return {**params, "decoder": pretrained.trunk_of(start, shardings["decoder"])}
-
-
-def ensemble_params(
-  functions: protocols.ScalarModel,
-  ensemble: ensemble_lib.EnsembleConfig,
-  start: pretrained.PretrainedModel,
-  devices: jax.sharding.Mesh,
-  seed: int,
-  placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
-  """Returns initial members on a copy of the trunk of `start`."""
-  shapes = pretrained.ensemble_shapes(functions, ensemble, devices, placement)
-  shardings = jax.tree.map(lambda x: x.sharding, shapes)
-  trunk = pretrained.trunk_of(start, shardings["shared"]["decoder"])
-  make = jax.jit(
-    lambda key, trunk: ensemble_lib.init(functions, ensemble, key, trunk)[
-      "members"
-    ],
-    out_shardings=shardings["members"],
-  )
-  return {
-    "shared": {"decoder": trunk},
-    "members": make(rng.key(seed, "init"), trunk),
-  }
 
 
 def check_same_text(

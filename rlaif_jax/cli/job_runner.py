@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import time
+import types
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import compile_cache
@@ -19,6 +20,7 @@ from rlaif_jax.cli import gin_writer
 from rlaif_jax.cli import job_table
 from rlaif_jax.cli import next_command
 from rlaif_jax.cli import output_dirs
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 
@@ -51,10 +53,7 @@ def run(command: command_line.Command) -> None:
     if hasattr(module, "dry_run"):
       print(module.dry_run(**arguments))
     return
-  processes = None  # Most jobs import JAX only when they run.
-  if output_dirs.are_several(os.environ, command.job, spec):
-    processes = importlib.import_module("rlaif_jax.engine.processes")
-    processes.start()
+  processes = _start_processes(command.job, spec)
   directory = pathlib.Path(command.output_dir)
   output_dirs.claim(directory, config, spec)
   path = directory / "result.json"
@@ -66,7 +65,11 @@ def run(command: command_line.Command) -> None:
     if cache := os.environ.get(compile_cache.JAX):
       print(f"compiled programs are cached in {cache}")
     begin = time.monotonic()
-    with processes.together() if processes else contextlib.nullcontext():
+    with (
+      processes.exit_on_lost_process()
+      if processes
+      else contextlib.nullcontext()
+    ):
       result = dict(job(output_dir=command.output_dir, **arguments))
     advice = result.get("next", "")
     result["next"] = next_command.suggest(command, bindings, jobs, advice)
@@ -80,3 +83,29 @@ def run(command: command_line.Command) -> None:
       print(text, end="")
   if result["next"]:
     print(f"next: {result['next']}")
+
+
+def _start_processes(
+  job: str, spec: job_spec.JobSpec
+) -> types.ModuleType | None:
+  """Returns the module `engine.processes` for a multihost job, started.
+
+  Other jobs import JAX only if they need it.
+
+  Raises:
+    ValueError: if the environment describes several processes and the job is
+      not multihost.
+  """
+  if spec.multihost:
+    processes = importlib.import_module("rlaif_jax.engine.processes")
+    processes.start()
+    return processes
+  if int(os.environ.get("JAX_NUM_PROCESSES") or 1) > 1 or (
+    int(os.environ.get("SLURM_NTASKS") or 1) > 1
+    and "SLURM_STEP_NODELIST" in os.environ
+  ):
+    raise ValueError(
+      f"{job} runs in one process, and the environment describes several; "
+      "start it without srun and unset JAX_NUM_PROCESSES"
+    )
+  return None

@@ -36,7 +36,6 @@ JOBS = {
   "plan": "rlaif_jax.jobs.plan_run",
   "perplexity": "rlaif_jax.jobs.measure_perplexity",
   "toy_world": "rlaif_jax.jobs.toy_world",
-  "toy_world_report": "rlaif_jax.jobs.toy_world_report",
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import pathlib
 import re
-from typing import Mapping, Sequence
+from typing import Sequence
 
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
@@ -46,34 +46,6 @@ def claim(directory: pathlib.Path, config: str, spec: job_spec.JobSpec) -> None:
       "now):\n  " + "\n  ".join(difference) + "\nUse another --output_dir, or "
       "delete that one."
     )
-
-
-def are_several(
-  environment: Mapping[str, str], job: str, spec: job_spec.JobSpec
-) -> bool:
-  """Whether the environment describes several processes.
-
-  Reads the variables of JAX, Slurm and Cloud TPU slices;
-  `engine.processes.start` finds the index of this process.
-
-  Raises:
-    ValueError: if it does and the job is not multihost.
-  """
-  names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-  several = (
-    any(environment.get(name) for name in names)
-    or (
-      environment.get("SLURM_NTASKS", "1") != "1"
-      and "SLURM_STEP_NODELIST" in environment
-    )
-    or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-  )
-  if several and not spec.multihost:
-    raise ValueError(
-      f"{job} runs in one process, and the environment describes several; "
-      "start it without srun, and unset JAX_NUM_PROCESSES and similar variables"
-    )
-  return several
 
 
 def _lines(config: str, leave_out: Sequence[str]) -> list[str]:

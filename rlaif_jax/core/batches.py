@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device records: what a jitted step takes and returns.
+"""Batches: the arrays that jitted functions take and return.
 
-One convention for padding everywhere: a token array comes with a boolean
-`valid` of the same shape, padding may stand anywhere (prompts are padded on
-the left, responses on the right, segments may have holes), positions are
-`cumsum(valid) - 1`, and no code ever looks for a pad id. Axes: B batch,
-P prompt tokens, R response tokens, L = P + R, N candidates (`SharedBatch`
-names its own).
+Every token array has a boolean `valid` of the same shape. Padding may be
+anywhere: prompts are padded on the left, responses on the right. Positions are
+`cumsum(valid) - 1`; no code looks for a pad id. Axes: B rows, P prompt tokens,
+R response tokens, L = P + R, N responses of a prompt.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.struct
 import jax
@@ -21,16 +21,15 @@ Array = jax.Array | np.ndarray
 
 @flax.struct.dataclass
 class TokenBatch:
-  """Contexts with their responses, ready for a language-model loss.
+  """Prompts, each with one response, for a language-model loss.
 
       tokens   [ _ _ c c c | r r e _ ]   prompt left-, response right-padded
       valid    [ 0 0 1 1 1 | 1 1 1 0 ]
       weights              [ 1 1 1 0 ]   weight of each response target
 
-  The response is the last `R = weights.shape[1]` columns; column j of it is
-  predicted from column `L - R - 1 + j` of `tokens`. `e` is the end token,
-  which is part of the response. For language modelling of whole texts
-  R = L - 1 and the first token is the beginning-of-sequence.
+  The response is the last `R = weights.shape[1]` columns and includes its end
+  token `e`. Column `L - R - 1 + j` of `tokens` predicts response column j. To
+  train on whole texts, R = L - 1 and the first token begins the sequence.
   """
 
   tokens: Array  # [B, L] int32
@@ -40,13 +39,13 @@ class TokenBatch:
 
 @flax.struct.dataclass
 class GroupBatch:
-  """Prompts with N responses each; a model reads each prompt once.
+  """Prompts, each with N responses; a model reads each prompt once.
 
       prompt [ _ _ c c c ]   response [ r r e _ ]
                              response [ r e _ _ ]
 
-  Each response attends to its prompt and to itself. Prompts are left-padded,
-  so their last column is a real token.
+  The responses of a prompt do not attend to each other. Prompts are padded on
+  the left, so that their last column is valid.
   """
 
   prompt: Array  # [B, P] int32
@@ -98,24 +97,25 @@ class PairBatch:
 
 @flax.struct.dataclass
 class PackedBatch:
-  """Several prompts in a row, each with all of its responses.
+  """Rows of several segments: a prompt with its continuations, its responses.
 
-      tokens   [ c c c r e r r e d d r e r e _ ]
-      document [ 1 1 1 1 1 1 1 1 2 2 2 2 2 2 0 ]   0 is padding
-      branch   [ 0 0 0 1 1 2 2 2 0 0 1 1 2 2 0 ]   0 is a prompt
+      tokens           [ c c c r e r r e d d r e r e _ ]
+      segment_ids      [ 1 1 1 1 1 1 1 1 2 2 2 2 2 2 0 ]   0 is padding
+      continuation_ids [ 0 0 0 1 1 2 2 2 0 0 1 1 2 2 0 ]   0 is the prompt
 
-  Each response goes on from its prompt as if it were alone with it. What is
-  read out are T targets a row, the tokens of its M responses one after the
-  other, and the responses' last columns.
+  A continuation attends to its prompt and to itself. For a loss, `columns` are
+  those that predict the T targets of a row, and `last` those of its M
+  responses' last tokens. For scoring what comes after M prompts, `columns` are
+  those of the prompts' last tokens, and the fields below it are None.
   """
 
   tokens: Array  # [B, L] int32
-  document: Array  # [B, L] int32
-  branch: Array  # [B, L] int32
-  source: Array  # [B, T] int32, the column that predicts the target
-  target: Array  # [B, T] int32
-  owner: Array  # [B, T] int32, the target's response, from 0; -1 only fills
-  last: Array  # [B, M] int32; any column of responses that are not there
+  segment_ids: Array  # [B, L] int32
+  continuation_ids: Array  # [B, L] int32
+  columns: Array  # [B, T] int32; 0 if unused
+  targets: Array | None = None  # [B, T] int32
+  response_ids: Array | None = None  # [B, T] int32 in [0, M), -1 if unused
+  last: Array | None = None  # [B, M] int32; 0 if unused
 
 
 @flax.struct.dataclass
@@ -135,75 +135,15 @@ class PromptBatch:
   row: Array  # [B] int32
 
 
-@flax.struct.dataclass
-class SharedBatch:
-  """Rows that begin alike, each beginning once, for a causal model.
-
-  Row b is prefixes[owner[b]] + suffixes[b], all of them left-padded, after
-  what all rows begin with, if they do (`engine.scoring.read_common`).
-  """
-
-  prefixes: Array  # [P, L] int32
-  prefix_valid: Array  # [P, L] bool
-  owner: Array  # [B] int32
-  suffixes: Array  # [B, S] int32
-  suffix_valid: Array  # [B, S] bool; false in rows that only fill the batch
+def repeat_rows(tree: Any, times: int) -> Any:
+  """Returns arrays with each row repeated `times`; scalars are kept."""
+  if times == 1:
+    return tree
+  return jax.tree.map(
+    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
+  )
 
 
-@flax.struct.dataclass
-class PackedPrompts:
-  """Prompts of unequal lengths side by side in rows, for a causal model.
-
-  `document` and `branch` as in `PackedBatch`: prompts that begin alike are
-  branches of one document. All go on after what all of them begin with, if
-  they do (`engine.scoring.read_common`), which stands in no row.
-  """
-
-  tokens: Array  # [B, L] int32
-  document: Array  # [B, L] int32
-  branch: Array  # [B, L] int32
-  last: Array  # [B, M] int32; any column of prompts that are not there
-
-
-@flax.struct.dataclass
-class Unpacked:
-  """Prompts of a `PackedPrompts` [B, L] with M in a row, one after the other.
-
-  number: [N] int32, its place in `last`, counted through all rows.
-  columns: [N, W] int32, where its tokens stand, counted through all rows; -1
-    after its end. Prompts that only fill the batch have no columns.
-  """
-
-  number: Array
-  columns: Array
-
-
-@flax.struct.dataclass
-class Rollout:
-  """Sampled responses with the data of a policy-gradient update.
-
-  Log-probs are under the sampling distribution, softmax(logits / temperature),
-  for the policy and the reference. `values[..., t]` is the value of the state
-  before token t. Advantages and targets (of the value network) are filled in
-  last.
-  """
-
-  prompts: PromptBatch
-  response: Array  # [B, N, R] int32
-  mask: Array  # [B, N, R] float32, 1 up to and including the first end token
-  log_probs: Array  # [B, N, R] float32
-  ref_log_probs: Array  # [B, N, R] float32
-  values: Array  # [B, N, R] float32
-  score: Array  # [B, N] float32
-  advantages: Array | None = None  # [B, N, R] float32
-  targets: Array | None = None  # [B, N, R] float32
-
-  @property
-  def texts(self) -> GroupBatch:
-    """The prompts with their responses."""
-    return GroupBatch(
-      prompt=self.prompts.prompt,
-      prompt_valid=self.prompts.prompt_valid,
-      response=self.response,
-      response_valid=self.mask > 0,
-    )
+def take_rows(tree: Any, rows: jax.Array) -> Any:
+  """Returns arrays with the given rows [N] only; scalars are kept."""
+  return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contracts between packages. A plain function satisfies most of them."""
+"""Contracts between packages; a plain function satisfies most of them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from rlaif_jax.core import masked
 from rlaif_jax.core import records
 
 
-class Tokenizer(Protocol):
-  """Text to ids and back.
+# A pytree of arrays: a model's parameters, adapters, or several of them.
+Params = Any
+# A pytree that only the model that made it reads.
+Cache = Any
 
-  `encode(a) + encode(b) == encode(a + b)` whenever `a` ends with or `b` begins
-  with a newline, so that prompts may be put together from encoded segments
-  (public vocabularies may join a newline with what is before it; see
+
+class Tokenizer(Protocol):
+  """Converts text to token ids and back.
+
+  `encode(a) + encode(b) == encode(a + b)` if `a` ends or `b` begins with a
+  newline, so that prompts can be composed of encoded segments (public
+  vocabularies may merge a newline with the text before it; see
   `text.tokenizers`).
-  `eos_id` ends a response that is learned from; any of `eos_ids` (`eos_id`
-  among them) ends one that is sampled. `bos_id` begins a sequence (None if
-  the model has none). `encode` adds none of them. `encode` reads the names of
-  special tokens in a text, such as a chat template's, as these tokens;
-  `encode_plain`, for documents and responses, never does.
+
+  Attributes:
+    eos_id: ends a response in training.
+    eos_ids: any of them ends a sampled response; includes `eos_id`.
+    bos_id: first token of a sequence, or None.
+
+  `encode` adds no special tokens. It encodes the names of special tokens in a
+  text, such as those of a chat template, as these tokens; `encode_plain`, for
+  documents and responses, never does.
   """
 
   pad_id: int
@@ -43,19 +53,21 @@ class Tokenizer(Protocol):
 
 
 class Backend(Protocol):
-  """Where a language model answers; the judges know nothing else of it."""
+  """A language model as the judges see it."""
 
   name: str
 
   def score_options(
     self, prompts: Sequence[str], options: Sequence[str]
   ) -> tuple[list[list[float]], records.Usage]:
-    """Log-probability of each whole option string right after each prompt."""
+    """Returns the log-prob of each whole option after each prompt."""
     ...
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
-    """Whose log-prob holds whose: for each option the longest other one that
-    its tokens begin with, or -1. All -1 where an answer is exactly an option.
+    """Maps each option to its longest prefix option.
+
+    The value is the index of the longest other option that the tokens of an
+    option start with, or -1. All are -1 if outputs are exactly the options.
     """
     ...
 
@@ -69,9 +81,9 @@ class Backend(Protocol):
     seed: int,
     stop: str,
   ) -> tuple[list[str], records.Usage]:
-    """Continues each prompt; temperature 0 is greedy, top_k 0 is no limit.
+    """Continues each prompt; temperature 0 is greedy, top_k 0 has no limit.
 
-    A text ends before the first `stop` string ("" is none).
+    A text ends before the first `stop` string; "" has no effect.
     """
     ...
 
@@ -94,12 +106,12 @@ class LikelihoodBackend(Protocol):
   def log_likelihoods(
     self, prompts: Sequence[str], texts: Sequence[str]
   ) -> tuple[list[tuple[float, int]], records.Usage]:
-    """(log-prob, tokens) of each text right after its prompt."""
+    """Returns (log-prob, number of tokens) of each text after its prompt."""
     ...
 
 
 class Scorer(Protocol):
-  """A reward: a reward model, an ensemble or a 1..10 rating alike."""
+  """A reward: a reward model, an ensemble, a labeler or a function."""
 
   def __call__(
     self,
@@ -113,19 +125,19 @@ class Scorer(Protocol):
 
 
 class TensorSource(Protocol):
-  """Named tensors of a file, read one at a time, by several threads."""
+  """Named tensors of a file; several threads may read them."""
 
   def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
   def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
-    """One tensor; a borrowed one lasts until this thread's next read."""
+    """Returns a tensor; a borrowed one is valid until the next read."""
     ...
 
   def close(self) -> None: ...
 
 
 class LossFn(Protocol):
-  """A loss as a sum with its weight, and metrics likewise."""
+  """A loss and metrics as weighted sums."""
 
   def __call__(
     self, params: Any, batch: Any, key: jax.Array
@@ -133,96 +145,112 @@ class LossFn(Protocol):
 
 
 class NextBatch(Protocol):
-  """The batch of a step, as a function of the step alone."""
+  """Returns the batch of a step."""
 
   def __call__(self, state: Any, step: int) -> Any: ...
 
 
 @flax.struct.dataclass
-class Prepared:
-  """A language model's parameters, laid out for reading token by token."""
+class PreparedParams:
+  """Model parameters in the layout that is fastest for decoding.
 
-  weights: Any
+  `LanguageModel.decode_step` and `LanguageModel.logits` take them in place of
+  the parameters.
+  """
+
+  params: Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheFunctions:
+  """Functions of the caches of a causal model.
+
+  All arrays of a cache have the rows as their first axis, but for counters.
+
+  Attributes:
+    init_cache: (prefix, rows, num_new_tokens) -> an empty cache of rows that
+      continue `prefix`, the cache of one row.
+    grow_cache: (cache, num_new_tokens) -> a cache with that many more columns.
+      They are written in turn; after the last one, the first is overwritten.
+    insert_row: (cache, row, other, other_row) -> `cache` with `row` replaced
+      by a row of `other`, which has at most as many columns.
+  """
+
+  init_cache: Callable[[Cache, int, int], Cache]
+  grow_cache: Callable[[Cache, int], Cache]
+  insert_row: Callable[[Cache, jax.Array, Cache, jax.Array], Cache]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel:
-  """A language model as plain functions, params first.
+  """A language model as pure functions; parameters come first.
 
-  One contract for decoder-only and encoder-decoder models: a batch is a prompt
-  (the first L - R columns) and a response (the last R); where the prompt is
-  read, in the same stack or in an encoder, is the model's own matter.
+  Decoder-only and encoder-decoder models share this contract. A batch is
+  prompts and responses; the model decides whether one stack reads both.
+  D is the model's width and V its vocabulary size.
 
-      init(key) -> params boxed with logical axis names
-      hidden(params, batch: TokenBatch) -> [B, R, D] states that predict the
-        response's columns
-      hidden_group(params, batch: GroupBatch) -> [B, G, R, D] likewise, each
-        prompt read once
-      hidden_packed(params, batch: PackedBatch) -> [B, T, D] states that
-        predict the targets; None unless `is_causal`
-      hidden_after(params, beginning, batch: PackedPrompts) -> [B, M, D] states
-        of the last columns of prompts that go on after the cache of a
-        beginning, of one row; None unless `is_causal`
-      unpack(params, beginning, batch: PackedPrompts, prompts: Unpacked, room)
-        -> ([N, D], cache), as `prefill` of these prompts gives, each read
-        where it stands and then in a row of its own; None unless `is_causal`
-      logits(params, [..., D]) -> [..., V] float32
-      prefill(params, prompt [B, P], valid [B, P], room) -> ([B, D], cache):
-        the state after each prompt's last real token, and a cache with room
-        for that many tokens more
-      extend(params, tokens [B, L], valid [B, L], cache) -> ([B, L, D], cache);
-        where `is_causal`, it takes two more: the cache of a beginning, of one
-        row, which all rows go on after, or None; and columns [B, T], to get
-        the states [B, T, D] of these alone
-      begin(beginning, rows, room) -> the cache of rows that have read nothing
-        but that; None unless `is_causal`
-      prepare(params) -> Prepared, which `extend` and `logits` take in place of
-        params: what a loop over tokens would do to them over and over
-      widen(cache, room) -> a cache with room for that many tokens more, whose
-        columns are then written in turn, over and over
-      put_row(cache, row, other, number) -> cache, with row `number` of the
-        other, which is not wider, as row `row`; None, like `widen`, where a
-        response's columns have to stand in order
-
-  `max_length` bounds prompt + response in tokens. `row_devices` share the rows
-  of what it computes. `is_causal`: a prompt may be read in pieces, the first by
-  prefill and the others by extend, and the arrays of a cache have the rows in
-  front, so that rows may begin alike.
+  Attributes:
+    init: (key) -> parameters, boxed with their logical axis names.
+    hidden: (params, batch, prefix=None) -> the states that predict the
+      response tokens, by the type of the batch:
+        TokenBatch -> [B, R, D]
+        GroupBatch -> [B, N, R, D]; each prompt is read once
+        PackedBatch -> [B, T, D], of `columns`; causal models only
+      `prefix`, the cache of one row that all rows of a PackedBatch continue,
+      comes from `prefill`.
+    logits: (params, states [..., D]) -> float32 [..., V].
+    prefill: (params, prompt [B, P], valid [B, P], num_new_tokens) ->
+      ([B, D], cache): the state of each prompt's last token, and a cache with
+      room for num_new_tokens more.
+    prefill_packed: (params, batch: PackedBatch, prompts [N, W],
+      num_new_tokens, prefix) -> ([N, D], cache) as from `prefill`, of N packed
+      prompts. `prompts` are the columns of each prompt's tokens, counted
+      through all rows of the batch, and -1 after its last. None if the model
+      is not causal.
+    decode_step: (params, tokens [B, L], valid [B, L], cache) ->
+      ([B, L, D], cache). A causal model also takes `prefix` (the cache of one
+      row that all rows continue, or None) and `columns` [B, T] to return only
+      the states [B, T, D] of these.
+    prepare: (params) -> PreparedParams, to be computed once per loop over
+      tokens.
+    cache: functions of the model's caches, None if the model is not causal.
+    vocab_size: number of logits, V.
+    max_length: maximum number of tokens of a prompt with its response.
+    row_devices: number of devices that share the rows of a batch.
   """
 
-  init: Callable[..., Any]
+  init: Callable[[jax.Array], Params]
   hidden: Callable[..., jax.Array]
-  hidden_group: Callable[..., jax.Array]
-  hidden_packed: Callable[..., jax.Array] | None
-  hidden_after: Callable[..., jax.Array] | None
-  unpack: Callable[..., Any] | None
-  logits: Callable[..., jax.Array]
-  prefill: Callable[..., Any]
-  extend: Callable[..., Any]
-  prepare: Callable[..., Prepared]
-  begin: Callable[..., Any] | None
-  widen: Callable[..., Any] | None
-  put_row: Callable[..., Any] | None
+  logits: Callable[[Params, jax.Array], jax.Array]
+  prefill: Callable[..., tuple[jax.Array, Cache]]
+  prefill_packed: Callable[..., tuple[jax.Array, Cache]] | None
+  decode_step: Callable[..., tuple[jax.Array, Cache]]
+  prepare: Callable[[Params], PreparedParams]
+  cache: CacheFunctions | None
   vocab_size: int
   max_length: int
-  is_causal: bool
   row_devices: int = 1
+
+  @property
+  def is_causal(self) -> bool:
+    """Whether prompts can be read in pieces, shared as prefixes and packed."""
+    return self.cache is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScalarModel:
-  """A reward model or value network as plain functions, params first.
+  """A reward model or value network as pure functions; parameters come first.
 
-  states(params, batch: TokenBatch) -> [B, R + 1]: the scalar of the state
-  before each response column, and after the last; last(params, batch) -> [B]:
-  that after the last real token. states_group and last_group: likewise of a
-  GroupBatch, [B, G, R + 1] and [B, G], each prompt read once. last_packed:
-  the last scalars [B, M] of a PackedBatch; None for encoder-decoders.
+  Attributes:
+    init: (key) -> parameters, boxed with their logical axis names.
+    states: (params, batch) -> the scalars before each response token and after
+      the last one: [B, R + 1] of a TokenBatch, [B, N, R + 1] of a GroupBatch.
+    last: (params, batch) -> the scalars after the last token: [B] of a
+      TokenBatch, [B, N] of a GroupBatch, [B, M] of a PackedBatch.
+    is_causal: whether `last` takes a PackedBatch.
   """
 
-  init: Callable[..., Any]
+  init: Callable[[jax.Array], Params]
   states: Callable[..., jax.Array]
   last: Callable[..., jax.Array]
-  states_group: Callable[..., jax.Array]
-  last_group: Callable[..., jax.Array]
-  last_packed: Callable[..., jax.Array] | None
+  is_causal: bool

@@ -1,62 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling with a cache: prefill, then one while_loop on the device.
+"""Samples responses: prefill, then one while_loop on the device.
 
-The loop ends early when every row has ended; with `SamplingConfig.slots`,
-rows that have ended take the next prompts, in the same loop. A row's samples
-depend on its own key alone, not on its place in the batch, the batch's size
-or its slot.
+The loop ends when every response has ended. With `SamplingConfig.slots`, the
+next response starts in the same loop where one has ended. The tokens of a
+response depend on its key and its prompt, not on the rest of the batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
+from typing import Annotated
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
-from rlaif_jax.engine import scoring
+from rlaif_jax.core import validation
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.ops import sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-  """How responses are drawn. temperature 0 is greedy; top_k 0, top_p 1: off.
+class SamplingConfig(validation.Validated):
+  """Lengths and distribution of sampled responses.
 
-  `slots` responses are written at a time, and the next begins where one has
-  ended (the samples stay the same); 0: all at once. It pays where lengths
-  differ much; prompts and slots are then best on one device.
+  Attributes:
+    max_tokens: maximum number of tokens of a response, its end included.
+    temperature: of the softmax; 0 is greedy.
+    top_k: samples from the k most probable tokens; 0 is off.
+    top_p: samples from the most probable tokens that have this mass; 1 is off.
+    slots: number of responses sampled at a time (continuous batching); 0 is
+      all at once. The samples are the same. Slots are faster where lengths
+      differ much; prompts and slots are then best on one device.
   """
 
-  max_tokens: int
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  slots: int = 0
-
-  def __post_init__(self):
-    if self.max_tokens < 1:
-      raise ValueError(
-        f"SamplingConfig.max_tokens is {self.max_tokens}; it must be >= 1"
-      )
-    if self.temperature < 0:
-      raise ValueError(
-        f"SamplingConfig.temperature is {self.temperature}; use 0 for greedy "
-        "or a positive number"
-      )
-    if self.slots < 0:
-      raise ValueError(
-        f"SamplingConfig.slots is {self.slots}; use 0 for all responses at "
-        "once or the number that is written at a time"
-      )
-    if self.top_k < 0 or not 0 < self.top_p <= 1:
-      raise ValueError(
-        f"SamplingConfig: top_k is {self.top_k} and top_p is {self.top_p}; "
-        "top_k must be >= 0 (0 is off) and top_p in (0, 1] (1 is off)"
-      )
+  max_tokens: validation.PositiveInt
+  temperature: validation.NonNegativeFloat = 1.0
+  top_k: validation.NonNegativeInt = 0
+  top_p: Annotated[float, validation.Bounds(gt=0, le=1)] = 1.0
+  slots: validation.NonNegativeInt = 0
 
 
 @flax.struct.dataclass
@@ -64,15 +48,15 @@ class Samples:
   """Sampled responses.
 
   Attributes:
-    response: [..., R] int32 tokens, 0 after the end.
-    mask: [..., R] float32, 1 up to and including the end token.
-    log_probs: [..., R] float32 under softmax(logits / temperature) before any
-      top-k or top-p cut (temperature 1 if greedy), 0 after the end.
+    response: tokens, 0 after the end.
+    mask: 1 up to and including the end token.
+    log_probs: under softmax(logits / temperature) before any top-k or top-p
+      cut (temperature 1 if greedy), 0 after the end.
   """
 
-  response: jax.Array
-  mask: jax.Array
-  log_probs: jax.Array
+  response: Int[Array, "*rows R"]
+  mask: Float[Array, "*rows R"]
+  log_probs: Float[Array, "*rows R"]
 
   def reshape(self, shape: tuple[int, ...]) -> Samples:
     """Returns the samples with `shape` in place of their leading axes."""
@@ -81,132 +65,149 @@ class Samples:
 
 @flax.struct.dataclass
 class _Loop:
-  """S slots, each with the response that it writes.
+  """State of the sampling loop: S slots, each with a response in progress.
 
-  owner: [S] its number, that of no response where none is left; age: [S] its
-  tokens so far; hidden: [S, D] states that predict the next; running: [S];
-  waiting: the first response that has no slot yet.
+  Attributes:
+    response: index of the slot's response; the number of responses or more if
+      none is left for it.
+    age: number of tokens sampled so far.
+    running: whether the response has not ended.
+    waiting: index of the first response that has had no slot.
+    states: states that predict the next tokens.
+    cache: cache of the slots.
+    samples: all responses.
   """
 
-  owner: jax.Array
-  age: jax.Array
-  running: jax.Array
-  waiting: jax.Array
-  hidden: jax.Array
-  cache: Any
-  out: Samples
+  response: Int[Array, " S"]
+  age: Int[Array, " S"]
+  running: Bool[Array, " S"]
+  waiting: Int[Array, ""]
+  states: Float[Array, "S D"]
+  cache: protocols.Cache
+  samples: Samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Sampler:
-  """What stays the same from token to token."""
+  """The arguments that all steps of the loop share.
+
+  `limits` are the maximum numbers of tokens of the responses. `prefix` is ()
+  or one cache that all rows continue.
+  """
 
   model: protocols.LanguageModel
-  weights: protocols.Prepared
-  keys: jax.Array  # [N]
-  limits: jax.Array  # [N] the most tokens of each response
+  params: protocols.PreparedParams
+  keys: Key[Array, " N"]
+  limits: Int[Array, " N"]
   config: SamplingConfig
   eos_ids: tuple[int, ...]
-  common: tuple[Any, ...] = ()  # The cache of what all rows begin with.
+  prefix: tuple[protocols.Cache, ...] = ()
 
   @property
-  def count(self) -> int:
+  def num_responses(self) -> int:
     return self.keys.shape[0]
 
-  def start(self, slots: int, hidden: jax.Array, cache: Any) -> _Loop:
-    """The first responses in the slots, after states [S, D] of prompts."""
-    shape = (self.count, self.config.max_tokens)
+  def start(
+    self, slots: int, states: Float[Array, "S D"], cache: protocols.Cache
+  ) -> _Loop:
+    """Puts the first responses into the slots."""
+    shape = (self.num_responses, self.config.max_tokens)
     return _Loop(
-      owner=jnp.arange(slots),
+      response=jnp.arange(slots),
       age=jnp.zeros((slots,), jnp.int32),
       running=jnp.ones((slots,), bool),
       waiting=jnp.asarray(slots, jnp.int32),
-      hidden=hidden,
+      states=states,
       cache=cache,
-      out=Samples(
+      samples=Samples(
         response=jnp.zeros(shape, jnp.int32),
         mask=jnp.zeros(shape, jnp.float32),
         log_probs=jnp.zeros(shape, jnp.float32),
       ),
     )
 
-  def draw(self, loop: _Loop) -> _Loop:
-    """One more token in every running slot."""
+  def step(self, loop: _Loop) -> _Loop:
+    """Samples one more token in every running slot."""
     config = self.config
-    mine = jnp.minimum(loop.owner, self.count - 1)
+    response = jnp.minimum(loop.response, self.num_responses - 1)
     token, log_prob = sampling.sample(
-      jax.vmap(jax.random.fold_in)(self.keys[mine], loop.age),
-      self.model.logits(self.weights, loop.hidden),
+      jax.vmap(jax.random.fold_in)(self.keys[response], loop.age),
+      self.model.logits(self.params, loop.states),
       temperature=config.temperature,
       top_k=config.top_k,
       top_p=config.top_p,
     )
     token = jnp.where(loop.running, token, 0)
-    # Where nothing is written any more, the row is that of no response.
-    place = (jnp.where(loop.running, loop.owner, self.count), loop.age)
+    # Slots that are not running write out of bounds, which drops the value.
+    row = jnp.where(loop.running, loop.response, self.num_responses)
 
     def put(array, values):
-      return array.at[place].set(values, mode="drop")
+      return array.at[row, loop.age].set(values, mode="drop")
 
-    hidden, cache = self.model.extend(
-      self.weights,
+    states, cache = self.model.decode_step(
+      self.params,
       token[:, None],
       loop.running[:, None],
       loop.cache,
-      *self.common,
+      *self.prefix,
     )
     age = loop.age + 1
     ended = jnp.any(token[:, None] == jnp.asarray(self.eos_ids)[None], axis=1)
     return loop.replace(
       age=age,
-      running=loop.running & ~ended & (age < self.limits[mine]),
-      hidden=hidden[:, -1],
+      running=loop.running & ~ended & (age < self.limits[response]),
+      states=states[:, -1],
       cache=cache,
-      out=Samples(
-        response=put(loop.out.response, token),
-        mask=put(loop.out.mask, 1.0),
-        log_probs=put(loop.out.log_probs, log_prob),
+      samples=Samples(
+        response=put(loop.samples.response, token),
+        mask=put(loop.samples.mask, 1.0),
+        log_probs=put(loop.samples.log_probs, log_prob),
       ),
     )
 
-  def refill(self, loop: _Loop, prompts: tuple[jax.Array, Any]) -> _Loop:
-    """The next responses into slots that have ended.
+  def refill(
+    self,
+    loop: _Loop,
+    prompts: tuple[Float[Array, "B D"], protocols.Cache],
+  ) -> _Loop:
+    """Puts the next responses into the slots that have ended.
 
-    `prompts` are states [P, D] and a cache of all prompts; those of one prompt
-    stand together.
+    `prompts` are states and the cache of all prompts.
     """
     states, cache = prompts
-    samples = self.count // states.shape[0]
+    num_samples = self.num_responses // states.shape[0]
     free = ~loop.running
-    next_one = loop.waiting + jnp.cumsum(free) - 1
-    taken = free & (next_one < self.count)
-    prompt = jnp.minimum(next_one, self.count - 1) // samples
+    following = loop.waiting + jnp.cumsum(free) - 1
+    taken = free & (following < self.num_responses)
+    prompt = jnp.minimum(following, self.num_responses - 1) // num_samples
 
     def put(carry):
-      # The states, too, so that the loop begins after all reading of the
-      # cache: or else XLA would copy it.
-      left, hidden, own = carry
+      # The states are written here too, so that all reads of the cache come
+      # before this loop. XLA would copy the cache otherwise.
+      left, own_states, own_cache = carry
       slot = jnp.argmax(left)
-      hidden = hidden.at[slot].set(states[prompt[slot]])
-      own = self.model.put_row(own, slot, cache, prompt[slot])
-      return left.at[slot].set(False), hidden, own
+      own_states = own_states.at[slot].set(states[prompt[slot]])
+      own_cache = self.model.cache.insert_row(
+        own_cache, slot, cache, prompt[slot]
+      )
+      return left.at[slot].set(False), own_states, own_cache
 
-    _, hidden, own = jax.lax.while_loop(
-      lambda carry: jnp.any(carry[0]), put, (taken, loop.hidden, loop.cache)
+    _, own_states, own_cache = jax.lax.while_loop(
+      lambda carry: jnp.any(carry[0]), put, (taken, loop.states, loop.cache)
     )
     return loop.replace(
-      owner=jnp.where(taken, next_one, loop.owner),
+      response=jnp.where(taken, following, loop.response),
       age=jnp.where(taken, 0, loop.age),
       running=loop.running | taken,
       waiting=loop.waiting + jnp.sum(taken),
-      hidden=hidden,
-      cache=own,
+      states=own_states,
+      cache=own_cache,
     )
 
 
 def row_keys(
-  key: jax.Array, rows: jax.Array, num_samples: int | None = None
-) -> jax.Array:
+  key: Key[Array, ""], rows: Int[Array, " B"], num_samples: int | None = None
+) -> Key[Array, " B"] | Key[Array, "B N"]:
   """Returns sampling keys derived from row numbers.
 
   A response's key, and so its tokens, do not depend on the batch that the
@@ -214,11 +215,8 @@ def row_keys(
 
   Args:
     key: PRNG key of the whole call.
-    rows: [B] int32 row numbers.
-    num_samples: number of responses per row, N.
-
-  Returns:
-    [B] keys if num_samples is None, else [B, N].
+    rows: row numbers.
+    num_samples: number of responses per row, N; None returns one key per row.
   """
   numbers = jnp.asarray(rows)
   if num_samples is not None:
@@ -229,14 +227,14 @@ def row_keys(
 
 def generate(
   model: protocols.LanguageModel,
-  params: Any,
-  prompt: jax.Array,
-  prompt_valid: jax.Array,
-  keys: jax.Array,
+  params: protocols.Params,
+  prompt: Int[Array, "B P"],
+  prompt_valid: Bool[Array, "B P"],
+  keys: Key[Array, "*rows"],
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
-  limits: jax.Array | None = None,
+  limits: Int[Array, "*rows"] | None = None,
 ) -> Samples:
   """Samples one response per key; call under jit.
 
@@ -246,13 +244,13 @@ def generate(
   Args:
     model: functions of the language model.
     params: model parameters.
-    prompt: [B, P] int32 prompts with any padding.
-    prompt_valid: [B, P] bool.
+    prompt: prompts with any padding.
+    prompt_valid: whether a column of the prompts is a token.
     keys: [B] or [B, N] typed PRNG keys, one per response; see `row_keys`.
     config: lengths and temperature, static under jit.
     eos_ids: tokens that end a response. The end token is part of it.
-    limits: maximum number of tokens of each response, int32 >= 1, in the shape
-      of `keys`; at most (and by default) config.max_tokens.
+    limits: maximum number of tokens of each response, >= 1; at most (and by
+      default) config.max_tokens.
 
   Returns:
     Samples of shape [B, R] or [B, N, R], R = config.max_tokens.
@@ -262,63 +260,64 @@ def generate(
   """
   sampler = _sampler(model, params, keys, config, eos_ids, limits)
   if 0 < config.slots < keys.size:
-    samples = _in_slots(sampler, params, prompt, prompt_valid)
+    samples = _sample_in_slots(sampler, params, prompt, prompt_valid)
     return samples.reshape(keys.shape)
-  hidden, cache = model.prefill(params, prompt, prompt_valid, config.max_tokens)
+  prompts = model.prefill(params, prompt, prompt_valid, config.max_tokens)
   num_samples = keys.size // prompt.shape[0]
-  hidden, cache = scoring.repeat_rows((hidden, cache), num_samples)
-  return _write_on(sampler, hidden, cache).reshape(keys.shape)
+  states, cache = batches.repeat_rows(prompts, num_samples)
+  return _sample(sampler, states, cache).reshape(keys.shape)
 
 
 def generate_shared(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
-  keys: jax.Array,
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  prompts: prefix_sharing.SharedPrompts,
+  keys: Key[Array, " B"],
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
 ) -> Samples:
-  """`generate` [B, R] of a causal model for prompts that share prefixes.
+  """Returns `generate` of a causal model for prompts after `prefix`.
 
-  `common` is `scoring.read_common` of what all begin with.
+  `prefix` is from `prefix_sharing.prefill_prefix`.
   """
-  hidden, cache = scoring.read_shared(
-    model, params, common, batch, config.max_tokens, last_only=True
+  states, cache = prefix_sharing.prefill_shared(
+    model, params, prefix, prompts, config.max_tokens, last_only=True
   )
-  return _write_after(
+  return _sample_after(
     _sampler(model, params, keys, config, eos_ids, None),
-    common,
-    jnp.any(batch.suffix_valid, axis=1),
-    hidden[:, 0],
+    prefix,
+    jnp.any(prompts.suffix_valid, axis=1),
+    states[:, 0],
     cache,
   )
 
 
 def generate_packed(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.PackedPrompts,
-  prompts: batches.Unpacked,
-  keys: jax.Array,
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  batch: batches.PackedBatch,
+  prompts: Int[Array, "N W"],
+  keys: Key[Array, " N"],
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
 ) -> Samples:
-  """`generate` [N, R] of a causal model for packed prompts.
+  """Returns `generate` of a causal model for packed prompts.
 
-  `common` is `scoring.read_common` of what all begin with.
+  `prefix` is from `prefix_sharing.prefill_prefix`. `prompts` are columns of
+  the batch as in `LanguageModel.prefill_packed`.
   """
-  hidden, cache = model.unpack(
-    params, common, batch, prompts, config.max_tokens
+  states, cache = model.prefill_packed(
+    params, batch, prompts, config.max_tokens, prefix
   )
-  return _write_after(
+  return _sample_after(
     _sampler(model, params, keys, config, eos_ids, None),
-    common,
-    jnp.any(prompts.columns >= 0, axis=1),
-    hidden,
+    prefix,
+    jnp.any(prompts >= 0, axis=1),
+    states,
     cache,
   )
 
@@ -328,7 +327,7 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
     limits = jnp.full(keys.shape, config.max_tokens, jnp.int32)
   return _Sampler(
     model=model,
-    weights=model.prepare(params),
+    params=model.prepare(params),
     keys=keys.reshape(-1),
     limits=limits.reshape(-1),
     config=config,
@@ -336,65 +335,71 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
   )
 
 
-def _write_after(
-  sampler: _Sampler, common, is_prompt, hidden, cache
+def _sample_after(
+  sampler: _Sampler, prefix, is_prompt, states, cache
 ) -> Samples:
-  """`_write_on` after `common`; rows that only fill the batch end at once."""
+  """Samples after `prefix`; unused rows end after one token."""
   sampler = dataclasses.replace(
     sampler,
-    common=(common,),
+    prefix=(prefix,),
     limits=jnp.where(is_prompt, sampler.limits, 1),
   )
-  return _write_on(sampler, hidden, cache)
+  return _sample(sampler, states, cache)
 
 
-def _write_on(sampler: _Sampler, hidden: jax.Array, cache: Any) -> Samples:
-  """Draws from states [B, D] of the prompts' last tokens and their cache."""
-  start = sampler.start(sampler.count, hidden, cache)
+def _sample(
+  sampler: _Sampler, states: Float[Array, "N D"], cache: protocols.Cache
+) -> Samples:
+  """Samples from states of the prompts' last tokens and their cache."""
+  start = sampler.start(sampler.num_responses, states, cache)
   return jax.lax.while_loop(
-    lambda loop: jnp.any(loop.running), sampler.draw, start
-  ).out
+    lambda loop: jnp.any(loop.running), sampler.step, start
+  ).samples
 
 
-def _in_slots(sampler: _Sampler, params, prompt, prompt_valid) -> Samples:
-  """Reads all prompts, and writes as many responses at a time as are slots."""
+def _sample_in_slots(
+  sampler: _Sampler, params, prompt, prompt_valid
+) -> Samples:
+  """Prefills all prompts and samples as many responses at once as slots."""
   model, slots = sampler.model, sampler.config.slots
-  if model.put_row is None:
+  if not model.is_causal:
     raise ValueError(
       f"SamplingConfig.slots is {slots}, but an encoder-decoder has no slots; "
       "use slots = 0"
     )
-  states, cache = _read_prompts(model, params, prompt, prompt_valid, slots)
-  first = jnp.arange(slots) // (sampler.count // prompt.shape[0])
-  hidden, own = scoring.take_rows((states, cache), first)
-  own = model.widen(own, sampler.config.max_tokens)
+  prompts = _prefill_in_parts(model, params, prompt, prompt_valid, slots)
+  num_samples = sampler.num_responses // prompt.shape[0]
+  states, cache = batches.take_rows(prompts, jnp.arange(slots) // num_samples)
+  cache = model.cache.grow_cache(cache, sampler.config.max_tokens)
 
-  def go_on(loop: _Loop) -> _Loop:
-    return sampler.refill(sampler.draw(loop), (states, cache))
+  def step(loop: _Loop) -> _Loop:
+    return sampler.refill(sampler.step(loop), prompts)
 
   return jax.lax.while_loop(
     lambda loop: jnp.any(loop.running),
-    go_on,
-    sampler.start(slots, hidden, own),
-  ).out
+    step,
+    sampler.start(slots, states, cache),
+  ).samples
 
 
-def _read_prompts(model, params, prompt, valid, rows) -> tuple[jax.Array, Any]:
-  """States [B, D] and a cache of all prompts, read `rows` at a time."""
+def _prefill_in_parts(
+  model, params, prompt, valid, rows
+) -> tuple[Float[Array, "B D"], protocols.Cache]:
+  """Prefills prompts, `rows` at a time; returns states and their cache."""
   count = prompt.shape[0]
   parts = -(-count // rows)
   if parts == 1:
     return model.prefill(params, prompt, valid, 0)
   pad = ((0, parts * rows - count), (0, 0))
   shape = (parts, rows, -1)
-  read = jax.lax.map(
+  found = jax.lax.map(
     lambda part: model.prefill(params, *part, 0),
     (jnp.pad(prompt, pad).reshape(shape), jnp.pad(valid, pad).reshape(shape)),
   )
 
-  def joined(x):
-    if x.ndim == 1:  # Such as the next column: the same in all parts.
+  def join(x):
+    if x.ndim == 1:  # A counter, the same in all parts.
       return x[0]
     return x.reshape(parts * rows, *x.shape[2:])[:count]
 
-  return jax.tree.map(joined, read)
+  return jax.tree.map(join, found)

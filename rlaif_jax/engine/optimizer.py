@@ -13,6 +13,9 @@ import optax
 from rlaif_jax.core import validation
 
 
+Transform = optax.GradientTransformation
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(validation.Validated):
   """An optax optimizer; the defaults are the paper's (appendix G).
@@ -48,7 +51,7 @@ class OptimizerConfig(validation.Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyOptimizers:
+class PolicyOptimizers(validation.Validated):
   """Optimizers of a policy and of its value network."""
 
   policy: OptimizerConfig = OptimizerConfig()
@@ -98,29 +101,36 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 def make_joint_optimizer(
   configs: Mapping[str, OptimizerConfig],
 ) -> optax.GradientTransformation:
+  """Returns `join` of the optimizers of some configs."""
+  return join(
+    {name: make_optimizer(config) for name, config in configs.items()}
+  )
+
+
+def join(
+  transforms: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
   """Returns one optimizer per top-level entry of the parameters.
 
   Each entry's gradient is clipped by its own norm.
 
   Args:
-    configs: optimizers by the keys of the parameter tree, such as "policy" and
-      "value".
+    transforms: optimizers by the keys of the parameter tree, such as "policy"
+      and "value".
   """
 
   def labels(params: Mapping[str, Any]):
-    if set(params) != set(configs):
+    if set(params) != set(transforms):
       raise ValueError(
         f"parameters have the entries {sorted(params)} and the optimizers "
-        f"{sorted(configs)}; they must be the same"
+        f"{sorted(transforms)}; they must be the same"
       )
     return {
       name: jax.tree.map(functools.partial(_constant, name), tree)
       for name, tree in params.items()
     }
 
-  return optax.multi_transform(
-    {name: make_optimizer(config) for name, config in configs.items()}, labels
-  )
+  return optax.multi_transform(dict(transforms), labels)
 
 
 def _constant(value: Any, leaf: Any) -> Any:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one program: how they meet, who writes, when they stop.
+"""Several processes that run one job: start, agreement, exchange, loss.
 
-Each process runs the same job on its own devices; arrays are global. The
-processes meet before JAX does, so that one that does not come has a name.
+Each process runs the same job on its own devices, and arrays are global.
 """
 
 from __future__ import annotations
@@ -15,38 +14,38 @@ import os
 import socket
 import sys
 import time
-from typing import Any, Iterator, Mapping, Sequence
-import urllib.request
+from typing import Any, Iterator, Mapping
 
 from absl import logging
 import jax
+from jaxtyping import PyTree
 import numpy as np
 
-# JAX ends a process whose peers are silent for so long.
+# JAX ends a process whose peers are silent for this long.
 HEARTBEAT_SECONDS = 30
 
-# Where a stop is agreed on, and how many steps ahead.
+# Key under which the step to stop after is stored, and its lead in steps.
 _STOP = "rlaif_jax/stop"
 _LEAD = 3
 
-# Numbers of the sums that the processes have made together.
+# Counts the calls of `sum_of_all`, as part of their keys.
 _SUMS = itertools.count()
 
-# The processes meet at this port past JAX's own.
-_PORT_OFFSET = 1
-
-# Where JAX itself looks for the coordinator of a TPU slice.
-_TPU_PORT = 8476
-
-# What a machine with a TPU has one of.
-_TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
+# The port of `meet`, relative to JAX's, which may be the last one (65535).
+_PORT_OFFSET = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-  """Which process this is, of how many, and where process 0 is found."""
+  """The processes of a job, and which of them this is.
 
-  address: str  # host:port
+  Fields:
+    address: host:port of process 0.
+    count: number of processes.
+    index: index of this process.
+  """
+
+  address: str
   count: int
   index: int
 
@@ -59,121 +58,88 @@ class Group:
       )
     if self.count < 1 or not 0 <= self.index < self.count:
       raise ValueError(
-        f"this is process {self.index} of {self.count}; it should be one from "
-        "0 to the number less one"
+        f"the process index is {self.index} of {self.count} processes; it "
+        "should be from 0 to the number less one"
       )
 
 
-def group_of(environment: Mapping[str, str]) -> Group | None:
-  """The group that the environment names; None where this process is alone.
+def detect(
+  environment: Mapping[str, str], timeout_seconds: float = 300.0
+) -> Group | None:
+  """Returns the group of this process, or None if it runs alone.
 
-  Explicitly by JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID; by GKE, which tells the hosts of a TPU slice
-  TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; or by Slurm, for `srun` with several
-  tasks. See `group_of_tpu_vm` for TPU VMs.
+  JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID come
+  first. Without them JAX detects Slurm steps and Cloud TPU slices (GKE and TPU
+  VMs).
+
+  Args:
+    environment: environment variables.
+    timeout_seconds: time for the coordinator's host name to be resolved.
 
   Raises:
-    ValueError: only a part of it, or no numbers.
+    ValueError: if some of the three variables are missing or malformed.
   """
   names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
   given = [environment.get(name, "") for name in names]
-  if all(given):
-    return _group(names, *given)
   if any(given):
     missing = [n for n, value in zip(names, given, strict=True) if not value]
-    raise ValueError(
-      f"the environment has a part of {', '.join(names)}; set {missing} too, "
-      "or none of them"
+    if missing:
+      raise ValueError(
+        f"{', '.join(missing)} is not set; set all of {', '.join(names)}, or "
+        "none of them"
+      )
+    address, count, index = given
+    if not count.isdecimal() or not index.isdecimal():
+      raise ValueError(
+        f"{names[1]} is {count!r} and {names[2]} is {index!r}; both should be "
+        "numbers"
+      )
+    return Group(address=address, count=int(count), index=int(index))
+  # What jax.distributed.initialize uses, without its choice of devices: a
+  # process has all devices of its host, under Slurm too.
+  from jax._src import clusters as c
+
+  for cluster in (c.SlurmCluster, c.GkeTpuCluster, c.GceTpuCluster):
+    if not _is_present(cluster):
+      continue
+    address, count, index, _ = cluster.auto_detect_unset_distributed_params(
+      None, None, None, None, cluster.name, int(timeout_seconds)
     )
-  hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
-  if len(hosts) > 1:
-    gke = ("TPU_WORKER_HOSTNAMES", "its length", "TPU_WORKER_ID")
-    index = environment.get("TPU_WORKER_ID", "")
-    return _group(gke, f"{hosts[0]}:{_TPU_PORT}", str(len(hosts)), index)
-  if int(environment.get("SLURM_NTASKS", "1") or 1) < 2:
-    return None
-  if "SLURM_STEP_NODELIST" not in environment:
-    return None  # An allocation, but no step of several tasks.
-  host = _first_host(environment["SLURM_STEP_NODELIST"])
-  port = 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
-  slurm = ("the node list", "SLURM_NTASKS", "SLURM_PROCID")
-  return _group(
-    slurm,
-    f"{host}:{port}",
-    environment["SLURM_NTASKS"],
-    environment.get("SLURM_PROCID", ""),
-  )
+    if count == 1:
+      return None
+    return Group(address=address, count=count, index=index)
+  return None
 
 
-def group_of_tpu_vm(
-  environment: Mapping[str, str], devices: Sequence[str] = _TPU_DEVICES
-) -> Group | None:
-  """The hosts of this TPU VM's slice, from Google Cloud's metadata server.
-
-  It is asked on machines that have a TPU alone: elsewhere it is not there.
-  TPU_SKIP_MDS_QUERY keeps it from being asked, and GCE_METADATA_HOST names
-  another one.
-  """
-  has_tpu = any(os.path.exists(device) for device in devices)
-  if not has_tpu or environment.get("TPU_SKIP_MDS_QUERY"):
-    return None
-  server = environment.get("GCE_METADATA_HOST", "metadata.google.internal")
-
-  def attribute(name: str) -> str:
-    request = urllib.request.Request(
-      f"http://{server}/computeMetadata/v1/instance/attributes/{name}",
-      headers={"Metadata-Flavor": "Google"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-      return answer.read().decode()
-
+def _is_present(cluster: Any) -> bool:
   try:
-    index = attribute("agent-worker-number")
-    endpoints = attribute("worker-network-endpoints").split(",")
-  except OSError:  # No TPU VM, or none that belongs to a slice.
-    return None
-  # Host names, or triples with the address at the end.
-  first = endpoints[0].rpartition(":")[2]
-  names = ("worker-network-endpoints", "its length", "agent-worker-number")
-  return _group(names, f"{first}:{_TPU_PORT}", str(len(endpoints)), index)
-
-
-def _group(names, address: str, count: str, index: str) -> Group:
-  if not count.isdecimal() or not index.isdecimal():
-    raise ValueError(
-      f"{names[1]} is {count!r} and {names[2]} is {index!r}; both should be "
-      "numbers"
-    )
-  return Group(address=address, count=int(count), index=int(index))
-
-
-def _first_host(nodes: str) -> str:
-  """The first name of a Slurm list such as node[003-007,9],other."""
-  name, bracket, rest = nodes.partition("[")
-  if not bracket or "," in name:
-    return nodes.split(",")[0]
-  first = rest.split("]")[0].split(",")[0].split("-")[0]
-  return name + first
+    return cluster.is_env_present()
+  except OSError:  # A TPU without Google Cloud's metadata server.
+    return False
 
 
 def start(timeout_seconds: float = 300.0) -> None:
-  """Joins the other processes, where the environment names any.
+  """Initializes jax.distributed if this process is one of several.
+
+  JAX aborts without a reason if a process is missing, so the processes connect
+  to each other first.
 
   Raises:
-    TimeoutError: some did not come; names them.
-    ValueError: see `group_of`.
+    TimeoutError: if processes are missing; names them.
+    ValueError: see `detect`.
   """
-  group = group_of(os.environ) or group_of_tpu_vm(os.environ)
+  group = detect(os.environ, timeout_seconds)
   if group is None or group.count == 1:
     return
   meet(group, timeout_seconds)
-  # Of the CPU; other devices have collectives of their own.
+  # For CPUs; other devices have their own collectives.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(
     group.address,
     group.count,
     group.index,
     initialization_timeout=int(timeout_seconds),
+    cluster_detection_method="deactivate",
     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
   )
   if is_writer():
@@ -181,10 +147,10 @@ def start(timeout_seconds: float = 300.0) -> None:
 
 
 def meet(group: Group, timeout_seconds: float) -> None:
-  """Waits until all processes are there.
+  """Waits until all processes have connected to process 0.
 
   Raises:
-    TimeoutError: names those that are not.
+    TimeoutError: if processes are missing; names them.
   """
   host, _, port = group.address.rpartition(":")
   place = (host.strip("[]"), int(port) + _PORT_OFFSET)
@@ -196,41 +162,41 @@ def meet(group: Group, timeout_seconds: float) -> None:
 
 
 def _gather(group: Group, port: int, until: float, seconds: float) -> None:
-  """Process 0: takes the others' names, then lets all of them go on."""
-  came: dict[int, socket.socket] = {}
+  """Process 0: collects the indices of the others, then releases them."""
+  connected: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     server = stack.enter_context(socket.create_server(("", port)))
-    while len(came) < group.count - 1:
+    while len(connected) < group.count - 1:
       server.settimeout(max(0.01, until - time.monotonic()))
       try:
         peer, _ = server.accept()
         stack.enter_context(peer)
         peer.settimeout(5.0)
-        said = json.loads(peer.makefile("rb").readline(4096))
+        hello = json.loads(peer.makefile("rb").readline(4096))
       except TimeoutError:
         if time.monotonic() < until:
-          continue  # One that connected and said nothing.
-        missing = sorted(set(range(1, group.count)) - set(came))
+          continue  # A connection without a message.
+        missing = sorted(set(range(1, group.count)) - set(connected))
         raise TimeoutError(
-          f"process(es) {missing} of {group.count} did not come within "
+          f"process(es) {missing} of {group.count} did not connect within "
           f"{seconds:.0f} s; see their logs, or start the job again on all "
           "hosts"
         ) from None
       except (OSError, ValueError):
         continue  # A port scan, or a process that was killed.
-      if said.get("count") == group.count and 0 < said["index"] < group.count:
-        came[said["index"]] = peer
-    for peer in came.values():
+      if hello.get("count") == group.count and 0 < hello["index"] < group.count:
+        connected[hello["index"]] = peer
+    for peer in connected.values():
       peer.sendall(b"go\n")
 
 
 def _report(group: Group, place, until: float, seconds: float) -> None:
-  """Any other process: tells its number and waits for the word."""
-  said = json.dumps({"index": group.index, "count": group.count}) + "\n"
+  """Any other process: sends its index and waits for the release."""
+  hello = json.dumps({"index": group.index, "count": group.count}) + "\n"
   while time.monotonic() < until:
     with contextlib.suppress(OSError):
       with socket.create_connection(place, timeout=5.0) as peer:
-        peer.sendall(said.encode())
+        peer.sendall(hello.encode())
         peer.settimeout(max(0.01, until - time.monotonic()))
         if peer.makefile("rb").readline() == b"go\n":
           return
@@ -243,33 +209,33 @@ def _report(group: Group, place, until: float, seconds: float) -> None:
 
 
 def is_writer() -> bool:
-  """Whether this process writes what there is once: results, logs, metrics."""
+  """Whether this process (0) writes results, logs and metrics."""
   return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-  """Ends this process when another one has gone, and says what to do.
+def exit_on_lost_process() -> Iterator[None]:
+  """Exits with a message if a collective fails because a process is lost.
 
-  At once: JAX would wait for those that are not there any more.
+  Exits without cleanup, because JAX would wait for the lost process.
   """
   try:
     yield
   except (RuntimeError, ValueError, OSError) as error:
-    if jax.process_count() == 1 or not _is_of_the_network(error):
+    if jax.process_count() == 1 or not _is_collective_failure(error):
       raise
-    said = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300]
     sys.stderr.write(
       f"error: process {jax.process_index()} of {jax.process_count()} has lost "
-      f"another one ({said}). See the other processes' logs; started again on "
-      "all hosts, the same command continues from the last checkpoint\n"
+      f"another one ({reason}). See the logs of the others; the same command "
+      "on all hosts resumes from the last checkpoint\n"
     )
     sys.stderr.flush()
     os._exit(1)
 
 
-def _is_of_the_network(error: BaseException | None) -> bool:
-  """Whether an error, or what it came from, is a failed collective."""
+def _is_collective_failure(error: BaseException | None) -> bool:
+  """Whether an error or one of its causes is a failed collective."""
   while error is not None:
     if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
       return True
@@ -278,7 +244,7 @@ def _is_of_the_network(error: BaseException | None) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-  """No process goes on before all are here; nothing with one process."""
+  """Blocks until all processes have called it; no-op for one process."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -286,7 +252,7 @@ def wait_for_all(name: str) -> None:
 
 
 def any_of_all(flag: bool) -> bool:
-  """Whether it is true in any process; all get the same answer."""
+  """Returns whether the flag is true in any process."""
   if jax.process_count() == 1:
     return flag
   from jax.experimental import multihost_utils
@@ -295,9 +261,10 @@ def any_of_all(flag: bool) -> bool:
 
 
 def sum_of_all(counts: Mapping[str, int]) -> dict[str, int]:
-  """The sum over the processes of each number; all have the same names.
+  """Returns the sum of each count over the processes.
 
-  A process without any number, which had nothing to count, adds nothing.
+  Args:
+    counts: the same names in each process, or none.
   """
   if jax.process_count() == 1:
     return dict(counts)
@@ -315,11 +282,11 @@ def sum_of_all(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_time_to_stop(step: int, asked: bool) -> bool:
-  """Whether all processes stop after this step.
+  """Returns whether all processes stop after this step.
 
-  One that is asked to (SIGTERM) names a step that none has passed yet: the
-  processes exchange gradients in every step, so they are close. Costs a
-  question to process 0, and no wait for the devices.
+  A process that was asked to stop (SIGTERM) stores a step that no process has
+  passed: processes exchange gradients in every step, so their steps are close.
+  Costs one request to process 0 and does not wait for devices.
   """
   if jax.process_count() == 1:
     return asked
@@ -327,16 +294,16 @@ def is_time_to_stop(step: int, asked: bool) -> bool:
 
   client = distributed.global_state.client
   if asked:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Named already.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Stored before.
       client.key_value_set(_STOP, str(step + _LEAD))
   try:
     return step >= int(client.key_value_try_get(_STOP))
-  except jax.errors.JaxRuntimeError:  # Nobody was asked.
+  except jax.errors.JaxRuntimeError:  # No process was asked.
     return False
 
 
-def to_host(tree: Any) -> Any:
-  """Global arrays as NumPy arrays, whole in every process."""
+def to_host(tree: PyTree) -> PyTree[np.ndarray]:
+  """Returns global arrays as complete NumPy arrays in every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)
   from jax.experimental import multihost_utils

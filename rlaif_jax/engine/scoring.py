@@ -1,85 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probs of given continuations. Logits exist only where they are read."""
+"""Log-probs of given continuations of prompts."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.ops import logprobs
 
-# Logits that exist at a time on a device, 256 MiB of them. Fewer make smaller
-# products, and as many sums of the head's gradient as there are parts.
+# Maximum number of logits that exist at a time on a device, 256 MiB of them.
+# Fewer make smaller products, and one sum of the head's gradient per part.
 LOGITS_AT_ONCE = 2**26
+
+OptionIds = tuple[tuple[int, ...], ...]
 
 
 def response_logits(
-  model: protocols.LanguageModel, params: Any, batch: batches.TokenBatch
-) -> jax.Array:
-  """Logits [B, R, V] that predict the last R columns of the batch."""
+  model: protocols.LanguageModel,
+  params: protocols.Params,
+  batch: batches.TokenBatch,
+) -> Float[Array, "B R V"]:
+  """Returns the logits that predict the response."""
   return model.logits(params, model.hidden(params, batch))
 
 
 def response_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  batch: batches.TokenBatch,
+  params: protocols.Params,
+  batch: batches.TokenBatch | batches.GroupBatch,
   *,
   temperature: float = 1.0,
-) -> jax.Array:
-  """Float32 log-probs [B, R] of the responses under softmax(logits / T)."""
-  response_length = batch.weights.shape[1]
-  return log_probs_after(
-    model,
-    params,
-    model.hidden(params, batch),
-    batch.tokens[:, -response_length:],
-    temperature=temperature,
+) -> Float[Array, "B R"] | Float[Array, "B N R"]:
+  """Returns the float32 log-probs of responses under softmax(logits / T).
+
+  The responses of a GroupBatch's prompt share one forward pass of it.
+  """
+  if isinstance(batch, batches.GroupBatch):
+    targets = batch.response
+  else:
+    targets = batch.tokens[:, -batch.weights.shape[1] :]
+  states = model.hidden(params, batch)
+  return target_log_probs(
+    model, params, states, targets, temperature=temperature
   )
 
 
-def group_log_probs(
+def target_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  batch: batches.GroupBatch,
+  params: protocols.Params,
+  states: Float[Array, "*rows T D"],
+  targets: Int[Array, "*rows T"],
   *,
   temperature: float = 1.0,
-) -> jax.Array:
-  """`response_log_probs` [B, G, R], each prompt read once."""
-  hidden = model.hidden_group(params, batch)
-  return log_probs_after(
-    model, params, hidden, batch.response, temperature=temperature
-  )
+) -> Float[Array, "*rows T"]:
+  """Returns the float32 log-probs of targets, from the states before them.
 
-
-def log_probs_after(
-  model: protocols.LanguageModel,
-  params: Any,
-  hidden: jax.Array,
-  targets: jax.Array,
-  *,
-  temperature: float = 1.0,
-) -> jax.Array:
-  """Float32 log-probs [..., T] of targets after states [..., T, D].
-
-  The more columns and words, the fewer columns at a time: at most about
-  LOGITS_AT_ONCE logits exist, whatever the vocabulary. Where that takes
-  several parts, the gradient makes each part's logits again.
+  At most about LOGITS_AT_ONCE logits exist at a time: columns are computed in
+  parts if there are more. The gradient then recomputes each part's logits.
   """
 
-  def read(part):
+  def log_probs(part):
     logits = model.logits(params, part[0])
     return logprobs.token_log_probs(logits, part[1], temperature=temperature)
 
   columns = targets.shape[-1]
-  numbers = targets.size * model.vocab_size // model.row_devices
-  width = -(-columns // max(1, -(-numbers // LOGITS_AT_ONCE)))
+  size = targets.size * model.vocab_size // model.row_devices
+  width = -(-columns // max(1, -(-size // LOGITS_AT_ONCE)))
   if width >= columns:
-    return read((hidden, targets))
+    return log_probs((states, targets))
   parts = -(-columns // width)
 
   def split(x, axis):
@@ -91,8 +83,8 @@ def log_probs_after(
 
   axis = targets.ndim - 1
   found = jax.lax.map(
-    jax.checkpoint(read, prevent_cse=False),
-    (split(hidden, axis), split(targets, axis)),
+    jax.checkpoint(log_probs, prevent_cse=False),
+    (split(states, axis), split(targets, axis)),
   )
   found = jnp.moveaxis(found, 0, axis)
   return found.reshape(*targets.shape[:-1], -1)[..., :columns]
@@ -100,39 +92,40 @@ def log_probs_after(
 
 def pair_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
+  params: protocols.Params,
   pairs: batches.PairBatch,
-) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of both whole responses, each in the shape of the label.
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
+  """Returns the log-probs of both whole responses, in the label's shape.
 
-  Each prompt is read once. Padding has no log-prob.
+  Each prompt is read once. Padding is not counted.
   """
   texts = pairs.texts
   if not pairs.is_packed:
-    log_probs = group_log_probs(model, params, texts)
+    log_probs = response_log_probs(model, params, texts)
     sums = logprobs.sequence_log_prob(log_probs, texts.response_valid)
   else:
-    hidden = model.hidden_packed(params, texts)
-    log_probs = log_probs_after(model, params, hidden, texts.target)
-    # [B, M, T]: whose target it is.
-    mine = (
-      texts.owner[:, None] == jnp.arange(texts.last.shape[1])[None, :, None]
-    )
-    sums = logprobs.sequence_log_prob(log_probs[:, None], mine)
+    states = model.hidden(params, texts)
+    log_probs = target_log_probs(model, params, states, texts.targets)
+    responses = jnp.arange(texts.last.shape[1])[None, :, None]
+    # [B, M, T]: whether a target is of a response.
+    is_own = texts.response_ids[:, None] == responses
+    sums = logprobs.sequence_log_prob(log_probs[:, None], is_own)
   return split_pairs(sums, pairs.label)
 
 
 def split_pairs(
-  values: jax.Array, label: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """[B, 2 K] of candidates that alternate -> firsts and seconds like label."""
+  values: Float[Array, "B pairs2"], label: Float[Array, "*pairs"]
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
+  """Splits alternating values into firsts and seconds in the label's shape."""
   return tuple(values[:, i::2].reshape(label.shape) for i in (0, 1))
 
 
 def join(
-  prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
+  prompts: batches.PromptBatch,
+  response: Int[Array, "B R"],
+  mask: Float[Array, "B R"],
 ) -> batches.TokenBatch:
-  """Prompts [B, P] and responses [B, R] as one TokenBatch [B, P + R]."""
+  """Returns prompts with one response each as a TokenBatch."""
   return batches.TokenBatch(
     tokens=jnp.concatenate([prompts.prompt, response], axis=1),
     valid=jnp.concatenate([prompts.prompt_valid, mask > 0], axis=1),
@@ -141,9 +134,11 @@ def join(
 
 
 def join_groups(
-  prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
+  prompts: batches.PromptBatch,
+  response: Int[Array, "B N R"],
+  mask: Float[Array, "B N R"],
 ) -> batches.GroupBatch:
-  """Prompts [B, P] with their responses [B, N, R] as one GroupBatch."""
+  """Returns prompts with N responses each as a GroupBatch."""
   return batches.GroupBatch(
     prompt=prompts.prompt,
     prompt_valid=prompts.prompt_valid,
@@ -152,165 +147,129 @@ def join_groups(
   )
 
 
-def repeat_rows(tree: Any, times: int) -> Any:
-  """Each row of every array `times` in a row; numbers stay."""
-  if times == 1:
-    return tree
-  return jax.tree.map(
-    lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree
-  )
-
-
 def option_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  tokens: jax.Array,
-  valid: jax.Array,
-  options: tuple[tuple[int, ...], ...],
-) -> jax.Array:
-  """Log-prob of each whole option right after each prompt.
+  params: protocols.Params,
+  tokens: Int[Array, "B L"],
+  valid: Bool[Array, "B L"],
+  options: OptionIds,
+) -> Float[Array, "B options"]:
+  """Returns the log-prob of each whole option after each prompt.
 
-  The prompt is read once. Options of one token need nothing more; a longer
-  one needs one more short read per distinct proper prefix ("10" after "1").
+  The prompt is prefilled once. An option of several tokens takes one more
+  short decode step per distinct proper prefix ("1" of "10").
 
   Args:
     model: functions of the language model.
-    params: its parameters.
-    tokens: [B, L] prompts, any padding.
-    valid: [B, L] bool.
+    params: model parameters.
+    tokens: prompts with any padding.
+    valid: whether a column of the prompts is a token.
     options: token ids of each option, static under jit.
 
   Returns:
-    [B, len(options)] float32; option "1" includes the mass of "10".
+    Float32 log-probs. Option "1" includes the mass of "10".
+
+  Raises:
+    ValueError: an option has no tokens.
   """
-  hidden, cache = model.prefill(params, tokens, valid, _room(options))
-  return _options_after(model, params, hidden, cache, options)
+  num_new_tokens = _num_new_tokens(options)
+  states, cache = model.prefill(params, tokens, valid, num_new_tokens)
+  return _options_after(model, params, states, cache, options)
 
 
 def shared_option_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
-  options: tuple[tuple[int, ...], ...],
-) -> jax.Array:
-  """`option_log_probs` of a causal model, each beginning read once."""
-  room = _room(options)
-  hidden, cache = read_shared(
-    model, params, common, batch, room, last_only=True
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  prompts: prefix_sharing.SharedPrompts,
+  options: OptionIds,
+) -> Float[Array, "B options"]:
+  """Returns `option_log_probs` of prompts after `prefix`."""
+  states, cache = prefix_sharing.prefill_shared(
+    model,
+    params,
+    prefix,
+    prompts,
+    _num_new_tokens(options),
+    last_only=True,
   )
-  return _options_after(model, params, hidden[:, 0], cache, options, common)
+  return _options_after(model, params, states[:, 0], cache, options, prefix)
 
 
 def packed_option_log_probs(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.PackedPrompts,
-  options: tuple[tuple[int, ...], ...],
-) -> jax.Array:
-  """[B, M, len(options)]: `option_log_probs` of packed prompts.
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  batch: batches.PackedBatch,
+  options: OptionIds,
+) -> Float[Array, "B T options"]:
+  """Returns `option_log_probs` of packed prompts after `prefix`.
 
   Args:
     model: functions of a causal language model.
-    params: its parameters.
-    common: from `read_common`.
-    batch: prompts without what is common.
-    options: token ids of each option, one each.
+    params: model parameters.
+    prefix: cache from `prefix_sharing.prefill_prefix`.
+    batch: prompts without the prefix.
+    options: the one token id of each option.
+
+  Returns:
+    Float32 log-probs of T prompts per row.
   """
-  hidden = model.hidden_after(params, common, batch)
-  log_probs = jax.nn.log_softmax(model.logits(params, hidden), axis=-1)
+  states = model.hidden(params, batch, prefix)
+  log_probs = jax.nn.log_softmax(model.logits(params, states), axis=-1)
   (ids,) = zip(*options, strict=True)
   return log_probs[..., jnp.asarray(ids)]
 
 
 def shared_log_likelihoods(
   model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
-  weights: jax.Array,
-) -> jax.Array:
-  """Sums [B] of float32 log-probs of the tokens with weight, [B, S].
+  params: protocols.Params,
+  prefix: protocols.Cache,
+  prompts: prefix_sharing.SharedPrompts,
+  weights: Float[Array, "B S"],
+) -> Float[Array, " B"]:
+  """Returns the weighted sums of the log-probs of the suffixes' tokens.
 
-  Of the suffixes, that is, whose first token is never scored.
+  Args:
+    model: functions of a causal language model.
+    params: model parameters.
+    prefix: cache from `prefix_sharing.prefill_prefix`.
+    prompts: prompts without the prefix.
+    weights: weights of the tokens; those of the first column are not read.
   """
-  hidden, _ = read_shared(model, params, common, batch, 0)
-  log_probs = log_probs_after(
-    model, params, hidden[:, :-1], batch.suffixes[:, 1:]
+  states, _ = prefix_sharing.prefill_shared(model, params, prefix, prompts, 0)
+  log_probs = target_log_probs(
+    model, params, states[:, :-1], prompts.suffix[:, 1:]
   )
   weights = weights[:, 1:]
   return jnp.sum(jnp.where(weights > 0, log_probs * weights, 0.0), axis=1)
 
 
-def read_common(
-  model: protocols.LanguageModel,
-  params: Any,
-  tokens: jax.Array,
-  valid: jax.Array,
-) -> Any:
-  """The cache of one row [1, C] that many rows begin with, made once."""
-  return model.prefill(params, tokens, valid, 0)[1]
-
-
-def read_shared(
-  model: protocols.LanguageModel,
-  params: Any,
-  common: Any,
-  batch: batches.SharedBatch,
-  room: int,
-  *,
-  last_only: bool = False,
-) -> tuple[jax.Array, Any]:
-  """States [B, S, D] of the suffixes, and a cache of the rows after `common`.
-
-  Args:
-    model: functions of a causal language model.
-    params: its parameters.
-    common: from `read_common`; it is read where it is, and not copied.
-    batch: the rest of the rows; a prefix is copied for those that own it.
-    room: tokens more that the cache has room for.
-    last_only: states [B, 1, D] of the suffixes' last columns alone.
-  """
-  rows, length = batch.suffixes.shape
-  cache = model.begin(common, *batch.prefixes.shape)
-  _, cache = model.extend(
-    params, batch.prefixes, batch.prefix_valid, cache, common
-  )
-  cache = model.widen(take_rows(cache, batch.owner), length + room)
-  asked = jnp.full((rows, 1), length - 1) if last_only else None
-  return model.extend(
-    params, batch.suffixes, batch.suffix_valid, cache, common, asked
-  )
-
-
-def take_rows(tree: Any, rows: jax.Array) -> Any:
-  """Rows [N] of every array; numbers stay."""
-  return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)
-
-
-def _room(options: tuple[tuple[int, ...], ...]) -> int:
-  """Tokens that are read after the prompt.
+def _num_new_tokens(options: OptionIds) -> int:
+  """Returns how many tokens are read after the prompt.
 
   Raises:
-    ValueError: an option without a token.
+    ValueError: an option has no tokens.
   """
   if not all(options):
-    raise ValueError(f"options are {options}; every option needs a token")
+    raise ValueError(
+      f"options are {options}; every option needs at least one token"
+    )
   return max(map(len, options)) - 1
 
 
-def _options_after(model, params, hidden, cache, options, *common) -> jax.Array:
-  """[B, len(options)] log-probs after the state [B, D] and its cache."""
-  after = {(): jax.nn.log_softmax(model.logits(params, hidden), axis=-1)}
-  prefixes = {option[:j] for option in options for j in range(1, len(option))}
-  for prefix in sorted(prefixes):
-    shape = (hidden.shape[0], len(prefix))
-    ids = jnp.broadcast_to(jnp.asarray(prefix, jnp.int32)[None], shape)
-    here = jnp.ones(shape, bool)
-    states, _ = model.extend(params, ids, here, cache, *common)
-    after[prefix] = jax.nn.log_softmax(
-      model.logits(params, states[:, -1]), axis=-1
+def _options_after(model, params, states, cache, options, *prefix) -> jax.Array:
+  """Returns [B, len(options)] log-probs after states [B, D] and their cache."""
+  after = {(): jax.nn.log_softmax(model.logits(params, states), axis=-1)}
+  beginnings = {option[:j] for option in options for j in range(1, len(option))}
+  for beginning in sorted(beginnings):
+    shape = (states.shape[0], len(beginning))
+    ids = jnp.broadcast_to(jnp.asarray(beginning, jnp.int32)[None], shape)
+    found, _ = model.decode_step(
+      params, ids, jnp.ones(shape, bool), cache, *prefix
+    )
+    after[beginning] = jax.nn.log_softmax(
+      model.logits(params, found[:, -1]), axis=-1
     )
   sums = [
     sum(after[option[:j]][:, option[j]] for j in range(len(option)))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -186,7 +187,7 @@ class SeedData:
 
   seed: int
   world: toy_task.World
-  policy: Any
+  policy: PyTree
   shift: float
   scale: float
   train: batches.PairBatch
@@ -206,20 +207,28 @@ class SeedData:
       self, world=world, shift=float(raw.mean()), scale=float(raw.std())
     )
 
-  def gold(self, prompts: batches.PromptBatch, samples: Any) -> np.ndarray:
+  def gold(
+    self, prompts: batches.PromptBatch, samples: decode.Samples
+  ) -> np.ndarray:
     """Returns gold [B] in units of the first policy: mean 0, deviation 1.
 
     Args:
       prompts: of the rows.
       samples: with `response` and `mask` [B, R].
     """
-    return self.score(
-      np.asarray(prompts.prompt), samples.response, samples.mask
+    response, mask = (
+      np.asarray(x)[:, None] for x in (samples.response, samples.mask)
     )
+    return self.score(np.asarray(prompts.prompt), response, mask)[:, 0]
 
-  def score(self, prompt: np.ndarray, response: Any, mask: Any) -> np.ndarray:
-    """Returns gold [B] of prompts [B, 1] and responses [B, R]."""
-    raw = self.world.gold(prompt, np.asarray(response), np.asarray(mask))
+  def score(
+    self, prompt: np.ndarray, response: np.ndarray, mask: np.ndarray
+  ) -> np.ndarray:
+    """Returns gold [B, N] of responses [B, N, R] to prompts [B, 1]."""
+    groups = response.shape[:2]
+    rows = np.repeat(prompt, groups[1], axis=0)
+    response, mask = (x.reshape(len(rows), -1) for x in (response, mask))
+    raw = self.world.gold(rows, response, mask).reshape(groups)
     return ((raw - self.shift) / self.scale).astype(np.float32)
 
   def wins(self, prompts: batches.PromptBatch, gold: np.ndarray) -> np.ndarray:
@@ -286,7 +295,7 @@ def make_seed_data(programs: Programs, seed: int) -> SeedData:
 
 def train_first_policy(
   programs: Programs, world: toy_task.World, seed: int
-) -> Any:
+) -> PyTree:
   """Trains a policy on texts of the world's writers."""
   config = programs.config
   state = step_lib.init_state(

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a rig to numbers over seeds: at matched KL, at best, at the end.
+"""Means over seeds of a toy world's rows: at matched KL, at best, at the end.
 
-A seed is one observation, so every error here is a standard error over seeds;
-arms of a seed share its world, and differences are taken within seeds.
+A seed is one observation: errors are standard errors over seeds. Arms of a
+seed share its world, so differences are taken within seeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-Row = Mapping[str, Any]
+Row = Mapping[str, str | int | float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Measure:
 
 
 def measure(values: Sequence[float]) -> Measure:
-  """Of the values that are numbers; NaN says that a seed has none."""
+  """Returns the mean of the values; a seed without value has NaN."""
   kept = np.asarray([v for v in values if not np.isnan(v)], float)
   if not len(kept):
     return Measure(mean=float("nan"), error=float("nan"), n=0)
@@ -42,10 +42,10 @@ def measure(values: Sequence[float]) -> Measure:
 
 
 def at_kl(kl: Sequence[float], values: Sequence[float], target: float) -> float:
-  """The value where a path first reaches a KL, by a straight line; else NaN.
+  """Returns the value where a path first reaches a KL, or NaN.
 
-  A path may come back to a KL later, with a worse policy: it is the first
-  time that counts, as if training had stopped there.
+  It is interpolated linearly. A path may reach a KL again later with a worse
+  policy; the first time is that of a policy that stopped there.
   """
   for i in range(len(kl)):
     if kl[i] >= target:
@@ -57,7 +57,7 @@ def at_kl(kl: Sequence[float], values: Sequence[float], target: float) -> float:
 
 
 def by_seed(rows: Sequence[Row], arm: str, stage: str) -> dict[int, list[Row]]:
-  """seed -> rows of an arm's stage, in the order of the file."""
+  """Returns seed -> rows of an arm's stage, in the order of the file."""
   result: dict[int, list[Row]] = {}
   for row in rows:
     if row["arm"] == arm and row["stage"] == stage:
@@ -66,18 +66,20 @@ def by_seed(rows: Sequence[Row], arm: str, stage: str) -> dict[int, list[Row]]:
 
 
 def arms_of(rows: Sequence[Row]) -> list[str]:
-  """Names of the arms in the order of the file."""
+  """Returns the names of the arms, in the order of the file."""
   return list(dict.fromkeys(row["arm"] for row in rows))
 
 
 def column(path: Sequence[Row], name: str) -> list[float]:
-  """One quantity along a path."""
+  """Returns one quantity along a path."""
   return [float(row[name]) for row in path]
 
 
 def paths(rows: Sequence[Row], arm: str) -> dict[int, list[Row]]:
-  """seed -> an arm's way from the first policy: what its policy measured in
-  training, or, of an arm that trains none, its best of n by n."""
+  """Returns seed -> measurements of an arm's policy along training.
+
+  For an arm that trains no policy it is best of n, by n.
+  """
   found = by_seed(rows, arm, "policy")
   return found or by_seed(rows, arm, "search")
 
@@ -85,34 +87,32 @@ def paths(rows: Sequence[Row], arm: str) -> dict[int, list[Row]]:
 def path_values(
   rows: Sequence[Row], arm: str, value: Callable[[Sequence[Row]], float]
 ) -> dict[int, float]:
-  """seed -> a number of an arm's path."""
+  """Returns seed -> a number of an arm's path."""
   return {seed: value(path) for seed, path in paths(rows, arm).items()}
 
 
-def difference(
-  ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> Measure:
-  """Ours minus theirs within the seeds that both have."""
-  return measure([ours[s] - theirs[s] for s in ours if s in theirs])
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Measure:
+  """Returns the mean difference over the seeds that both have."""
+  return measure([a[seed] - b[seed] for seed in a if seed in b])
 
 
 def at(name: str, target: float) -> Callable[[Sequence[Row]], float]:
-  """A quantity of a path where it first reaches a KL."""
+  """Returns the function of a path that is a quantity at a KL."""
   return lambda path: at_kl(column(path, "kl"), column(path, name), target)
 
 
 def last(name: str) -> Callable[[Sequence[Row]], float]:
-  """A quantity at the end of a path."""
+  """Returns the function of a path that is a quantity at its end."""
   return lambda path: float(path[-1][name])
 
 
 def best(path: Sequence[Row]) -> float:
-  """The highest gold of a path: what a stop that knows gold would give."""
+  """Returns the highest gold of a path, as with early stopping by gold."""
   return max(column(path, "gold"))
 
 
 def search_values(rows: Sequence[Row], arm: str, n: int) -> dict[int, float]:
-  """seed -> gold of the best of n."""
+  """Returns seed -> gold of the best of n."""
   found = by_seed(rows, arm, "search")
   return {
     seed: next(row["gold"] for row in path if row["n"] == n)
@@ -123,7 +123,7 @@ def search_values(rows: Sequence[Row], arm: str, n: int) -> dict[int, float]:
 def curve(
   found: Mapping[int, Sequence[Row]], name: str
 ) -> list[tuple[float, Measure]]:
-  """(mean KL, quantity over seeds) at each measurement of an arm's paths."""
+  """Returns (mean KL, mean quantity) at each measurement of the paths."""
   lines = list(found.values())
   if not lines or any(name not in row for line in lines for row in line):
     return []

@@ -64,7 +64,7 @@ class ToyLabelsConfig(validation.Validated):
 
 
 def train(
-  trainer: toy_rewards.Trainer,
+  trainer: toy_rewards.ProxyTrainer,
   data: seed_data.SeedData,
   ensemble: ensemble_lib.EnsembleConfig,
   config: ToyLabelsConfig,
@@ -94,7 +94,7 @@ def train(
 
 
 def label(
-  trainer: toy_rewards.Trainer,
+  trainer: toy_rewards.ProxyTrainer,
   data: seed_data.SeedData,
   labeler: ToyLabelerConfig,
 ) -> np.ndarray:

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and figures of a rig, for a page and as Markdown."""
+"""Tables and figures of toy worlds, for the report and as Markdown."""
 
 from __future__ import annotations
 
+import pathlib
 import statistics
 from typing import Any, Mapping, Sequence
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.evaluation import figures
-from rlaif_jax.evaluation import pages
 from rlaif_jax.experiments import toy_curves
 
 Table = tuple[list[str], list[list[str]]]
-Row = Mapping[str, Any]
+Row = toy_curves.Row
+# "name", "tables" by title, and "figures" with captions.
+Toy = Mapping[str, Any]
 
 # The KL at which policies are compared, in nats a response.
 TARGETS = (2.0, 5.0, 10.0)
-# Lines that can be told apart in one figure: colours, then dashes.
+# Most lines of a figure: six colours, solid and dashed.
 _LINES = 12
 
 
 def policies(rows: Sequence[Row]) -> Table:
-  """Gold of policies at matched KL, at best and at the end of training.
+  """Returns gold of policies at matched KL, at best and at the end of training.
 
-  An arm that only searches stands there with its best of n, whose KL is the
-  bound. Differences are to the first arm, within seeds.
+  An arm that only searches is shown with its best of n, at the bound of its
+  KL. Differences are to the first arm, within seeds.
   """
   arms = toy_curves.arms_of(rows)
   arms = [a for a in arms if toy_curves.paths(rows, a)]
@@ -62,7 +65,7 @@ _NAMES = {"win_rate": "win rate", "kl": "KL"}
 
 
 def deviations(rows: Sequence[Row]) -> Table | None:
-  """The members' deviation along training: does it grow with the KL?"""
+  """Returns the members' deviation along training."""
   arms = [
     arm
     for arm in toy_curves.arms_of(rows)
@@ -92,14 +95,14 @@ def _last_or_nothing(name: str):
 
 
 def _of_seeds(values: Mapping[int, float], seeds: int) -> str:
-  """The measure, and how many seeds have it where not all do."""
+  """Returns the mean, with the number of seeds if some have no value."""
   found = toy_curves.measure(list(values.values()))
   few = f" ({found.n} of {seeds})" if 0 < found.n < seeds else ""
   return f"{found}{few}"
 
 
 def searches(rows: Sequence[Row]) -> Table | None:
-  """Gold of the best of n by each proxy, and differences to the first arm."""
+  """Returns gold of the best of n, and differences to the first arm."""
   first, *_ = arms = toy_curves.arms_of(rows)
   arms = [arm for arm in arms if toy_curves.by_seed(rows, arm, "search")]
   if not arms:
@@ -123,22 +126,22 @@ def searches(rows: Sequence[Row]) -> Table | None:
 
 # Key of a `proxy` row -> its column.
 _PROXY = {
-  "label_accuracy": "labels that are right",
+  "label_accuracy": "label accuracy",
   "accuracy": "accuracy, test pairs",
-  "member_accuracy": "one member's",
-  "train_accuracy": "accuracy, its own training labels",
+  "member_accuracy": "accuracy of one member",
+  "train_accuracy": "accuracy, training labels",
   "ece": "ECE",
   "ece_if_right": "ECE if right",
   "ece_rescaled": "ECE, rescaled",
   "disagreement": "members' deviation",
   "correlation": "members' correlation",
-  "far_correlation": "the same, any words",
+  "far_correlation": "members' correlation, random words",
   "diversity": "nuclear ratio",
 }
 
 
 def proxies(rows: Sequence[Row], costs: Sequence[Row]) -> Table | None:
-  """Accuracy, calibration and disagreement of the proxies, and their cost.
+  """Returns accuracy, calibration, disagreement and cost of the proxies.
 
   A quantity that no proxy has gets no column.
   """
@@ -155,8 +158,8 @@ def proxies(rows: Sequence[Row], costs: Sequence[Row]) -> Table | None:
     if any(row["stage"] == "proxy" and key in row for row in rows)
   ]
   head = ["arm", *(_PROXY[key] for key in keys)]
-  head += ["parameters", "learned at last"]
-  head += ["ms an update", "ms a scoring of 2,048"]
+  head += ["parameters", "trained at last"]
+  head += ["ms per update", "ms per scoring of 2,048"]
   lines = []
   for arm in arms:
     found = [p[0] for p in toy_curves.by_seed(rows, arm, "proxy").values()]
@@ -179,15 +182,19 @@ def _three_digits(found: toy_curves.Measure) -> str:
   return f"{found.mean:.3f}{error}"
 
 
-def markdown(table: Table) -> str:
-  """A table as Markdown, right for docs."""
-  head, lines = table
-  rows = [head, ["---"] * len(head), *lines]
-  return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def markdown(toys: Sequence[Toy]) -> str:
+  """Returns all tables of all toy worlds as Markdown."""
+  text = ""
+  for toy in toys:
+    for title, (head, lines) in toy["tables"].items():
+      rows = [head, ["---"] * len(head), *lines]
+      table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+      text += f"## {toy['name']}: {title}\n\n{table}\n"
+  return text
 
 
 def tables(rows: Sequence[Row], costs: Sequence[Row]) -> dict[str, Table]:
-  """Title -> table of all that the rows hold."""
+  """Returns title -> table of the stages in the rows."""
   found = {
     "Policies": policies(rows) if _has(rows, "policy") else None,
     "Members' deviation": deviations(rows),
@@ -201,11 +208,11 @@ def _has(rows: Sequence[Row], stage: str) -> bool:
   return any(row["stage"] == stage for row in rows)
 
 
-def drawings(rows: Sequence[Row]) -> list[str]:
-  """Gold, proxy and deviation against KL: trained policies, then best of n.
+def drawings(rows: Sequence[Row]) -> list[tuple[str, str]]:
+  """Returns (caption, SVG) of gold, proxy and deviation against KL.
 
-  An arm that only searches stands among the trained ones. The first arm
-  stands in every figure.
+  The first figures show trained policies, and best of n for arms that only
+  search; the last ones show best of n. Every figure has the first arm.
   """
   result = []
   for word in ("trained", "best of n"):
@@ -228,16 +235,23 @@ def drawings(rows: Sequence[Row]) -> list[str]:
         }
         for arm in shown
       }
-      svg = figures.against_kl(lines)
       caption = f"{word}; means over seeds, bars are standard errors"
-      result.append(pages.figure(svg, caption))
+      result.append((caption, figures.against_kl(lines)))
   return result
 
 
-def sections(title: str, rows: Sequence[Row], costs: Sequence[Row]) -> str:
-  """The part of a page about one rig."""
-  parts = []
-  for name, (head, lines) in tables(rows, costs).items():
-    cells = [[pages.escape(cell) for cell in line] for line in lines]
-    parts.append(f"<h3>{name}</h3>{pages.table(head, cells)}")
-  return pages.section(title, *parts, *drawings(rows))
+def read(root: pathlib.Path) -> list[Toy]:
+  """Returns name, tables and figures of the toy worlds in a folder."""
+  toys = []
+  for path in sorted(root.glob("*/rows.jsonl")):
+    rows = jsonl.parse_rows(path, dict)
+    costs = path.with_name("costs.jsonl")
+    costs = jsonl.parse_rows(costs, dict) if costs.exists() else []
+    toys.append(
+      {
+        "name": path.parent.name,
+        "tables": tables(rows, costs),
+        "figures": drawings(rows),
+      }
+    )
+  return toys

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF's metadata and tensor names of the decoder families.
+"""GGUF metadata and tensor names of the decoder families.
 
-The files hold what llama.cpp wants to multiply with: Llama's rotary channels
-in pairs, Gemma's norms as 1 + scale. The rules undo both.
+llama.cpp stores Llama's rotary channels in pairs and Gemma's norms as 1 +
+scale. The rules convert both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
-from rlaif_jax.models import architecture_options as variant_lib
+from rlaif_jax.models import architecture_options as options_lib
 
 _BLOCK_GGUF = {
   "attention/query/kernel": "attn_q.weight",
@@ -45,7 +45,7 @@ _TOP_GGUF = {
 def config_from_gguf(
   metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> decoder.DecoderConfig:
-  """The config of a GGUF file, from its metadata and tensor shapes.
+  """Returns the config of a GGUF file, from its metadata and tensor shapes.
 
   Raises:
     ValueError: an unsupported architecture, or a missing key.
@@ -72,7 +72,7 @@ def config_from_gguf(
     )
   scaling = None
   if get("rope.scaling.type", "none") == "linear":
-    scaling = variant_lib.RopeScaling(
+    scaling = options_lib.RopeScaling(
       kind="linear", factor=get("rope.scaling.factor")
     )
   head_dim = get("attention.key_length", width // heads)
@@ -105,7 +105,7 @@ def config_from_gguf(
       get("rope.freq_base", 1e6 if name == "gemma3" else 10_000.0)
     ),
     tie_embeddings="output.weight" not in shapes,
-    variant=variant_lib.Variant(
+    architecture_options=options_lib.ArchitectureOptions(
       qkv_bias=name == "qwen2", rope_scaling=scaling, **gemma
     ),
   )
@@ -114,29 +114,31 @@ def config_from_gguf(
 def with_rope_factors(
   config: decoder.DecoderConfig, factors: np.ndarray
 ) -> decoder.DecoderConfig:
-  """A GGUF Llama 3's `rope_freqs.weight` as the scaling that it stands for.
+  """Returns the config with the rope scaling of a file's `rope_freqs.weight`.
 
   Raises:
     ValueError: the factors are not those of Llama 3.1 to 3.3.
   """
-  scaling = variant_lib.RopeScaling(kind="llama3", factor=float(max(factors)))
+  scaling = options_lib.RopeScaling(kind="llama3", factor=float(max(factors)))
   plain, scaled = (
     np.asarray(
-      variant_lib.rope_frequencies(config.head_dim, config.rope_theta, s)
+      options_lib.rope_frequencies(config.head_dim, config.rope_theta, s)
     )
     for s in (None, scaling)
   )
   if not np.allclose(plain / scaled, factors, rtol=1e-3):
     raise ValueError(
-      "rope_freqs.weight holds factors that are not Llama 3's (low 1, high 4, "
+      "the factors in rope_freqs.weight are not Llama 3's (low 1, high 4, "
       f"original length 8192, factor {scaling.factor})"
     )
-  variant = dataclasses.replace(config.variant, rope_scaling=scaling)
-  return dataclasses.replace(config, variant=variant)
+  options = dataclasses.replace(
+    config.architecture_options, rope_scaling=scaling
+  )
+  return dataclasses.replace(config, architecture_options=options)
 
 
 def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
-  """GGUF's names; its llama files hold rotary channels in pairs."""
+  """Returns the rule of every parameter in a GGUF file."""
   pairs = decoder_tables.family_of(config) == "llama"
   table = []
   for rule in decoder_tables.rules(config):
@@ -150,7 +152,7 @@ def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
       rule = rule._replace(rotary_heads=config.num_heads)
     if pairs and rest == "attention/key/kernel":
       rule = rule._replace(rotary_heads=config.num_kv_heads)
-    if config.variant.norm_offset and rule.ours.endswith("scale"):
+    if config.architecture_options.norm_offset and rule.ours.endswith("scale"):
       rule = rule._replace(shift=-1.0)
     table.append(rule)
   return table

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif_jax.api import reward_loading
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import rng
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -21,6 +21,7 @@ from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.evaluation import agreement
+from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import ensemble_training
@@ -75,14 +76,19 @@ def run(
       devices,
       batch_size=train.batch_size,
       microbatches=compute.microbatches,
-      can_pack=functions.last_packed is not None,
+      can_pack=functions.is_causal,
     ),
     devices=devices,
     train=train,
     microbatches=compute.microbatches,
   )
-  params = reward_loading.ensemble_params(
-    functions, ensemble, loaded, devices, train.seed, placement
+  params = initialization.ensemble_params(
+    functions,
+    ensemble,
+    loaded,
+    devices,
+    rng.key(train.seed, "init"),
+    placement,
   )
   del loaded  # Only the copy of its trunk is trained.
   everything, first = range(len(rows)), 0

@@ -12,8 +12,8 @@ from typing import Any
 
 from rlaif_jax.api import candidates
 from rlaif_jax.api import reward_loading
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -21,6 +21,7 @@ from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
+from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
@@ -56,11 +57,11 @@ def run(
     name: name of the finished model.
   """
   devices = mesh_lib.make_mesh(compute.mesh)
-  placement, sampling = compute.placement, rl.sampling
+  placement = compute.placement
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
   sft = pretrained.load(policy_dir, "language", devices, placement.policy)
   converters.check_fits(
-    dataclasses.replace(sft.sequence, max_response=sampling.max_tokens),
+    dataclasses.replace(sft.sequence, max_response=rl.sampling.max_tokens),
     sft.tokenizer,
     vocab_size=sft.config.vocab_size,
     max_length=sft.config.max_length,
@@ -75,12 +76,14 @@ def run(
   value, configs = None, {"policy": optimizers.policy}
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = pretrained.scalar_model(sft.config, devices, compute)
-    params["value"] = reward_loading.scalar_params(
-      value, sft, devices, train.seed, placement.value
+    params["value"] = initialization.scalar_params(
+      value, sft, devices, rng.key(train.seed, "init"), placement.value
     )
     configs["value"] = optimizers.value
   # 2. Rollout and update.
-  reshard = mesh_lib.mover(sft.functions.init, devices, placement.rollout)
+  reshard = mesh_lib.make_reshard(
+    sft.functions.init, devices, placement.rollout
+  )
   collect = rollout_lib.make_collect(
     sft.functions,
     value,
@@ -118,7 +121,7 @@ def run(
     sft,
     validation,
     functools.partial(score, scorer_params),
-    sampling=sampling,
+    sampling=rl.sampling,
     batch_size=train.batch_size,
     reshard=reshard,
   )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif_jax.api import reward_loading
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
+from rlaif_jax.core import rng
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -21,6 +21,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.evaluation import agreement
+from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import kinds
 from rlaif_jax.reward import pair_scoring
@@ -91,8 +92,8 @@ def run(
     trunk = (
       loaded or [pretrained.load(init_from, "language", devices, placement)]
     ).pop()
-    params = reward_loading.scalar_params(
-      functions, trunk, devices, train.seed, placement
+    params = initialization.scalar_params(
+      functions, trunk, devices, rng.key(train.seed, "init"), placement
     )
     del trunk
     return loop.fit(

@@ -8,21 +8,26 @@ tokenizer. Its `config` and `sequence` are those that it was trained with.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-from typing import Any, Mapping
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
+from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
+from rlaif_jax.rl import algorithms
 from rlaif_jax.text import tokenizers
 
 
@@ -30,19 +35,106 @@ from rlaif_jax.text import tokenizers
 class PretrainedModel:
   """A finished model: functions, parameters, tokenizer and sequence lengths.
 
-  `chat` is the text before and after a user message of an instruct model
-  (empty texts for others); `directory` is the directory that was loaded.
+  Attributes:
+    directory: the directory or file that was loaded.
+    name: name in logs, labels and reports.
+    kind: "language", "scalar", "difference" or "ensemble".
+    config: architecture and sizes.
+    sequence: lengths of prompts and responses, and the text around a context.
+    tokenizer: tokenizer, with its files.
+    chat: text before and after a user message of an instruct model; empty
+      texts for others.
+    functions: the model as pure functions of its parameters.
+    params: parameters on the devices.
+    ensemble: the members, if there are several.
   """
 
   directory: str
   name: str
+  kind: str = "language"
   config: architectures.Config
   sequence: converters.SequenceConfig
   tokenizer: tokenizers.FileTokenizer
   chat: tuple[str, str]
   functions: Any  # protocols.LanguageModel or protocols.ScalarModel
-  params: Any
-  ensemble: ensemble_lib.EnsembleConfig | None = None  # of several members
+  params: protocols.Params
+  ensemble: ensemble_lib.EnsembleConfig | None = None
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The devices of the parameters."""
+    return jax.tree.leaves(self.params)[0].sharding.mesh
+
+  def encode(
+    self, contexts: Sequence[str], *, truncate: bool = False
+  ) -> batches.PromptBatch:
+    """Returns prompts [B, P] on the devices, with the text around a context.
+
+    Args:
+      contexts: texts to respond to.
+      truncate: drops the end of contexts over `sequence.max_context` tokens.
+
+    Raises:
+      ValueError: if a context is too long and `truncate` is False, or the
+        number of contexts does not divide by the data devices.
+    """
+    prompts, num_truncated = converters.encode_prompts(
+      contexts, self.tokenizer, self.sequence
+    )
+    if num_truncated and not truncate:
+      raise ValueError(
+        f"{num_truncated} of {len(contexts)} contexts have more than "
+        f"{self.sequence.max_context} tokens; pass truncate=True to drop their "
+        "ends"
+      )
+    return mesh_lib.put_batch(self.mesh, prompts)
+
+  def generate(
+    self,
+    prompts: batches.PromptBatch,
+    key: jax.Array,
+    *,
+    num_samples: int = 1,
+    **options: Any,
+  ) -> decode.Samples:
+    """Samples N responses to each prompt: [B, N, R].
+
+    Args:
+      prompts: from `encode`.
+      key: PRNG key. A sample depends on the key and its row's number alone.
+      num_samples: number of responses per prompt, N.
+      **options: fields of `decode.SamplingConfig`, such as `temperature`; the
+        default of `max_tokens` is `sequence.max_response`.
+    """
+    options.setdefault("max_tokens", self.sequence.max_response)
+    return _generate(
+      self.params,
+      prompts,
+      decode.row_keys(key, prompts.row, num_samples),
+      functions=self.functions,
+      config=decode.SamplingConfig(**options),
+      eos_ids=tuple(self.tokenizer.eos_ids),
+    )
+
+  def decode(
+    self, samples: decode.Samples | algorithms.Rollout
+  ) -> list[list[str]]:
+    """Returns the texts of responses [B, N, R]: N for each prompt.
+
+    End tokens and white space at both ends are dropped.
+    """
+    response, mask = np.asarray(samples.response), np.asarray(samples.mask) > 0
+    end = self.tokenizer.eos_ids
+
+    def text(ids: np.ndarray, keep: np.ndarray) -> str:
+      return self.tokenizer.decode(
+        [token for token in ids[keep].tolist() if token not in end]
+      ).strip()
+
+    return [
+      [text(*one) for one in zip(*rows, strict=True)]
+      for rows in zip(response, mask, strict=True)
+    ]
 
   def backend(self, progress: Any = None) -> backends.FlaxBackend:
     """Returns this language model as the backend of a judge."""
@@ -54,6 +146,39 @@ class PretrainedModel:
       chat=self.chat,
       progress=progress,
     )
+
+  def save(self, directory: str) -> None:
+    """Writes the model for `load` and all jobs; model.json is written last."""
+    description = {
+      "name": self.name,
+      "kind": self.kind,
+      "architecture": architectures.name_of(self.config),
+      "config": dataclasses.asdict(self.config),
+      "sequence": dataclasses.asdict(self.sequence),
+      "chat": self.chat,
+      "vocabulary": self.tokenizer.fingerprint,
+    }
+    if self.ensemble is not None:
+      description["ensemble"] = dataclasses.asdict(self.ensemble)
+    checkpoint.save_model(
+      pathlib.Path(directory),
+      self.params,
+      description,
+      files=self.tokenizer.files,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("functions", "config", "eos_ids"))
+def _generate(params, prompts, keys, *, functions, config, eos_ids):
+  return decode.generate(
+    functions,
+    params,
+    prompts.prompt,
+    prompts.prompt_valid,
+    keys,
+    config=config,
+    eos_ids=eos_ids,
+  )
 
 
 def language_model(
@@ -68,7 +193,7 @@ def language_model(
     mesh: devices; activations are sharded over them.
     compute: remat and scan_layers of a model that is trained.
   """
-  return architectures.language(config, _execution(mesh, compute))
+  return architectures.language(config, _options(mesh, compute))
 
 
 def scalar_model(
@@ -77,14 +202,12 @@ def scalar_model(
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
 ) -> protocols.ScalarModel:
   """Returns the functions of a reward or value model; see `language_model`."""
-  return architectures.scalar(config, _execution(mesh, compute))
+  return architectures.scalar(config, _options(mesh, compute))
 
 
-def _execution(mesh, compute) -> architectures.Execution:
-  return architectures.Execution(
-    remat=compute.remat,
-    scan_layers=compute.scan_layers,
-    split_by=mesh_lib.activation_sharding(mesh),
+def _options(mesh, compute) -> architectures.ForwardOptions:
+  return architectures.ForwardOptions(
+    compute=compute, activation_sharding=mesh_lib.activation_sharding(mesh)
   )
 
 
@@ -138,6 +261,7 @@ def load(
   return PretrainedModel(
     directory=directory,
     name=description["name"],
+    kind=kind,
     config=config,
     sequence=sequence,
     tokenizer=tokenizer,
@@ -174,7 +298,9 @@ def load_reference(
     return reference
   if placement.reference == placement.policy:
     return policy
-  reshard = mesh_lib.mover(policy.functions.init, mesh, placement.reference)
+  reshard = mesh_lib.make_reshard(
+    policy.functions.init, mesh, placement.reference
+  )
   return dataclasses.replace(policy, params=reshard(policy.params))
 
 
@@ -224,38 +350,6 @@ def ensemble_shapes(
   return {"shared": {"decoder": whole["decoder"]}, "members": members}
 
 
-def part_of(wanted: Any, tree: Any) -> Any:
-  """Returns the entries of `tree` that `wanted` has, such as a trunk."""
-  if not isinstance(wanted, Mapping):
-    return tree
-  return {name: part_of(wanted[name], tree[name]) for name in wanted}
-
-
-def trunk_of(start: PretrainedModel, shardings: Any) -> Any:
-  """Returns a copy of a language model's trunk with the given shardings."""
-  return jax.tree.map(
-    lambda x, place: jax.device_put(jnp.copy(x), place),
-    part_of(shardings, start.params),
-    shardings,
-  )
-
-
-def save(
-  directory: str,
-  params: Any,
-  *,
-  name: str,
-  kind: str,
-  config: architectures.Config,
-  sequence: converters.SequenceConfig,
-  tokenizer: tokenizers.FileTokenizer,
-  chat: tuple[str, str] = ("", ""),
-) -> None:
-  """Writes a finished model; model.json is written last."""
-  description = _description(name, kind, config, sequence, chat)
-  _write(directory, params, description, tokenizer)
-
-
 def save_like(
   directory: str,
   params: Any,
@@ -266,31 +360,9 @@ def save_like(
   ensemble: ensemble_lib.EnsembleConfig | None = None,
 ) -> None:
   """Writes a finished model with the config and tokenizer of `start`."""
-  own = (start.config, start.sequence, start.chat)
-  description = _description(name, kind, *own)
-  if ensemble is not None:
-    description["ensemble"] = dataclasses.asdict(ensemble)
-  _write(directory, params, description, start.tokenizer)
-
-
-def _description(name, kind, config, sequence, chat) -> dict[str, Any]:
-  return {
-    "name": name,
-    "kind": kind,
-    "architecture": architectures.name_of(config),
-    "config": dataclasses.asdict(config),
-    "sequence": dataclasses.asdict(sequence),
-    "chat": chat,
-  }
-
-
-def _write(directory, params, description, tokenizer) -> None:
-  checkpoint.save_model(
-    pathlib.Path(directory),
-    params,
-    {**description, "vocabulary": tokenizer.fingerprint},
-    files=tokenizer.files,
-  )
+  dataclasses.replace(
+    start, params=params, name=name, kind=kind, ensemble=ensemble
+  ).save(directory)
 
 
 def split_params(model: PretrainedModel) -> tuple[Any, PretrainedModel]:

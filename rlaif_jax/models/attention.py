@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grouped-query attention and masks, as functions of arrays.
+"""Grouped-query attention, positions and masks, as functions of arrays.
 
-Positions and masks come from `valid`, never from a pad id, so padding may
-stand anywhere in a row and changes nothing.
+Positions and masks come from `valid`, not from a pad id, so padding may be
+anywhere in a row and does not change the result.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-# A finite stand-in for minus infinity: a row with nothing to attend to gives
-# a uniform average instead of NaN; such rows are padding and are never read.
+# Finite in place of minus infinity: a query with no key then gives a uniform
+# average instead of NaN. Such queries are padding and are not read.
 MASKED = -1e30
 
 
 def positions_from_valid(valid: jax.Array, start: jax.Array | int = 0):
-  """[B, L] bool -> [B, L] int32 position of each real token in its row."""
+  """Returns [B, L] int32 positions of the valid tokens [B, L] in their row."""
   return jnp.maximum(start + jnp.cumsum(valid, axis=1) - 1, 0)
 
 
 def last_real(values: jax.Array, valid: jax.Array) -> jax.Array:
-  """Values [B, L, ...] at the last valid column of each row -> [B, ...].
+  """Returns values [B, ...] at the last valid column of [B, L, ...].
 
-  By index, never by looking for a pad id: a model whose pad is its end token
-  reads the right place. Rows without a real token read column 0.
+  The column comes from `valid`, so a token id that is both pad and end token is
+  read correctly. Rows without a valid token read column 0.
   """
   columns = jnp.where(valid, jnp.arange(valid.shape[1])[None], 0)
   last = jnp.max(columns, axis=1)
@@ -34,45 +34,36 @@ def last_real(values: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def causal_mask(valid: jax.Array) -> jax.Array:
-  """[B, L] -> [B, L, L]: query i sees real key j when j <= i."""
+  """Returns [B, L, L] bool: query i attends to valid key j if j <= i."""
   length = valid.shape[1]
   causal = jnp.tril(jnp.ones((length, length), bool))
   return causal[None] & valid[:, None, :]
 
 
-def branch_mask(document: jax.Array, branch: jax.Array) -> jax.Array:
-  """Who sees whom in rows of several texts whose endings branch.
-
-      document [ 1 1 1 1 1 1 2 2 2 0 ]   0 is padding
-      branch   [ 0 0 1 1 2 2 0 0 1 0 ]   0 is what all branches begin with
+def packed_mask(
+  segment_ids: jax.Array, continuation_ids: jax.Array
+) -> jax.Array:
+  """Returns the attention mask of packed rows; see `batches.PackedBatch`.
 
   Args:
-    document: [B, L] int32.
-    branch: [B, L] int32.
+    segment_ids: [B, L] int32, 0 for padding.
+    continuation_ids: [B, L] int32, 0 for the prompt of a segment.
 
   Returns:
-    [B, L, L] bool: query i sees real key j when j <= i, both are of one
-    document, and j is of its beginning or of the same branch.
+    [B, L, L] bool: query i attends to valid key j if j <= i, both have the
+    same segment, and j is in its prompt or in the same continuation.
   """
-  length = document.shape[1]
-  real = document > 0
-  same = document[:, :, None] == document[:, None, :]
-  mine = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+  length = segment_ids.shape[1]
+  valid = segment_ids > 0
+  same = segment_ids[:, :, None] == segment_ids[:, None, :]
+  keys = continuation_ids[:, None, :]
+  visible = (keys == 0) | (continuation_ids[:, :, None] == keys)
   causal = jnp.tril(jnp.ones((length, length), bool))
-  return causal[None] & same & mine & real[:, None, :]
-
-
-def previous_columns(mask: jax.Array) -> jax.Array:
-  """[B, L, L] -> [B, L]: the last column before its own that each column
-  sees, or -1."""
-  columns = jnp.arange(mask.shape[1])
-  before = columns[None, :] < columns[:, None]
-  seen = mask & before[None]
-  return jnp.max(jnp.where(seen, columns[None, None], -1), axis=2)
+  return causal[None] & same & visible & valid[:, None, :]
 
 
 def take_columns(x: jax.Array, columns: jax.Array) -> jax.Array:
-  """[B, L, ...] at columns [B, T] of each row -> [B, T, ...]."""
+  """Returns [B, T, ...], the columns [B, T] of x [B, L, ...]."""
   columns = columns.reshape(columns.shape + (1,) * (x.ndim - 2))
   return jnp.take_along_axis(x, columns, axis=1)
 
@@ -80,15 +71,68 @@ def take_columns(x: jax.Array, columns: jax.Array) -> jax.Array:
 def within_window(
   positions: jax.Array, key_positions: jax.Array, window: int
 ) -> jax.Array:
-  """[B, L], [B, S] -> [B, L, S]: key at most window - 1 tokens back.
+  """Returns [B, L, S] bool: the key is at most window - 1 tokens back.
 
-  By position, so that padding inside a row does not use up the window.
+  Positions [B, L] and [B, S] count tokens, so that padding inside a row does
+  not use up the window.
   """
   return positions[:, :, None] - key_positions[:, None, :] < window
 
 
+@flax.struct.dataclass
+class Layout:
+  """Positions of queries and keys, and which keys each query attends to.
+
+  Attributes:
+    positions: [B, L] int32 positions of the queries' tokens.
+    key_positions: [B, S] int32 positions of the keys' tokens.
+    mask: [B, L, S] bool.
+    continuations: (number, length) of the continuations at the end of each
+      row, none of which attends to another; the columns before them attend
+      backwards only.
+    is_whole: whether the queries are all columns of the rows. Otherwise they
+      are equally many of each continuation, if there are any.
+  """
+
+  positions: jax.Array
+  key_positions: jax.Array
+  mask: jax.Array
+  continuations: tuple[int, int] = flax.struct.field(
+    pytree_node=False, default=(0, 0)
+  )
+  is_whole: bool = flax.struct.field(pytree_node=False, default=True)
+
+  def within(self, window: int) -> Layout:
+    """Returns the layout of a layer that attends to `window` tokens."""
+    near = within_window(self.positions, self.key_positions, window)
+    return self.replace(mask=self.mask & near)
+
+  def at(self, columns: jax.Array) -> Layout:
+    """Returns the layout of queries at columns [B, T] only."""
+    return self.replace(
+      positions=take_columns(self.positions, columns),
+      mask=take_columns(self.mask, columns),
+      is_whole=False,
+    )
+
+
+def causal_layout(valid: jax.Array) -> Layout:
+  """Returns the layout of rows of one text each, from valid [B, L]."""
+  positions = positions_from_valid(valid)
+  return Layout(positions, positions, causal_mask(valid))
+
+
+def packed_layout(
+  segment_ids: jax.Array, continuation_ids: jax.Array
+) -> Layout:
+  """Returns the layout of packed rows; see `packed_mask`."""
+  mask = packed_mask(segment_ids, continuation_ids)
+  positions = jnp.maximum(jnp.sum(mask, axis=2) - 1, 0)
+  return Layout(positions, positions, mask)
+
+
 def heads_first(x: jax.Array) -> jax.Array:
-  """[B, L, K, C] -> [B, K, L, C]."""
+  """Returns x [B, L, K, C] as [B, K, L, C]."""
   return jnp.swapaxes(x, 1, 2)
 
 
@@ -103,16 +147,15 @@ def attend(
 ) -> jax.Array:
   """Softmax attention with H = G * K query heads; softmax in float32.
 
-  Keys and values have their heads in front, as caches have them and as
-  products need them.
+  Keys and values have their heads first, as in caches.
 
   Args:
     query: [B, L, H, C].
     key: [B, K, S, C].
     value: [B, K, S, C].
     mask: [B, L, S] bool.
-    scale: of the scores; 0 is C ** -0.5.
-    bias: [B, H, L, S], added to the scores.
+    scale: factor of the scores; 0 is C ** -0.5.
+    bias: [B, H, L, S] float32, added to the scores.
 
   Returns:
     [B, L, H, C].
@@ -136,101 +179,70 @@ def attend(
   return heads_first(out.reshape(batch, heads, length, channels))
 
 
-@flax.struct.dataclass
-class Blocks:
-  """A mask [B, T, L] and where, whatever it says, nobody sees anybody.
-
-  branches: (number, length) of those at the end of the rows, none of which
-    sees another; before them all see backwards only.
-  is_whole: the queries are all columns (T = L), else equally many of each
-    branch, or of anything where there are no branches.
-  """
-
-  mask: jax.Array
-  branches: tuple[int, int] = flax.struct.field(pytree_node=False)
-  is_whole: bool = flax.struct.field(pytree_node=False, default=True)
-
-
-def asked_by(blocks: Blocks, columns: jax.Array) -> Blocks:
-  """Of queries at some columns [B, T] alone."""
-  mask = take_columns(blocks.mask, columns)
-  return Blocks(mask, blocks.branches, is_whole=False)
-
-
-# Queries before the branches that are asked together: fewer spare more of the
-# masked half, more make larger products. There are four parts at most.
+# Queries per part before the continuations. Smaller parts skip more of the
+# masked half, larger ones make larger products. There are at most four parts.
 CHUNK = 128
 
 
-def attend_blocks(
+def attend_rows(
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
-  blocks: Blocks,
+  layout: Layout,
   *,
   scale: float = 0.0,
 ) -> jax.Array:
-  """`attend`, without most of the scores that are masked anyway."""
-  mask, (group, length) = blocks.mask, blocks.branches
-  if not group and not blocks.is_whole:
+  """`attend` within rows; skips most of the scores that are always masked.
+
+  Args:
+    query: [B, T, H, C], of all columns or of `layout.at` some.
+    key: [B, K, L, C], of all columns.
+    value: [B, K, L, C].
+    layout: of the queries.
+    scale: factor of the scores; 0 is C ** -0.5.
+
+  Returns:
+    [B, T, H, C].
+  """
+  mask, (number, length) = layout.mask, layout.continuations
+  if not number and not layout.is_whole:
     return attend(query, key, value, mask, scale=scale)
-  cut = key.shape[2] - group * length
-  asking = cut if blocks.is_whole else 0
-  step = -(-asking // min(4, max(1, asking // CHUNK)))
+  prompt = key.shape[2] - number * length
+  queries = prompt if layout.is_whole else 0
+  step = -(-queries // min(4, max(1, queries // CHUNK)))
   out = []
-  for begin in range(0, asking, max(step, 1)):
-    end = min(begin + step, asking)
+  for begin in range(0, queries, max(step, 1)):
+    end = min(begin + step, queries)
     seen = (key[:, :, :end], value[:, :, :end], mask[:, begin:end, :end])
     out.append(attend(query[:, begin:end], *seen, scale=scale))
-  if group:
-    rows = (key.shape[0] * group, -1)
-    answer = attend(
-      query[:, asking:].reshape(*rows, *query.shape[2:]),
-      _of_branches(key, cut, group),
-      _of_branches(value, cut, group),
-      _mask_of_branches(mask[:, asking:], cut, group),
+  if number:
+    rows = (key.shape[0] * number, -1)
+    found = attend(
+      query[:, queries:].reshape(*rows, *query.shape[2:]),
+      _split_continuations(key, prompt, number),
+      _split_continuations(value, prompt, number),
+      _split_mask(mask[:, queries:], prompt, number),
       scale=scale,
     )
-    out.append(answer.reshape(key.shape[0], -1, *query.shape[2:]))
+    out.append(found.reshape(key.shape[0], -1, *query.shape[2:]))
   return jnp.concatenate(out, axis=1)
 
 
-def _of_branches(x: jax.Array, cut: int, group: int) -> jax.Array:
-  """[B, K, cut + G R, C] -> [B G, K, cut + R, C]: the beginning, its own."""
+def _split_continuations(x: jax.Array, prompt: int, number: int) -> jax.Array:
+  """[B, K, P + N R, C] -> [B N, K, P + R, C]: the prompt and one's own."""
   rows, heads, _, channels = x.shape
-  shape = (rows, group, heads, cut, channels)
-  first = jnp.broadcast_to(x[:, None, :, :cut], shape)
-  own = x[:, :, cut:].reshape(rows, heads, group, -1, channels)
+  shape = (rows, number, heads, prompt, channels)
+  first = jnp.broadcast_to(x[:, None, :, :prompt], shape)
+  own = x[:, :, prompt:].reshape(rows, heads, number, -1, channels)
   both = jnp.concatenate([first, jnp.swapaxes(own, 1, 2)], axis=3)
-  return both.reshape(rows * group, heads, -1, channels)
+  return both.reshape(rows * number, heads, -1, channels)
 
 
-def _mask_of_branches(mask: jax.Array, cut: int, group: int) -> jax.Array:
-  """[B, G Q, cut + G R] -> [B G, Q, cut + R]: each branch's own part."""
+def _split_mask(mask: jax.Array, prompt: int, number: int) -> jax.Array:
+  """[B, N Q, P + N R] -> [B N, Q, P + R]: the prompt and one's own."""
   rows, columns = mask.shape[0], mask.shape[2]
-  mask = mask.reshape(rows, group, -1, columns)
-  own = mask[..., cut:].reshape(*mask.shape[:3], group, -1)
-  own = jnp.stack([own[:, i, :, i] for i in range(group)], axis=1)
-  both = jnp.concatenate([mask[..., :cut], own], axis=3)
-  return both.reshape(rows * group, *both.shape[2:])
-
-
-def previous_keys(
-  key: jax.Array, valid: jax.Array, last: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The key of the real token before each column, padding skipped.
-
-  Args:
-    key: [B, L, M, C].
-    valid: [B, L] bool.
-    last: [B, M, C] key of the last real token before these columns.
-
-  Returns:
-    [B, L, M, C], and the new `last` [B, M, C].
-  """
-  extended = jnp.concatenate([last[:, None], key], axis=1)
-  real = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-  columns = jnp.where(real, jnp.arange(real.shape[1])[None], 0)
-  newest = jax.lax.cummax(columns, axis=1)
-  shifted = jnp.take_along_axis(extended, newest[:, :, None, None], axis=1)
-  return shifted[:, :-1], shifted[:, -1]
+  mask = mask.reshape(rows, number, -1, columns)
+  own = mask[..., prompt:].reshape(*mask.shape[:3], number, -1)
+  own = jnp.stack([own[:, i, :, i] for i in range(number)], axis=1)
+  both = jnp.concatenate([mask[..., :prompt], own], axis=3)
+  return both.reshape(rows * number, *both.shape[2:])

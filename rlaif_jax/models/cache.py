@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder's keys and values as a plain value, and its rows and columns."""
+"""The key-value cache of a decoder, and functions of its rows and columns."""
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from typing import NamedTuple, Sequence
 
 import flax.struct
 import jax
@@ -12,144 +12,138 @@ import jax.numpy as jnp
 from rlaif_jax.models import attention
 
 
-@flax.struct.dataclass
-class Cache:
-  """Keys and values of the columns that a model has read.
+class LayerCache(NamedTuple):
+  """Keys and values of one layer.
 
-  keys, values: one [B, K, S, C] array per layer, so that a token's reading of
-  a row is K products with matrices that lie in one piece; last_keys: one
-  [B, M, C] per layer, the unrotated keys of the last real token in the M heads
-  that use the previous token's key; places: [B, S] int32, the position of each
-  column's token, -1 where there is none, so that columns may stand in any
-  order; column: the next column to write, and first: the one that comes after
-  the last, scalars int32.
+  The heads come before the columns, so that a token's attention of one head is
+  a product with a contiguous matrix. The functions of this module apply to any
+  tuple of arrays [B, heads, S, channels].
   """
 
-  keys: tuple[jax.Array, ...]
-  values: tuple[jax.Array, ...]
-  last_keys: tuple[jax.Array, ...]
-  places: jax.Array
-  column: jax.Array
-  first: jax.Array
+  keys: jax.Array  # [B, K, S, C]
+  values: jax.Array  # [B, K, S, C]
 
-  def layers(self) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """Keys, values and last keys of each layer."""
-    return list(zip(self.keys, self.values, self.last_keys, strict=True))
 
-  def placed(
-    self, valid: jax.Array, beginning: Cache | None = None
+@flax.struct.dataclass
+class Cache:
+  """Keys and values of the columns that a model has read, in any order.
+
+  Attributes:
+    layers: one LayerCache per layer.
+    positions: [B, S] int32 positions of the columns' tokens, -1 if unused.
+    next_column: scalar int32, the column to write next.
+    first_column: scalar int32, the column to write after the last one.
+  """
+
+  layers: tuple[LayerCache, ...]
+  positions: jax.Array
+  next_column: jax.Array
+  first_column: jax.Array
+
+  def next_positions(
+    self, valid: jax.Array, prefix: Cache | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Positions [B, L] of the next columns, and `places` with them.
+    """Returns positions [B, L] of the next columns, and `positions` with them.
 
-    They go on after those that are there, and after the beginning's.
+    They continue those of the row, and of the prefix of all rows.
     """
-    seen = jnp.max(self.places, axis=1, keepdims=True)
-    if beginning is not None:
-      seen = jnp.maximum(seen, jnp.max(beginning.places))
+    seen = jnp.max(self.positions, axis=1, keepdims=True)
+    if prefix is not None:
+      seen = jnp.maximum(seen, jnp.max(prefix.positions))
     positions = attention.positions_from_valid(valid, seen + 1)
-    new = jnp.where(valid, positions, -1)
-    start = (0, self.column)
-    return positions, jax.lax.dynamic_update_slice(self.places, new, start)
+    return positions, jax.lax.dynamic_update_slice(
+      self.positions, jnp.where(valid, positions, -1), (0, self.next_column)
+    )
 
   def written(
-    self, layers: Iterable[Any], places: jax.Array, length: int
+    self, layers: Sequence[LayerCache], positions: jax.Array, length: int
   ) -> Cache:
-    """With other `layers()` and places, after `length` columns more."""
-    keys, values, last_keys = zip(*layers, strict=True)
-    column = self.column + length
-    column = jnp.where(column < places.shape[1], column, self.first)
-    return Cache(keys, values, last_keys, places, column, self.first)
+    """Returns the cache after `length` columns were written."""
+    column = self.next_column + length
+    return self.replace(
+      layers=tuple(layers),
+      positions=positions,
+      next_column=jnp.where(
+        column < positions.shape[1], column, self.first_column
+      ),
+    )
 
 
-def begin(beginning: Cache, rows: int, room: int) -> Cache:
-  """An empty cache of rows that go on after a beginning of one row.
+def init_cache(prefix: Cache, rows: int, num_new_tokens: int) -> Cache:
+  """Returns an empty cache of rows that continue a prefix of one row.
 
-  It has `room` columns; those of the beginning stay where they are.
+  The columns of the prefix are not copied.
   """
 
   def empty(array):
-    shape = (rows, array.shape[1], room, array.shape[3])
+    shape = (rows, array.shape[1], num_new_tokens, array.shape[3])
     return jnp.zeros(shape, array.dtype)
 
   return Cache(
-    keys=tuple(map(empty, beginning.keys)),
-    values=tuple(map(empty, beginning.values)),
-    last_keys=tuple(
-      jnp.broadcast_to(key, (rows, *key.shape[1:]))
-      for key in beginning.last_keys
-    ),
-    places=jnp.full((rows, room), -1, jnp.int32),
-    column=jnp.zeros((), jnp.int32),
-    first=jnp.zeros((), jnp.int32),
+    layers=jax.tree.map(empty, prefix.layers),
+    positions=jnp.full((rows, num_new_tokens), -1, jnp.int32),
+    next_column=jnp.zeros((), jnp.int32),
+    first_column=jnp.zeros((), jnp.int32),
   )
 
 
-def widen(cache: Cache, room: int) -> Cache:
-  """The cache with `room` empty columns more, which are the next to write."""
-  columns = cache.places.shape[1]
-  pad = ((0, 0), (0, 0), (0, room), (0, 0))
-  return cache.replace(
-    keys=tuple(jnp.pad(key, pad) for key in cache.keys),
-    values=tuple(jnp.pad(value, pad) for value in cache.values),
-    places=jnp.pad(cache.places, pad[1:3], constant_values=-1),
-    column=jnp.asarray(columns, jnp.int32),
-    first=jnp.asarray(columns, jnp.int32),
+def grow_cache(cache: Cache, num_new_tokens: int) -> Cache:
+  """Returns the cache with empty columns at its end, the next to write."""
+  columns = cache.positions.shape[1]
+  pad = ((0, 0), (0, 0), (0, num_new_tokens), (0, 0))
+  return Cache(
+    layers=jax.tree.map(lambda array: jnp.pad(array, pad), cache.layers),
+    positions=jnp.pad(cache.positions, pad[1:3], constant_values=-1),
+    next_column=jnp.asarray(columns, jnp.int32),
+    first_column=jnp.asarray(columns, jnp.int32),
   )
 
 
 def unpack(
-  positions: jax.Array, layers: Iterable[Any], columns: jax.Array
+  positions: jax.Array, layers: Sequence[LayerCache], columns: jax.Array
 ) -> Cache:
-  """The cache of texts that were read side by side in rows.
+  """Returns the cache of prompts that were read in packed rows.
 
   Args:
-    positions: [B, L].
-    layers: keys and values [B, K, L, C] and unrotated keys [B, L, M, C].
-    columns: [N, W] where each text stands, counted through all rows, in
-      order; -1 is none.
+    positions: [B, L] int32.
+    layers: arrays [B, heads, L, channels].
+    columns: [N, W] int32 columns of each prompt's tokens in order, counted
+      through all rows; -1 if unused.
   """
-  here = jnp.maximum(columns, 0)
-
-  def flat(array):
-    rows, length, *rest = array.shape
-    return array.reshape(rows * length, *rest)
+  index = jnp.maximum(columns, 0)
 
   def take(array):
-    return flat(array.swapaxes(1, 2))[here].swapaxes(1, 2)
+    rows, heads, length, channels = array.shape
+    flat = array.swapaxes(1, 2).reshape(rows * length, heads, channels)
+    return flat[index].swapaxes(1, 2)
 
-  keys, values, own = zip(*layers, strict=True)
   width = jnp.asarray(columns.shape[1], jnp.int32)
   return Cache(
-    keys=tuple(map(take, keys)),
-    values=tuple(map(take, values)),
-    last_keys=tuple(flat(key)[here.max(axis=1)] for key in own),
-    places=jnp.where(columns >= 0, flat(positions)[here], -1),
-    column=width,
-    first=width,
+    layers=jax.tree.map(take, tuple(layers)),
+    positions=jnp.where(columns >= 0, positions.reshape(-1)[index], -1),
+    next_column=width,
+    first_column=width,
   )
 
 
-def put_row(
-  cache: Cache, row: jax.Array, other: Cache, number: jax.Array
+def insert_row(
+  cache: Cache, row: jax.Array, other: Cache, other_row: jax.Array
 ) -> Cache:
-  """Row `number` of another cache, which may be narrower, as row `row`.
+  """Returns `cache` with one row replaced by a row of another cache.
 
-  Where columns are written next stays as it was.
+  The other cache has at most as many columns. The next column stays the same.
   """
 
   def put(array, rows):
-    new = jax.lax.dynamic_slice_in_dim(rows, number, 1)
+    new = jax.lax.dynamic_slice_in_dim(rows, other_row, 1)
     start = (row,) + (0,) * (array.ndim - 1)
     return jax.lax.dynamic_update_slice(array, new, start)
 
-  arrays = (cache.keys, cache.values, cache.last_keys)
-  others = (other.keys, other.values, other.last_keys)
-  keys, values, last_keys = jax.tree.map(put, arrays, others)
-  missing = cache.places.shape[1] - other.places.shape[1]
-  places = jnp.pad(other.places, ((0, 0), (0, missing)), constant_values=-1)
+  missing = cache.positions.shape[1] - other.positions.shape[1]
+  positions = jnp.pad(
+    other.positions, ((0, 0), (0, missing)), constant_values=-1
+  )
   return cache.replace(
-    keys=keys,
-    values=values,
-    last_keys=last_keys,
-    places=put(cache.places, places),
+    layers=jax.tree.map(put, cache.layers, other.layers),
+    positions=put(cache.positions, positions),
   )

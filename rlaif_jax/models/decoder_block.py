@@ -13,40 +13,45 @@ from rlaif_jax.models import self_attention
 
 
 class Block(nn.Module):
-  """Pre-norm attention and gated MLP; Gemma norms what comes out, too."""
+  """Pre-norm attention and gated MLP, with norms after both in Gemma.
+
+  A subclass may replace the attention layer.
+  """
 
   config: Any  # A decoder.DecoderConfig.
   is_local: bool
 
+  attention_type = self_attention.Attention
+
   @nn.compact
-  def __call__(
-    self, x, positions, valid, mask, cached=None, before=None, columns=None
-  ):
-    """See `self_attention.Attention`; with `columns`, x [B, T, D] comes out."""
+  def __call__(self, x, layout, cached=None, columns=None):
+    """Returns [B, L or T, D] and the layer's keys and values.
+
+    See `self_attention.Attention` for the arguments.
+    """
     c = self.config
-    v = c.variant
+    options = c.architecture_options
 
     def norm(name):
       return layers.RMSNorm(
-        c.norm_epsilon, c.dtype, offset=v.norm_offset, name=name
+        c.norm_epsilon, c.dtype, offset=options.norm_offset, name=name
       )
 
-    out, state = self_attention.Attention(
+    out, layer = self.attention_type(
       num_heads=c.num_heads,
       num_kv_heads=c.num_kv_heads,
       head_dim=c.head_dim,
       rope_theta=c.rope_theta,
       is_local=self.is_local,
       norm_epsilon=c.norm_epsilon,
-      variant=v,
+      options=options,
       dtype=c.dtype,
       name="attention",
-    )(
-      norm("attention_norm")(x), positions, valid, mask, cached, before, columns
-    )
+    )(norm("attention_norm")(x), layout, cached, columns)
     if columns is not None:
       x = attention.take_columns(x, columns)
-    x = x + (norm("attention_post_norm")(out) if v.post_norms else out)
-    mlp = layers.GatedMLP(c.mlp_dim, c.dtype, v.activation, name="mlp")
+    x = x + (norm("attention_post_norm")(out) if options.post_norms else out)
+    mlp = layers.GatedMLP(c.mlp_dim, c.dtype, options.activation, name="mlp")
     out = mlp(norm("mlp_norm")(x))
-    return x + (norm("mlp_post_norm")(out) if v.post_norms else out), state
+    x = x + (norm("mlp_post_norm")(out) if options.post_norms else out)
+    return x, layer

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A decoder trunk with a scalar head: reward models and value networks.
 
-One module serves both: a reward is the scalar at the last real token, a value
-is the scalar at every position.
+A reward is the scalar at the last valid token, a value the scalar at every
+position.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
 from rlaif_jax.models import continuations
@@ -21,36 +20,43 @@ from rlaif_jax.models import layers
 
 
 class ScalarDecoder(nn.Module):
-  """Trunk `decoder` and a zero-initialised head `head` [D, 1] with a bias.
+  """Trunk `decoder` and a head `head` [D, 1] with a bias, initialized to zero.
 
-  A zero head makes every reward and value 0 before training, so the first
-  pair loss is log 2 and the first baseline is neutral.
+  With a zero head every reward and value is 0 before training, so the first
+  pair loss is log 2. A subclass may replace the trunk.
   """
 
   config: decoder.DecoderConfig
-  how: layers.Execution = layers.PLAIN
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS
+
+  decoder_type = decoder.Decoder
 
   def setup(self):
-    self.decoder = decoder.Decoder(self.config, self.how)
+    self.decoder = self.decoder_type(self.config, self.options)
     self.head = layers.scalar_head()
 
   def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """[B, L] -> float32 scalar per position [B, L]."""
-    return self._scalar(self.decoder.read(tokens, valid))
+    """Returns float32 scalars [B, L], one per token."""
+    return self._scalars(self.decoder.read(tokens, valid))
 
-  def read_branches(self, *row: Any) -> jax.Array:
-    """Scalars [B, T] of columns; see `decoder.Decoder.read_branches`."""
-    return self._scalar(self.decoder.read_branches(*row))
+  def read_packed(
+    self, batch: batches.PackedBatch, endings: tuple[int, int] = (0, 0)
+  ) -> jax.Array:
+    """Returns scalars [B, T]; see `decoder.Decoder.read_packed`."""
+    return self._scalars(self.decoder.read_packed(batch, endings))
 
-  def _scalar(self, hidden: jax.Array) -> jax.Array:
-    return self.head(hidden.astype(jnp.float32))[..., 0]
+  def _scalars(self, states: jax.Array) -> jax.Array:
+    return self.head(states.astype(jnp.float32))[..., 0]
 
 
 def functions(
-  config: decoder.DecoderConfig, how: layers.Execution = layers.PLAIN
+  config: decoder.DecoderConfig,
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS,
+  *,
+  module_type: type[ScalarDecoder] = ScalarDecoder,
 ) -> protocols.ScalarModel:
-  """The plain functions of a scalar decoder, params first."""
-  module = ScalarDecoder(config, how)
+  """Returns the functions of a scalar decoder; see `architectures.scalar`."""
+  module = module_type(config, options)
 
   def init(key):
     tokens = jnp.zeros((1, 2), jnp.int32)
@@ -59,35 +65,27 @@ def functions(
   def read(params, batch):
     return module.apply({"params": params}, batch.tokens, batch.valid)
 
+  def read_packed(params, *args):
+    return module.apply({"params": params}, *args, method="read_packed")
+
+  def read_group(params, batch, columns):
+    rows = continuations.pack(batch, columns)
+    scalars = read_packed(params, rows, batch.response.shape[1:])
+    return scalars.reshape(*batch.response.shape[:2], -1)
+
   def states(params, batch):
+    if isinstance(batch, batches.GroupBatch):
+      return read_group(params, batch, continuations.columns_around(batch))
     return read(params, batch)[:, -batch.weights.shape[1] - 1 :]
 
   def last(params, batch):
+    if isinstance(batch, batches.GroupBatch):
+      columns = continuations.last_columns(batch)
+      return read_group(params, batch, columns)[..., 0]
+    if isinstance(batch, batches.PackedBatch):
+      return read_packed(params, batch.replace(columns=batch.last))
     return attention.last_real(read(params, batch), batch.valid)
 
-  def read_branches(params, *row):
-    return module.apply({"params": params}, *row, method="read_branches")
-
-  def states_group(params, batch):
-    row = continuations.row_of(batch)
-    columns = continuations.columns_around(batch)
-    states = read_branches(params, *row, columns, batch.response.shape[1:])
-    return states.reshape(*batch.response.shape[:2], -1)
-
-  def last_group(params, batch):
-    row = continuations.row_of(batch)
-    columns = continuations.last_columns(batch)
-    return read_branches(params, *row, columns, batch.response.shape[1:])
-
-  def last_packed(params, batch):
-    row = (batch.tokens, batch.document, batch.branch)
-    return read_branches(params, *row, batch.last)
-
   return protocols.ScalarModel(
-    init=init,
-    states=states,
-    last=last,
-    states_group=states_group,
-    last_group=last_group,
-    last_packed=last_packed,
+    init=init, states=states, last=last, is_causal=True
   )

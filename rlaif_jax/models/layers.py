@@ -1,78 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small layers with logical axis names: projections, norm, rotary, gated MLP.
-
-Owns how a parameter is made and what its axes are called; knows nothing of
-attention patterns or whole models.
-"""
+"""Layers with logical axis names: projections, norm, rotary, gated MLP."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import protocols
+
 Dtype = jnp.dtype | str
 
-
-# What the backward pass finds of a block instead of computing it again: all,
-# its input alone, or the results of its matrix products with parameters.
-REMAT = {
-  "none": None,
+# What the backward pass keeps of a block; see `compute.ComputeConfig.remat`.
+_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Execution:
-  """How a model is run; its results do not depend on it.
+class ForwardOptions:
+  """How a model's functions run. The results do not depend on it.
 
-  Fields:
-    remat: what the backward pass keeps of each layer, of REMAT.
-    scan_layers: layers are one loop where no cache is made (losses, log-probs
-      of given texts); parameters keep their names and shapes.
-    split_by: how activations [rows, columns, ...] are split: a sharding with
-      mesh axes for their rows and for their columns. None leaves it to the
-      compiler, which on large meshes may split them by their channels, as the
-      parameters are, and then has to gather them over and over.
+  Attributes:
+    compute: `remat`, and `scan_layers` for passes that make no cache. The
+      parameters' names and shapes stay the same.
+    activation_sharding: sharding of activations [rows, columns, ...], with
+      mesh axes for rows and for columns. None leaves it to the compiler, which
+      on large meshes may shard the channels as the parameters are, and then
+      gathers them in every layer.
   """
 
-  remat: str = "none"
-  scan_layers: bool = False
-  split_by: jax.sharding.NamedSharding | None = None
+  compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig()
+  activation_sharding: jax.sharding.NamedSharding | None = None
 
-  def __post_init__(self):
-    if self.remat not in REMAT:
-      raise ValueError(f"remat is {self.remat!r}; use one of {sorted(REMAT)}")
-
-  def block(self, block: type[nn.Module]) -> type[nn.Module]:
-    """The block's class, keeping for the backward pass what `remat` says."""
-    if self.remat == "none":
+  def remat(self, block: type[nn.Module]) -> type[nn.Module]:
+    """Returns the block's class with rematerialization."""
+    if self.compute.remat == "none":
       return block
-    return nn.remat(block, policy=REMAT[self.remat])
+    return nn.remat(block, policy=_POLICIES[self.compute.remat])
 
   @property
   def row_devices(self) -> int:
-    """The devices over which rows are split."""
-    if self.split_by is None:
+    """Number of devices over which rows are sharded."""
+    if self.activation_sharding is None:
       return 1
-    return self._parts(self.split_by.spec[0])
+    return self._size(self.activation_sharding.spec[0])
 
-  def _parts(self, axes: Any) -> int:
+  def _size(self, axes: str | tuple[str, ...]) -> int:
     names = axes if isinstance(axes, tuple) else (axes,)
-    return math.prod(self.split_by.mesh.shape[name] for name in names)
+    shape = self.activation_sharding.mesh.shape
+    return math.prod(shape[name] for name in names)
 
-  def split(self, x: jax.Array) -> jax.Array:
-    """x [B, L, D] over the devices, where their numbers divide B (and L)."""
-    if self.split_by is None:
+  def shard(self, x: jax.Array) -> jax.Array:
+    """Returns x [B, L, D] with the sharding's axes that divide B (and L)."""
+    if self.activation_sharding is None:
       return x
-    mesh, spec = self.split_by.mesh, []
-    for axes, size in zip(self.split_by.spec, x.shape, strict=False):
-      spec.append(axes if size % self._parts(axes) == 0 else None)
+    mesh, spec = self.activation_sharding.mesh, []
+    for axes, size in zip(self.activation_sharding.spec, x.shape, strict=False):
+      spec.append(axes if size % self._size(axes) == 0 else None)
     if spec[0] is None:
       return x
     return jax.lax.with_sharding_constraint(
@@ -80,28 +71,28 @@ class Execution:
     )
 
 
-PLAIN = Execution()
+DEFAULT_OPTIONS = ForwardOptions()
 
 
 def scanned(
-  apply: Callable[[Any, jax.Array], jax.Array],
-  params: Sequence[Any],
+  apply: Callable[[protocols.Params, jax.Array], jax.Array],
+  params: Sequence[protocols.Params],
   x: jax.Array,
   *,
-  how: Execution,
+  options: ForwardOptions,
   dtype: Dtype,
 ) -> jax.Array:
-  """x after blocks that are alike, as one loop over their parameters.
+  """Applies blocks with parameters of the same structure in one loop.
 
-  What is computed is what a loop in Python computes, but the program, and the
-  time to compile it, do not grow with depth. The parameters are copied next to
-  each other for it, kernels as `dtype`, which is what products read anyway.
+  The result is that of a Python loop, but the size of the program, and the
+  time to compile it, do not grow with depth. The parameters are stacked for
+  it; kernels are cast to `dtype`, which their products cast them to anyway.
 
   Args:
-    apply: (a block's parameters, x) -> x.
-    params: of each block.
-    x: [...].
-    how: remat, and how x is split.
+    apply: (parameters of a block, x) -> x.
+    params: parameters of each block.
+    x: [...] input of the first block.
+    options: remat, and sharding of x.
     dtype: of products.
   """
 
@@ -111,30 +102,30 @@ def scanned(
     return jnp.stack(leaves)
 
   def layer(x, own):
-    return how.split(apply(own, x)), None
+    return options.shard(apply(own, x)), None
 
-  if how.remat != "none":
-    # In a loop nothing can be merged with the first computation anyway.
-    policy = REMAT[how.remat]
+  if options.compute.remat != "none":
+    # In a loop, XLA cannot merge the recomputation with the first one anyway.
+    policy = _POLICIES[options.compute.remat]
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
   stacked = jax.tree_util.tree_map_with_path(stack, params[0], *params[1:])
-  return jax.lax.scan(layer, how.split(x), stacked)[0]
+  return jax.lax.scan(layer, options.shard(x), stacked)[0]
 
 
 def matmul(a: jax.Array, b: jax.Array, out_dtype: Dtype | None) -> jax.Array:
-  """a [..., K] @ b [K, N], in `out_dtype` where one is given, else that of a.
+  """Returns a [..., K] @ b [K, N] in `out_dtype`, by default a's dtype.
 
-  On CPUs the leading axes are one: XLA multiplies matrices there by a faster
-  routine than arrays of more axes, of which its gradient for b sums over
-  several. And bfloat16 products are made in float32, which is as fast as it
-  gets on processors that know bfloat16, and rounded afterwards.
+  On CPUs the leading axes are flattened, since XLA has a faster routine for
+  matrices than for arrays of more axes. bfloat16 products are computed in
+  float32 there and rounded afterwards, which is as fast on processors that
+  support bfloat16.
   """
 
   def flat(a, b):
-    wanted = a.dtype if out_dtype is None else out_dtype
-    into = jnp.float32 if a.dtype == jnp.bfloat16 else wanted
+    result = a.dtype if out_dtype is None else out_dtype
+    into = jnp.float32 if a.dtype == jnp.bfloat16 else result
     rows = a.reshape(-1, a.shape[-1])
-    out = jnp.matmul(rows, b, preferred_element_type=into).astype(wanted)
+    out = jnp.matmul(rows, b, preferred_element_type=into).astype(result)
     return out.reshape(*a.shape[:-1], b.shape[-1])
 
   def plain(a, b):
@@ -147,9 +138,9 @@ class Projection(nn.Module):
   """A linear map over the last `num_inputs` axes (einsum dense).
 
   The kernel has shape [*inputs, *features] and the given logical axis names;
-  a bias, where asked for, has [*features]. Initialised with a truncated
-  normal of deviation scale / sqrt(fan-in), and zeros. `out_dtype` keeps sums
-  of `dtype` products as they were added up (logits).
+  the optional bias has shape [*features]. The kernel is initialized with a
+  truncated normal of standard deviation scale / sqrt(fan-in), the bias with
+  zeros. With `out_dtype`, the result is not rounded to `dtype` (logits).
   """
 
   features: tuple[int, ...]
@@ -171,8 +162,7 @@ class Projection(nn.Module):
       (*inputs, *self.features),
       jnp.float32,
     )
-    # One plain matmul over flattened axes: the form that every backend runs
-    # best, whatever the number of heads.
+    # One matmul over flattened axes is the fastest form on every backend.
     flat = x.reshape(*x.shape[: -self.num_inputs], fan_in).astype(self.dtype)
     matrix = kernel.astype(self.dtype).reshape(fan_in, fan_out)
     out = matmul(flat, matrix, self.out_dtype)
@@ -192,7 +182,7 @@ class Projection(nn.Module):
 class RMSNorm(nn.Module):
   """x / rms(x) * scale over the last axis, in float32 (arXiv:1910.07467).
 
-  With `offset` it multiplies by 1 + scale, and scale starts at 0 (Gemma).
+  With `offset`, the factor is 1 + scale and scale is initialized to 0 (Gemma).
   """
 
   epsilon: float = 1e-6
@@ -219,9 +209,9 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-  """Token table [V, D]; also reads out logits when tied.
+  """Token table [V, D]; also gives logits if embeddings are tied.
 
-  From `head` [D, V] where the parameters have it; see `with_head`.
+  Logits use the parameter `head` [D, V] if there is one; see `with_head`.
   """
 
   vocab_size: int
@@ -241,44 +231,44 @@ class Embedding(nn.Module):
   def __call__(self, tokens: jax.Array) -> jax.Array:
     return jnp.take(self.table, tokens, axis=0).astype(self.dtype)
 
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """[..., D] -> [..., V], returned in float32."""
+  def logits(self, states: jax.Array) -> jax.Array:
+    """Returns float32 logits [..., V] of states [..., D]."""
     if self.has_variable("params", "head"):
       head = self.get_variable("params", "head")
-      return matmul(hidden, head, jnp.float32)
-    return matmul(hidden, self.table.astype(self.dtype).T, jnp.float32)
+      return matmul(states, head, jnp.float32)
+    return matmul(states, self.table.astype(self.dtype).T, jnp.float32)
 
 
-def as_products_read(params: Any, dtype: Dtype) -> Any:
-  """The parameters with kernels in `dtype`, which products turn them into."""
+def cast_kernels(params: protocols.Params, dtype: Dtype) -> protocols.Params:
+  """Returns the parameters with kernels in `dtype`, as their products cast."""
 
-  def read(path, leaf):
+  def cast(path, leaf):
     return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
 
-  return jax.tree_util.tree_map_with_path(read, params)
+  return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def with_head(params: Any, dtype: Dtype) -> Any:
-  """An embedding's parameters and `head`, the table's transpose in `dtype`.
+def with_head(params: protocols.Params, dtype: Dtype) -> protocols.Params:
+  """Returns an embedding's parameters with `head`, its table's transpose.
 
-  For logits of few rows, many times: a product reads it in the order in which
-  it lies in memory.
+  For repeated logits of few rows: a product then reads memory in order.
   """
   return {**params, "head": params["table"].T.astype(dtype)}
 
 
-def turns(
+def rotations(
   positions: jax.Array, frequency: jax.Array, bound: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine [B, L, C / 2] of the rotary angles, float32.
+  """Returns cosine and sine [B, L, C / 2] of the rotary angles, float32.
 
-  XLA's CPU backend would compute them anew for each head of each layer, so
-  there they are looked up in a table.
+  On CPUs they are looked up in a table, since XLA would recompute them for
+  each head of each layer there.
 
   Args:
     positions: [B, L] int32.
-    frequency: [C / 2] radians a token; see `variant.rope_frequencies`.
-    bound: above all positions, such as the number of columns.
+    frequency: [C / 2] radians per token, from
+      `architecture_options.rope_frequencies`.
+    bound: number larger than all positions, such as the number of columns.
   """
 
   def computed(positions):
@@ -294,13 +284,13 @@ def turns(
   return jax.lax.platform_dependent(positions, cpu=looked_up, default=computed)
 
 
-def rotary(x: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates channel pairs (i, i + C/2) of x [B, L, H, C], C even, by `turns`.
+def rotary(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotates channel pairs (i, i + C / 2) of x [B, L, H, C] by `rotations`.
 
   arXiv:2104.09864.
   """
   half = x.shape[-1] // 2
-  cos, sin = (part[:, :, None].astype(x.dtype) for part in turn)
+  cos, sin = (part[:, :, None].astype(x.dtype) for part in angles)
   left, right = x[..., :half], x[..., half:]
   return jnp.concatenate(
     [left * cos - right * sin, right * cos + left * sin], axis=-1
@@ -326,7 +316,7 @@ class GatedMLP(nn.Module):
 
 
 def scalar_head() -> nn.Dense:
-  """[..., D] -> [..., 1] in float32, zero at first, with a bias."""
+  """Returns a float32 layer [..., D] -> [..., 1], initialized to zero."""
   return nn.Dense(
     1,
     dtype=jnp.float32,

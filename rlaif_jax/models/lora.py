@@ -19,29 +19,27 @@ import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 
 Adapters = Mapping[str, Mapping[str, jax.Array]]
 Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(validation.Validated):
   """Which kernels get an adapter, and of what size.
 
   `targets` are regular expressions that a whole path must match; the paper
   adapts queries and values. `dtype` is that of a and b.
   """
 
-  rank: int = 8
-  alpha: float = 16.0
+  rank: validation.PositiveInt = 8
+  alpha: validation.PositiveFloat = 16.0
   targets: tuple[str, ...] = (r".*/(query|value)/kernel",)
-  dtype: str = "float32"
+  dtype: validation.FloatDtype = "float32"
 
   def __post_init__(self):
-    if self.rank < 1:
-      raise ValueError(f"LoraConfig.rank is {self.rank}; it must be >= 1")
-    if not self.alpha > 0:
-      raise ValueError(f"LoraConfig.alpha is {self.alpha}; it must be > 0")
+    super().__post_init__()
     if isinstance(self.targets, str) or not self.targets:
       raise ValueError(
         f"LoraConfig.targets is {self.targets!r}; give a tuple of one or more "
@@ -56,10 +54,6 @@ class LoraConfig:
         raise ValueError(
           f"LoraConfig.targets: {target!r} is no regular expression: {error}"
         ) from error
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"LoraConfig.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
-      )
 
   @property
   def scale(self) -> float:
@@ -214,7 +208,7 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
 
   def adapted(function):
     def call(adapters, *args, **kwargs):
-      if isinstance(adapters, protocols.Prepared):
+      if isinstance(adapters, protocols.PreparedParams):
         return function(adapters, *args, **kwargs)
       return function(apply(frozen, adapters, config), *args, **kwargs)
 
@@ -223,8 +217,7 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
   changes = {
     field.name: adapted(getattr(functions, field.name))
     for field in dataclasses.fields(functions)
-    if callable(getattr(functions, field.name))
-    and field.name not in ("init", "begin", "widen", "put_row")
+    if callable(getattr(functions, field.name)) and field.name != "init"
   }
   changes["init"] = lambda key: init(key, frozen, config)
   return dataclasses.replace(functions, **changes)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of many rows to a beginning that all of them share.
+"""Attention of many rows to a prefix that they share.
 
-Its keys and values are there once: the queries of all rows are rows of one
-product with them, and nothing is copied for each row.
+The keys and values of the prefix exist once and are not copied for each row:
+the queries of all rows are the rows of one product with them.
 """
 
 from __future__ import annotations
@@ -16,66 +16,63 @@ from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 
 
-class Beginning(NamedTuple):
-  """What a layer keeps of the beginning, and who sees which of its columns:
-  keys and values [1, K, C, channels], mask [B or 1, L or 1, C]."""
+class Prefix(NamedTuple):
+  """One layer's cache of a prefix of C columns, and its attention mask."""
 
-  keys: jax.Array
-  values: jax.Array
-  mask: jax.Array
+  layer: cache_lib.LayerCache  # Arrays of one row.
+  mask: jax.Array  # [B or 1, L or 1, C] bool
 
-  def asked_by(self, columns: jax.Array) -> Beginning:
-    """Of queries at some columns [B, T] alone."""
-    if self.mask.shape[1] == 1:  # The same for all.
+  def at(self, columns: jax.Array) -> Prefix:
+    """Returns the prefix for queries at columns [B, T] only."""
+    if self.mask.shape[1] == 1:  # The same for all queries.
       return self
     return self._replace(mask=attention.take_columns(self.mask, columns))
 
 
 def of_layers(
   cache: cache_lib.Cache, masks: Sequence[jax.Array]
-) -> list[tuple[Beginning, ...]]:
-  """Each layer's, with each of the masks, from the cache of one row."""
+) -> list[tuple[Prefix, ...]]:
+  """Returns, for each layer, the prefix with each of the masks."""
   return [
-    tuple(Beginning(keys, values, mask) for mask in masks)
-    for keys, values, _ in cache.layers()
+    tuple(Prefix(layer, mask) for mask in masks) for layer in cache.layers
   ]
 
 
 def attend_after(
   query: jax.Array,
-  beginning: Beginning,
+  prefix: Prefix,
   key: jax.Array,
   value: jax.Array,
   mask: jax.Array,
   *,
   scale: float = 0.0,
 ) -> jax.Array:
-  """`attention.attend` to a beginning and, after it, to a row's own columns.
+  """`attention.attend` to a shared prefix and to each row's own columns.
 
-  One softmax over both parts: what is added up in each is divided at the end
-  by the sum over both.
+  One softmax over both: the sums over the prefix and over the row's own
+  columns are added and divided by the sum of both parts' weights.
 
   Args:
-    query: [B, L, H, channels].
-    beginning: of all rows.
-    key: [B, K, S, channels].
-    value: [B, K, S, channels].
+    query: [B, L, H, C].
+    prefix: of all rows.
+    key: [B, K, S, C].
+    value: [B, K, S, C].
     mask: [B, L, S] bool.
-    scale: of the scores; 0 is channels ** -0.5.
+    scale: factor of the scores; 0 is C ** -0.5.
 
   Returns:
-    [B, L, H, channels].
+    [B, L, H, C].
   """
   batch, length, heads, channels = query.shape
   kv_heads = key.shape[1]
-  group = heads // kv_heads
+  group_size = heads // kv_heads
   query = attention.heads_first(query)
-  query = query.reshape(batch, kv_heads, group * length, channels)
+  query = query.reshape(batch, kv_heads, group_size * length, channels)
 
   def masked(scores, mask, axes):
-    # [.., .., G L, S], the mask's rows and columns where the scores have them.
-    apart = scores.reshape(*scores.shape[:2], group, length, -1)
-    found = apart * (scale or channels**-0.5)
+    # The queries of a group share the mask.
+    split = scores.reshape(*scores.shape[:2], group_size, length, -1)
+    found = split * (scale or channels**-0.5)
     found = jnp.where(jnp.expand_dims(mask, axes), found, attention.MASKED)
     return found.reshape(scores.shape)
 
@@ -84,16 +81,16 @@ def attend_after(
 
   # Heads in front, so that the queries of all rows are one axis.
   queries = query.swapaxes(0, 1).reshape(kv_heads, -1, channels)
-  first = product("kqc,ksc->kqs", queries, beginning.keys[0])
-  first = first.reshape(kv_heads, batch, group * length, -1)
-  first = masked(first, beginning.mask, (0, 2))
+  shared = product("kqc,ksc->kqs", queries, prefix.layer.keys[0])
+  shared = shared.reshape(kv_heads, batch, group_size * length, -1)
+  shared = masked(shared, prefix.mask, (0, 2))
   own = masked(product("bkqc,bksc->bkqs", query, key), mask, (1, 2))
-  most = jnp.maximum(jnp.max(first, axis=-1).swapaxes(0, 1), own.max(axis=-1))
-  first = jnp.exp(first - most.swapaxes(0, 1)[..., None])
+  most = jnp.maximum(jnp.max(shared, axis=-1).swapaxes(0, 1), own.max(axis=-1))
+  shared = jnp.exp(shared - most.swapaxes(0, 1)[..., None])
   own = jnp.exp(own - most[..., None])
-  weight = first.sum(axis=-1).swapaxes(0, 1) + own.sum(axis=-1)
-  first = first.astype(value.dtype).reshape(*queries.shape[:2], -1)
-  out = product("kqs,ksc->kqc", first, beginning.values[0])
+  weight = shared.sum(axis=-1).swapaxes(0, 1) + own.sum(axis=-1)
+  shared = shared.astype(value.dtype).reshape(*queries.shape[:2], -1)
+  out = product("kqs,ksc->kqc", shared, prefix.layer.values[0])
   out = out.reshape(kv_heads, batch, -1, channels).swapaxes(0, 1)
   out += product("bkqs,bksc->bkqc", own.astype(value.dtype), value)
   out = (out / weight[..., None]).astype(value.dtype)

@@ -1,62 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention layer of decoders: projections, rotary, cache, grouped heads.
-
-What is attended to, and how, is `models.attention` and
-`models.prefix_attention`.
-"""
+"""The attention layer of decoders: projections, rotary embedding, cache."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
-from rlaif_jax.models import prefix_attention
+from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import layers
-from rlaif_jax.models import architecture_options as variant_lib
+from rlaif_jax.models import prefix_attention
 
 
-class Cached(NamedTuple):
-  """What a layer has read: keys and values [B, K, S, C] to write into at
-  `column`, the last keys [B, M, C], and what all rows began with, if they
-  did."""
+class CacheSlice(NamedTuple):
+  """What a layer reads and writes of a cache.
 
-  keys: jax.Array
-  values: jax.Array
-  last_keys: jax.Array
+  Attributes:
+    layer: keys and values of the rows' own columns.
+    column: scalar int32, the next column to write.
+    prefix: the prefix that all rows continue, if any.
+  """
+
+  layer: cache_lib.LayerCache
   column: jax.Array
-  beginning: prefix_attention.Beginning | None = None
+  prefix: prefix_attention.Prefix | None = None
 
   @property
-  def columns(self) -> int:
-    """Of the row, the beginning included."""
-    own = self.keys.shape[2]
-    return own + (self.beginning.keys.shape[2] if self.beginning else 0)
+  def num_columns(self) -> int:
+    """Number of columns of a row, the prefix included."""
+    own = self.layer.keys.shape[2]
+    return own + (self.prefix.layer.keys.shape[2] if self.prefix else 0)
 
-  def write(self, key: jax.Array, value: jax.Array) -> Cached:
-    """With keys and values [B, K, L, C] of the next columns."""
-    start = (0, 0, self.column, 0)
+  def put(self, array: jax.Array, new: jax.Array) -> jax.Array:
+    """Returns `array` with `new` [B, heads, L, C] in the next columns."""
+    new = new.astype(array.dtype)
+    return jax.lax.dynamic_update_slice(array, new, (0, 0, self.column, 0))
 
-    def put(array, new):
-      new = new.astype(array.dtype)
-      return jax.lax.dynamic_update_slice(array, new, start)
-
-    return self._replace(
-      keys=put(self.keys, key), values=put(self.values, value)
+  def write(self, key: jax.Array, value: jax.Array) -> cache_lib.LayerCache:
+    """Returns the layer with keys and values [B, K, L, C] of new columns."""
+    return cache_lib.LayerCache(
+      self.put(self.layer.keys, key), self.put(self.layer.values, value)
     )
 
 
 class Attention(nn.Module):
-  """Rotary grouped-query self-attention.
-
-  The first `variant.previous_key_heads` key heads use the key of the previous
-  token instead of their own, which makes copying what followed an earlier
-  token a one-layer affair (the smeared keys of arXiv:2209.11895, with the
-  mixture fixed at the previous token). Public checkpoints have none (0).
-  """
+  """Rotary grouped-query self-attention."""
 
   num_heads: int
   num_kv_heads: int
@@ -64,84 +55,37 @@ class Attention(nn.Module):
   rope_theta: float
   is_local: bool
   norm_epsilon: float
-  variant: variant_lib.Variant
+  options: options_lib.ArchitectureOptions
   dtype: layers.Dtype
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
-    positions: jax.Array,
-    valid: jax.Array,
-    mask: jax.Array | attention.Blocks,
-    cached: Cached | None = None,
-    before: jax.Array | None = None,
+    layout: attention.Layout,
+    cached: CacheSlice | None = None,
     columns: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """Attends from x [B, L, D].
+  ) -> tuple[jax.Array, cache_lib.LayerCache]:
+    """Attends from x.
 
     Args:
       x: [B, L, D].
-      positions: [B, L].
-      valid: [B, L] bool, which columns of x are real.
-      mask: [B, L, S]; S = L without a cache.
-      cached: to write into and read from; S are its own columns.
-      before: [B, L] the column of the token before each, where it is not the
-        last real column before; -1 for what was cached before, if it was.
-      columns: [B, T] queries alone; T is then L in `mask` and in the output.
+      layout: positions and mask of all L columns. Its keys are the columns of
+        the cache, or those of x without one.
+      cached: cache to write into and read from.
+      columns: [B, T] queries; all columns if None.
 
     Returns:
-      Output [B, L, D] and (keys, values, last keys) as they now stand; the
-      last keys [B, L, M, C] of every column where there is `before`, since
-      it has several texts in a row.
+      Output [B, L, D], or [B, T, D], and the keys and values.
     """
-    v = self.variant
-    asking, asked_at = x, positions
-    if columns is not None:
-      asking = attention.take_columns(x, columns)
-      asked_at = attention.take_columns(positions, columns)
-    query = self._project(asking, self.num_heads, "heads", "query")
+    queries = x if columns is None else attention.take_columns(x, columns)
+    query = self._project(queries, self.num_heads, "heads", "query")
     key = self._project(x, self.num_kv_heads, "kv_heads", "key")
     value = self._project(x, self.num_kv_heads, "kv_heads", "value")
-    if v.qk_norm:
+    if self.options.qk_norm:
       query = self._norm("query_norm")(query)
       key = self._norm("key_norm")(key)
-    mixed = v.previous_key_heads
-    if cached is None:
-      last = jnp.zeros((x.shape[0], mixed, self.head_dim), key.dtype)
-    else:
-      last = cached.last_keys
-    own = key[:, :, :mixed]
-    if mixed:
-      if before is None:
-        previous, last = attention.previous_keys(own, valid, last)
-      else:
-        previous = attention.take_columns(own, jnp.maximum(before, 0))
-        is_here = (before >= 0)[:, :, None, None]
-        previous = jnp.where(is_here, previous, last[:, None])
-      key = jnp.concatenate([previous, key[:, :, mixed:]], axis=2)
-    if before is not None:
-      last = own
-    # A position is less than the number of columns.
-    bound = x.shape[1] if cached is None else cached.columns
-    turn = (self._frequencies(), bound)
-    query = layers.rotary(query, layers.turns(asked_at, *turn))
-    key = attention.heads_first(
-      layers.rotary(key, layers.turns(positions, *turn))
-    )
-    value = attention.heads_first(value)
-    if cached is not None:
-      cached = cached.write(key, value)
-      key, value = cached.keys, cached.values
-    seen = (key, value, mask)
-    if isinstance(mask, attention.Blocks):
-      out = attention.attend_blocks(query, *seen, scale=v.query_scale)
-    elif cached is not None and cached.beginning is not None:
-      out = prefix_attention.attend_after(
-        query, cached.beginning, *seen, scale=v.query_scale
-      )
-    else:
-      out = attention.attend(query, *seen, scale=v.query_scale)
+    out, layer = self._attend(query, key, value, layout, cached, columns)
     out = layers.Projection(
       (x.shape[-1],),
       ("heads", "head_dim", "embed"),
@@ -149,13 +93,36 @@ class Attention(nn.Module):
       dtype=self.dtype,
       name="out",
     )(out)
-    return out, (key, value, last)
+    return out, layer
+
+  def _attend(self, query, key, value, layout, cached, columns):
+    """Returns outputs [B, T, H, C], and the keys and values."""
+    # A position is less than the number of columns.
+    bound = key.shape[1] if cached is None else cached.num_columns
+    angles = (self._frequencies(), bound)
+    key = layers.rotary(key, layers.rotations(layout.positions, *angles))
+    key, value = map(attention.heads_first, (key, value))
+    if columns is not None:
+      layout = layout.at(columns)
+    query = layers.rotary(query, layers.rotations(layout.positions, *angles))
+    scale = self.options.query_scale
+    if cached is None:
+      out = attention.attend_rows(query, key, value, layout, scale=scale)
+      return out, cache_lib.LayerCache(key, value)
+    layer, prefix = cached.write(key, value), cached.prefix
+    own = (layer.keys, layer.values, layout.mask)
+    if prefix is None:
+      return attention.attend(query, *own, scale=scale), layer
+    if columns is not None:
+      prefix = prefix.at(columns)
+    out = prefix_attention.attend_after(query, prefix, *own, scale=scale)
+    return out, layer
 
   def _project(self, x, heads: int, axis: str, name: str) -> jax.Array:
     return layers.Projection(
       (heads, self.head_dim),
       ("embed", axis, "head_dim"),
-      use_bias=self.variant.qkv_bias,
+      use_bias=self.options.qkv_bias,
       dtype=self.dtype,
       name=name,
     )(x)
@@ -164,29 +131,13 @@ class Attention(nn.Module):
     return layers.RMSNorm(
       self.norm_epsilon,
       self.dtype,
-      offset=self.variant.norm_offset,
+      offset=self.options.norm_offset,
       axis="head_dim",
       name=name,
     )
 
   def _frequencies(self) -> jax.Array:
-    v = self.variant
-    if self.is_local and v.local_rope_theta:
-      return variant_lib.rope_frequencies(
-        self.head_dim, v.local_rope_theta, None
-      )
-    return variant_lib.rope_frequencies(
-      self.head_dim, self.rope_theta, v.rope_scaling
-    )
-
-
-def match_keys_to_queries(params: Any, gain: float) -> None:
-  """Makes each key head a copy of the first query head that reads it.
-
-  Of the boxed parameters of an `Attention`; both times the gain.
-  """
-  query, key = params["query"]["kernel"], params["key"]["kernel"]
-  group = query.value.shape[1] // key.value.shape[1]
-  value = query.value * gain
-  params["query"]["kernel"] = query.replace(value=value)
-  params["key"]["kernel"] = key.replace(value=value[:, ::group])
+    theta, scaling = self.rope_theta, self.options.rope_scaling
+    if self.is_local and self.options.local_rope_theta:
+      theta, scaling = self.options.local_rope_theta, None
+    return options_lib.rope_frequencies(self.head_dim, theta, scaling)

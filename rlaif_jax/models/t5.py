@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5 1.0, T5 1.1 and Flan-T5: an encoder reads the prompt, a decoder responds.
+"""T5 1.0, T5 1.1 and Flan-T5: an encoder for prompts, a decoder for responses.
 
-Parameter names, shapes and logical axes are those of T5X's T5 1.1, so that its
-checkpoints need no renaming (arXiv:1910.10683, arXiv:2002.05202).
+Parameter names, shapes and logical axes are those of T5X's T5 1.1, so its
+checkpoints are read without renaming (arXiv:1910.10683, arXiv:2002.05202).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxtyping import Array, Bool, Float, Int
+
+from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
@@ -19,90 +22,98 @@ from rlaif_jax.models import t5_layers
 
 T5Config = t5_layers.T5Config
 
-# The decoder begins with T5's pad id, and the encoder's text ends with its
-# end id: so the public models were pretrained.
+# As in pretraining, the decoder starts with T5's pad id and the encoder's text
+# ends with its end id.
 START_ID = 0
 END_ID = 1
 
 
 @flax.struct.dataclass
 class Cache:
-  """What a response needs of its prompt and of its own first columns.
+  """Keys and values of prompts and of S response columns for each layer."""
 
-  keys, values: [B, 1 + room, H, C] per decoder layer; cross_keys,
-  cross_values: [B, P + 1, H, C]; prompt_valid [B, P + 1] and valid
-  [B, 1 + room] bool; column: the next column to write.
-  """
-
-  keys: tuple[jax.Array, ...]
-  values: tuple[jax.Array, ...]
-  cross_keys: tuple[jax.Array, ...]
-  cross_values: tuple[jax.Array, ...]
-  prompt_valid: jax.Array
-  valid: jax.Array
-  column: jax.Array
+  keys: tuple[Float[Array, "B S H C"], ...]
+  values: tuple[Float[Array, "B S H C"], ...]
+  cross_keys: tuple[Float[Array, "B P H C"], ...]
+  cross_values: tuple[Float[Array, "B P H C"], ...]
+  prompt_valid: Bool[Array, "B P"]
+  valid: Bool[Array, "B S"]
+  column: Int[Array, ""]  # The next column to write.
 
 
 class T5(nn.Module):
-  """Prompt and response tokens to the response's states; states to logits."""
+  """Prompt and response tokens to states of the response; states to logits."""
 
   config: T5Config
-  how: layers.Execution = layers.PLAIN
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS
 
   def setup(self):
     c = self.config
     self.token_embedder = t5_layers.TokenEmbedder(c)
-    self.encoder = t5_layers.Encoder(c, self.how)
-    self.decoder = t5_layers.ResponseDecoder(c, self.how)
+    self.encoder = t5_layers.Encoder(c, self.options)
+    self.decoder = t5_layers.ResponseDecoder(c, self.options)
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Logits [B, 1 + R, V]; makes all parameters."""
+    """Returns logits [B, 1 + R, V]; creates all parameters."""
     return self.logits(self.states(prompt, prompt_valid, response, valid))
 
   def states(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """[B, P] and [B G, R] -> [B G, 1 + R, D]: before each column, and after.
+    """Returns the states [B N, 1 + R, D] before each column and after the last.
 
-    Responses of one prompt stand together.
+    Args:
+      prompt: [B, P] int32.
+      prompt_valid: [B, P] bool.
+      response: [B N, R] int32; N consecutive rows have the same prompt.
+      valid: [B N, R] bool.
     """
     encoded, prompt_valid = self._encode(prompt, prompt_valid)
     tokens = jnp.pad(response, ((0, 0), (1, 0)), constant_values=START_ID)
     valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
     x = self.token_embedder(tokens)
-    if self.how.scan_layers and not self.is_initializing():
+    if self.options.compute.scan_layers and not self.is_initializing():
       return self.decoder.scan(x, valid, encoded, prompt_valid)
     cross = self.decoder.cross(encoded)
     return self.decoder(x, valid, 0, cross, prompt_valid)[0]
 
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """[..., D] -> float32 logits [..., V]."""
+  def logits(self, states: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    """Returns float32 logits."""
     if self.config.tie_embeddings:
-      logits = self.token_embedder.logits(hidden)
+      logits = self.token_embedder.logits(states)
     else:
-      logits = self.decoder.logits_dense(hidden)
+      logits = self.decoder.logits_dense(states)
     scale = self.config.width**-0.5 if self.config.scale_logits else 1.0
     return logits * scale
 
-  def prefill(self, prompt, valid, room: int) -> tuple[jax.Array, Cache]:
+  def prefill(
+    self,
+    prompt: Int[Array, "B P"],
+    valid: Bool[Array, "B P"],
+    num_new_tokens: int,
+  ) -> tuple[Float[Array, "B D"], Cache]:
     """Encodes prompts [B, P] and reads the start token."""
     encoded, prompt_valid = self._encode(prompt, valid)
     cross = self.decoder.cross(encoded)
     c, batch = self.config, prompt.shape[0]
-    empty = jnp.zeros((batch, 1 + room, c.num_heads, c.head_dim), c.dtype)
+    empty = jnp.zeros(
+      (batch, 1 + num_new_tokens, c.num_heads, c.head_dim), c.dtype
+    )
     cache = Cache(
       keys=(empty,) * c.num_decoder_layers,
       values=(empty,) * c.num_decoder_layers,
       cross_keys=tuple(key for key, _ in cross),
       cross_values=tuple(value for _, value in cross),
       prompt_valid=prompt_valid,
-      valid=jnp.zeros((batch, 1 + room), bool),
+      valid=jnp.zeros((batch, 1 + num_new_tokens), bool),
       column=jnp.zeros((), jnp.int32),
     )
     start = jnp.full((batch, 1), START_ID, jnp.int32)
-    hidden, cache = self.extend(start, jnp.ones((batch, 1), bool), cache)
+    hidden, cache = self.decode_step(start, jnp.ones((batch, 1), bool), cache)
     return hidden[:, 0], cache
 
-  def extend(self, tokens, valid, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Reads [B, L] response tokens after those in the cache."""
+  def decode_step(
+    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"], cache: Cache
+  ) -> tuple[Float[Array, "B L D"], Cache]:
+    """Reads response tokens after those in the cache."""
     all_valid = jax.lax.dynamic_update_slice(
       cache.valid, valid, (0, cache.column)
     )
@@ -122,7 +133,7 @@ class T5(nn.Module):
     )
 
   def _encode(self, prompt, valid) -> tuple[jax.Array, jax.Array]:
-    """States of [prompt, end] and which are real; [B, P + 1, D], [B, P + 1]."""
+    """Returns states [B, P + 1, D] of prompts and end tokens, and valid."""
     pad = ((0, 0), (0, 1))
     tokens = jnp.pad(prompt, pad, constant_values=END_ID)
     valid = jnp.pad(valid, pad, constant_values=True)
@@ -130,27 +141,34 @@ class T5(nn.Module):
 
 
 class ScalarT5(nn.Module):
-  """Trunk `decoder` (a whole T5) and a zero-initialised head [D, 1].
+  """Trunk `decoder`, a whole T5, and a head [D, 1] initialized to zero.
 
-  The names are those of `heads.ScalarDecoder`, so that either takes its trunk
-  from a language model in one way.
+  The names are those of `heads.ScalarDecoder`, so that both take their trunk
+  from a language model in the same way.
   """
 
   config: T5Config
-  how: layers.Execution = layers.PLAIN
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS
 
   def setup(self):
-    self.decoder = T5(self.config, self.how)
+    self.decoder = T5(self.config, self.options)
     self.head = layers.scalar_head()
 
   def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """float32 [B, 1 + R], before each response column and after the last."""
+    """Returns float32 [B N, 1 + R]; see `T5.states`."""
     states = self.decoder.states(prompt, prompt_valid, response, valid)
     return self.head(states.astype(jnp.float32))[..., 0]
 
 
 def _parts(batch):
-  """(prompt, its valid, response, its valid) of a TokenBatch."""
+  """Returns (prompt, its valid, response, its valid), one response per row.
+
+  N consecutive responses of a GroupBatch have the same prompt.
+  """
+  if isinstance(batch, batches.GroupBatch):
+    responses = (batch.response, batch.response_valid)
+    flat = (x.reshape(-1, x.shape[-1]) for x in responses)
+    return (batch.prompt, batch.prompt_valid, *flat)
   cut = batch.tokens.shape[1] - batch.weights.shape[1]
   return (
     batch.tokens[:, :cut],
@@ -160,9 +178,11 @@ def _parts(batch):
   )
 
 
-def _flat(responses: jax.Array) -> jax.Array:
-  """[B, G, R] -> [B G, R]."""
-  return responses.reshape(-1, responses.shape[-1])
+def _rows(batch) -> tuple[int, ...]:
+  """Returns the axes of a batch's responses, (B,) or (B, N)."""
+  if isinstance(batch, batches.GroupBatch):
+    return batch.response.shape[:2]
+  return batch.tokens.shape[:1]
 
 
 def _init(module: nn.Module):
@@ -174,15 +194,16 @@ def _init(module: nn.Module):
 
 
 def functions(
-  config: T5Config, how: layers.Execution = layers.PLAIN
+  config: T5Config,
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS,
 ) -> protocols.LanguageModel:
-  """The plain functions of an encoder-decoder; see `architectures`."""
-  module = T5(config, how)
+  """Returns the functions of a language model; see `architectures.language`."""
+  module = T5(config, options)
 
   def method(name):
     def call(params, *args):
-      if isinstance(params, protocols.Prepared):
-        params = params.weights
+      if isinstance(params, protocols.PreparedParams):
+        params = params.params
       return module.apply({"params": params}, *args, method=name)
 
     return call
@@ -191,76 +212,51 @@ def functions(
 
   def hidden(params, batch):
     prompt, prompt_valid, response, valid = _parts(batch)
-    # The last response token is read by nobody.
-    return states(params, prompt, prompt_valid, response[:, :-1], valid[:, :-1])
-
-  def hidden_group(params, batch):
-    response, valid = _flat(batch.response), _flat(batch.response_valid)
-    prompt = (batch.prompt, batch.prompt_valid)
-    found = states(params, *prompt, response[:, :-1], valid[:, :-1])
-    return found.reshape(*batch.response.shape, -1)
+    # No state depends on the last response token.
+    found = states(
+      params, prompt, prompt_valid, response[:, :-1], valid[:, :-1]
+    )
+    return found.reshape(*_rows(batch), *found.shape[1:])
 
   def prepare(params):
-    return protocols.Prepared(
-      weights=layers.as_products_read(params, config.dtype)
+    return protocols.PreparedParams(
+      params=layers.cast_kernels(params, config.dtype)
     )
 
   return protocols.LanguageModel(
     init=_init(module),
     hidden=hidden,
-    hidden_group=hidden_group,
-    hidden_packed=None,
-    hidden_after=None,
-    unpack=None,
     logits=method("logits"),
-    prepare=prepare,
     prefill=method("prefill"),
-    extend=method("extend"),
-    begin=None,
-    widen=None,
-    put_row=None,
+    prefill_packed=None,
+    decode_step=method("decode_step"),
+    prepare=prepare,
+    cache=None,
     vocab_size=config.vocab_size,
     max_length=config.max_length,
-    is_causal=False,
-    row_devices=how.row_devices,
+    row_devices=options.row_devices,
   )
 
 
 def scalar_functions(
-  config: T5Config, how: layers.Execution = layers.PLAIN
+  config: T5Config,
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS,
 ) -> protocols.ScalarModel:
-  """The plain functions of a reward model or value network."""
-  module = ScalarT5(config, how)
+  """Returns the functions of a scalar model; see `architectures.scalar`."""
+  module = ScalarT5(config, options)
 
   def states(params, batch):
-    return module.apply({"params": params}, *_parts(batch))
-
-  def after_last(states, valid):
-    real = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-    return attention.last_real(states, real)
+    found = module.apply({"params": params}, *_parts(batch))
+    return found.reshape(*_rows(batch), -1)
 
   def last(params, batch):
-    return after_last(states(params, batch), _parts(batch)[3])
-
-  def flat_states(params, batch):
-    prompt = (batch.prompt, batch.prompt_valid)
-    response, valid = _flat(batch.response), _flat(batch.response_valid)
-    return module.apply({"params": params}, *prompt, response, valid)
-
-  def states_group(params, batch):
-    found = flat_states(params, batch)
-    return found.reshape(*batch.response.shape[:2], -1)
-
-  def last_group(params, batch):
-    found = flat_states(params, batch)
-    last = after_last(found, _flat(batch.response_valid))
-    return last.reshape(batch.response.shape[:2])
+    prompt, prompt_valid, response, valid = _parts(batch)
+    found = module.apply(
+      {"params": params}, prompt, prompt_valid, response, valid
+    )
+    valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
+    return attention.last_real(found, valid).reshape(_rows(batch))
 
   return protocols.ScalarModel(
-    init=_init(module),
-    states=states,
-    last=last,
-    states_group=states_group,
-    last_group=last_group,
-    last_packed=None,
+    init=_init(module), states=states, last=last, is_causal=False
   )

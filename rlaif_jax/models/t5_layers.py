@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sizes and the two stacks of T5, with T5X's names for everything.
-
-Owns what a layer computes; which text goes where is in `t5`.
-"""
+"""The config and the two stacks of T5, with T5X's parameter names."""
 
 from __future__ import annotations
 
@@ -14,43 +11,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtyping import Array, Bool, Float, Int
+
+from rlaif_jax.core import validation
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
 
+KeysValues = tuple[Float[Array, "B S H C"], Float[Array, "B S H C"]]
 NORM_EPSILON = 1e-6  # Of every public T5.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class T5Config:
+class T5Config(validation.Validated):
   """Sizes of an encoder-decoder.
 
-  T5 1.1 and Flan: gated, untied. T5 1.0: not gated, tied, and `scale_logits`
-  (states times width ** -0.5 before the table). `max_length` bounds prompt +
-  response in tokens; the model itself has no bound.
+  T5 1.1 and Flan-T5 are gated and untied. T5 1.0 is not gated, is tied and
+  has scaled logits.
+
+  Attributes:
+    vocab_size: number of tokens of the vocabulary.
+    width: channels of the hidden states.
+    num_layers: number of encoder layers.
+    num_decoder_layers: number of decoder layers.
+    num_heads: number of attention heads.
+    head_dim: channels of a head.
+    mlp_dim: channels inside the MLP.
+    max_length: maximum number of tokens of a prompt with its response. The
+      model itself has no maximum.
+    relpos_buckets: number of buckets of relative positions.
+    relpos_max_distance: distance from which on all share a bucket.
+    tie_embeddings: whether the token table also gives the logits.
+    scale_logits: whether states are multiplied by width ** -0.5 before tied
+      logits.
+    gated: whether the MLP is gated.
+    dtype: of the computation, "float32" or "bfloat16".
   """
 
-  vocab_size: int
-  width: int
-  num_layers: int
-  num_decoder_layers: int
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
-  max_length: int
+  vocab_size: validation.PositiveInt
+  width: validation.PositiveInt
+  num_layers: validation.PositiveInt
+  num_decoder_layers: validation.PositiveInt
+  num_heads: validation.PositiveInt
+  head_dim: validation.PositiveInt
+  mlp_dim: validation.PositiveInt
+  max_length: validation.PositiveInt
   relpos_buckets: int = 32
   relpos_max_distance: int = 128
   tie_embeddings: bool = False
   scale_logits: bool = False
   gated: bool = True
-  dtype: str = "float32"
+  dtype: validation.FloatDtype = "float32"
 
   def __post_init__(self):
-    for field in dataclasses.fields(self)[:8]:
-      if getattr(self, field.name) < 1:
-        raise ValueError(
-          f"T5Config.{field.name} is {getattr(self, field.name)}; it must be "
-          ">= 1"
-        )
+    super().__post_init__()
     if self.relpos_buckets < 4 or self.relpos_buckets % 4:
       raise ValueError(
         f"T5Config.relpos_buckets is {self.relpos_buckets}; it must be a "
@@ -63,28 +76,30 @@ class T5Config:
       )
     if self.scale_logits and not self.tie_embeddings:
       raise ValueError(
-        "T5Config.scale_logits is True and tie_embeddings is False; no file "
-        "can say that: use scale_logits=False or tie_embeddings=True"
-      )
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-        f"T5Config.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'"
+        "T5Config.scale_logits is True and tie_embeddings is False, which no "
+        "public layout has; use scale_logits=False or tie_embeddings=True"
       )
 
 
 def buckets(
   distance: jax.Array, *, count: int, max_distance: int, both_ways: bool
 ) -> jax.Array:
-  """Bucket of key position - query position (arXiv:1910.10683, section 2.1).
+  """Returns the bucket of a relative position (arXiv:1910.10683, section 2.1).
 
-  Small distances have buckets of their own, larger ones share logarithmic
-  ones up to `max_distance`, and all beyond share the last. Both ways, the
-  second half of the buckets is for keys that come later.
+  Small distances have one bucket each, larger ones share logarithmic buckets
+  up to `max_distance`, and all beyond it share the last one.
+
+  Args:
+    distance: [...] int32 key position - query position.
+    count: number of buckets.
+    max_distance: smallest distance of the last bucket.
+    both_ways: whether the second half of the buckets is for later keys.
+      Otherwise later keys have distance 0.
   """
   half = count // 2 if both_ways else count
   exact = half // 2
   far = np.maximum(np.arange(max_distance + 1), exact) / exact
-  # A hair up, so that exact powers do not fall into the bucket before.
+  # 1e-6, so that exact powers are not rounded into the bucket before.
   steps = np.log(far) / math.log(max_distance / exact) * (half - exact) + 1e-6
   table = np.minimum(exact + steps.astype(np.int32), half - 1)
   table[:exact] = np.arange(exact)
@@ -101,9 +116,9 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(
-    self, positions: jax.Array, key_positions: jax.Array
-  ) -> jax.Array:
-    """[B, L], [B, S] -> float32 [B, H, L, S]."""
+    self, positions: Int[Array, "B L"], key_positions: Int[Array, "B S"]
+  ) -> Float[Array, "B H L S"]:
+    """Returns the biases of query and key positions."""
     c = self.config
     table = self.param(
       "rel_embedding",
@@ -120,8 +135,7 @@ class RelativeBias(nn.Module):
       max_distance=c.relpos_max_distance,
       both_ways=self.both_ways,
     )
-    # A product, since the gradient of a lookup would add up one number at a
-    # time.
+    # A product, since the gradient of a lookup adds one number at a time.
     rows = jax.nn.one_hot(index, c.relpos_buckets, dtype=jnp.float32)
     return jnp.einsum(
       "blsk,hk->bhls", rows, table, precision=jax.lax.Precision.HIGHEST
@@ -129,7 +143,7 @@ class RelativeBias(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head attention without scaling: T5 has it in its initialisation."""
+  """Multi-head attention; the initialization replaces scaled scores."""
 
   config: T5Config
 
@@ -148,15 +162,24 @@ class Attention(nn.Module):
       (c.width,), ("joined_kv", "embed"), dtype=c.dtype
     )
 
-  def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[B, S, D] -> two of [B, S, H, C]."""
+  def keys_values(self, x: Float[Array, "B S D"]) -> KeysValues:
+    """Returns keys and values [B, S, H, C] of x [B, S, D]."""
     return self._split(self.key(x)), self._split(self.value(x))
 
   def read(self, x, key, value, mask, bias=None) -> jax.Array:
-    """[B, L, D] over [B, S, H, C] -> [B, L, D].
+    """Attends from x [B N, L, D] to keys and values [B, S, H, C].
 
-    With keys and values of fewer rows, equal numbers of rows of x that stand
-    together read each, and the mask is [B / G, G L, S].
+    N consecutive rows of x share a row of keys and values.
+
+    Args:
+      x: [B N, L, D].
+      key: [B, S, H, C].
+      value: [B, S, H, C].
+      mask: [B, N L, S] bool.
+      bias: [B, H, N L, S] float32, added to the scores.
+
+    Returns:
+      [B N, L, D].
     """
     rows = (key.shape[0], -1, x.shape[-1])
     query = self._split(self.query(x.reshape(rows)))
@@ -197,7 +220,7 @@ def _norm(config: T5Config) -> layers.RMSNorm:
 
 
 class EncoderLayer(nn.Module):
-  """Self-attention over the whole prompt, and the MLP."""
+  """Self-attention over the whole prompt, and an MLP."""
 
   config: T5Config
 
@@ -215,7 +238,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-  """Causal self-attention, attention to the prompt, and the MLP."""
+  """Causal self-attention, cross-attention to the prompt, and an MLP."""
 
   config: T5Config
 
@@ -228,8 +251,18 @@ class DecoderLayer(nn.Module):
     self.mlp = MLP(self.config)
 
   def __call__(self, x, masks, bias, cross, cached=None):
-    """x [B, L, D]; masks of self and cross attention; cached (keys, values,
-    column) to write into. Returns x and (keys, values)."""
+    """Applies the layer.
+
+    Args:
+      x: [B N, L, D].
+      masks: of self-attention and of cross-attention.
+      bias: of self-attention.
+      cross: keys and values of the prompts.
+      cached: (keys, values, column) to write into, if any.
+
+    Returns:
+      x, and the keys and values of self-attention.
+    """
     normed = self.pre_self_attention_layer_norm(x)
     key, value = self.self_attention.keys_values(normed)
     if cached is not None:
@@ -246,49 +279,51 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-  """The stack that reads prompts."""
+  """The encoder; it reads prompts."""
 
   config: T5Config
-  how: layers.Execution = layers.PLAIN
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS
 
   def setup(self):
     c = self.config
     self.relpos_bias = RelativeBias(c, both_ways=True)
-    layer = self.how.block(EncoderLayer)
+    layer = self.options.remat(EncoderLayer)
     self.layers = [layer(c) for _ in range(c.num_layers)]
     self.encoder_norm = _norm(c)
 
-  def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
-    """[B, S, D] -> [B, S, D]; every real column sees every real one."""
+  def __call__(
+    self, x: Float[Array, "B S D"], valid: Bool[Array, "B S"]
+  ) -> Float[Array, "B S D"]:
+    """Returns final states; valid columns attend to all valid columns."""
     positions = attention.positions_from_valid(valid)
     bias = self.relpos_bias(positions, positions)
     mask = jnp.broadcast_to(valid[:, None], bias.shape[:1] + bias.shape[2:])
-    if self.how.scan_layers and not self.is_initializing():
-      alike = EncoderLayer(self.config, parent=None)
+    if self.options.compute.scan_layers and not self.is_initializing():
+      template = EncoderLayer(self.config, parent=None)
       x = layers.scanned(
-        lambda own, x: alike.apply({"params": own}, x, mask, bias),
+        lambda own, x: template.apply({"params": own}, x, mask, bias),
         [layer.variables["params"] for layer in self.layers],
         x,
-        how=self.how,
+        options=self.options,
         dtype=self.config.dtype,
       )
     else:
-      x = self.how.split(x)
+      x = self.options.shard(x)
       for layer in self.layers:
-        x = self.how.split(layer(x, mask, bias))
+        x = self.options.shard(layer(x, mask, bias))
     return self.encoder_norm(x)
 
 
 class ResponseDecoder(nn.Module):
-  """The stack that reads and writes responses."""
+  """The decoder; it reads and generates responses."""
 
   config: T5Config
-  how: layers.Execution = layers.PLAIN
+  options: layers.ForwardOptions = layers.DEFAULT_OPTIONS
 
   def setup(self):
     c = self.config
     self.relpos_bias = RelativeBias(c, both_ways=False)
-    layer = self.how.block(DecoderLayer)
+    layer = self.options.remat(DecoderLayer)
     self.layers = [layer(c) for _ in range(c.num_decoder_layers)]
     self.decoder_norm = _norm(c)
     if not c.tie_embeddings:
@@ -299,35 +334,44 @@ class ResponseDecoder(nn.Module):
         out_dtype=jnp.float32,
       )
 
-  def cross(self, encoded: jax.Array):
-    """Keys and values of the prompt, a pair of [B, S, H, C] per layer."""
+  def cross(self, encoded: Float[Array, "B S D"]) -> list[KeysValues]:
+    """Returns the prompts' keys and values for each layer."""
     return [
       layer.encoder_decoder_attention.keys_values(encoded)
       for layer in self.layers
     ]
 
   def __call__(self, x, all_valid, column, cross, prompt_valid, cached=None):
-    """Reads columns [column, column + L) of a text with `all_valid` [B, S].
+    """Reads columns [column, column + L) of responses.
 
-    Returns final states [B, L, D] and (keys, values) per layer.
+    Args:
+      x: [B N, L, D] embeddings of these columns.
+      all_valid: [B N, S] bool of all columns of the responses.
+      column: first column.
+      cross: keys and values of the prompts for each layer; see `cross`.
+      prompt_valid: [B, P] bool.
+      cached: (keys, values) to write into for each layer, if any.
+
+    Returns:
+      Final states [B N, L, D], and keys and values for each layer.
     """
     length = x.shape[1]
     masks, bias = self._masks(length, all_valid, column, prompt_valid)
-    x, states = self.how.split(x), []
+    x, states = self.options.shard(x), []
     for i, layer in enumerate(self.layers):
       state = None if cached is None else (*cached[i], column)
       x, state = layer(x, masks, bias, cross[i], state)
-      x = self.how.split(x)
+      x = self.options.shard(x)
       states.append(state)
     return self.decoder_norm(x), states
 
   def scan(self, x, valid, encoded, prompt_valid) -> jax.Array:
-    """Final states of whole responses; see `layers.scanned`."""
+    """Returns final states of whole responses; see `layers.scanned`."""
     masks, bias = self._masks(x.shape[1], valid, 0, prompt_valid)
-    alike = DecoderLayer(self.config, parent=None)
+    template = DecoderLayer(self.config, parent=None)
 
     def apply(own, x):
-      read = alike.bind({"params": own})
+      read = template.bind({"params": own})
       cross = read.encoder_decoder_attention.keys_values(encoded)
       return read(x, masks, bias, cross)[0]
 
@@ -335,14 +379,13 @@ class ResponseDecoder(nn.Module):
       apply,
       [layer.variables["params"] for layer in self.layers],
       x,
-      how=self.how,
+      options=self.options,
       dtype=self.config.dtype,
     )
     return self.decoder_norm(x)
 
   def _masks(self, length, all_valid, column, prompt_valid):
-    """((mask of self-attention, of cross-attention), bias) of columns
-    [column, column + length)."""
+    """Returns the masks of self- and cross-attention, and the bias."""
     capacity = all_valid.shape[1]
     key_positions = attention.positions_from_valid(all_valid)
     positions = jax.lax.dynamic_slice_in_dim(key_positions, column, length, 1)
@@ -350,15 +393,15 @@ class ResponseDecoder(nn.Module):
     causal = (
       jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
     )
-    # Several texts may share a prompt; see `Attention.read`.
+    # Several responses may share a prompt; see `Attention.read`.
     rows, prompt = prompt_valid.shape
-    asking = all_valid.shape[0] // rows * length
-    cross = jnp.broadcast_to(prompt_valid[:, None], (rows, asking, prompt))
+    queries = all_valid.shape[0] // rows * length
+    cross = jnp.broadcast_to(prompt_valid[:, None], (rows, queries, prompt))
     return (causal[None] & all_valid[:, None], cross), bias
 
 
 class TokenEmbedder(nn.Module):
-  """The table of both stacks, under T5X's name."""
+  """The token table of both stacks."""
 
   config: T5Config
 
@@ -372,14 +415,14 @@ class TokenEmbedder(nn.Module):
       jnp.float32,
     )
 
-  def __call__(self, tokens: jax.Array) -> jax.Array:
+  def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
 
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """[..., D] -> float32 [..., V]."""
+  def logits(self, states: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    """Returns float32 logits."""
     return jnp.einsum(
       "...d,vd->...v",
-      hidden,
+      states,
       self.embedding.astype(self.config.dtype),
       preferred_element_type=jnp.float32,
     )

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one run of a compiled program does: products, memory traffic, sending.
+"""FLOPs, memory traffic and collectives of one run of a compiled program.
 
-Counted from the program's text. Compilers have a count of their own, but count
-the body of a loop once, and bytes that never leave the chip; here a loop
-counts as often as it turns, and only what lies in the device's memory is
-traffic.
+Counted from HLO text. XLA's own cost analysis counts the body of a loop once,
+and bytes that stay on the chip. Here a loop counts trip-count times, and only
+arrays in device memory are traffic.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rlaif_jax.planner import hlo_loops
 from rlaif_jax.planner import hlo_products
 from rlaif_jax.planner import hlo_text
 
-# Bytes that a device sends around a ring of n, per byte of the result.
+# Bytes that a device sends in a ring of n devices, per byte of the result.
 _SENT = {
   "all-gather": lambda n: (n - 1) / n,
   "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -26,24 +25,24 @@ _SENT = {
   "collective-permute": lambda n: 1.0,
 }
 
-# Neither read nor write; of what runs beside others, the start is counted.
+# No memory traffic. Asynchronous operations are counted at their start.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 _FREE |= {"after-all", "partition-id", "replica-id", "opt-barrier", "domain"}
 _FREE |= {"async-update", "async-done", "copy-done", "send-done", "recv-done"}
 _FREE |= {f"{kind}-done" for kind in _SENT}
 _FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "Sharding"}
 
-# The same elements under another name, shape or type.
+# The same elements with another name, shape or dtype.
 _SAME = {"bitcast", "bitcast-convert", "copy", "convert", "reshape"}
 _SAME |= {"transpose"}
 
-# Results that are operands, unchanged: (result or "", operand).
+# Results that alias an operand: (index of the result or "", operand).
 _ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-  """One kind of collective: how many, and the bytes that a device sends."""
+  """One kind of collective: its count, and the bytes that a device sends."""
 
   kind: str
   count: int
@@ -52,32 +51,31 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-  """Of one device: FLOPs, bytes that go to and from its memory, collectives
-  by kind."""
+  """FLOPs, bytes read from and written to memory, and collectives by kind."""
 
   flops: float
   bytes: float
   collectives: tuple[Collective, ...]
 
 
-def count(text: str, turns: int | None = None) -> Counts:
-  """Counts a program.
+def count(text: str, trip_count: int | None = None) -> Counts:
+  """Counts the work of a program.
 
   FLOPs are those of `hlo_products`. An operation reads its operands and writes
-  its results, those that lie in the device's memory: slices and gathers read
-  what they take, an update in place writes what is new. Of branches, the one
-  with the most traffic counts.
+  its results, as far as they are in device memory. Slices and gathers read only
+  the elements that they take, and an in-place update writes only the new ones.
+  Of the branches of a conditional, the one with the most traffic counts.
 
   Args:
-    text: HLO, of one device.
-    turns: of loops that end when the data say so; one within another turns
-      once.
+    text: HLO of one device.
+    trip_count: trip count of loops whose trip count depends on data. Such a
+      loop within another runs once.
 
   Raises:
-    ValueError: there is such a loop, and no `turns`.
+    ValueError: if there is such a loop and `trip_count` is None.
   """
   module = hlo_text.parse(text)
-  counter = _Counter(module, turns)
+  counter = _Counter(module, trip_count)
   found = counter.of_computation(module.entry, moves=True)
   return Counts(
     flops=found.flops,
@@ -93,7 +91,7 @@ def count(text: str, turns: int | None = None) -> Counts:
 
 @dataclasses.dataclass
 class _Sum:
-  """Counts that grow; `sent` has (how often, bytes) by kind."""
+  """A running sum; `sent` has (count, bytes) by kind of collective."""
 
   flops: float = 0.0
   bytes: float = 0.0
@@ -102,23 +100,23 @@ class _Sum:
   def add(self, other: _Sum, times: float = 1) -> None:
     self.flops += times * other.flops
     self.bytes += times * other.bytes
-    for kind, (often, sent) in other.sent.items():
+    for kind, (number, sent) in other.sent.items():
       mine = self.sent.get(kind, (0, 0.0))
-      self.sent[kind] = (mine[0] + times * often, mine[1] + times * sent)
+      self.sent[kind] = (mine[0] + times * number, mine[1] + times * sent)
 
 
 class _Counter:
-  """Sums of computations, each made once."""
+  """Sums of computations, each counted once and then looked up."""
 
-  def __init__(self, module: hlo_text.Module, turns: int | None):
+  def __init__(self, module: hlo_text.Module, trip_count: int | None):
     self._computations = module.computations
-    self._turns = turns
+    self._trip_count = trip_count
     self._found: dict[str, _Sum] = {}
     self._channels: set[tuple[str, str]] = set()
     self._open_loops = 0
 
   def of_computation(self, computation, *, moves: bool) -> _Sum:
-    """`moves`: its instructions go to memory; those of a fusion do not."""
+    """Counts a computation; inside a fusion nothing moves through memory."""
     if computation.name not in self._found:
       found = _Sum()
       for instruction in computation.instructions.values():
@@ -149,30 +147,33 @@ class _Counter:
         found.bytes += self._traffic(computation, instruction)
 
   def _called(self, instruction) -> hlo_text.Computation:
-    """What a call, a fusion or a start runs."""
+    """Returns the computation of a call, a fusion or an async start."""
     name = instruction.attribute("calls") or instruction.attribute("to_apply")
     return self._computations[name]
 
   def _add_loop(self, found: _Sum, computation, loop) -> None:
     body = self._computations[loop.attribute("body")]
-    turns = hlo_loops.known_turns(self._computations, computation, loop)
-    if turns is not None:
-      found.add(self.of_computation(body, moves=True), turns)
+    known = hlo_loops.known_trip_count(self._computations, computation, loop)
+    if known is not None:
+      found.add(self.of_computation(body, moves=True), known)
       return
-    if self._turns is None:
+    if self._trip_count is None:
       raise ValueError(
-        f"the loop %{loop.name} ends when its data say so; count(text, "
-        "turns=) needs a number for it"
+        f"the trip count of loop %{loop.name} depends on data; pass "
+        "trip_count to hlo_counts.count"
       )
     self._open_loops += 1
     inner = self.of_computation(body, moves=True)
     self._open_loops -= 1
-    found.add(inner, 1 if self._open_loops else self._turns)
+    found.add(inner, 1 if self._open_loops else self._trip_count)
 
   def _add_collective(self, found: _Sum, computation, instruction) -> None:
-    """The TPU compiler writes one that it spreads over several operations into
-    each of them, under the same channel; it is counted once. And it writes a
-    reduce-scatter as a computation of that name with an all-reduce inside."""
+    """Adds a collective once per channel.
+
+    The TPU compiler repeats a collective that it spreads over several
+    operations in each of them, with the same channel. It writes a
+    reduce-scatter as a computation of that name with an all-reduce inside.
+    """
     kind = instruction.op.removesuffix("-start")
     if kind not in _SENT:
       return
@@ -188,14 +189,14 @@ class _Counter:
     found.add(_Sum(sent={kind: (1, result * _SENT[kind](size))}))
 
   def _traffic(self, computation, instruction) -> float:
-    """Bytes that an instruction moves to and from the device's memory."""
+    """Bytes that an instruction reads from and writes to device memory."""
     if instruction.op in _FREE or _target(instruction) in _FREE_CALLS:
       return 0.0
     sizes = self._written(computation, instruction)
     written = {place: sizes[place] for place in _outputs(instruction)}
     read = dict.fromkeys(instruction.operands)
     if instruction.op == "fusion" and self._sends(instruction):
-      # What is on its way from others is handed on; its start counted it.
+      # Data received from other devices was counted at the start.
       for result, operand in _ALIAS.findall(instruction.attributes):
         written.pop(int(result or 0), None)
         read.pop(instruction.operands[int(operand)], None)
@@ -211,12 +212,12 @@ class _Counter:
     return moved
 
   def _sends(self, fusion) -> bool:
-    """Whether a part of a collective runs beside what a fusion computes."""
+    """Whether a fusion contains a part of a collective."""
     called = self._called(fusion)
     return any(one.op in _SENT for one in called.instructions.values())
 
   def _read(self, computation, name: str, user) -> float:
-    """Bytes of the array `name` that `user` reads."""
+    """Bytes of the array `name` that the instruction `user` reads."""
     whole = computation.instructions[name].bytes
     is_first = user.operands[0] == name
     if user.op in ("dynamic-slice", "slice", "gather") and is_first:
@@ -234,7 +235,7 @@ class _Counter:
     return min(whole, asked)
 
   def _asked(self, computation, name: str) -> float:
-    """Bytes of `name` that the rest of a fusion reads."""
+    """Bytes of `name` that the other instructions of a fusion read."""
     whole = computation.instructions[name].bytes
     if computation.root.name == name:
       return whole
@@ -248,7 +249,7 @@ class _Counter:
     return min(whole, asked)
 
   def _written(self, computation, instruction) -> list[float]:
-    """Bytes that each result takes to write."""
+    """Bytes that are written for each result."""
     operands = [computation.instructions[o] for o in instruction.operands]
     if instruction.op == "dynamic-update-slice":
       return [operands[1].bytes]
@@ -266,7 +267,7 @@ class _Counter:
     return [self._made(called, root)]
 
   def _made(self, computation, instruction) -> float:
-    """`_written` of one array in a fusion, under whatever name."""
+    """Bytes that are written for one array of a fusion, behind bitcasts."""
     if instruction.op in _SAME and instruction.operands:
       same = computation.instructions[instruction.operands[0]]
       part = self._made(computation, same) / max(1, same.bytes)
@@ -275,10 +276,10 @@ class _Counter:
 
 
 def _outputs(instruction) -> range:
-  """Places of the results that are new.
+  """Indices of the new results.
 
-  What only starts also names what it reads: a copy after its result, others
-  before.
+  The results of an asynchronous start include its operands: after the result
+  for a copy, before it for the others.
   """
   count, results = len(instruction.operands), len(instruction.results)
   if instruction.op == "copy-start":
@@ -289,13 +290,13 @@ def _outputs(instruction) -> range:
 
 
 def _target(instruction) -> str:
-  """Of a custom call."""
+  """Returns the target of a custom call, or ""."""
   found = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
   return found[1] if found else ""
 
 
 def _branches(instruction) -> list[str]:
-  """Computations of a conditional, in either way of writing them."""
+  """Returns the computations of a conditional, in either notation."""
   found = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
   if found:
     return re.findall(r"[\w.-]+", found[1])
@@ -304,7 +305,7 @@ def _branches(instruction) -> list[str]:
 
 
 def _group_size(attributes: str) -> int:
-  """Devices of a collective's group, in any of the ways HLO writes groups."""
+  """Returns the number of devices of a collective's group."""
   if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
     return int(found[2])
   if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
@@ -315,4 +316,4 @@ def _group_size(attributes: str) -> int:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
     axes = re.findall(r"'(\w+)'", found[2])
     return math.prod(int(sizes[axis]) for axis in axes)
-  return 2  # A permutation: each sends all it has.
+  return 2  # A permutation: each device sends all of its data.

@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a loop of a compiled program turns, read from its text.
+"""Trip counts of the loops of a program, from its HLO text.
 
-JAX's `scan` and `fori_loop` become a `while` that counts; the CPU's and the
-GPU's compiler write down how far, a TPU's does not.
+JAX's `scan` and `fori_loop` become a `while` with a counter. CPU and GPU
+compilers annotate it with its trip count; a TPU compiler does not.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping
+from typing import Mapping
 
 from rlaif_jax.planner import hlo_text
 
 
-def known_turns(
+def known_trip_count(
   computations: Mapping[str, hlo_text.Computation],
   computation: hlo_text.Computation,
   loop: hlo_text.Instruction,
 ) -> int | None:
-  """Turns of a loop that counts up to a number.
+  """Returns the trip count of a loop that counts up to a constant.
 
   Args:
-    computations: of the program, by name.
-    computation: in which the loop stands.
-    loop: the `while`.
+    computations: computations of the program, by name.
+    computation: the computation that contains the loop.
+    loop: the `while` instruction.
 
   Returns:
-    None where its data say when it ends.
+    None if the trip count depends on data.
   """
-  if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
-    return int(said[1])
+  if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+    return int(known[1])
   test = computations[loop.attribute("condition")]
   compared = _plain(computations, test, test.root.name)
   if compared is None or compared[0].op != "compare":
@@ -56,16 +56,22 @@ def known_turns(
   return max(0, -(-(last - first) // by))
 
 
-def _origin(computation, name: str) -> Any:
-  """The instruction whose value `name` has, under other names and copies."""
+def _origin(
+  computation: hlo_text.Computation, name: str
+) -> hlo_text.Instruction:
+  """Returns the instruction behind copies and bitcasts of its result."""
   found = computation.instructions[name]
   while found.op in ("bitcast", "copy", "convert"):
     found = computation.instructions[found.operands[0]]
   return found
 
 
-def _plain(computations, computation, name: str) -> Any:
-  """(operation, what it reads), also of one that is alone in a fusion."""
+def _plain(
+  computations: Mapping[str, hlo_text.Computation],
+  computation: hlo_text.Computation,
+  name: str,
+) -> tuple[hlo_text.Instruction, tuple[str, ...]] | None:
+  """Returns an instruction and its operands, also if it is a whole fusion."""
   found = _origin(computation, name)
   if found.op != "fusion":
     return found, found.operands
@@ -77,8 +83,8 @@ def _plain(computations, computation, name: str) -> Any:
   return inner, tuple(found.operands[int(s.argument)] for s in read)
 
 
-def _element(computation, name: str) -> int | None:
-  """Which element of the computation's one parameter a value is."""
+def _element(computation: hlo_text.Computation, name: str) -> int | None:
+  """Returns the index of a value in the computation's one parameter."""
   found = _origin(computation, name)
   if found.op != "get-tuple-element":
     return None
@@ -86,8 +92,8 @@ def _element(computation, name: str) -> int | None:
   return int(found.attribute("index")) if is_mine else None
 
 
-def _constant(computation, name: str) -> int | None:
-  """The whole number that a value is, if the text says so."""
+def _constant(computation: hlo_text.Computation, name: str) -> int | None:
+  """Returns the integer of a constant, or None for any other value."""
   found = _origin(computation, name)
   is_number = found.op == "constant" and re.fullmatch(r"-?\d+", found.argument)
   return int(found.argument) if is_number else None

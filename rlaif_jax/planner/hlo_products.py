@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs of the instructions of a compiled program.
+"""FLOPs of HLO instructions.
 
-Those of products of matrices (two for each multiplication), sums, and
-additions, multiplications and the like; no others (no exponentials).
+Counts matrix products (two per multiplication), reductions and elementwise
+arithmetic. Transcendental functions are not counted.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 
 from rlaif_jax.planner import hlo_text
 
-# One operation for each element of what comes out.
+# One operation per element of the result.
 _ELEMENTWISE = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 
 
 def flops(
   computation: hlo_text.Computation, instruction: hlo_text.Instruction
 ) -> float:
-  """Of one instruction alone, in the computation in which it stands."""
+  """Returns the FLOPs of one instruction, without those that it calls."""
   if instruction.op in _ELEMENTWISE:
     return instruction.results[0].size
   if instruction.op == "convolution":
@@ -29,7 +29,7 @@ def flops(
     return source.size - instruction.results[0].size
   if instruction.op == "dot":
     contracted = instruction.numbers("lhs_contracting_dims")
-  elif "dot_dimension_numbers" in instruction.attributes:  # A GPU's library.
+  elif "dot_dimension_numbers" in instruction.attributes:  # A GPU library call.
     found = re.search(
       r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes
     )
@@ -42,10 +42,9 @@ def flops(
 
 
 def _convolution(computation, instruction) -> float:
-  """As which a TPU's compiler writes products; its batches are places.
+  """FLOPs of a convolution, the form of a batched product on a TPU.
 
-  Of the window, only places that lie within the array count (the others are
-  zeros that nothing multiplies).
+  Window positions outside the array are zeros and are not counted.
   """
   left, right = (
     computation.instructions[name].results[0]
@@ -58,14 +57,14 @@ def _convolution(computation, instruction) -> float:
   kernel = dict(zip(labels[2], right.dims, strict=True))
   image = dict(zip(labels[1], left.dims, strict=True))
   products = 2.0 * size["b"] * size["f"] * kernel["i"]
-  places = sorted(axis for axis in labels[3] if axis.isdigit())
+  axes = sorted(axis for axis in labels[3] if axis.isdigit())
 
   def numbers(name, default):
     found = settings.get(name)
-    return found.split("x") if found else [default] * len(places)
+    return found.split("x") if found else [default] * len(axes)
 
   for axis, stride, padded, dilated, step in zip(
-    places,
+    axes,
     map(int, numbers("stride", "1")),
     numbers("pad", "0_0"),
     map(int, numbers("lhs_dilate", "1")),
@@ -74,8 +73,8 @@ def _convolution(computation, instruction) -> float:
   ):
     low = int(padded.split("_")[0])
     reached = (
-      turn * stride - low + offset * step
-      for turn in range(size[axis])
+      position * stride - low + offset * step
+      for position in range(size[axis])
       for offset in range(kernel[axis])
     )
     products *= sum(

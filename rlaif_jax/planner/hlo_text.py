@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compiled program's text (HLO), taken apart: computations, instructions.
+"""Parses HLO text into computations and instructions.
 
-Read as the compilers of JAX's CPU, GPU and TPU backends write it:
-openxla.org/xla/operation_semantics has what the operations mean.
+Reads the text that the CPU, GPU and TPU compilers of JAX write. See
+openxla.org/xla/operation_semantics for the operations.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ _NAME = re.compile(r"%([\w.-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """An array of a result. `space` 0 is the device's memory (HBM); a TPU's text
-  has other numbers for what lies on the chip or on the host."""
+  """Type and memory space of an array.
+
+  Attributes:
+    dtype: HLO's name of the dtype.
+    dims: sizes of the axes.
+    space: 0 for device memory (HBM); a TPU has other numbers for on-chip and
+      host memory.
+  """
 
   dtype: str
   dims: tuple[int, ...]
@@ -43,15 +49,15 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation.
+  """One instruction of a computation.
 
-  Fields:
-    name: of it, without the percent sign.
+  Attributes:
+    name: name without the percent sign.
     op: operation, such as "fusion".
-    results: its arrays, those of a tuple in order.
-    operands: names of what it reads.
-    argument: the text between the operation's parentheses.
-    attributes: the text after them.
+    results: the resulting arrays; several for a tuple.
+    operands: names of the operands.
+    argument: text between the parentheses of the operation.
+    attributes: text after the parentheses.
   """
 
   name: str
@@ -66,19 +72,19 @@ class Instruction:
     return sum(array.bytes for array in self.results)
 
   def attribute(self, name: str) -> str:
-    """The computation or number that an attribute names; "" if none."""
+    """Returns the computation or number of an attribute, or ""."""
     found = re.search(rf"\b{name}=%?([\w.-]+)", self.attributes)
     return found[1] if found else ""
 
   def numbers(self, name: str) -> tuple[int, ...]:
-    """An attribute such as `dimensions={0,2}`; () if there is none."""
+    """Returns the numbers of an attribute such as `dimensions={0,2}`."""
     found = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.attributes)
     return tuple(map(int, found[1].split(","))) if found and found[1] else ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-  """Instructions by name, in the order in which they run, and the last."""
+  """A computation: its instructions by name, in order, and its root."""
 
   name: str
   instructions: Mapping[str, Instruction]
@@ -86,7 +92,7 @@ class Computation:
 
   @functools.cached_property
   def parameters(self) -> Mapping[int, str]:
-    """Names of parameters by their number."""
+    """Names of the parameters by their number."""
     return {
       int(instruction.argument): name
       for name, instruction in self.instructions.items()
@@ -95,7 +101,7 @@ class Computation:
 
   @functools.cached_property
   def users(self) -> Mapping[str, list[Instruction]]:
-    """What reads the result of each name."""
+    """The instructions that read each instruction's result."""
     found: dict[str, list[Instruction]] = {
       name: [] for name in self.instructions
     }
@@ -107,17 +113,17 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-  """Computations by name, and the one that is called."""
+  """The computations of a program by name, and its entry computation."""
 
   computations: Mapping[str, Computation]
   entry: Computation
 
 
 def parse(text: str) -> Module:
-  """Takes a program's text apart.
+  """Parses the HLO text of a program.
 
   Raises:
-    ValueError: there is no computation that is called (ENTRY) in it.
+    ValueError: if the text has no ENTRY computation.
   """
   computations, entry = {}, ""
   name, instructions, root = "", {}, None
@@ -135,14 +141,14 @@ def parse(text: str) -> Module:
       root = found if begin[1] else root
   if entry not in computations:
     raise ValueError(
-      f"this is no program's text: it begins with {text[:80]!r} and has no "
-      "ENTRY computation"
+      f"the text is no HLO: it begins with {text[:80]!r} and has no ENTRY "
+      "computation"
     )
   return Module(computations, computations[entry])
 
 
 def _instruction(name: str, text: str) -> Instruction:
-  """What stands after the name of an instruction."""
+  """Parses the text after the name of an instruction."""
   end = _closing(text) if text.startswith("(") else text.index(" ")
   operation = _OPERATION.match(text, end)
   last = _closing(text, operation.end() - 1)
@@ -159,7 +165,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, begin: int = 0) -> int:
-  """Where the parenthesis ends that opens at `begin`."""
+  """Returns the position after the parenthesis that opens at `begin`."""
   depth = 0
   for place in range(begin, len(text)):
     depth += {"(": 1, ")": -1}.get(text[place], 0)
@@ -169,7 +175,7 @@ def _closing(text: str, begin: int = 0) -> int:
 
 
 def _array(found: re.Match) -> Array:
-  """Such as bf16[8,128]{1,0:T(8,128)(2,1)S(1)}."""
+  """Parses a type such as bf16[8,128]{1,0:T(8,128)(2,1)S(1)}."""
   dims = tuple(int(d) for d in found[2].split(",") if d)
   space = re.search(r"S\((\d+)\)", found[3] or "")
   return Array(found[1], dims, int(space[1]) if space else 0)

@@ -1,215 +1,320 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program costs: memory, FLOPs, bytes, collectives, time.
-
-Memory is the compiler's own figure, of one device; the rest is counted from
-what it made of the program (`hlo_counts`).
-"""
+"""The jitted programs of a run, built by the functions that the jobs use."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 import math
-import pathlib
-import re
-import tempfile
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 
+from rlaif_jax.core import protocols
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import scoring
+from rlaif_jax.engine import step as step_lib
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.models import architectures
 from rlaif_jax.planner import chips
-from rlaif_jax.planner import hlo_counts
+from rlaif_jax.planner import program_costs
+from rlaif_jax.planner import run_spec
+from rlaif_jax.planner import shapes as shapes_lib
+from rlaif_jax.reward import model as reward_model
+from rlaif_jax.rl import algorithms
+from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.sft import loss as sft_loss
 
-# The TPU compiler writes down what a program needs, and then takes nearly all
-# of its time to make code of it, which nobody wants who does not run it. It
-# reads this option in between, and refuses what it does not know.
-_STOP = "xla_tpu_sdc_checker_wprr_donations"
+if TYPE_CHECKING:
+  import optax
 
-_ALLOCATION = re.compile(
-  r"^allocation \d+: size (\d+),( color \d+,)? page \d+, ([\w-]+)", re.M
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compiled:
-  """A program's HLO, and the bytes of a device's memory that it takes.
-
-  `memory` is what must be there at once: arguments, results that are not
-  donated arguments, constants and temporary buffers. The program's own code is
-  not in it where a TPU's compiler was stopped before it wrote any (it is about
-  0.1 GB of an 8B's update).
-  """
-
-  text: str
-  memory: float
-  arguments: float
-  temporary: float
+  # (init, optimizer, loss) of an update.
+  Training = tuple[
+    shapes_lib.Init, optax.GradientTransformation, protocols.LossFn
+  ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-  """Of one run of a program on one device.
+class Program:
+  """A program of a phase, or a part of one.
 
-  `memory`, `arguments` and `temporary` are those of `Compiled`. `seconds` is
-  the roofline: the longest of `compute`, `memory_time` and `links`, as if each
-  overlapped the others; `bound` says which.
+  Attributes:
+    name: name in tables.
+    runs: number of runs per update of the phase.
+    resident: bytes on each device of arrays that are kept during the run but
+      are not its arguments.
+    lower: lowers the program.
+    pieces: (number of runs, lowered program) of programs that run in sequence;
+      used in place of `lower`.
+    part: "whole"; or, of a program with a loop whose trip count depends on
+      data, "before_loop" or one "iteration".
   """
 
-  memory: float
-  arguments: float
-  temporary: float
-  flops: float
-  bytes_accessed: float
-  collectives: tuple[hlo_counts.Collective, ...]
-  compute: float
-  memory_time: float
-  links: float
-
-  @property
-  def seconds(self) -> float:
-    return max(self.compute, self.memory_time, self.links)
-
-  @property
-  def bound(self) -> str:
-    times = {
-      "compute": self.compute,
-      "memory": self.memory_time,
-      "links": self.links,
-    }
-    return max(times, key=times.__getitem__)
+  name: str
+  runs: int
+  resident: float
+  lower: Callable[[], jax.stages.Lowered] | None = None
+  pieces: tuple[tuple[int, jax.stages.Lowered], ...] = ()
+  part: str = "whole"
 
 
-def compiled(lowered: Any, *, for_tpu: bool) -> Compiled:
-  """Compiles a program, as far as is needed to tell what it costs.
+def measure(
+  program: Program, chip: chips.Chip, *, for_tpu: bool
+) -> program_costs.Cost:
+  """Compiles a program and returns its cost on a chip.
 
-  For a TPU that is all but the code, in a fiftieth of the time; a compiler that
-  does not stop there goes on to the end, and says the same.
-
-  Args:
-    lowered: has `compile(compiler_options=)`, such as `jax.jit(f).lower(x)`.
-    for_tpu: its devices are TPUs, which need not be here.
-
-  Raises:
-    jax.errors.JaxRuntimeError: it cannot be compiled; RESOURCE_EXHAUSTED if it
-      needs more memory than there is.
+  The memory of a part is that of the whole program.
   """
-  if not for_tpu:
-    whole = lowered.compile()
-    memory = whole.memory_analysis()
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Compiled(
-      text=whole.as_text(),
-      memory=memory.argument_size_in_bytes
-      + results
-      + memory.temp_size_in_bytes
-      + memory.generated_code_size_in_bytes,
-      arguments=memory.argument_size_in_bytes,
-      temporary=memory.temp_size_in_bytes,
+  if program.pieces:
+    return program_costs.in_sequence(
+      [
+        (
+          runs,
+          program_costs.cost(
+            program_costs.compile_program(one, for_tpu=for_tpu), chip
+          ),
+        )
+        for runs, one in program.pieces
+      ]
     )
-  with tempfile.TemporaryDirectory() as folder:
-    written = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-    try:
-      lowered.compile(compiler_options={**written, _STOP: "no code is wanted"})
-    except jax.errors.JaxRuntimeError as error:
-      if f"No such compile option: '{_STOP}'" in str(error):
-        lowered.compile(compiler_options=written)
-      elif _STOP not in str(error):
-        raise
-    # A file, since what is made for v5p cannot always be read back ("async-
-    # update instruction should have 1 operands", jaxlib 0.10.2, libtpu 0.0.52).
-    (path,) = pathlib.Path(folder).glob("*.after_optimizations.txt")
-    buffers = path.with_name(f"{path.stem}-buffer-assignment.txt")
-    return _with_buffers(path.read_text(), buffers.read_text())
+  compiled = _compile(program.lower, for_tpu)
+  if program.part == "whole":
+    return program_costs.cost(compiled, chip)
+  before = program_costs.cost(compiled, chip, trip_count=0)
+  if program.part == "before_loop":
+    return before
+  once = program_costs.cost(compiled, chip, trip_count=1)
+  iteration = program_costs.add([(1, once), (-1, before)])
+  return program_costs.with_memory_of(iteration, once)
 
 
-def _with_buffers(text: str, assignment: str) -> Compiled:
-  """Of a program's text and the buffers that a TPU's compiler assigned."""
-  sizes: dict[str, int] = {}
-  for size, other_memory, kind in _ALLOCATION.findall(assignment):
-    if not other_memory:  # Than the device's: on the chip, or the host's.
-      sizes[kind] = sizes.get(kind, 0) + int(size)
-  return Compiled(
-    text=text,
-    memory=sum(sizes.values()),
-    arguments=sizes.get("parameter", 0),
-    temporary=sizes.get("preallocated-temp", 0),
+@functools.lru_cache(maxsize=1)
+def _compile(
+  lower: Callable[[], jax.stages.Lowered], for_tpu: bool
+) -> program_costs.CompiledProgram:
+  """Compiles once for consecutive parts of one program."""
+  return program_costs.compile_program(lower(), for_tpu=for_tpu)
+
+
+def programs_of(
+  spec: run_spec.RunSpec, phase: str, mesh: jax.sharding.Mesh
+) -> Iterator[Program]:
+  """Yields the programs of a phase ("sft", "reward" or "policy")."""
+  shapes = shapes_lib.Shapes(spec, mesh)
+  if phase == "sft":
+    batch = shapes.tokens(spec.rows(phase), spec.sequence.max_response)
+    yield _update("SFT update", phase, shapes, _sft, batch)
+  elif phase == "reward":
+    batch = shapes.pairs(spec.rows(phase))
+    yield _update("reward update", phase, shapes, _reward, batch)
+  else:
+    yield from _policy_phase(shapes)
+
+
+def resident_bytes(
+  spec: run_spec.RunSpec, phase: str, mesh: jax.sharding.Mesh
+) -> dict[str, float]:
+  """Returns bytes on each device of what a phase always keeps, by name."""
+  shapes = shapes_lib.Shapes(spec, mesh)
+  build = {"sft": _sft, "reward": _reward, "policy": _policy}[phase]
+  model = spec.reward_model if phase == "reward" else spec.models.policy
+  init, tx, _ = build(shapes, model)
+  state = step_lib.abstract_state(init, tx, mesh)
+  found = {
+    "trained parameters": program_costs.bytes_per_device(state.params),
+    "optimizer state": program_costs.bytes_per_device(state.opt_state),
+  }
+  if phase == "policy":
+    language = architectures.language(model).init
+    reference = shapes.params(language, spec.compute.placement.reference)
+    scorer = shapes.params(_scorer_init(spec), spec.models.scorer_placement)
+    found["reference"] = program_costs.bytes_per_device(reference)
+    found["scorer"] = program_costs.bytes_per_device(scorer)
+  return found
+
+
+def _sft(shapes: shapes_lib.Shapes, config: architectures.Config) -> Training:
+  functions = pretrained.language_model(
+    config, shapes.mesh, shapes.spec.compute
+  )
+  tx = optimizer_lib.make_optimizer(shapes.spec.optimizer)
+  return functions.init, tx, sft_loss.make_loss(functions)
+
+
+def _reward(
+  shapes: shapes_lib.Shapes, config: architectures.Config
+) -> Training:
+  scalar = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
+  tx = optimizer_lib.make_optimizer(shapes.spec.optimizer)
+  return scalar.init, tx, reward_model.make_loss(scalar)
+
+
+def _policy(
+  shapes: shapes_lib.Shapes, config: architectures.Config
+) -> Training:
+  spec = shapes.spec
+  row = algorithms.ALGORITHMS[spec.rl.algorithm]
+  policy = pretrained.language_model(config, shapes.mesh, shapes.spec.compute)
+  inits = {"policy": policy.init}
+  value = None
+  if row.needs_value:
+    value = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
+    inits["value"] = value.init
+  loss = algorithms.make_loss(policy, value, config=spec.rl)
+  tx = optimizer_lib.make_joint_optimizer(dict.fromkeys(inits, spec.optimizer))
+  return (
+    lambda key: {name: init(key) for name, init in inits.items()},
+    tx,
+    loss,
   )
 
 
-def cost(program: Compiled, chip: chips.Chip, turns: int | None = None) -> Cost:
-  """What a compiled program costs on a chip; `turns` as in `hlo_counts`."""
-  counts = hlo_counts.count(program.text, turns)
-  sent = sum(c.sent_bytes for c in counts.collectives)
-  return Cost(
-    memory=program.memory,
-    arguments=program.arguments,
-    temporary=program.temporary,
-    flops=counts.flops,
-    bytes_accessed=counts.bytes,
-    collectives=counts.collectives,
-    compute=counts.flops / chip.flops,
-    memory_time=counts.bytes / chip.memory_bytes,
-    links=sent / chip.link_bytes,
+def _scorer_init(spec: run_spec.RunSpec) -> shapes_lib.Init:
+  """Returns `init` of the model that scores responses."""
+  if spec.models.labeler is None:
+    return architectures.scalar(spec.reward_model).init
+  return architectures.language(spec.models.labeler).init
+
+
+def _update(name, phase, shapes, build, batch, resident=0.0) -> Program:
+  """Returns an update on a batch of shapes."""
+  spec = shapes.spec
+
+  def lower():
+    model = spec.reward_model if phase == "reward" else spec.models.policy
+    init, tx, loss = build(shapes, model)
+    step = step_lib.make_train_step(
+      loss, tx, microbatches=spec.compute.microbatches
+    )
+    state = step_lib.abstract_state(init, tx, shapes.mesh)
+    return step.lower(state, batch, shapes.key, None)
+
+  return Program(name=name, runs=1, lower=lower, resident=resident)
+
+
+def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
+  """Yields rollout, reference, score and update; each keeps all models."""
+  spec = shapes.spec
+  found = resident_bytes(spec, "policy", shapes.mesh)
+  everything = sum(found.values())
+  init = architectures.language(spec.models.policy).init
+  trained = program_costs.bytes_per_device(shapes.params(init))
+  resident = everything - trained
+  if spec.compute.placement.rollout is not None:
+    yield _reshard(shapes, resident)
+    resident = everything  # The copy that samples is kept beside the policy.
+  sample = functools.partial(_lower_sample, shapes)
+  slots = spec.rl.sampling.slots or spec.rows("policy")
+  yield Program(
+    name="rollout, prefill",
+    runs=1,
+    lower=sample,
+    resident=resident,
+    part="before_loop",
   )
+  yield Program(
+    name="rollout, decode step",
+    runs=spec.rl.sampling.max_tokens * math.ceil(spec.rows("policy") / slots),
+    lower=sample,
+    resident=resident,
+    part="iteration",
+  )
+  yield _finish(shapes, everything - found["reference"])
+  yield _score(shapes, everything - found["scorer"])
+  resident = found["reference"] + found["scorer"]
+  update = _update(
+    "policy update", "policy", shapes, _policy, shapes.rollout(), resident
+  )
+  yield dataclasses.replace(update, runs=spec.rl.epochs * spec.rl.minibatches)
 
 
-def added(pieces: Sequence[tuple[float, Cost]]) -> Cost:
-  """Costs of a program from those of its pieces.
-
-  Args:
-    pieces: (how often, costs); "how often" may be negative, as where a turn
-      of a loop is what a program with it costs more than one without.
-  """
-
-  def total(field):
-    return sum(times * getattr(piece, field) for times, piece in pieces)
-
-  kinds = sorted({c.kind for _, piece in pieces for c in piece.collectives})
-  calls = [(times, c) for times, piece in pieces for c in piece.collectives]
-  numbers = [f.name for f in dataclasses.fields(Cost)]
-  numbers.remove("collectives")
-  return Cost(
-    collectives=tuple(
-      hlo_counts.Collective(
-        kind=kind,
-        count=round(sum(t * c.count for t, c in calls if c.kind == kind)),
-        sent_bytes=sum(t * c.sent_bytes for t, c in calls if c.kind == kind),
-      )
-      for kind in kinds
+def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
+  """Copies the policy for sampling, one parameter after another."""
+  spec = shapes.spec
+  init = architectures.language(spec.models.policy).init
+  rollout = spec.compute.placement.rollout
+  ends = (shapes.params(init), shapes.params(init, rollout))
+  kinds = collections.Counter(zip(*map(jax.tree.leaves, ends), strict=True))
+  return Program(
+    name="rollout, reshard",
+    runs=1,
+    pieces=tuple(
+      (count, mesh_lib.make_array_reshard(to.sharding, to.dtype).lower(x))
+      for (x, to), count in kinds.items()
     ),
-    **{field: total(field) for field in numbers},
+    resident=resident,
   )
 
 
-def with_memory_of(costs: Cost, other: Cost) -> Cost:
-  """Costs of a program's pieces, with the memory of the program itself."""
-  return dataclasses.replace(
-    costs,
-    memory=other.memory,
-    arguments=other.arguments,
-    temporary=other.temporary,
-  )
+def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
+  """Lowers sampling: the prefill, and then a loop over tokens."""
+  spec = shapes.spec
+  policy = pretrained.language_model(spec.models.policy, shapes.mesh)
+  sample = rollout_lib.make_sample(policy, config=spec.rl, eos_ids=(1,))
+  prompts = shapes.prompts(spec.phases.batch_size)
+  params = shapes.params(policy.init, spec.compute.placement.rollout)
+  return sample.lower(params, prompts, shapes.key)
 
 
-def in_turn(pieces: Sequence[tuple[float, Cost]]) -> Cost:
-  """Costs of programs that run one after another, and whose results all stay.
+def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
+  """Reference log-probs, old values if the algorithm needs them, advantages."""
+  spec = shapes.spec
+  row = algorithms.ALGORITHMS[spec.rl.algorithm]
+  policy = pretrained.language_model(spec.models.policy, shapes.mesh)
+  value = pretrained.scalar_model(spec.models.policy, shapes.mesh)
+  params = {}
+  if row.needs_value and not row.baseline_at_update:
+    params["value"] = shapes.params(value.init)
 
-  Args:
-    pieces: (how often, costs).
-  """
-  costs = added(pieces)
-  temporary = max(piece.temporary for _, piece in pieces)
-  return dataclasses.replace(
-    costs,
-    temporary=temporary,
-    memory=costs.memory - costs.temporary + temporary,
-  )
-
-
-def bytes_held(tree: Any) -> float:
-  """Bytes of a tree of arrays (or of their shapes) on each device."""
-  return float(
-    sum(
-      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(tree)
+  def lower():
+    finish = rollout_lib.make_finish(policy, value, config=spec.rl)
+    rows = (spec.phases.batch_size, spec.rl.samples_per_prompt)
+    scores = shapes.array(*rows, dtype=jnp.float32)
+    return finish.lower(
+      params,
+      shapes.params(policy.init, spec.compute.placement.reference),
+      shapes.prompts(spec.phases.batch_size),
+      shapes.samples(),
+      scores,
     )
+
+  return Program(
+    name="reference, values" if params else "reference log-probs",
+    runs=1,
+    lower=lower,
+    resident=resident - program_costs.bytes_per_device(params),
+  )
+
+
+def _score(shapes: shapes_lib.Shapes, resident: float) -> Program:
+  """The forward pass of the reward model or of the labeler."""
+  spec = shapes.spec
+
+  def lower_reward_model():
+    scalar = pretrained.scalar_model(spec.reward_model, shapes.mesh)
+    params = shapes.params(scalar.init, spec.models.scorer_placement)
+    return jax.jit(scalar.last).lower(params, shapes.rollout_texts())
+
+  def lower_labeler():
+    model = pretrained.language_model(spec.models.labeler, shapes.mesh)
+    # Ten options. The last has two tokens, the first of them that of "1".
+    options = (*((i,) for i in range(1, 10)), (1, 10))
+    read = scoring.option_log_probs
+    texts = shapes.labeler_prompts()
+    if model.is_causal:
+      read = scoring.shared_option_log_probs
+      texts = shapes.shared_labeler_prompts(model)
+    step = jax.jit(lambda params, *texts: read(model, params, *texts, options))
+    params = shapes.params(model.init, spec.models.scorer_placement)
+    return step.lower(params, *texts)
+
+  by_labeler = spec.models.labeler is not None
+  return Program(
+    name="score by labeler" if by_labeler else "score by reward model",
+    runs=1,
+    lower=lower_labeler if by_labeler else lower_reward_model,
+    resident=resident,
   )

@@ -136,7 +136,7 @@ def member_rewards(
 
   def one(whole):
     if isinstance(batch, batches.GroupBatch):
-      return model.last_group(whole, batch)
+      return model.last(whole, batch)
     return model.last(whole, batch)
 
   return of_members(one, config, params)

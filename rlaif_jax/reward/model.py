@@ -29,8 +29,7 @@ def pair_rewards(
 
   One forward, in which each context is read once.
   """
-  last = model.last_packed if pairs.is_packed else model.last_group
-  rewards = last(params, pairs.texts)
+  rewards = model.last(params, pairs.texts)
   return scoring.split_pairs(rewards, pairs.label)
 
 

@@ -27,7 +27,7 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
     mask: jax.Array,
   ) -> jax.Array:
     group = scoring.join_groups(prompts, response, mask)
-    return model.last_group(params, group)
+    return model.last(params, group)
 
   return score
 

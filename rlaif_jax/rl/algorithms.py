@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Callable, Literal, Mapping
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -79,8 +80,39 @@ class RLConfig(validation.Validated):
       )
 
 
+@flax.struct.dataclass
+class Rollout:
+  """Sampled responses with the data of a policy-gradient update.
+
+  Log-probs are under the sampling distribution, softmax(logits / temperature),
+  for the policy and the reference. `values[..., t]` is the value of the state
+  before token t. Advantages and targets (of the value network) are filled in
+  last.
+  """
+
+  prompts: batches.PromptBatch
+  response: batches.Array  # [B, N, R] int32
+  mask: batches.Array  # [B, N, R] float32, 1 up to the end token, inclusive
+  log_probs: batches.Array  # [B, N, R] float32
+  ref_log_probs: batches.Array  # [B, N, R] float32
+  values: batches.Array  # [B, N, R] float32
+  score: batches.Array  # [B, N] float32
+  advantages: batches.Array | None = None  # [B, N, R] float32
+  targets: batches.Array | None = None  # [B, N, R] float32
+
+  @property
+  def texts(self) -> batches.GroupBatch:
+    """The prompts with their responses."""
+    return batches.GroupBatch(
+      prompt=self.prompts.prompt,
+      prompt_valid=self.prompts.prompt_valid,
+      response=self.response,
+      response_valid=self.mask > 0,
+    )
+
+
 Advantages = Callable[
-  [batches.Rollout, jax.Array, "RLConfig"], tuple[jax.Array, jax.Array]
+  [Rollout, jax.Array, RLConfig], tuple[jax.Array, jax.Array]
 ]
 
 
@@ -174,7 +206,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 }
 
 
-def shaped_rewards(rollout: batches.Rollout, config: RLConfig) -> jax.Array:
+def shaped_rewards(rollout: Rollout, config: RLConfig) -> jax.Array:
   """Returns token rewards [B, N, R].
 
   The score is the reward of the last real token; the KL penalty is subtracted
@@ -215,7 +247,7 @@ def make_loss(
   row = ALGORITHMS[config.algorithm]
   estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
 
-  def loss(params: Any, rollout: batches.Rollout, key: jax.Array):
+  def loss(params: Any, rollout: Rollout, key: jax.Array):
     del key  # The samples are in the rollout.
     mask, texts = rollout.mask, rollout.texts
     # Cleared before use, not after: 0 times the slope at NaN is NaN.
@@ -228,7 +260,7 @@ def make_loss(
         rollout.targets,
       )
     )
-    log_probs = scoring.group_log_probs(
+    log_probs = scoring.response_log_probs(
       policy,
       params["policy"],
       texts,
@@ -268,7 +300,7 @@ def state_values(
   value: protocols.ScalarModel, params: Any, texts: batches.GroupBatch
 ) -> jax.Array:
   """Returns the values [B, N, R] of the states before each response token."""
-  return value.states_group(params, texts)[..., :-1]
+  return value.states(params, texts)[..., :-1]
 
 
 def _reduce(

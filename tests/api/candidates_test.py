@@ -13,6 +13,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.labeling import pairwise_judge
 
@@ -64,13 +65,13 @@ def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
     tmp_path,
     sft,
     [records.Example(id=c, context=c, response="") for c in contexts],
-    lambda prompts, response, mask: mask.sum(axis=1),
+    lambda prompts, response, mask: mask.sum(axis=2),
     sampling=decode.SamplingConfig(max_tokens=4, temperature=1.0),
     batch_size=2,
     reshard=lambda params: jax.tree.map(jnp.zeros_like, params),
   )
   evaluate({"policy": sft.params}, 7)
-  rows = candidates.read_validation(str(tmp_path))[7]
+  rows = run_files.validation(str(tmp_path))[7]
   for row in rows:  # A model of zeros finds all tokens equally likely.
     uniform = -row["tokens"] * np.log(sft.config.vocab_size)
     assert row["log_prob"] == pytest.approx(uniform, rel=1e-5)

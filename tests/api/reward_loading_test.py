@@ -16,7 +16,9 @@ from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
+from rlaif_jax.core import rng
 from rlaif_jax.engine import mesh
+from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import reward_loading
 from rlaif_jax.models import architectures
@@ -94,7 +96,9 @@ def save_reward(directory, policy, seed):
   """A reward model with a head of its own on the policy's trunk."""
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
   scalar = architectures.scalar(policy.config)
-  params = reward_loading.scalar_params(scalar, policy, devices, seed)
+  params = initialization.scalar_params(
+    scalar, policy, devices, rng.key(seed, "init")
+  )
   kernel = params["head"]["kernel"]
   kernel = jax.random.normal(jax.random.key(seed), kernel.shape)
   params = {**params, "head": {**params["head"], "kernel": kernel}}
@@ -182,7 +186,9 @@ def test_a_trunk_has_no_output_layer():
   language, scalar = architectures.language(config), heads.functions(config)
   start = types.SimpleNamespace(params=testing.build(language))
   devices = mesh.make_mesh("data:1", jax.devices()[:1])
-  params = reward_loading.scalar_params(scalar, start, devices, 0)
+  params = initialization.scalar_params(
+    scalar, start, devices, rng.key(0, "init")
+  )
   assert "output" in start.params and "output" not in params["decoder"]
   wanted = jax.tree.structure(testing.build(scalar))
   assert jax.tree.structure(params) == wanted

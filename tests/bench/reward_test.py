@@ -42,7 +42,9 @@ def test_rows_of_their_own_have_the_same_rewards():
   )
   data = pairs.random_pairs(4, 12, 4, ragged=True, vocab_size=40)
   shared = reward_model.pair_rewards(model, params, data)
-  separate = reward_model.pair_rewards(reward.apart(model), params, data)
+  separate = reward_model.pair_rewards(
+    reward.repeat_prompts(model), params, data
+  )
   np.testing.assert_allclose(shared, separate, atol=1e-5)
   assert abs(np.asarray(shared[0]) - np.asarray(shared[1])).max() > 1e-3
 
@@ -54,7 +56,7 @@ def test_what_is_separate_reads_more(monkeypatch):
     seen.append(batch)
     raise StopIteration
 
-  monkeypatch.setattr(reward.pairs_lib, "timed_update", stop)
+  monkeypatch.setattr(reward.pairs_lib, "make_update", stop)
   for settings in ({}, {"padded": True}, {"separate": True}):
     with pytest.raises(StopIteration):
       reward.run(

@@ -35,12 +35,14 @@ def test_jax_variable_is_set_unless_the_cache_is_off():
 
 
 def test_a_job_prints_the_cache_dir(tmp_path):
+  environ = {k: v for k, v in os.environ.items() if k != compile_cache.JAX}
+
   def said(cache, out):
     command = [sys.executable, "-m", "rlaif_jax.main", "--job=report"]
     command += [f"--output_dir={tmp_path / out}", f"--runs_dir={tmp_path}"]
     done = subprocess.run(
       command,
-      env={**os.environ, "RLAIF_JAX_CACHE": cache},
+      env=environ | {"RLAIF_JAX_CACHE": cache},
       capture_output=True,
       text=True,
       check=False,

@@ -13,6 +13,7 @@ import pytest
 from rlaif_jax import main
 from rlaif_jax.cli import job_table
 from rlaif_jax.core import job_spec
+from rlaif_jax.engine import processes
 
 
 _TRAIN = '''
@@ -261,3 +262,31 @@ def test_help_lists_jobs_and_their_parameters(jobs, capsys):
   assert "train.num_steps: int = 3" in out
   assert "SizeConfig.width: int" in out and "InnerConfig.scale" in out
   assert "output_dir" not in out.partition("Parameters:")[2]
+
+
+@pytest.mark.parametrize(
+  "environment, is_error",
+  [
+    ({}, False),
+    ({"JAX_NUM_PROCESSES": "1"}, False),
+    ({"JAX_NUM_PROCESSES": "2"}, True),
+    ({"SLURM_NTASKS": "4"}, False),
+    ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}, True),
+  ],
+)
+def test_several_processes_need_a_multihost_job(
+  jobs, capsys, monkeypatch, environment, is_error
+):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert start("--gin.DATA_DIR=d") == (2 if is_error else 0)
+  assert ("train runs in one process" in capsys.readouterr().err) == is_error
+
+
+def test_a_multihost_job_starts_the_processes(jobs, monkeypatch):
+  spec = job_spec.JobSpec(multihost=True)
+  monkeypatch.setattr(jobs, "JOB", spec, raising=False)
+  calls = []
+  monkeypatch.setattr(processes, "start", lambda: calls.append("start"))
+  assert start("--gin.DATA_DIR=d") == 0
+  assert calls == ["start"] and len(jobs.CALLS) == 1

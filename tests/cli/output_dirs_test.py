@@ -45,22 +45,6 @@ def test_a_field_of_a_config_may_be_raised(tmp_path):
     output_dirs.claim(tmp_path, config.replace("b = inf", "b = 1"), LOOSE)
 
 
-def test_several_processes_need_a_multihost_job():
-  able = job_spec.JobSpec(multihost=True)
-  for environment, several in (
-    ({}, False),
-    ({"JAX_NUM_PROCESSES": "2"}, True),
-    ({"SLURM_NTASKS": "4"}, False),
-    ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}, True),
-    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-    ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, True),
-  ):
-    assert output_dirs.are_several(environment, "train_sft", able) == several
-    if several:
-      with pytest.raises(ValueError, match="report runs in one process"):
-        output_dirs.are_several(environment, "report", RIGID)
-
-
 def test_an_address_is_no_folder():
   with pytest.raises(ValueError, match="gs:/bucket/run, an address"):
     output_dirs.claim(pathlib.Path("gs://bucket/run"), CONFIG, RIGID)

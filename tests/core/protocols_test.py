@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 from rlaif_jax.core import protocols
@@ -32,12 +33,23 @@ def test_every_field_of_a_model_is_there_and_callable():
     assert isinstance(made, kind)
     for name, field in kind.__dataclass_fields__.items():
       value = getattr(made, name)
-      assert callable(value) or isinstance(value, int), field
+      assert callable(value) or isinstance(
+        value, int | protocols.CacheFunctions
+      ), field
+
+
+def test_a_language_model_has_at_most_eight_functions():
+  fields = dataclasses.fields(protocols.LanguageModel)
+  functions = [f.name for f in fields if "Callable" in f.type]
+  assert 6 <= len(functions) <= 8, functions
 
 
 def test_only_causal_models_read_packed_rows():
-  assert t5.functions(T5).hidden_packed is None
-  assert t5.scalar_functions(T5).last_packed is None
+  assert not t5.functions(T5).is_causal
+  assert not t5.scalar_functions(T5).is_causal
+  config = testing.tiny_decoder(7)
+  assert decoder.functions(config).is_causal
+  assert heads.functions(config).is_causal
 
 
 def test_the_scripted_backend_and_the_flax_backend_ask_alike():

@@ -60,14 +60,16 @@ def unpacked(packed):
   texts = packed.texts
   for row, place in zip(*np.nonzero(packed.weight), strict=True):
     parts = []
-    mine = texts.document[row] == place + 1
+    mine = texts.segment_ids[row] == place + 1
     for branch in (0, 1, 2):
-      parts.append(texts.tokens[row][mine & (texts.branch[row] == branch)])
+      parts.append(
+        texts.tokens[row][mine & (texts.continuation_ids[row] == branch)]
+      )
     for which in (0, 1):
-      aims = texts.owner[row] == 2 * place + which
-      np.testing.assert_array_equal(texts.target[row][aims], parts[which + 1])
+      aims = texts.response_ids[row] == 2 * place + which
+      np.testing.assert_array_equal(texts.targets[row][aims], parts[which + 1])
       # What predicts the targets, then what comes last: the text itself.
-      read = texts.tokens[row][texts.source[row][aims]]
+      read = texts.tokens[row][texts.columns[row][aims]]
       read = np.append(
         read, texts.tokens[row][texts.last[row, 2 * place + which]]
       )

@@ -138,7 +138,7 @@ def test_packed_pairs_have_the_same_loss_and_gradient(params):
 def tabular():
   """A policy that is its table [V] of logits, whatever the prompt."""
 
-  def hidden_group(params, batch):
+  def hidden(params, batch):
     return jnp.broadcast_to(params, (*batch.response.shape, params.shape[0]))
 
   def nothing(*args):
@@ -146,21 +146,15 @@ def tabular():
 
   return protocols.LanguageModel(
     init=nothing,
-    hidden=nothing,
-    hidden_group=hidden_group,
-    hidden_packed=nothing,
-    hidden_after=nothing,
-    unpack=nothing,
+    hidden=hidden,
     logits=lambda params, hidden: hidden,
     prefill=nothing,
-    extend=nothing,
+    prefill_packed=nothing,
+    decode_step=nothing,
     prepare=nothing,
-    begin=nothing,
-    widen=nothing,
-    put_row=nothing,
+    cache=None,
     vocab_size=5,
     max_length=2,
-    is_causal=True,
   )
 
 

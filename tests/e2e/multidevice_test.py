@@ -117,9 +117,11 @@ class Training:
 
 def trainings(config, mesh):
   """name -> Training of each of the four."""
-  how = architectures.Execution(split_by=mesh_lib.activation_sharding(mesh))
-  language = architectures.language(config, how)
-  scalar = architectures.scalar(config, how)
+  options = architectures.ForwardOptions(
+    activation_sharding=mesh_lib.activation_sharding(mesh)
+  )
+  language = architectures.language(config, options)
+  scalar = architectures.scalar(config, options)
 
   def build(functions, seed):
     boxed = jax.eval_shape(functions.init, jax.random.key(0))
@@ -132,7 +134,7 @@ def trainings(config, mesh):
     )
 
   template = prompts_lib.load("docstring_rating")
-  by_labeler = llm_reward.direct_scorer(
+  by_labeler = llm_reward.labeler_scorer(
     language,
     TOKENIZER,
     parts=template.pointwise_parts(),
@@ -190,7 +192,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
     score,
     config=rl,
     eos_ids=(3, 4),
-    reshard=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.make_reshard(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 

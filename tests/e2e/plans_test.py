@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plans that are shipped: what they hold fits, and at night all of it."""
+"""The shipped plans: the resident arrays fit, and nightly whole programs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 
 from rlaif_jax import main
 from rlaif_jax.cli import command_line
-from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
+from rlaif_jax.cli import resolution
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.jobs import plan_run
-from rlaif_jax.planner import planned_programs
-from rlaif_jax.planner import planned_shapes
+from rlaif_jax.planner import programs
+from rlaif_jax.planner import run_spec
+from rlaif_jax.planner import search
 from rlaif_jax.models import decoder
 from tests import testing
 from tests.house import source
@@ -43,29 +44,26 @@ def command(recipe, size, topology):
   ]
 
 
-def recipe_of(recipe, size, topology):
-  """What a plan is of, and its steps."""
+def spec_of(recipe, size, topology):
+  """The run that a recipe plans."""
   parsed = command_line.parse(command(recipe, size, topology))
   parsed = command_line.bind_parameters(parsed, plan_run.run)
   arguments = resolution.resolve(
     "plan", gin_reader.read_command(parsed), {"plan": plan_run.run}
   )
-  fields = {f.name for f in dataclasses.fields(planned_shapes.Recipe)}
-  defaults = plan_run.run.__kwdefaults__
-  settings = {k: v for k, v in {**defaults, **arguments}.items() if k in fields}
-  settings["reward_model"] = settings["model"]
-  return planned_shapes.Recipe(**settings), arguments["steps"]
+  fields = {field.name for field in dataclasses.fields(run_spec.RunSpec)}
+  return run_spec.RunSpec(**{k: arguments[k] for k in fields})
 
 
-def sft_by_hand(recipe):
-  """FLOPs of a decoder's SFT update: 8 N D, whose layers are computed again."""
-  c, rows = recipe.model, recipe.batch_size
-  response = recipe.sequence.max_response
-  columns = recipe.sequence.max_context + response
+def sft_by_hand(spec):
+  """FLOPs of a decoder's SFT update: 8 N D, with rematerialized layers."""
+  c, rows = spec.models.policy, spec.phases.batch_size
+  response = spec.sequence.max_response
+  columns = spec.sequence.max_context + response
   heads, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
   mlp = c.width * c.mlp_dim
   layer = 2 * c.width * (heads + keys) + 3 * mlp
-  # Nobody asks again for the last product of a layer.
+  # The last product of a layer is not rematerialized.
   products = (8 * layer - 2 * mlp) * rows * columns
   # Scores and their sums, of which half are masked: once, again, backward.
   products += 4 * 2 * columns**2 * heads * rows
@@ -83,22 +81,22 @@ def test_every_plan_is_listed():
   "recipe, size, topology",
   PLANS if testing.IS_NIGHT else PLANS[:1],
 )
-def test_the_models_alone_fit(recipe, size, topology):
+def test_the_resident_arrays_fit(recipe, size, topology):
   """On some mesh that the rows divide by; nothing is compiled."""
   pytest.importorskip("libtpu")
-  planned, steps = recipe_of(recipe, size, topology)
+  spec = spec_of(recipe, size, topology)
   devices = chips.devices_of(topology)
-  memory = chips.chip_of(devices[0]).memory
-  for phase in planned_shapes.PHASES:
-    if not getattr(steps, phase):
+  chip = chips.chip_of(devices[0])
+  for phase in run_spec.PHASES:
+    if not spec.phases.updates(phase):
       continue
-    meshes = [mesh_lib.make_mesh(m, devices) for m in plan_run.MESHES]
-    meshes = [mesh for mesh in meshes if not planned.misfit(phase, mesh)]
+    meshes = [mesh_lib.make_mesh(m, devices) for m in search.MESHES]
+    meshes = [mesh for mesh in meshes if not spec.indivisible(phase, mesh)]
     held = [
-      sum(planned_programs.resident(planned, phase, mesh).values())
+      sum(programs.resident_bytes(spec, phase, mesh).values())
       for mesh in meshes
     ]
-    assert min(held) < 0.8 * memory, (phase, held)
+    assert min(held) < 0.8 * chip.memory, (phase, held)
 
 
 @testing.AT_NIGHT
@@ -114,8 +112,8 @@ def test_the_real_compiler_says_that_it_fits(
   devices = len(chips.devices_of(topology))
   assert f"fits on {devices} x" in printed.out
   phases = json.loads((tmp_path / "plan.json").read_text())["phases"]
-  planned, _ = recipe_of(recipe, size, topology)
-  if "sft" in phases and isinstance(planned.model, decoder.DecoderConfig):
+  spec = spec_of(recipe, size, topology)
+  if "sft" in phases and isinstance(spec.models.policy, decoder.DecoderConfig):
     (row,) = phases["sft"][-1]["programs"]
-    expected = sft_by_hand(planned) / devices
+    expected = sft_by_hand(spec) / devices
     assert row["flops"] == pytest.approx(expected, rel=0.1)

@@ -20,6 +20,7 @@ from tests.e2e import stages
 from tests.engine import processes_test
 
 ROOT = resume_test.ROOT
+_DEVICES = "--xla_force_host_platform_device_count"
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,7 @@ def start(world, command, count, index=0, port=0, devices=1):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    "JAX_COMPILATION_CACHE_DIR": str(world.root / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": f"{resume_test.QUICK} {_DEVICES}={devices}",
   }
   if count > 1:
     environment |= {
@@ -57,7 +56,7 @@ def start_all(world, command, count):
 
 
 def finish(processes):
-  # Longer than they wait for each other, so that they say who did not come.
+  # Longer than their own timeout, which names the missing processes.
   said = [process.communicate(timeout=400)[0] for process in processes]
   for process, text in zip(processes, said, strict=True):
     assert process.returncode == 0, text
@@ -186,7 +185,7 @@ def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
   assert time.monotonic() - begin < 60
   assert first.returncode == 1, said
   assert "process 0 of 2 has lost another one" in said
-  assert "the same command continues" in said
+  assert "the same command on all hosts resumes" in said
   # A polite stop, asked of one of them, is kept by both.
   first, second = start_all(world, command, 2)
   wait_for_lines(world.root / "lost" / "metrics.jsonl", 20)

@@ -23,6 +23,8 @@ from rlaif_jax.text import tokenizers
 from tests.e2e import stages
 
 ROOT = pathlib.Path(__file__).parents[2]
+# Compilation dominates.
+QUICK = "--xla_backend_optimization_level=0"
 WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
 
 
@@ -65,7 +67,7 @@ class World:
     environment = {
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "",
+      "XLA_FLAGS": QUICK,
       "JAX_COMPILATION_CACHE_DIR": str(self.root / "cache"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

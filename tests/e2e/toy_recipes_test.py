@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each rig recipe from its file to a page, with its last arm, made small."""
+"""Each toy recipe from its file to a page, with its last arm, made small."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_small_run_of_the_recipe(path, tmp_path, monkeypatch, capsys):
   assert main.main(command) == 0, (
     f"{shlex.join(command)}: {capsys.readouterr()}"
   )
-  page = ["--job=toy_world_report", f"--runs_dir={tmp_path / 'runs'}"]
+  page = ["--job=report", f"--runs_dir={tmp_path / 'runs'}"]
   assert main.main([*page, f"--output_dir={tmp_path / 'page'}"]) == 0
   (arm,) = json.loads(
     (tmp_path / "runs" / path.stem / "result.json").read_text()

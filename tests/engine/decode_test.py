@@ -231,11 +231,11 @@ def test_a_slot_that_has_ended_goes_on_in_the_next_step(params, slots, steps):
   and seven more, all at once need 7, of ten rows."""
   rows = []
 
-  def extend(params, tokens, valid, cache):
+  def decode_step(params, tokens, valid, cache):
     jax.debug.callback(lambda: rows.append(tokens.shape[0]))
-    return FUNCTIONS.extend(params, tokens, valid, cache)
+    return FUNCTIONS.decode_step(params, tokens, valid, cache)
 
-  model = dataclasses.replace(FUNCTIONS, extend=extend)
+  model = dataclasses.replace(FUNCTIONS, decode_step=decode_step)
   tokens, valid = prompts(10)
   jax.block_until_ready(
     jax.jit(functools.partial(decode.generate, model), static_argnames=STATIC)(

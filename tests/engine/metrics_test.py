@@ -55,7 +55,7 @@ def test_the_clock_tells_the_share_of_making_batches(monkeypatch):
   clock = metrics.StepClock()
   assert clock.summary()["steps"] == 0
   for making, updating in ((50.0, 50.0), (1.0, 9.0), (3.0, 7.0)):
-    with clock.making_a_batch():
+    with clock.time_batch():
       now[0] += making
     now[0] += updating
   summary = clock.summary()

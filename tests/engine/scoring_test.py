@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
 from rlaif_jax.ops import logprobs
@@ -74,17 +75,17 @@ def test_response_log_probs_with_padding_on_both_sides(params):
 
 def test_rows_that_begin_alike_are_read_once(params):
   """Common beginning [3, 4], prefixes [5] and [6, 7], three suffixes."""
-  common = scoring.read_common(
+  common = prefix_sharing.prefill_prefix(
     FUNCTIONS,
     params,
     jnp.array([[0, 3, 4]]),
     jnp.array([[False, True, True]]),
   )
-  batch = batches.SharedBatch(
-    prefixes=jnp.array([[0, 5], [6, 7]]),
-    prefix_valid=jnp.array([[False, True], [True, True]]),
-    owner=jnp.array([1, 0, 1, 0]),
-    suffixes=jnp.array([[0, 2], [8, 3], [2, 5], [0, 0]]),
+  batch = prefix_sharing.SharedPrompts(
+    group_tokens=jnp.array([[0, 5], [6, 7]]),
+    group_valid=jnp.array([[False, True], [True, True]]),
+    group_ids=jnp.array([1, 0, 1, 0]),
+    suffix=jnp.array([[0, 2], [8, 3], [2, 5], [0, 0]]),
     suffix_valid=jnp.array([[0, 1], [1, 1], [1, 1], [0, 0]], bool),
   )
   whole = ([3, 4, 6, 7, 2], [3, 4, 5, 8, 3], [3, 4, 6, 7, 2, 5])
@@ -128,7 +129,7 @@ def test_logits_of_few_columns_at_a_time(monkeypatch, shape, at_once):
   weights = jnp.asarray(generator.normal(0, 1, shape), jnp.float32)
 
   def total(table, hidden):
-    found = scoring.log_probs_after(
+    found = scoring.target_log_probs(
       model, table, hidden, targets, temperature=0.7
     )
     return jnp.sum(found * weights), found
@@ -158,7 +159,7 @@ def test_memory_does_not_grow_with_the_vocabulary(monkeypatch):
     model = dataclasses.replace(model, **changes)
 
     def total(table, hidden, targets):
-      found = scoring.log_probs_after(model, table, hidden, targets)
+      found = scoring.target_log_probs(model, table, hidden, targets)
       return jnp.sum(found)
 
     step = jax.jit(jax.grad(total))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces of HTML pages."""
+"""Macros that all pages share: escaping, numbers, sections, tables."""
 
 from __future__ import annotations
 
@@ -32,36 +32,49 @@ def read(html):
   return found
 
 
+def render(text, **values):
+  """A page body with the shared macros."""
+  text = '{% import "parts.html" as parts %}' + text
+  return pages.environment().from_string(text).render(**values)
+
+
 def test_texts_stay_texts():
-  page = pages.page(
-    EVIL,
-    [
-      pages.section(EVIL, pages.table(("a",), [[pages.escape(EVIL)]])),
-      pages.figure("<svg></svg>", EVIL),
-    ],
+  page = render(
+    '{% extends "page.html" %}{% import "parts.html" as parts %}'
+    "{% block body %}{% call parts.section(evil) %}"
+    "{{ parts.table([evil], [[evil]]) }}{% endcall %}"
+    '{{ parts.figure("<svg></svg>", evil) }}{% endblock %}',
+    evil=EVIL,
+    title=EVIL,
   )
   found = read(page)
   assert "img" not in found.tags and "script" not in found.tags
-  assert found.text.count(EVIL) == 4
+  assert "svg" in found.tags
+  assert found.text.count(EVIL) == 6
   assert "http" not in page
 
 
 def test_numbers_have_interval_and_n():
   share = dataclasses.asdict(statistics.wilson(30, 40))
-  assert read(pages.percent(share)).text == "75.0 %[59.8, 85.8] n=40"
+  found = read(render("{{ parts.percent(e) }}", e=share))
+  assert found.text.strip() == "75.0 %[59.8, 85.8] n=40"
   mean = dataclasses.asdict(statistics.mean([1.0, 2.0, 3.0]))
-  assert read(pages.number(mean, 1)).text == "2.0[0.9, 3.1] n=3"
-  assert pages.percent(dataclasses.asdict(statistics.wilson(0, 0))) == "-"
-  assert pages.number(None) == "-"
+  found = read(render("{{ parts.number(e, 1) }}", e=mean))
+  assert found.text.strip() == "2.0[0.9, 3.1] n=3"
+  nothing = dataclasses.asdict(statistics.wilson(0, 0))
+  assert render("{{ parts.percent(e) }}", e=nothing).strip() == "-"
+  assert render("{{ parts.number(none) }}").strip() == "-"
 
 
 def test_empty_sections_say_so():
-  assert "measured nothing" in pages.section("x", "", pages.figure("", "c"))
-  assert "measured nothing" not in pages.section("x", pages.note("y"))
+  empty = '{% call parts.section("x") %} {{ parts.figure("", "c") }}'
+  assert "measured nothing" in render(empty + "{% endcall %}")
+  assert "measured nothing" not in render(empty + "y{% endcall %}")
 
 
-def test_the_head_of_a_column_stands_where_its_cells_do():
-  text = '<td class="text">words</td>'
-  table = pages.table(("a", "b", "c"), [["x", "1", text], ["y", "2", "-"]])
-  assert table.count('<th class="text">') == 1
-  assert '<th>b</th><th class="text">c</th>' in table
+def test_the_mirror_of_a_win_rate():
+  share = dataclasses.asdict(statistics.wilson(30, 40))
+  other = dataclasses.asdict(statistics.wilson(10, 40))
+  found = pages.mirror(share)
+  for key in ("value", "low", "high"):
+    assert abs(found[key] - other[key]) < 1e-12

@@ -106,8 +106,8 @@ def test_the_baseline_stands_second_and_length_is_told():
     (0.52, 0.5, "no difference"),
   ],
 )
-def test_verdicts(value, controlled, word):
-  text = report.verdict(comparison("A", "B", value, controlled))
+def test_conclusions(value, controlled, word):
+  text = report.conclusion(comparison("A", "B", value, controlled))
   assert word in text and "equal length" not in text
 
 

@@ -25,10 +25,10 @@ def policies():
 def count_first_word(params, prompts, response, mask):
   """A reward that everybody can see: how often the first word stands there."""
   del params, prompts
-  return jnp.sum((response == 4) * mask, axis=1)
+  return jnp.sum((response == 4) * mask, axis=-1)
 
 
-WORDS = toy_policies.Reward(count_first_word, None)
+WORDS = toy_policies.ToyReward(count_first_word, None)
 
 
 def test_best_of_n_by_gold_itself_is_the_best_of_gold(policies):
@@ -112,10 +112,10 @@ def test_gold_as_a_scorer_reads_each_prompt_for_all_of_its_samples(policies):
   prompts, samples = data.reference
   reward = toy_policies.gold_reward(data)
   expected = data.gold(prompts, samples)
-  found = reward(prompts, samples.response, samples.mask)
-  np.testing.assert_array_equal(found, expected)
+  found = reward(prompts, samples.response[:, None], samples.mask[:, None])
+  np.testing.assert_array_equal(found[:, 0], expected)
   # Rows 0 and 2 have one prompt, and so do 1 and 3.
-  order = np.array([0, 2, 1, 3])
+  order = np.array([[0, 2], [1, 3]])
   part = jax.tree.map(lambda x: x[:2], prompts)
   found = reward(part, samples.response[order], samples.mask[order])
   np.testing.assert_array_equal(found, expected[order])

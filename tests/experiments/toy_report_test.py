@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of a rig from rows whose means are known."""
+"""Tables of a toy world from rows whose means are known."""
 
 from __future__ import annotations
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.experiments import toy_report
 
 
@@ -61,9 +62,9 @@ def test_searches_and_proxies():
   costs = [{"arm": "one", "update_seconds": 0.002, "score_seconds": 0.01}]
   first, second = lines(toy_report.proxies(rows(), costs))
   assert first["accuracy, test pairs"] == "0.650 ± 0.050"
-  assert first["ms an update"] == "2.0"
+  assert first["ms per update"] == "2.0"
   assert first["parameters"] == "12,345"
-  assert second["ms an update"] == "-" and "nuclear ratio" not in second
+  assert second["ms per update"] == "-" and "nuclear ratio" not in second
   more = [{**row, "ece": 0.25} for row in rows()[:1]] + rows()[1:]
   first, second = lines(toy_report.proxies(more, costs))
   assert (first["ECE"], second["ECE"]) == ("0.250", "-")
@@ -99,10 +100,15 @@ def test_stages_that_nobody_ran_have_no_table():
   assert toy_report.proxies(only, []) is None
 
 
-def test_page_and_markdown():
-  page = toy_report.sections("rig <1>", rows(), [])
-  assert "rig &lt;1&gt;" in page and "five &lt;b&gt;" in page
-  assert page.count("<svg") == 2  # Trained and best of n.
-  assert "deviation" in page
-  text = toy_report.markdown((["a", "b"], [["1", "2"]]))
-  assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+def test_read_tables_figures_and_markdown(tmp_path):
+  jsonl.write_text(
+    tmp_path / "toy <1>" / "rows.jsonl",
+    "".join(jsonl.dump_row(row) + "\n" for row in rows()),
+  )
+  (toy,) = toy_report.read(tmp_path)
+  assert toy["name"] == "toy <1>" and len(toy["tables"]) == 4
+  assert ["<svg" in svg for _, svg in toy["figures"]] == [True, True]
+  text = toy_report.markdown(
+    [{"name": "toy", "tables": {"T": (["a", "b"], [["1", "2"]])}}]
+  )
+  assert text == "## toy: T\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n"

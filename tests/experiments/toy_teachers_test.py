@@ -27,7 +27,9 @@ def test_the_critic_writes_what_it_likes_and_scores_in_its_own_units():
   data = tiny_toy.data()
   critic = toy_teachers.make_critic(data, CONFIG)
   prompts, samples = data.reference
-  scores = critic.reward(prompts, samples.response, samples.mask)
+  scores = critic.reward(
+    prompts, samples.response[:, None], samples.mask[:, None]
+  )[:, 0]
   np.testing.assert_allclose([scores.mean(), scores.std()], [0, 1], atol=1e-5)
   gold = data.gold(prompts, samples)
   assert 0.5 < np.corrcoef(gold, scores)[0, 1] < 1 - 1e-6
@@ -37,7 +39,8 @@ def test_the_critic_writes_what_it_likes_and_scores_in_its_own_units():
     rows = seed_data.prompt_rows(data.world, np.arange(256))
     columns = texts.weights.shape[1]
     response = texts.tokens[:, -columns:]
-    liked.append(critic.reward(rows, response, texts.weights).mean())
+    mask = texts.weights[:, None]
+    liked.append(critic.reward(rows, response[:, None], mask).mean())
   assert abs(liked[0]) < 0.3 and liked[1] > 0.8
 
 
@@ -58,7 +61,7 @@ def test_arms_take_as_many_updates_and_end_where_they_should(student):
   # The student has read texts of all words alike.
   prompts = seed_data.prompt_rows(data.world, np.arange(4096))
   even = data.world.uniform().write(prompts.prompt, np.random.default_rng(0))
-  expected = data.score(prompts.prompt, *even).mean()
+  expected = data.score(prompts.prompt, *(x[:, None] for x in even)).mean()
   assert expected < -0.3
   assert start["gold"] == pytest.approx(expected, abs=0.3)
   for name in rows:

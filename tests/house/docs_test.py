@@ -16,7 +16,13 @@ import pytest
 from rlaif_jax import main
 from tests.house import source
 
-DOCUMENTS = sorted([*source.ROOT.glob("*.md"), *source.ROOT.glob("*/*.md")])
+DOCUMENTS = sorted(
+  [
+    *source.ROOT.glob("*.md"),
+    *source.ROOT.glob("launch/*.md"),
+    *source.ROOT.glob("docs/**/*.md"),
+  ]
+)
 SCRIPTS = sorted(source.ROOT.glob("launch/*.sh")) + [source.ROOT / ".ci/run"]
 # Folders of somebody's machine, which mean nothing to anybody else.
 PRIVATE = re.compile(r"(?<![\w./])/(work|home|root|tmp/w|Users)/\w")
@@ -77,7 +83,9 @@ def commands(path) -> list[str]:
   """`python -m rlaif_jax.main` lines in code blocks, continuations joined."""
   blocks = re.findall(r"```\w*\n(.*?)```", source.text(path), re.S)
   joined = "\n".join(blocks).replace("\\\n", " ")
-  return re.findall(r"^\W*python -m rlaif_jax\.main (.*)$", joined, re.M)
+  return re.findall(
+    r"^[\s$]*(?:[A-Z_]+=\S+ +)*python -m rlaif_jax\.main (.*)$", joined, re.M
+  )
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=source.short)
@@ -133,6 +141,7 @@ def test_scripts_pass_shellcheck(path):
 @pytest.mark.parametrize(
   "name",
   [
+    "docs.sh",
     "test.sh",
     "nightly.sh",
     "quickstart.sh",

@@ -17,7 +17,9 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import safetensors_files
 from rlaif_jax.interop import sources
 from rlaif_jax.models import decoder
+from rlaif_jax.models import architecture_options
 from tests import testing
+from tests.models import small_world_test
 
 VOCAB = 61
 
@@ -254,8 +256,19 @@ def test_older_files_say_the_same():
   )
 
 
-def test_small_worlds_own_models_have_no_public_family():
-  config = testing.tiny_decoder(13)
+@pytest.mark.parametrize(
+  "config",
+  [
+    small_world_test.CONFIG,
+    testing.tiny_decoder(
+      13,
+      architecture_options=architecture_options.ArchitectureOptions(
+        post_norms=True
+      ),
+    ),
+  ],
+)
+def test_other_models_have_no_public_family(config):
   with pytest.raises(ValueError, match="no public family"):
     decoder_tables.config_to_hf(config)
 

@@ -47,9 +47,9 @@ def test_configs(name):
   assert (config.num_heads, config.num_kv_heads) == (6, 2)
   assert config.head_dim == (8 if name == "gemma3" else 4)
   assert not config.tie_embeddings
-  assert config.variant.qkv_bias == (name == "qwen2")
-  assert config.variant.post_norms == (name == "gemma3")
-  assert config.variant.window == (16 if name == "gemma3" else 0)
+  assert config.architecture_options.qkv_bias == (name == "qwen2")
+  assert config.architecture_options.post_norms == (name == "gemma3")
+  assert config.architecture_options.window == (16 if name == "gemma3" else 0)
   params = testing.build(decoder.functions(config))
   table = gguf_tables.rules(config)
   assert {rule.ours for rule in table} == set(names.flatten(params))
@@ -104,7 +104,7 @@ def test_llama3_factors_become_the_scaling():
     plain / architecture_options.rope_frequencies(128, 5e5, scaling)
   )
   found = gguf_tables.with_rope_factors(config, factors)
-  assert found.variant.rope_scaling.factor == pytest.approx(32.0)
+  assert found.architecture_options.rope_scaling.factor == pytest.approx(32.0)
   factors[40] *= 1.1
   with pytest.raises(ValueError, match="rope_freqs.weight"):
     gguf_tables.with_rope_factors(config, factors)

@@ -14,10 +14,9 @@ from rlaif_jax.interop import sources
 from rlaif_jax.interop import t5x_files
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
-from rlaif_jax.models import architecture_options
 from tests import testing
 
-LLAMA = testing.tiny_decoder(13, variant=architecture_options.Variant())
+LLAMA = testing.tiny_decoder(13)
 T5 = t5.T5Config(
   vocab_size=13,
   width=16,
@@ -68,7 +67,7 @@ def test_t5x_there_and_back(tmp_path):
 
 def test_t5x_does_not_say_its_sizes(tmp_path):
   sources.write(str(tmp_path), "t5x", T5, arrays(T5).items())
-  with pytest.raises(ValueError, match="does not say its sizes"):
+  with pytest.raises(ValueError, match="does not store its sizes"):
     sources.open_source(str(tmp_path))
 
 
@@ -117,5 +116,5 @@ def test_nothing_known(tmp_path):
   (tmp_path / "notes.txt").write_text("hello")
   with pytest.raises(ValueError, match="expected a T5X checkpoint"):
     sources.open_source(str(tmp_path))
-  with pytest.raises(ValueError, match="does not begin with GGUF"):
+  with pytest.raises(ValueError, match="does not start with GGUF"):
     sources.open_source(str(tmp_path / "notes.txt"))

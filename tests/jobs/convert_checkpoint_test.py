@@ -20,14 +20,13 @@ from rlaif_jax.jobs import convert_checkpoint
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
-from rlaif_jax.models import architecture_options
 from tests import testing
 
 CHAT = (
   "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>\n"
   "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-LLAMA = testing.tiny_decoder(320, variant=architecture_options.Variant())
+LLAMA = testing.tiny_decoder(320)
 T5 = t5.T5Config(
   vocab_size=328,
   width=16,
@@ -136,11 +135,11 @@ def test_a_chat_template_goes_around_the_prompt(world, tmp_path):
 
 
 def test_a_tokenizer_of_another_size_is_refused(world, tmp_path):
-  bigger = testing.tiny_decoder(2000, variant=architecture_options.Variant())
+  bigger = testing.tiny_decoder(2000)
   hf_model(world, tmp_path / "hf", bigger)
   with pytest.raises(ValueError, match="320 pieces and the model 2000"):
     convert(tmp_path / "hf", tmp_path / "ours")
-  smaller = testing.tiny_decoder(319, variant=architecture_options.Variant())
+  smaller = testing.tiny_decoder(319)
   hf_model(world, tmp_path / "small", smaller)
   with pytest.raises(ValueError, match="320 pieces and the model 319"):
     convert(tmp_path / "small", tmp_path / "ours2")
@@ -159,4 +158,4 @@ def test_unknown_choices_are_named(tmp_path):
   with pytest.raises(ValueError, match="onnx"):
     convert(tmp_path, tmp_path / "ours", format="onnx")
   with pytest.raises(ValueError, match="int8"):
-    convert_checkpoint.DtypeConfig(params="int8")
+    convert_checkpoint.DtypeConfig(param_dtype="int8")

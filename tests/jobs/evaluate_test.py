@@ -51,7 +51,7 @@ def test_the_better_texts_win_on_the_common_contexts(runs):
   result = evaluate.run(
     output_dir=str(runs / "out"),
     runs_dir=str(runs),
-    responses={"SFT": "a", "better": "b"},
+    runs=evaluate.EvaluationRuns(responses={"SFT": "a", "better": "b"}),
   )
   rate = result["win_rates"]["SFT against better"]
   assert rate["value"] == 0.0 and rate["n"] == 25
@@ -68,12 +68,14 @@ def test_several_samples_of_a_context_are_refused(runs):
     evaluate.run(
       output_dir=str(runs / "out"),
       runs_dir=str(runs),
-      responses={"SFT": "c"},
+      runs=evaluate.EvaluationRuns(responses={"SFT": "c"}),
     )
 
 
 def test_an_unknown_baseline_is_an_error(runs):
   with pytest.raises(ValueError, match="baseline"):
     evaluate.run(
-      output_dir=str(runs / "out"), runs_dir=str(runs), responses={"x": "a"}
+      output_dir=str(runs / "out"),
+      runs_dir=str(runs),
+      runs=evaluate.EvaluationRuns(responses={"x": "a"}),
     )

@@ -10,15 +10,14 @@ import jax
 import pytest
 
 from rlaif_jax.data import converters
-from rlaif_jax.planner import chips
 from rlaif_jax.jobs import plan_run
-from rlaif_jax.planner import planned_shapes
+from rlaif_jax.planner import chips
+from rlaif_jax.planner import programs
 from tests import testing
-from tests.engine import programs_test
-from tests.jobs import planned_programs_test as tiny
+from tests import tiny_plan
 
 CHIP = chips.Chip(
-  name="tiny", memory=1e9, flops=1e9, memory_bytes=1e9, link_bytes=1e9
+  name="tiny", memory=1e9, flops=1e9, memory_bandwidth=1e9, link_bandwidth=1e9
 )
 
 
@@ -37,20 +36,18 @@ def chip(monkeypatch):
 @pytest.fixture
 def uncompiled(monkeypatch):
   """Every program costs the same, and nothing is compiled."""
-  found = programs_test.cost_of_ones(memory=1e6, compute=2.0)
-  monkeypatch.setattr(
-    plan_run.planned_programs, "measure", lambda *_, **__: found
-  )
+  found = tiny_plan.cost_of_ones(memory=1e6, compute=2.0)
+  monkeypatch.setattr(programs, "measure", lambda *_, **__: found)
 
 
-def plan(tmp_path, **changes):
-  recipe = tiny.recipe()
-  settings = {
-    field.name: getattr(recipe, field.name)
-    for field in dataclasses.fields(recipe)
+def plan(tmp_path, model=tiny_plan.DECODER, **changes):
+  """Plans 3600 SFT updates of the tiny models, or what `changes` says."""
+  counts = {"sft_updates": 3600, "reward_updates": 0, "policy_updates": 0}
+  run = {
+    k: changes.pop(k) for k in ("topology", "chip", "search") if k in changes
   }
-  settings["steps"] = planned_shapes.Steps(sft=3600)
-  return plan_run.run(output_dir=str(tmp_path), **{**settings, **changes})
+  settings = tiny_plan.settings(model, **{**counts, **changes})
+  return plan_run.run(output_dir=str(tmp_path), **settings, **run)
 
 
 def stored(tmp_path):
@@ -67,7 +64,7 @@ def test_a_plan_that_fits(tmp_path, chip, capsys):
   seconds = max(row["compute"], row["memory_time"], row["links"])
   assert row["seconds"] == seconds
   assert one["hours"] == pytest.approx(3600 * seconds / 3600)
-  assert row["memory"] == one["memory"] > row["held"] == 0
+  assert row["memory"] == one["memory"] > row["resident"] == 0
   out = capsys.readouterr().out
   assert "SFT update" in out and "fits; 3600 updates take" in out
   assert "data:-1: compiling SFT update\n" in out
@@ -85,8 +82,8 @@ def test_another_mesh_is_found_where_the_asked_one_does_not_fit(tmp_path, chip):
   chip(everywhere["memory"] * 0.95)
   result = plan(tmp_path, **small)
   assert result["meshes"]["sft"].startswith("fsdp:-1")
-  assert "take mesh=fsdp:-1" in result["advice"]["sft"]
-  alone = plan(tmp_path, search=False, **small)
+  assert "use mesh=fsdp:-1" in result["advice"]["sft"]
+  alone = plan(tmp_path, search="none", **small)
   assert alone["meshes"]["sft"] is None and alone["hours"] is None
 
 
@@ -95,9 +92,7 @@ def test_meshes_that_rows_do_not_divide_by_are_passed_over(
 ):
   chip(1e9)
   devices = len(jax.devices())
-  result = plan(
-    tmp_path, batch_size=devices // 2, steps=planned_shapes.Steps(sft=1)
-  )
+  result = plan(tmp_path, batch_size=devices // 2, sft_updates=1)
   assert result["meshes"]["sft"] == "fsdp:-1,model:2"
   tried = stored(tmp_path)["phases"]["sft"]
   reason = f"{devices // 2} rows do not divide by {devices} data devices"
@@ -111,8 +106,8 @@ def test_meshes_that_rows_do_not_divide_by_are_passed_over(
 
 def test_models_that_are_too_large_are_not_compiled(tmp_path, chip, capsys):
   chip(10.0)
-  result = plan(tmp_path, search=False)
-  assert "the models alone are larger" in capsys.readouterr().out
+  result = plan(tmp_path, search="none")
+  assert "the resident arrays alone are larger" in capsys.readouterr().out
   assert stored(tmp_path)["phases"]["sft"][0]["programs"] == []
   assert result["chips_needed"] > len(jax.devices())
   assert "then more chips, about" in result["advice"]["sft"]
@@ -126,8 +121,8 @@ def test_a_compiler_that_runs_out_of_memory_says_no(
   def full(*_, **__):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20G of 15G\nmore")
 
-  monkeypatch.setattr(plan_run.planned_programs, "measure", full)
-  result = plan(tmp_path, search=False)
+  monkeypatch.setattr(programs, "measure", full)
+  result = plan(tmp_path, search="none")
   (one,) = stored(tmp_path)["phases"]["sft"]
   assert one["reason"] == "SFT update: RESOURCE_EXHAUSTED: 20G of 15G"
   assert result["meshes"] == {"sft": None} and result["hours"] is None
@@ -141,7 +136,8 @@ def test_each_phase_has_its_own_mesh(tmp_path, chip, uncompiled):
     tmp_path,
     batch_size=2 * devices,
     reward_batch_size=devices // 2,
-    steps=planned_shapes.Steps(sft=1, reward=1),
+    sft_updates=1,
+    reward_updates=1,
   )
   assert result["meshes"] == {"sft": "data:-1", "reward": "fsdp:-1,model:2"}
   phases = stored(tmp_path)["phases"]
@@ -156,14 +152,14 @@ def test_all_meshes_are_tried_for_the_fastest(tmp_path, chip, monkeypatch):
     # Each mesh that is tried is faster than the one before, but the last.
     count = len(tried)
     tried.append(program.name)
-    return programs_test.cost_of_ones(
+    return tiny_plan.cost_of_ones(
       memory=1e6, compute=9.0 if count == 4 else 8.0 - count
     )
 
   tried = []
-  monkeypatch.setattr(plan_run.planned_programs, "measure", measure)
+  monkeypatch.setattr(programs, "measure", measure)
   model = testing.tiny_decoder(64, num_heads=8, num_kv_heads=8, mlp_dim=96)
-  result = plan(tmp_path, model=model, fastest=True)
+  result = plan(tmp_path, model=model, search="fastest")
   assert len(tried) == len(stored(tmp_path)["phases"]["sft"]) == 5
   assert result["meshes"] == {"sft": "fsdp:-1,model:4"}
   assert result["hours"] == stored(tmp_path)["hours"] == 5.0
@@ -176,14 +172,13 @@ def test_judged_by_another_chip(tmp_path, uncompiled):
   assert stored(tmp_path)["chip"]["memory"] == 80e9
 
 
-def test_a_tpu_that_is_not_here(tmp_path):
+def test_a_tpu_that_does_not_exist(tmp_path):
   pytest.importorskip("libtpu")
   # Heads and widths that a mesh axis of four divides.
   model = testing.tiny_decoder(64, width=32, mlp_dim=96, num_heads=4)
   result = plan(
     tmp_path,
     model=model,
-    reward_model=model,
     topology="v5e:4x4",
     mesh="fsdp:4,model:4",
     batch_size=16,
@@ -192,3 +187,9 @@ def test_a_tpu_that_is_not_here(tmp_path):
   (one,) = stored(tmp_path)["phases"]["sft"]
   (row,) = one["programs"]
   assert row["collectives"] and row["flops"] > 0 and one["fits"]
+
+
+def test_an_unknown_search_is_named(tmp_path, chip):
+  chip(1e9)
+  with pytest.raises(ValueError, match="plan.search is 'all'; use one of"):
+    plan(tmp_path, search="all")

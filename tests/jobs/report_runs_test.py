@@ -9,11 +9,12 @@ import json
 import numpy as np
 import pytest
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.jobs import report_runs
 from rlaif_jax.ops import statistics
-from tests.evaluation import audit_report_test
+from tests.evaluation import judge_report_test
 from tests.evaluation import compare_report_test
 
 
@@ -85,7 +86,7 @@ def fixture_runs(tmp_path):
     },
   )
   put(tmp_path, "more_labels", "label", {"pairs": 3})  # measured nothing
-  put(tmp_path, "grid", "eval_judge", {}, cells=audit_report_test.ROWS)
+  put(tmp_path, "grid", "eval_judge", {}, cells=judge_report_test.ROWS)
   row = {"labels": 1234, "correct": 30, "n": 40}
   put(tmp_path, "reward", "train_reward", {}, reward_accuracy=[row])
   candidate = {"step": 4, "score": 0.5, "preference": 0.75, "n": 8}
@@ -117,14 +118,14 @@ def test_every_kind_of_run_has_its_part(runs):
   assert "<scored>" not in page
   for text in (
     "AI labels",
-    "How labelers agree with people",
+    "Agreement of labelers with humans",
     "Reward models",
     "1234",
-    "4 (taken)",
+    "4 (selected)",
     "By a judge",
     "Scores of responses",
     "6.50",
-    "At one length for all",
+    "At equal length",
     "75.0 %",
   ):
     assert text in page, text
@@ -135,6 +136,30 @@ def test_only_what_was_run_is_shown(tmp_path):
   put(tmp_path, "data", "prepare", {})
   report_runs.run(output_dir=str(tmp_path / "out"), runs_dir=str(tmp_path))
   page = (tmp_path / "out" / "report.html").read_text()
-  assert "How it was made" in page and "Reward models" not in page
-  with pytest.raises(ValueError, match="holds a result.json"):
+  assert "<h2>Runs</h2>" in page and "Reward models" not in page
+  with pytest.raises(ValueError, match="has a result.json"):
     report_runs.run(output_dir="x", runs_dir=str(tmp_path / "data"))
+
+
+def test_toy_worlds_are_on_the_page_and_in_tables(tmp_path):
+  """Unfinished ones too: they have rows and no result yet."""
+  for name, gold in (("toy_a", 1.0), ("toy_b", 2.0)):
+    rows = [
+      {"arm": "one <b>", "seed": s, "stage": "policy", "step": i, "kl": 3.0 * i}
+      | {"gold": gold * i, "proxy": 1.0, "tokens": 4.0}
+      for s in (0, 1)
+      for i in range(3)
+    ]
+    jsonl.write_text(
+      tmp_path / name / "rows.jsonl",
+      "".join(jsonl.dump_row(row) + "\n" for row in rows),
+    )
+  done = report_runs.run(
+    output_dir=str(tmp_path / "report"), runs_dir=str(tmp_path)
+  )
+  assert done["runs"] == {}
+  text = (tmp_path / "report" / "tables.md").read_text()
+  assert "## toy_a: Policies" in text and "| 4.00 ± 0.00 |" in text
+  page = (tmp_path / "report" / "report.html").read_text()
+  assert "<h2>toy_b</h2>" in page and page.count("<svg") == 2
+  assert "one &lt;b&gt;" in page and "<h2>Runs</h2>" not in page

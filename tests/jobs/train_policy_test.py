@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif_jax.api import candidates
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
@@ -13,6 +12,7 @@ from rlaif_jax.data import datasets
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.rl import algorithms
@@ -43,7 +43,7 @@ def test_the_best_candidate_becomes_the_model(world, tmp_path):
   assert [row["step"] for row in result["candidates"]] in ([2, 4], [4, 2])
   best = result["candidates"][0]
   assert result["selected_step"] == best["step"] and result["prompts"] == 24
-  table = candidates.read_validation(str(tmp_path))
+  table = run_files.validation(str(tmp_path))
   assert sorted(table) == [0, 2, 4] and len(table[4]) == 4
   rows = jsonl.parse_rows(tmp_path / "metrics.jsonl", dict)
   assert len(rows) == 4 and "reward" in " ".join(rows[0])

@@ -12,7 +12,7 @@ from tests.labeling import prefixes_test
 
 
 def pack(ids, batch_size=8, bucket=8):
-  documents = packed_prompts.documents_of(ids, bucket=bucket)
+  documents = packed_prompts.make_segments(ids, bucket=bucket)
   return list(packed_prompts.pack(documents, batch_size=batch_size))
 
 
@@ -21,20 +21,21 @@ def read_back(parts):
   found = {}
   for part in parts:
     b = part.batch
-    rows = part.unpacked(8)
-    assert (rows.columns[len(part.places) :] == -1).all()
+    columns = part.columns(8)
+    assert (columns[len(part.places) :] == -1).all()
     for i, (prompt, row, number) in enumerate(part.places):
-      column = b.last[row, number]
-      document, branch = b.document[row, column], b.branch[row, column]
-      assert document > 0 and prompt not in found
-      mine = (b.document[row] == document) & (
-        (b.branch[row] == 0) | (b.branch[row] == branch)
+      column = b.columns[row, number]
+      segment = b.segment_ids[row, column]
+      assert segment > 0 and prompt not in found
+      continuation = b.continuation_ids[row, column]
+      mine = (b.segment_ids[row] == segment) & (
+        (b.continuation_ids[row] == 0)
+        | (b.continuation_ids[row] == continuation)
       )
       assert mine.nonzero()[0][-1] == column
-      found[prompt] = [*part.common, *map(int, b.tokens[row][mine])]
-      own = rows.columns[i][rows.columns[i] >= 0]
+      found[prompt] = [*part.prefix, *map(int, b.tokens[row][mine])]
+      own = columns[i][columns[i] >= 0]
       assert (b.tokens.flat[own] == b.tokens[row][mine]).all()
-      assert rows.number[i] == row * b.last.shape[1] + number
   return found
 
 
@@ -53,7 +54,7 @@ def test_any_prompts_are_whole_and_answered_once(trial):
 def test_both_orders_share_their_context():
   ids = prefixes_test.judge_prompts(random.Random(0), 50)
   parts = pack(ids, batch_size=16)
-  real = sum(int((part.batch.document > 0).sum()) for part in parts)
+  real = sum(int((part.batch.segment_ids > 0).sum()) for part in parts)
   assert real < 0.65 * sum(len(row) - 40 for row in ids)
 
 
@@ -63,8 +64,8 @@ def test_little_is_padding_and_few_programs_are_compiled():
   for _ in range(20):
     ids = prefixes_test.judge_prompts(rng, 64)
     for part in pack(ids, batch_size=32):
-      document = part.batch.document
-      shapes.add((document.shape, part.batch.last.shape))
+      document = part.batch.segment_ids
+      shapes.add((document.shape, part.batch.columns.shape))
       cells += document.size
       real += int((document > 0).sum())
   assert real > 0.8 * cells
@@ -81,9 +82,9 @@ def test_the_layout_depends_on_the_tokens_alone():
 
 def test_documents_of_one_length_are_better_padded():
   alike = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
-  assert not packed_prompts.documents_of(alike, bucket=8).differ
-  more = packed_prompts.documents_of([*alike, [1] * 90], bucket=8)
-  assert more.differ
+  assert not packed_prompts.make_segments(alike, bucket=8).is_uneven
+  more = packed_prompts.make_segments([*alike, [1] * 90], bucket=8)
+  assert more.is_uneven
 
 
 def test_none_is_none():

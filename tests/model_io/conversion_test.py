@@ -19,11 +19,10 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import sources
 from rlaif_jax.model_io import conversion
 from rlaif_jax.model_io import pretrained
-from rlaif_jax.models import architecture_options
 from rlaif_jax.models import architectures
 from tests import testing
 
-LLAMA = testing.tiny_decoder(320, variant=architecture_options.Variant())
+LLAMA = testing.tiny_decoder(320)
 SEQUENCE = converters.SequenceConfig(max_context=24, max_response=8)
 
 

@@ -12,10 +12,12 @@ from rlaif_jax.models import architecture_options
 
 
 def test_every_sixth_layer_of_a_windowed_model_sees_everything():
-  gemma = architecture_options.Variant(window=4, global_every=6)
+  gemma = architecture_options.ArchitectureOptions(window=4, global_every=6)
   assert [gemma.is_local(n) for n in range(12)] == ([True] * 5 + [False]) * 2
-  assert not architecture_options.Variant(global_every=6).is_local(0)
-  assert architecture_options.Variant(window=4).is_local(5)
+  assert not architecture_options.ArchitectureOptions(global_every=6).is_local(
+    0
+  )
+  assert architecture_options.ArchitectureOptions(window=4).is_local(5)
 
 
 def test_linear_scaling_divides_every_frequency():
@@ -67,7 +69,7 @@ def test_soft_cap():
 )
 def test_bad_fields_are_named(fields, word):
   with pytest.raises(ValueError, match=word):
-    architecture_options.Variant(**fields)
+    architecture_options.ArchitectureOptions(**fields)
 
 
 @pytest.mark.parametrize(

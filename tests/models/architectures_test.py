@@ -12,16 +12,18 @@ import optax
 import pytest
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import masked
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
+from rlaif_jax.models import small_world
 from rlaif_jax.models import t5
 from rlaif_jax.models import architecture_options
 from tests import testing
 
 VOCAB = 13
-GEMMA = architecture_options.Variant(
+GEMMA = architecture_options.ArchitectureOptions(
   qk_norm=True,
   post_norms=True,
   norm_offset=True,
@@ -48,12 +50,18 @@ def t5_config(**changes):
 
 
 FAMILIES = {
-  "llama": testing.tiny_decoder(VOCAB, variant=architecture_options.Variant()),
-  "small_world": testing.tiny_decoder(VOCAB),
-  "qwen2": testing.tiny_decoder(
-    VOCAB, variant=architecture_options.Variant(qkv_bias=True), num_kv_heads=1
+  "llama": testing.tiny_decoder(VOCAB),
+  "small_world": small_world.SmallWorldConfig(
+    **vars(testing.tiny_decoder(VOCAB)), previous_key_heads=1
   ),
-  "gemma3": testing.tiny_decoder(VOCAB, variant=GEMMA),
+  "qwen2": testing.tiny_decoder(
+    VOCAB,
+    architecture_options=architecture_options.ArchitectureOptions(
+      qkv_bias=True
+    ),
+    num_kv_heads=1,
+  ),
+  "gemma3": testing.tiny_decoder(VOCAB, architecture_options=GEMMA),
   "t5_1_1": t5_config(),
   "t5_1_0": t5_config(tie_embeddings=True, scale_logits=True, gated=False),
 }
@@ -97,7 +105,7 @@ def test_cached_reading_equals_the_full_forward(models, name):
   )
   states = [last[:, None]]
   for column in range(6, 9):
-    hidden, cache = functions.extend(
+    hidden, cache = functions.decode_step(
       params,
       both.tokens[:, column : column + 1],
       both.valid[:, column : column + 1],
@@ -120,8 +128,8 @@ def test_prepared_parameters_give_the_same_numbers(models, name):
   state, cache = functions.prefill(params, tokens[:, :6], valid[:, :6], 2)
   ready = jax.jit(functions.prepare)(params)
   more = tokens[:, 6:8], valid[:, 6:8], cache
-  slow, _ = functions.extend(params, *more)
-  fast, _ = functions.extend(ready, *more)
+  slow, _ = functions.decode_step(params, *more)
+  fast, _ = functions.decode_step(ready, *more)
   np.testing.assert_allclose(fast, slow, atol=1e-5)
   for hidden in (state, slow):
     np.testing.assert_allclose(
@@ -133,7 +141,8 @@ def test_prepared_parameters_give_the_same_numbers(models, name):
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES if "t5" not in n])
 def test_slots_change_no_sample(models, name):
-  """Columns of a slot stand in any order, windows and previous keys too."""
+  """Trap: columns of a slot are in any order, which windows and previous keys
+  must not depend on."""
   functions, params = models(name)
   ends = (1, 2, 3, 4, 5)
   tokens = jnp.asarray(np.random.default_rng(1).integers(3, VOCAB, (5, 6)))
@@ -243,20 +252,22 @@ def test_every_family_learns(models, name):
 
 def test_names():
   assert architectures.name_of(FAMILIES["llama"]) == "decoder"
+  assert architectures.name_of(FAMILIES["small_world"]) == "small_world"
   assert architectures.name_of(FAMILIES["t5_1_1"]) == "t5"
 
   @dataclasses.dataclass
   class Other:
     pass
 
-  with pytest.raises(ValueError, match="Other is no model config"):
+  with pytest.raises(ValueError, match="Other is not a model config"):
     architectures.name_of(Other())
 
 
 def gradient_of(config, remat, scan_layers=False):
   """jit of the gradient of a loss of (params, batch)."""
-  how = architectures.Execution(remat=remat, scan_layers=scan_layers)
-  functions = architectures.language(config, how)
+  compute = compute_lib.ComputeConfig(remat=remat, scan_layers=scan_layers)
+  options = architectures.ForwardOptions(compute=compute)
+  functions = architectures.language(config, options)
 
   def loss(params, both):
     log_probs = scoring.response_log_probs(functions, params, both)
@@ -279,8 +290,6 @@ def test_what_is_computed_again_changes_no_gradient(models, name):
       np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4)
   # Attention's products are made again by both, the layers' by one.
   assert products["none"] < products["dots"] < products["full"]
-  with pytest.raises(ValueError, match="remat is 'some'"):
-    architectures.Execution(remat="some")
 
 
 @pytest.mark.parametrize(
@@ -321,8 +330,9 @@ def test_a_loop_over_layers_does_not_grow_with_depth(name):
 def test_scalars_of_layers_as_a_loop_are_the_same():
   for name in ("gemma3", "t5_1_1"):
     plain = architectures.scalar(FAMILIES[name])
-    how = architectures.Execution(scan_layers=True)
-    looped = architectures.scalar(FAMILIES[name], how)
+    compute = compute_lib.ComputeConfig(scan_layers=True)
+    options = architectures.ForwardOptions(compute=compute)
+    looped = architectures.scalar(FAMILIES[name], options)
     params = testing.build(plain)
     # The head is zero at first, which would agree with anything.
     params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks, positions, grouped heads and previous keys by hand."""
+"""Masks, positions, layouts and grouped heads by hand."""
 
 from __future__ import annotations
 
@@ -46,11 +46,29 @@ def test_attend_against_loops():
       np.testing.assert_allclose(result[0, i, head], expected, rtol=1e-4)
 
 
-def test_previous_keys_skip_padding():
-  key = jnp.arange(5.0).reshape(1, 5, 1, 1) + 1
-  valid = jnp.array([[0, 1, 0, 1, 1]], bool)
-  last = jnp.full((1, 1, 1), 9.0)
-  shifted, new_last = attention.previous_keys(key, valid, last)
-  # Column 1 is the first real one: before it stands what came earlier.
-  np.testing.assert_array_equal(shifted[0, :, 0, 0], [9, 9, 2, 2, 4])
-  assert float(new_last[0, 0, 0]) == 5.0
+def test_a_layout_at_columns_and_within_a_window():
+  layout = attention.causal_layout(jnp.array([[1, 0, 1, 1]], bool))
+  np.testing.assert_array_equal(layout.positions, [[0, 0, 1, 2]])
+  near = layout.within(2).at(jnp.array([[3, 0]]))
+  assert layout.is_whole and not near.is_whole
+  np.testing.assert_array_equal(near.positions, [[2, 0]])
+  np.testing.assert_array_equal(near.key_positions, layout.key_positions)
+  np.testing.assert_array_equal(near.mask[0], [[0, 0, 1, 1], [1, 0, 0, 0]])
+
+
+def test_packed_columns_attend_to_their_prompt_and_continuation():
+  layout = attention.packed_layout(
+    jnp.array([[1, 1, 1, 2, 2, 0]]), jnp.array([[0, 1, 2, 0, 1, 0]])
+  )
+  np.testing.assert_array_equal(
+    layout.mask[0],
+    [
+      [1, 0, 0, 0, 0, 0],
+      [1, 1, 0, 0, 0, 0],
+      [1, 0, 1, 0, 0, 0],
+      [0, 0, 0, 1, 0, 0],
+      [0, 0, 0, 1, 1, 0],
+      [0, 0, 0, 0, 0, 0],
+    ],
+  )
+  np.testing.assert_array_equal(layout.positions, [[0, 1, 1, 0, 1, 0]])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.models import architectures
 from rlaif_jax.models import attention
 from rlaif_jax.models import continuations
@@ -67,8 +68,9 @@ def prompts_in_parts(monkeypatch):
   [(name, False) for name in FAMILIES] + [("gemma3", True), ("t5_1_1", True)],
 )
 def test_responses_of_one_prompt(name, scan_layers):
-  how = architectures.Execution(scan_layers=scan_layers)
-  model = architectures.language(FAMILIES[name], how)
+  compute = compute_lib.ComputeConfig(scan_layers=scan_layers)
+  options = architectures.ForwardOptions(compute=compute)
+  model = architectures.language(FAMILIES[name], options)
   both = texts()
   weights = both.weights[..., None]
 
@@ -76,7 +78,7 @@ def test_responses_of_one_prompt(name, scan_layers):
     return model.hidden(params, both) * weights
 
   def together(params):
-    hidden = model.hidden_group(params, testing.grouped(both, GROUP))
+    hidden = model.hidden(params, testing.grouped(both, GROUP))
     return hidden.reshape(weights.shape[:2] + (-1,)) * weights
 
   assert_same(apart, together, testing.build(model))
@@ -97,8 +99,8 @@ def test_scalars_of_one_prompt(name):
     return jnp.append(states, model.last(params, both)[:, None], axis=1)
 
   def together(params):
-    states = model.states_group(params, group).reshape(real.shape) * real
-    last = model.last_group(params, group).reshape(-1, 1)
+    states = model.states(params, group).reshape(real.shape) * real
+    last = model.last(params, group).reshape(-1, 1)
     return jnp.append(states, last, axis=1)
 
   assert_same(apart, together, params)
@@ -106,12 +108,12 @@ def test_scalars_of_one_prompt(name):
 
 def test_columns():
   group = testing.grouped(texts(), GROUP)
-  row = continuations.row_of(group)
+  row = continuations.pack(group)
   assert row.tokens.shape == (2, 18)
   np.testing.assert_array_equal(
-    row.branch[0], [0] * 6 + [1] * 4 + [2] * 4 + [3] * 4
+    row.continuation_ids[0], [0] * 6 + [1] * 4 + [2] * 4 + [3] * 4
   )
-  np.testing.assert_array_equal(row.document[1, :3], [0, 0, 1])
+  np.testing.assert_array_equal(row.segment_ids[1, :3], [0, 0, 1])
   np.testing.assert_array_equal(
     continuations.columns_before(group)[0],
     [5, 6, 7, 8, 5, 10, 11, 12, 5, 14, 15, 16],

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlaif_jax.models import decoder
 from rlaif_jax.models import architecture_options
+from rlaif_jax.models import architectures
+from rlaif_jax.models import decoder
+from rlaif_jax.models import small_world
 from tests import testing
 
 
@@ -29,15 +31,18 @@ def config(**changes):
   return decoder.DecoderConfig(**{**sizes, **changes})
 
 
-def variant_config(**fields):
-  return config(variant=architecture_options.Variant(**fields))
+def with_options(**fields):
+  options = architecture_options.ArchitectureOptions(**fields)
+  return config(architecture_options=options)
 
 
-VARIANTS = {
+CONFIGS = {
   "grouped": config(),
   "untied": config(tie_embeddings=False),
-  "previous_keys": variant_config(previous_key_heads=1),
-  "gemma": variant_config(
+  "previous_keys": small_world.SmallWorldConfig(
+    **vars(config()), previous_key_heads=1
+  ),
+  "gemma": with_options(
     qk_norm=True,
     post_norms=True,
     norm_offset=True,
@@ -55,7 +60,7 @@ VARIANTS = {
 
 @functools.cache
 def build(cfg, seed=0):
-  functions = testing.jitted(decoder.functions(cfg))
+  functions = testing.jitted(architectures.language(cfg))
   return functions, testing.build(functions, seed)
 
 
@@ -67,9 +72,9 @@ def random_rows(seed=0):
   return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_holes_and_padding_change_nothing(name):
-  functions, params = build(VARIANTS[name])
+  functions, params = build(CONFIGS[name])
   tokens, valid = random_rows()
   hidden = testing.all_hidden(functions, params, tokens, valid)
   for row in range(2):
@@ -80,9 +85,9 @@ def test_holes_and_padding_change_nothing(name):
     np.testing.assert_allclose(hidden[row][valid[row]], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_garbage_in_padding_changes_nothing(name):
-  functions, params = build(VARIANTS[name])
+  functions, params = build(CONFIGS[name])
   tokens, valid = random_rows()
   other = jnp.where(valid, tokens, (tokens + 5) % 13)
   a = testing.all_hidden(functions, params, tokens, valid)[valid]
@@ -90,10 +95,10 @@ def test_garbage_in_padding_changes_nothing(name):
   np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("width", [1, 3])
 def test_cached_reading_equals_the_full_forward(name, width):
-  functions, params = build(VARIANTS[name])
+  functions, params = build(CONFIGS[name])
   tokens, valid = random_rows()
   full = testing.all_hidden(functions, params, tokens, valid)
   last, cache = functions.prefill(params, tokens[:, :5], valid[:, :5], 5)
@@ -102,7 +107,7 @@ def test_cached_reading_equals_the_full_forward(name, width):
   parts = [full[:, :5]]
   for begin in range(5, 10, width):
     end = min(begin + width, 10)
-    part, cache = functions.extend(
+    part, cache = functions.decode_step(
       params, tokens[:, begin:end], valid[:, begin:end], cache
     )
     parts.append(part)
@@ -111,7 +116,7 @@ def test_cached_reading_equals_the_full_forward(name, width):
 
 
 def test_no_column_sees_the_future():
-  functions, params = build(VARIANTS["previous_keys"])
+  functions, params = build(CONFIGS["previous_keys"])
   tokens, _ = random_rows()
   valid = jnp.ones(tokens.shape, bool)
   changed = tokens.at[:, 6].set((tokens[:, 6] + 1) % 13)
@@ -122,7 +127,7 @@ def test_no_column_sees_the_future():
 
 
 def test_gradient_is_finite_with_rows_of_padding_only():
-  functions, params = build(VARIANTS["previous_keys"])
+  functions, params = build(CONFIGS["previous_keys"])
   tokens, valid = random_rows()
   valid = valid.at[0].set(False)
 
@@ -140,10 +145,6 @@ def test_gradient_is_finite_with_rows_of_padding_only():
     ({"num_kv_heads": 3}, "num_kv_heads"),
     ({"head_dim": 5}, "head_dim"),
     ({"dtype": "float16"}, "dtype"),
-    (
-      {"variant": architecture_options.Variant(previous_key_heads=3)},
-      "previous_key_heads",
-    ),
     ({"width": 0}, "width"),
   ],
 )

@@ -44,8 +44,8 @@ def test_rotary_scores_depend_on_the_distance_alone():
   k = jax.random.normal(jax.random.key(1), (1, 1, 1, 8))
 
   def score(i, j):
-    a = layers.rotary(q, layers.turns(jnp.array([[i]]), FREQUENCY, 16))
-    b = layers.rotary(k, layers.turns(jnp.array([[j]]), FREQUENCY, 16))
+    a = layers.rotary(q, layers.rotations(jnp.array([[i]]), FREQUENCY, 16))
+    b = layers.rotary(k, layers.rotations(jnp.array([[j]]), FREQUENCY, 16))
     return float(jnp.sum(a * b))
 
   np.testing.assert_allclose(score(7, 3), score(14, 10), rtol=1e-4)

@@ -135,8 +135,8 @@ def test_every_function_is_wrapped(model, params):
   np.testing.assert_array_equal(state, expected)
   more = tokens[:, :2], valid[:, :2]
   np.testing.assert_array_equal(
-    wrapped.extend(adapters, *more, cache)[0],
-    model.extend(effective, *more, their_cache)[0],
+    wrapped.decode_step(adapters, *more, cache)[0],
+    model.decode_step(effective, *more, their_cache)[0],
   )
   np.testing.assert_array_equal(
     wrapped.logits(adapters, state), model.logits(effective, expected)
@@ -146,8 +146,8 @@ def test_every_function_is_wrapped(model, params):
     wrapped.logits(ready, state), model.logits(effective, state), atol=1e-5
   )
   np.testing.assert_allclose(
-    wrapped.extend(ready, *more, cache)[0],
-    model.extend(effective, *more, their_cache)[0],
+    wrapped.decode_step(ready, *more, cache)[0],
+    model.decode_step(effective, *more, their_cache)[0],
     atol=1e-5,
   )
   fresh = wrapped.init(jax.random.key(3))

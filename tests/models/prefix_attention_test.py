@@ -12,6 +12,7 @@ import pytest
 
 from rlaif_jax.core import batches
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
 from rlaif_jax.models import attention
@@ -60,7 +61,7 @@ def test_it_equals_attention_to_copies(which, scale):
   begin_mask = jnp.asarray(masks()[which])
   found = prefix_attention.attend_after(
     query,
-    prefix_attention.Beginning(*first, begin_mask),
+    prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask),
     *own,
     mask,
     scale=scale,
@@ -80,7 +81,9 @@ def test_it_equals_attention_to_copies(which, scale):
 def test_large_scores_do_not_overflow():
   query, first, own, mask = arrays("float32")
   begin_mask = jnp.asarray(masks()["alike"])
-  beginning = prefix_attention.Beginning(first[0] * 100, first[1], begin_mask)
+  beginning = prefix_attention.Prefix(
+    cache_lib.LayerCache(first[0] * 100, first[1]), begin_mask
+  )
   found = prefix_attention.attend_after(query * 100, beginning, *own, mask)
   assert np.isfinite(found).all() and np.abs(found).max() > 0.1
 
@@ -90,7 +93,9 @@ def test_bfloat16_stays_near_float32():
   found = []
   for dtype in ("float32", "bfloat16"):
     query, first, own, mask = arrays(dtype)
-    beginning = prefix_attention.Beginning(*first, begin_mask)
+    beginning = prefix_attention.Prefix(
+      cache_lib.LayerCache(*first), begin_mask
+    )
     out = prefix_attention.attend_after(query, beginning, *own, mask)
     assert out.dtype == dtype
     found.append(out.astype(jnp.float32))
@@ -101,7 +106,7 @@ def test_nothing_is_copied_for_each_row():
   """In the compiled program no array has rows times the beginning's keys."""
   query, first, own, mask = arrays("float32")
   begin_mask = jnp.asarray(masks()["alike"])
-  beginning = prefix_attention.Beginning(*first, begin_mask)
+  beginning = prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask)
   call = jax.jit(prefix_attention.attend_after)
   text = call.lower(query, beginning, *own, mask).compile().as_text()
   assert f"[{ROWS},{KEY_HEADS},{COMMON},{CHANNELS}]" not in text
@@ -111,21 +116,19 @@ def test_nothing_is_copied_for_each_row():
 def test_columns_of_a_mask_are_taken_where_it_has_them():
   _, first, _, _ = arrays("float32")
   cache = cache_lib.Cache(
-    keys=(first[0],) * 2,
-    values=(first[1],) * 2,
-    last_keys=(first[0][:, :0, 0],) * 2,
-    places=jnp.arange(COMMON)[None],
-    column=jnp.asarray(COMMON),
-    first=jnp.asarray(COMMON),
+    layers=(cache_lib.LayerCache(*first),) * 2,
+    positions=jnp.arange(COMMON)[None],
+    next_column=jnp.asarray(COMMON),
+    first_column=jnp.asarray(COMMON),
   )
   both = [jnp.asarray(masks()[name]) for name in ("alike", "each")]
   layers = prefix_attention.of_layers(cache, both)
   assert len(layers) == 2
   alike, each = layers[1]
   columns = jnp.array([[3, 0], [1, 1], [2, 3]])
-  np.testing.assert_array_equal(alike.asked_by(columns).mask, both[0])
+  np.testing.assert_array_equal(alike.at(columns).mask, both[0])
   np.testing.assert_array_equal(
-    each.asked_by(columns).mask[0], both[1][0, jnp.array([3, 0])]
+    each.at(columns).mask[0], both[1][0, jnp.array([3, 0])]
   )
 
 
@@ -152,16 +155,16 @@ def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
     padded(prefix, 5),
     padded(suffix, 6),
   )
-  common = scoring.read_common(functions, params, *padded([begin], 7))
+  common = prefix_sharing.prefill_prefix(functions, params, *padded([begin], 7))
   found = scoring.shared_option_log_probs(
     functions,
     params,
     common,
-    batches.SharedBatch(
-      prefixes=prefixes,
-      prefix_valid=prefix_valid,
-      owner=jnp.array(owner),
-      suffixes=suffixes,
+    prefix_sharing.SharedPrompts(
+      group_tokens=prefixes,
+      group_valid=prefix_valid,
+      group_ids=jnp.array(owner),
+      suffix=suffixes,
       suffix_valid=suffix_valid,
     ),
     OPTIONS,
@@ -191,36 +194,33 @@ def test_packed_prompts_are_prompts_alone(name, begin):
   row = np.concatenate([*parts, [0, 0]]).astype(np.int32)
   document = np.repeat([1, 1, 1, 2, 2, 0], [4, 2, 3, 0, 5, 2])
   branch = np.repeat([0, 1, 2, 0, 1, 0], [4, 2, 3, 0, 5, 2])
-  packed = batches.PackedPrompts(
+  packed = batches.PackedBatch(
     tokens=np.stack([row, 0 * row]),
-    document=np.stack([document, 0 * document]),
-    branch=np.stack([branch, 0 * branch]),
-    last=np.array([[5, 8, 13, 0], [0, 0, 0, 0]]),
+    segment_ids=np.stack([document, 0 * document]),
+    continuation_ids=np.stack([branch, 0 * branch]),
+    columns=np.array([[5, 8, 13, 0], [0, 0, 0, 0]]),
   )
   options = ((4,), (7,), (5,))
   # The beginning is padded to eight.
   padded = np.pad(first, (8 - begin, 0))[None]
-  common = scoring.read_common(
+  common = prefix_sharing.prefill_prefix(
     functions, params, padded, np.arange(8)[None] >= 8 - begin
   )
   found = scoring.packed_option_log_probs(
     functions, params, common, packed, options
   )
-  unpacked = batches.Unpacked(
-    number=np.array([2, 0, 1, 3]),
-    columns=np.array(
-      [
-        [9, 10, 11, 12, 13, -1, -1],
-        [0, 1, 2, 3, 4, 5, -1],
-        [0, 1, 2, 3, 6, 7, 8],
-        [-1] * 7,
-      ]
-    ),
+  columns = np.array(
+    [
+      [9, 10, 11, 12, 13, -1, -1],
+      [0, 1, 2, 3, 4, 5, -1],
+      [0, 1, 2, 3, 6, 7, 8],
+      [-1] * 7,
+    ]
   )
   keys = decode.row_keys(jax.random.key(0), np.arange(4))
   write = dict(config=decode.SamplingConfig(max_tokens=5), eos_ids=(1,))
   drawn = decode.generate_packed(
-    functions, params, common, packed, unpacked, keys, **write
+    functions, params, common, packed, columns, keys, **write
   )
   assert drawn.mask[3].sum() == 1  # It only fills the batch.
   for number, own in enumerate(([0, 1], [0, 2], [3, 4])):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from rlaif_jax.planner import hlo_counts
-from tests.engine import hlo_loops_test as loops
+from tests.planner import hlo_loops_test as loops
 
 OTHERS = """
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -149,7 +149,7 @@ def test_a_reduce_scatter_as_the_tpu_compiler_writes_it():
   assert (one.kind, one.sent_bytes) == ("reduce-scatter", 3 * 8.0)
 
 
-def test_a_loop_counts_as_often_as_it_turns():
+def test_a_loop_counts_trip_count_times():
   layers, width, rows = 7, 32, 64
 
   def loss(w, x, unroll):
@@ -173,15 +173,15 @@ def test_a_loop_counts_as_often_as_it_turns():
   assert loop.cost_analysis()["flops"] < expected.flops / 2
 
 
-def test_a_loop_that_ends_when_its_data_say_so_needs_a_number():
+def test_a_loop_of_unknown_trip_count_needs_a_number():
   text = loops.counter("parameter(1)")
-  with pytest.raises(ValueError, match="the loop %w ends when its data say so"):
+  with pytest.raises(ValueError, match="the trip count of loop %w"):
     hlo_counts.count(text)
-  assert hlo_counts.count(text, turns=0).flops == 0
-  assert hlo_counts.count(text, turns=3).flops == 3 * (4 + 1)
+  assert hlo_counts.count(text, trip_count=0).flops == 0
+  assert hlo_counts.count(text, trip_count=3).flops == 3 * (4 + 1)
 
 
-def test_a_loop_of_unknown_turns_within_another_turns_once():
+def test_a_loop_of_unknown_trip_count_within_another_runs_once():
   def until(x):
     def outer(x):
       inner = jax.lax.while_loop(lambda y: y[0] < 9, lambda y: y + 1, x)
@@ -190,7 +190,7 @@ def test_a_loop_of_unknown_turns_within_another_turns_once():
     return jax.lax.while_loop(lambda x: x[1] < 99, outer, x)
 
   text = compiled(until, (64,)).as_text()
-  once, many = (hlo_counts.count(text, turns=n).flops for n in (1, 5))
+  once, many = (hlo_counts.count(text, trip_count=n).flops for n in (1, 5))
   assert once >= 2 * 64
   assert many == pytest.approx(5 * once, rel=0.05)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns of loops, from text and from what compilers write."""
+"""Trip counts of loops, in text and in the output of compilers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENTRY %main (p: f32[4]) -> (s32[], f32[4]) {{
 
 
 def counter(limit, **changes):
-  """A loop from 2 to `limit`, each turn of which is five additions."""
+  """A loop from 2 to `limit`, each iteration of which is five additions."""
   settings = {
     "limit": limit,
     "direction": "LT",
@@ -51,7 +51,7 @@ def counter(limit, **changes):
   return LOOP.format(**{**settings, **changes})
 
 
-def turns(text):
+def trip_count(text):
   module = hlo_text.parse(text)
   ((computation, loop),) = (
     (computation, one)
@@ -59,21 +59,21 @@ def turns(text):
     for one in computation.instructions.values()
     if one.op == "while"
   )
-  return hlo_loops.known_turns(module.computations, computation, loop)
+  return hlo_loops.known_trip_count(module.computations, computation, loop)
 
 
 @pytest.mark.parametrize(
   "limit, step, expected", [(12, 1, 10), (12, 3, 4), (2, 1, 0), (1, 1, 0)]
 )
-def test_turns_are_read_from_what_a_loop_counts_to(limit, step, expected):
-  assert turns(counter(f"constant({limit})", step=step)) == expected
+def test_trip_counts_of_counters(limit, step, expected):
+  assert trip_count(counter(f"constant({limit})", step=step)) == expected
   swapped = counter(f"constant({limit})", step=step, added="%one, %kept")
-  assert turns(swapped) == expected
+  assert trip_count(swapped) == expected
 
 
-def test_turns_that_the_compiler_says():
+def test_annotated_trip_counts():
   said = ', backend_config={"known_trip_count":{"n":"6"}}'
-  assert turns(counter("parameter(1)", said=said)) == 6
+  assert trip_count(counter("parameter(1)", said=said)) == 6
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_turns_that_the_compiler_says():
   ],
 )
 def test_of_other_loops_nothing_is_known(changes):
-  assert turns(counter(**{"limit": "constant(12)", **changes})) is None
+  assert trip_count(counter(**{"limit": "constant(12)", **changes})) is None
 
 
-def test_turns_of_loops_that_jax_makes():
+def test_trip_counts_of_the_loops_of_jax():
   def scan(x):
     return jax.lax.scan(lambda x, _: (jnp.sin(x), None), x, length=70)[0]
 
@@ -100,4 +100,4 @@ def test_turns_of_loops_that_jax_makes():
 
   for function, expected in ((scan, 70), (until, None)):
     text = jax.jit(function).lower(jnp.zeros(4)).compile().as_text()
-    assert turns(text) == expected
+    assert trip_count(text) == expected

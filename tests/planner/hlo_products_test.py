@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from rlaif_jax.planner import hlo_counts
-from tests.engine import hlo_counts_test as counts
+from tests.planner import hlo_counts_test as counts
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_sum_is_an_addition_less_than_its_numbers():
   assert found.flops == 8 * 31
 
 
-def test_flops_are_the_compilers_where_nothing_turns():
+def test_flops_are_the_compilers_without_loops():
   def loss(w, x):
     hidden = jnp.maximum(jnp.einsum("bsd,dhk->bhsk", x, w), 0.0)
     return jnp.sum(jnp.einsum("bhsk,bhtk->bhst", hidden, hidden) ** 2)

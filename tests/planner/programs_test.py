@@ -1,170 +1,301 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Costs of compiled programs against counts by hand."""
+"""Programs of a plan: all of them compile, and cost what a hand count says."""
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import time
-import types
+import math
+import re
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.data import converters
 from rlaif_jax.planner import chips
+from rlaif_jax.engine import decode
 from rlaif_jax.planner import hlo_counts
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.planner import programs
+from rlaif_jax.planner import run_spec
+from rlaif_jax.models import architectures
+from tests import testing
+from tests import tiny_plan
 
-CHIP = chips.Chip(
-  name="slow", memory=1e9, flops=1e6, memory_bytes=1e6, link_bytes=1e5
-)
+CHIP = chips.CHIPS["TPU v5 lite"]
+DECODER, T5 = tiny_plan.DECODER, tiny_plan.T5
 
 
-def test_a_tpus_compiler_stops_where_it_knows_enough():
-  """And says what it says when it goes on to the end."""
+def planned(spec, phase, text="data:2,fsdp:2,model:2"):
+  mesh = mesh_lib.make_mesh(text, jax.devices()[:8])
+  found = programs.programs_of(spec, phase, mesh)
+  return {program.name: program for program in found}
+
+
+def cost_of(program):
+  return programs.measure(program, CHIP, for_tpu=False)
+
+
+def test_an_update_costs_six_flops_per_parameter_and_token():
+  """6 N D and attention, as in appendix D of arXiv:2001.08361 and B of PaLM."""
+  rows, length, response = 16, 64, 16
+  c = testing.tiny_decoder(
+    256, width=128, mlp_dim=512, num_heads=4, num_kv_heads=4, head_dim=32
+  )
+  cost = cost_of(planned(tiny_plan.spec(c), "sft", "data:8")["SFT update"])
+  per_layer = 4 * c.width * c.num_heads * c.head_dim + 3 * c.width * c.mlp_dim
+  products = c.num_layers * per_layer * rows * length
+  # Logits exist for the response alone; scores and their sums for all pairs.
+  products += c.width * c.vocab_size * rows * response
+  products += c.num_layers * 2 * rows * length**2 * c.num_heads * c.head_dim
+  assert cost.flops == pytest.approx(3 * 2 * products / 8, rel=0.1)
+
+
+def test_products_that_a_tpu_overlaps_with_gathers_are_counted_whole():
+  """The compiler hides them in loops where parameters are split."""
   pytest.importorskip("libtpu")
-  mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:2x2"))
-  split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
-  a = jax.ShapeDtypeStruct((512, 256), jnp.float32, sharding=split)
-  step = jax.jit(lambda a: jnp.sort(a @ a.T), out_shardings=whole)
-  lowered = step.lower(a)
-  begin = time.monotonic()
-  found = programs.compiled(lowered, for_tpu=True)
-  took = time.monotonic() - begin
-  end = lowered.compile()
-  assert took < 0.5 * (time.monotonic() - begin - took)
-  expected = programs.compiled(
-    types.SimpleNamespace(compile=lambda: end), for_tpu=False
+  rows, length, response = 64, 512, 64
+  c = testing.tiny_decoder(
+    1024, width=1024, mlp_dim=4096, num_heads=8, num_kv_heads=8, head_dim=128
   )
-  assert found.arguments == expected.arguments == 512 * 256
-  assert found.temporary == pytest.approx(expected.temporary, abs=1e5)
-  code = end.memory_analysis().generated_code_size_in_bytes
-  assert found.memory == pytest.approx(expected.memory - code, abs=1e5)
-  costs = [programs.cost(one, CHIP) for one in (found, expected)]
-  assert costs[0].collectives == costs[1].collectives != ()
-  assert costs[0].flops == costs[1].flops == 2 * 512 * 512 * 256 / 4
-  assert costs[0].bytes_accessed == costs[1].bytes_accessed
+  c = dataclasses.replace(c, num_layers=1, dtype="bfloat16", max_length=1024)
+  sequence = converters.SequenceConfig(
+    max_context=length - response, max_response=response
+  )
+  settings = tiny_plan.spec(c, sequence=sequence, batch_size=rows)
+  mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:4x4"))
+  (program,) = programs.programs_of(settings, "sft", mesh)
+  cost = programs.measure(program, CHIP, for_tpu=True)
+  products = 4 * c.width**2 + 3 * c.width * c.mlp_dim
+  products *= rows * length
+  products += c.width * c.vocab_size * rows * response
+  products += 2 * rows * length**2 * c.width / 2  # Half are masked.
+  assert cost.flops == pytest.approx(3 * 2 * products / 16, rel=0.1)
+  # The compiler's own count sees a loop's body once.
+  counted = program.lower().compile().cost_analysis()
+  assert counted["flops"] < 0.8 * cost.flops
 
 
-class Compiler:
-  """Writes what a TPU's compiler writes, and then stops or does not."""
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_every_program_of_every_phase_compiles(model):
+  names, costs = [], {}
+  for phase in run_spec.PHASES:
+    found = planned(tiny_plan.spec(model), phase)
+    names += found
+    costs |= {name: cost_of(program) for name, program in found.items()}
+  assert names == [
+    "SFT update",
+    "reward update",
+    "rollout, prefill",
+    "rollout, decode step",
+    "reference log-probs",
+    "score by reward model",
+    "policy update",
+  ]
+  assert found["rollout, decode step"].runs == 12
+  for name in ("rollout, decode step", "policy update", "reward update"):
+    cost = costs[name]
+    assert cost.flops > 0 and cost.memory > cost.arguments > 0
+    assert cost.collectives
 
-  def __init__(self, ends):
-    self.ends, self.options = ends, []
 
-  def compile(self, compiler_options):
-    self.options.append(compiler_options)
-    if error := self.ends(compiler_options):
-      raise jax.errors.JaxRuntimeError(error)
-    folder = pathlib.Path(compiler_options["xla_dump_to"])
-    (folder / "m.after_optimizations.txt").write_text("HLO")
-    (folder / "m.after_optimizations-buffer-assignment.txt").write_text(
-      """BufferAssignment:
-allocation 0: size 100, page 0, parameter 0, shape |f32[25]| at ShapeIndex {}:
- value: <134 param.4 @0> (size=100,offset=0): f32[25]{0:T(256)}
-allocation 1: size 20, page 0, maybe-live-out:
-allocation 2: size 8, page 0, constant:
-allocation 3: size 1000, color 1, page 0, preallocated-temp:
-allocation 4: size 300, page 0, preallocated-temp:
-"""
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_the_labeler_may_score_in_the_loop(model):
+  found = planned(tiny_plan.spec(model, labeler=model), "policy")
+  assert "score by reward model" not in found
+  cost = cost_of(found["score by labeler"])
+  if model is DECODER:
+    # Of the second layer all columns have keys and values alone.
+    parameters = (4 * 32 * 32 + 3 * 32 * 96) + 2 * 32 * 32
+    # Twice the parameters per token, half of them on a device of the model
+    # axis; the constant text was read before.
+    assert cost.flops > 2 * parameters * 16 * (48 + 12) / 8
+
+
+def test_microbatches_are_counted_whole():
+  one, two = (
+    cost_of(
+      planned(tiny_plan.spec(microbatches=n), "sft", "data:8")["SFT update"]
     )
-
-
-def test_what_a_tpus_compiler_assigned():
-  compiler = Compiler(lambda options: "")
-  found = programs.compiled(compiler, for_tpu=True)
-  assert (found.text, found.memory) == ("HLO", 100 + 20 + 8 + 300)
-  assert (found.arguments, found.temporary) == (100, 300)
-  assert len(compiler.options) == 1
-
-
-def test_a_compiler_that_does_not_know_where_to_stop_goes_on():
-  def refuses(options):
-    names = [name for name in options if not name.startswith("xla_dump_")]
-    return names and f"INVALID_ARGUMENT: No such compile option: '{names[0]}'"
-
-  compiler = Compiler(refuses)
-  assert programs.compiled(compiler, for_tpu=True).memory == 428
-  assert len(compiler.options) == 2
-
-
-def test_other_errors_of_the_compiler_are_the_callers():
-  compiler = Compiler(lambda options: "RESOURCE_EXHAUSTED: 20G of 15G")
-  with pytest.raises(jax.errors.JaxRuntimeError, match="20G of 15G"):
-    programs.compiled(compiler, for_tpu=True)
-
-
-def test_a_product_split_over_devices():
-  mesh = mesh_lib.make_mesh("model:8", jax.devices()[:8])
-  spec = jax.sharding.PartitionSpec
-  across = jax.sharding.NamedSharding(mesh, spec(None, "model"))
-  down = jax.sharding.NamedSharding(mesh, spec("model", None))
-  everywhere = jax.sharding.NamedSharding(mesh, spec())
-  a = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=across)
-  b = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=down)
-  step = jax.jit(lambda a, b: a @ b, out_shardings=everywhere)
-  cost = programs.cost(programs.compiled(step.lower(a, b), for_tpu=False), CHIP)
-  # An eighth of the products on each device, and one sum of the results.
-  assert cost.flops == pytest.approx(2 * 16 * 64 * 32 / 8, rel=0.1)
-  (one,) = cost.collectives
-  assert one.kind == "all-reduce"
-  assert one.sent_bytes == pytest.approx(2 * 7 / 8 * 4 * 16 * 32)
-  assert cost.arguments == 4 * (16 * 64 + 64 * 32) / 8
-  assert cost.memory >= cost.arguments + 4 * 16 * 32
-  assert cost.compute == cost.flops / 1e6
-  assert cost.links == one.sent_bytes / 1e5
-  assert cost.seconds == max(cost.compute, cost.memory_time, cost.links)
-  times = (cost.compute, cost.memory_time, cost.links)
-  assert cost.bound == ("compute", "memory", "links")[int(np.argmax(times))]
-
-
-def cost_of_ones(**changes):
-  """A Cost whose numbers are 1 but for the changes."""
-  fields = [f.name for f in dataclasses.fields(programs.Cost)]
-  return programs.Cost(
-    **{**dict.fromkeys(fields, 1.0), "collectives": (), **changes}
+    for n in (1, 2)
   )
+  assert two.flops == pytest.approx(one.flops, rel=0.1)
+  assert two.temporary < one.temporary
 
 
-def test_pieces_add_up_and_keep_the_memory_of_the_whole():
-  whole = cost_of_ones(memory=9.0)
-  one = hlo_counts.Collective(kind="all-gather", count=2, sent_bytes=5.0)
-  two = hlo_counts.Collective(kind="all-gather", count=3, sent_bytes=7.0)
-  shallow = dataclasses.replace(whole, flops=3.0, collectives=(one,))
-  deeper = dataclasses.replace(whole, memory=2.0, flops=4.0, collectives=(two,))
-  found = programs.added([(-2, shallow), (3, deeper)])
-  assert (found.memory, found.flops, found.compute) == (-12.0, 6.0, 1.0)
-  found = programs.with_memory_of(found, whole)
-  assert (found.memory, found.flops, found.compute) == (9.0, 6.0, 1.0)
-  assert found.collectives == (
-    hlo_counts.Collective(kind="all-gather", count=5, sent_bytes=11.0),
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_layers_in_a_loop_cost_what_they_cost_apart(model):
+  deep = dataclasses.replace(model, num_layers=5)
+  apart, loop = (
+    cost_of(
+      planned(tiny_plan.spec(deep, scan_layers=is_loop, remat="full"), "sft")[
+        "SFT update"
+      ]
+    )
+    for is_loop in (False, True)
   )
+  assert loop.flops == pytest.approx(apart.flops, rel=0.05)
+  assert loop.arguments == pytest.approx(apart.arguments, rel=1e-3)
+  sent = [sum(c.sent_bytes for c in cost.collectives) for cost in (loop, apart)]
+  assert sent[0] == pytest.approx(sent[1], rel=0.1)
 
 
-def test_of_programs_in_turn_only_the_results_stay():
-  piece = cost_of_ones(
-    memory=10.0,  # 3 of arguments, 5 of results, 2 that are temporary
-    arguments=3.0,
-    temporary=2.0,
-    bytes_accessed=8.0,
-    memory_time=2.0,
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_a_rollout_is_its_prompts_and_its_tokens(model):
+  """Of one program; the products of each are those of a hand count."""
+  found = planned(tiny_plan.spec(model), "policy", "data:8")
+  prompts, token = (
+    found[f"rollout, {part}"] for part in ("prefill", "decode step")
   )
-  larger = dataclasses.replace(piece, memory=15.0, temporary=7.0)
-  found = programs.in_turn([(4, piece), (1, larger)])
-  assert (found.arguments, found.temporary) == (15.0, 7.0)
-  assert found.memory == 5 * (3.0 + 5.0) + 7.0
-  assert (found.bytes_accessed, found.seconds) == (40.0, 10.0)
+  assert prompts.lower is token.lower
+  before, step = cost_of(prompts), cost_of(token)
+  assert before.memory == step.memory
+  whole = hlo_counts.count(prompts.lower().compile().as_text(), trip_count=12)
+  assert before.flops + 12 * step.flops == pytest.approx(whole.flops)
+  if model is DECODER:
+    c, rows = model, 2
+    weights = c.num_layers * (4 * c.width**2 + 3 * c.width * c.mlp_dim)
+    # Each token attends to the whole cache; its drawing is no product.
+    read = c.num_layers * 2 * (48 + 12) * c.width
+    assert step.flops > 2 * rows * (weights + read + c.width * c.vocab_size)
+    # All columns but the last layer's, which needs the last alone.
+    assert before.flops > 2 * rows * 48 * weights / c.num_layers
+    assert before.flops < 1.2 * 2 * rows * 48 * (weights + 2 * 48 * c.width)
 
 
-def test_bytes_held_are_those_of_a_device():
+def test_in_slots_a_rollout_takes_more_steps():
+  sampling = decode.SamplingConfig(max_tokens=12, slots=6)
+  rl = tiny_plan.rl(sampling=sampling)
+  found = planned(tiny_plan.spec(rl=rl), "policy", "data:8")
+  assert found["rollout, decode step"].runs == 12 * 3
+  assert cost_of(found["rollout, decode step"]).flops > 0
+
+
+def test_values_of_ppo_are_read_with_the_reference():
+  old = planned(tiny_plan.spec(rl=tiny_plan.rl(algorithm="ppo")), "policy")
+  new = planned(tiny_plan.spec(), "policy")
+  values, reference = old["reference, values"], new["reference log-probs"]
+  assert cost_of(values).flops > 1.5 * cost_of(reference).flops
+  # Both models are its arguments, so less is there beside it.
+  mesh = mesh_lib.make_mesh("data:2,fsdp:2,model:2", jax.devices()[:8])
+  found = programs.resident_bytes(tiny_plan.spec(), "policy", mesh)
+  less = reference.resident - values.resident
+  assert less == pytest.approx(found["trained parameters"] / 2, rel=0.05)
+
+
+def test_resident_bytes():
+  """Each program's arguments and what else is held make the same sum."""
+  settings = tiny_plan.spec(**tiny_plan.BFLOAT16)
+  mesh = mesh_lib.make_mesh("fsdp:4,model:2", jax.devices()[:8])
+  found = programs.resident_bytes(settings, "policy", mesh)
+  policy, total = found["reference"] * 2, sum(found.values())
+  assert found["trained parameters"] == pytest.approx(2 * policy, rel=0.05)
+  moments = found["optimizer state"]  # AdamW keeps two.
+  assert moments == pytest.approx(2 * found["trained parameters"], rel=0.05)
+  programs_ = planned(settings, "policy", "fsdp:4,model:2")
+  held = {name: program.resident for name, program in programs_.items()}
+  assert held["rollout, prefill"] == total - policy
+  assert held["reference log-probs"] == total - found["reference"]
+  assert held["score by reward model"] == total - found["scorer"]
+  assert held["policy update"] == found["reference"] + found["scorer"]
+  update = cost_of(programs_["policy update"])
+  assert update.arguments + held["policy update"] > total
+  alone = planned(settings, "sft", "fsdp:4,model:2")["SFT update"]
+  assert alone.resident == 0, "what it started from is given away"
+
+
+def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
+  whole = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
+  split = planned(tiny_plan.spec(), "policy", "fsdp:8")
+  copied = planned(
+    tiny_plan.spec(placement=compute_lib.PlacementConfig(rollout=whole)),
+    "policy",
+    "fsdp:8",
+  )
+  assert set(copied) - set(split) == {"rollout, reshard"}
+
+  def sent(program):
+    return sum(c.sent_bytes for c in cost_of(program).collectives)
+
+  policy = programs.resident_bytes(
+    tiny_plan.spec(), "policy", mesh_lib.make_mesh("fsdp:8", jax.devices()[:8])
+  )["reference"]
+  # Here the compiler gathers them before the loop; a TPU's does for each token.
+  prompts, token = "rollout, prefill", "rollout, decode step"
+  assert sent(split[prompts]) + sent(split[token]) > 0.9 * 7 * policy
+  assert sent(copied[prompts]) + sent(copied[token]) < 0.05 * policy
+  # Half of float32, on every device; 7 of 8 parts come from others.
+  copy = cost_of(copied["rollout, reshard"])
+  assert sent(copied["rollout, reshard"]) > 0.9 * 7 / 2 * policy
+  assert copied[token].resident == split[token].resident + policy
+  held = copied["rollout, reshard"].resident
+  assert copy.arguments + held == pytest.approx(copied[token].resident)
+  # Parameters are moved one by one: what is temporary is of one of them, the
+  # largest in float32, where all at once took as much as the whole policy.
+  init = architectures.language(DECODER).init
+  shapes = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+  assert copy.temporary <= 4 * max(leaf.size for leaf in shapes)
+
+
+def test_ppo_updates_several_times():
+  rl = tiny_plan.rl(algorithm="ppo", epochs=2, minibatches=4)
+  assert planned(tiny_plan.spec(rl=rl), "policy")["policy update"].runs == 8
+
+
+def test_without_a_value_network_there_is_none():
+  rl = tiny_plan.rl(algorithm="rloo", samples_per_prompt=2)
   mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
-  split = mesh_lib.batch_sharding(mesh)
-  everywhere = mesh_lib.replicated(mesh)
-  tree = {
-    "split": jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=split),
-    "whole": jax.ShapeDtypeStruct((3,), jnp.bfloat16, sharding=everywhere),
-  }
-  assert programs.bytes_held(tree) == 4 * 2 * 4 + 2 * 3
+  one, two = (
+    programs.resident_bytes(settings, "policy", mesh)["trained parameters"]
+    for settings in (tiny_plan.spec(rl=rl), tiny_plan.spec())
+  )
+  assert one == pytest.approx(two / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+  "phase, scan_layers, mesh",
+  [
+    ("sft", True, "fsdp:4,model:2"),
+    ("sft", False, "data:2,fsdp:2,model:2"),
+    ("policy", True, "fsdp:8"),
+  ],
+)
+@pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
+def test_split_parameters_come_one_at_a_time_and_activations_never(
+  model, phase, scan_layers, mesh
+):
+  """What is gathered in an update is a parameter, whole or its model part."""
+  deep = dataclasses.replace(model, num_layers=3)
+  settings = tiny_plan.spec(deep, remat="full", scan_layers=scan_layers)
+  update = list(planned(settings, phase, mesh).values())[-1]
+  text = update.lower().compile().as_text()
+  params = jax.eval_shape(
+    lambda key: nn.unbox(architectures.language(deep).init(key)),
+    jax.random.key(0),
+  )
+  largest = max(leaf.size for leaf in jax.tree.leaves(params))
+  # The lookup of embeddings aside, which moves this device's own rows.
+  gathered = [
+    math.prod(map(int, re.search(r"\[([\d,]+)\]", line)[1].split(",")))
+    for line in text.splitlines()
+    if " all-gather(" in line and "(_take)" not in line
+  ]
+  assert gathered and max(gathered) <= largest
+
+
+def test_the_state_is_given_away_and_remat_frees_memory():
+  """By the compiler's own count."""
+  deep = dataclasses.replace(DECODER, num_layers=4)
+  temporary = {}
+  for remat in ("none", "dots", "full"):
+    settings = tiny_plan.spec(deep, remat=remat, scan_layers=True)
+    program = planned(settings, "sft", "data:8")["SFT update"]
+    found = program.lower().compile().memory_analysis()
+    temporary[remat] = found.temp_size_in_bytes
+    mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
+    parts = programs.resident_bytes(settings, "sft", mesh)
+    state = parts["trained parameters"] + parts["optimizer state"]
+    # The new state lies where the old one lay.
+    assert found.alias_size_in_bytes == pytest.approx(state, rel=0.01)
+  assert temporary["full"] < temporary["dots"] < temporary["none"]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy-gradient training as pure functions over explicit state."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, NamedTuple
+
+import jax
+
+from rlaif_jax.api import rewards
+from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.engine import decode
+from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import step as step_lib
+from rlaif_jax.model_io import initialization
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.rl import algorithms
+from rlaif_jax.rl import rollout as rollout_lib
+
+TrainState = step_lib.TrainState
+
+
+class PolicyGradient(NamedTuple):
+  """The functions of `policy_gradient`.
+
+  Attributes:
+    init: (key) -> TrainState at step 0: the policy's parameters, and those of
+      a value network if the algorithm has one, whose head is initialised by
+      the key.
+    rollout: (state, prompts, key) -> Rollout [B, N, R]: samples responses,
+      scores them, and computes advantages.
+    update: (state, rollout) -> (state, metrics). Donates the state. The
+      metrics are scalars: `loss`, `score`, `kl`, `tokens`, `grad_norm`, ...
+    policy: (state) -> the policy as a PretrainedModel, which can generate,
+      label and be saved. It refers to the state's parameters, so it is valid
+      until the next update.
+  """
+
+  init: Callable[[jax.Array], TrainState]
+  rollout: Callable[
+    [TrainState, batches.PromptBatch, jax.Array], algorithms.Rollout
+  ]
+  update: Callable[
+    [TrainState, algorithms.Rollout], tuple[TrainState, dict[str, jax.Array]]
+  ]
+  policy: Callable[[TrainState], pretrained.PretrainedModel]
+
+
+def policy_gradient(
+  policy: pretrained.PretrainedModel,
+  reward: Any,
+  optimizer: optimizer_lib.Transform,
+  *,
+  algorithm: str = "reinforce",
+  kl_coef: float = 0.05,
+  value_optimizer: optimizer_lib.Transform | None = None,
+  compute: compute_lib.ComputeConfig | None = None,
+  **options: Any,
+) -> PolicyGradient:
+  """Returns the functions that train a policy by RL (paper, section 2.2).
+
+  RLAIF, RLHF and direct RLAIF differ in the reward alone: a model of AI labels,
+  a model of human labels, or a labeler's own score.
+
+  Args:
+    policy: language model that training starts from; also the reference of the
+      KL penalty. Its parameters are not changed.
+    reward: see `rewards.as_reward`.
+    optimizer: any optax transformation.
+    algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo"
+      or "grpo".
+    kl_coef: weight of the KL to the reference, the paper's beta.
+    value_optimizer: of the value network; None uses `optimizer`.
+    compute: microbatches, remat and placements. The mesh is the policy's.
+    **options: further fields of `rl.algorithms.RLConfig`, such as
+      `samples_per_prompt`, `kl_in` or `sampling`.
+
+  Raises:
+    ValueError: if an option is invalid, or the reward does not fit the policy.
+  """
+  compute = compute or compute_lib.ComputeConfig()
+  sampling = decode.SamplingConfig(
+    max_tokens=policy.sequence.max_response, temperature=0.9
+  )
+  options = {"sampling": sampling, **options}
+  config = algorithms.RLConfig(algorithm=algorithm, beta=kl_coef, **options)
+  mesh, placement = policy.mesh, compute.placement
+  scorer = rewards.as_reward(reward, policy)
+  frozen = {
+    "reference": pretrained.load_reference(policy, mesh, placement).params,
+    "scorer": scorer.params,
+  }
+  value, transforms = None, {"policy": optimizer}
+  if algorithms.ALGORITHMS[algorithm].needs_value:
+    value = pretrained.scalar_model(policy.config, mesh, compute)
+    transforms["value"] = value_optimizer or optimizer
+  tx = optimizer_lib.join(transforms)
+  collect = rollout_lib.make_collect(
+    policy.functions,
+    value,
+    scorer.score,
+    config=config,
+    eos_ids=policy.tokenizer.eos_ids,
+    reshard=mesh_lib.mover(policy.functions.init, mesh, placement.rollout),
+  )
+  trained = pretrained.language_model(policy.config, mesh, compute)
+  step = step_lib.make_train_step(
+    algorithms.make_loss(trained, value, config),
+    tx,
+    microbatches=compute.microbatches,
+    epochs=config.epochs,
+    minibatches=config.minibatches,
+  )
+
+  def init(key: jax.Array) -> TrainState:
+    params = {"policy": pretrained.copy_params(policy.params)}
+    if value is not None:
+      params["value"] = initialization.scalar_params(
+        value, policy, mesh, key, placement.value
+      )
+    return step_lib.state_from_params(params, tx, mesh)
+
+  def rollout(
+    state: TrainState, prompts: batches.PromptBatch, key: jax.Array
+  ) -> algorithms.Rollout:
+    return collect(state.params, frozen, prompts, key)[0]
+
+  def update(
+    state: TrainState, found: algorithms.Rollout
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    # The key orders the minibatches of PPO and GRPO.
+    key = jax.random.fold_in(jax.random.key(0), state.step)
+    state, metrics = step(state, found, key)
+    return state, _means(metrics, found)
+
+  def current(state: TrainState) -> pretrained.PretrainedModel:
+    return dataclasses.replace(policy, params=state.params["policy"])
+
+  return PolicyGradient(init, rollout, update, current)
+
+
+@jax.jit
+def _means(
+  metrics: step_lib.Metrics, rollout: algorithms.Rollout
+) -> dict[str, jax.Array]:
+  """Returns the metrics of an update and its rollout as scalars."""
+  metrics = {**metrics, **rollout_lib.rollout_metrics(rollout)}
+  return {name: value.mean() for name, value in metrics.items()}

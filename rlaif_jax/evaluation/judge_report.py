@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cells.jsonl of the job `eval_judge` -> one page.
+
+The best prompt is selected on one part of the pairs and reported on the other,
+so that the reported agreement has no selection bias.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Mapping, Sequence
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.evaluation import figures
+from rlaif_jax.evaluation import pages
+
+Row = Mapping[str, Any]
+
+TITLE = "Agreement of labelers with humans"
+
+
+def best(rows: Sequence[Row]) -> list[Row]:
+  """Returns the cell of highest agreement for each labeler and task.
+
+  Agreement is that on the pairs for selection. Cells without answers are left
+  out; without pairs for selection there is no best cell.
+  """
+  found: dict[tuple[str, str], Row] = {}
+  for row in rows:
+    if row["selection"] is None or row["alignment"] is None:
+      continue
+    key = (row["labeler"], row["task"])
+    if key not in found or selected(row) > selected(found[key]):
+      found[key] = row
+  return list(found.values())
+
+
+def selected(row: Row) -> float:
+  """Returns the agreement by which a cell is selected."""
+  return row["selection"]["accuracy"]["value"]
+
+
+def values(rows: Sequence[Row]) -> dict[str, Any]:
+  """Returns the values of the template's macro `judges`."""
+  found = best(rows)
+  return {
+    "rows": rows,
+    "best": found,
+    "kinds": sorted({kind for row in found for kind in row["kinds"]}),
+    "figures": {
+      "by_labeler": figures.alignment_by_labeler(found),
+      "reliability": figures.reliability(found),
+      "grid": figures.alignment_grid(rows),
+    },
+  }
+
+
+def render(rows: Sequence[Row]) -> str:
+  """Returns the whole page."""
+  return pages.render("judges.html", title=TITLE, **values(rows))
+
+
+def write_report(rows: Sequence[Row], path: str | os.PathLike) -> None:
+  """Writes the page; it needs no network and no other file."""
+  jsonl.write_text(path, render(rows))

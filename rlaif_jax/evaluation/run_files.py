@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the result files of finished runs for reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import platform
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
+from rlaif_jax.core import versions
+from rlaif_jax.evaluation import gold
+from rlaif_jax.evaluation import win_rate
+from rlaif_jax.ops import statistics
+from rlaif_jax.text import prompts
+
+# result.json of a run.
+Summary = dict[str, Any]
+
+
+def finished(root: pathlib.Path) -> dict[str, dict[str, Summary]]:
+  """Returns job -> run -> result.json of the runs in a folder."""
+  found: dict[str, dict[str, Summary]] = {}
+  for path in sorted(root.glob("*/result.json")):
+    summary = json.loads(path.read_text("utf-8"))
+    found.setdefault(summary.get("job", ""), {})[path.parent.name] = summary
+  return found
+
+
+def responses(
+  root: pathlib.Path, runs: Mapping[str, str]
+) -> dict[str, dict[str, records.Response]]:
+  """Returns policy -> context id -> response of `sample` runs.
+
+  Trailing symbols are stripped from the texts.
+
+  Raises:
+    ValueError: a run has several samples of a context.
+  """
+  result = {}
+  for name, run in runs.items():
+    path = root / run / "responses.jsonl"
+    rows = jsonl.read_records(records.Response, path)
+    by_id = {
+      row.id: dataclasses.replace(
+        row, text=prompts.strip_trailing_symbols(row.text)
+      )
+      for row in rows
+    }
+    if len(by_id) != len(rows):
+      raise ValueError(
+        f"{path} has {len(rows)} responses to {len(by_id)} contexts; sample "
+        "with num_samples = 1 for evaluation"
+      )
+    result[name] = by_id
+  return result
+
+
+def labelers(
+  root: pathlib.Path, runs: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+  """Returns alignment, position bias and usage of `label` runs.
+
+  Raises:
+    ValueError: a run has no alignment with human labels.
+  """
+  result = {}
+  for name, run in runs.items():
+    summary = json.loads((root / run / "result.json").read_text("utf-8"))
+    if "alignment" not in summary:
+      raise ValueError(
+        f"{root / run} has no alignment; run the label job with "
+        "label.human_labels_file set"
+      )
+    keys = ("alignment", "position_bias", "answered", "quarantined", "usage")
+    result[name] = {key: summary.get(key) for key in keys}
+  return result
+
+
+def reward_models(
+  root: pathlib.Path, runs: Mapping[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+  """Returns accuracy by number of labels of `train_reward` runs."""
+  return {
+    name: [
+      {
+        "labels": row["labels"],
+        "accuracy": _row(statistics.wilson(row["correct"], row["n"])),
+      }
+      for row in jsonl.parse_rows(root / run / "reward_accuracy.jsonl", dict)
+    ]
+    for name, run in runs.items()
+  }
+
+
+def validation(
+  directory: str | pathlib.Path,
+) -> dict[int, list[dict[str, Any]]]:
+  """Returns step -> rows of validation/STEP.jsonl, oldest first."""
+  return {
+    int(path.stem): jsonl.parse_rows(path, dict)
+    for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl"))
+  }
+
+
+def curves(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns validation and training curves of a `train_policy` run."""
+  curve = []
+  for step, rows in validation(directory).items():
+    total = gold.totals([r["context"] for r in rows], [r["text"] for r in rows])
+    kl = [r["log_prob"] - r["ref_log_prob"] for r in rows]
+    curve.append(
+      {
+        "step": step,
+        "gold": _row(statistics.mean(total)),
+        "score": _row(statistics.mean([r["score"] for r in rows])),
+        "kl": _row(statistics.mean(kl)),
+      }
+    )
+  return {"validation": curve, **training(directory)}
+
+
+def training(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns the training curve and candidates of a `train_policy` run."""
+  rows = jsonl.parse_rows(directory / "metrics.jsonl", dict)
+  summary = json.loads((directory / "result.json").read_text("utf-8"))
+  return {
+    "training": [
+      {key: row[key] for key in ("step", "score", "kl", "tokens")}
+      for row in rows
+    ],
+    "selected_step": summary["selected_step"],
+    "candidates": [
+      {
+        "step": c["step"],
+        "score": c["score"],
+        "preference": _row(statistics.wilson(c["preference"] * c["n"], c["n"])),
+      }
+      for c in summary["candidates"]
+    ],
+  }
+
+
+def harmless(
+  root: pathlib.Path, summaries: Mapping[str, Summary]
+) -> list[dict[str, Any]]:
+  """Returns harmless rates of yes-or-no `score` runs, also at equal length."""
+  judgments, lengths = {}, {}
+  for name, summary in summaries.items():
+    if summary["kind"] != "yesno":
+      continue
+    rows = jsonl.read_records(records.Rating, root / name / "ratings.jsonl")
+    missing = [math.nan] * (summary["responses"] - len(rows))
+    good = [float(row.score > 0.5) for row in rows]
+    judgments[name] = np.asarray([*good, *missing])
+    lengths[name] = np.asarray([len(row.response) for row in rows] + missing)
+  return [_row(rate) for rate in win_rate.harmless_rates(judgments, lengths)]
+
+
+def timings(root: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns job and seconds of the finished runs, oldest first."""
+  result = []
+  for path in root.glob("*/result.json"):
+    summary = json.loads(path.read_text("utf-8"))
+    result.append(
+      {
+        "run": path.parent.name,
+        "job": summary.get("job", ""),
+        "seconds": summary.get("seconds", 0.0),
+        "finished": path.stat().st_mtime,
+      }
+    )
+  return sorted(result, key=lambda row: row["finished"])
+
+
+def environment() -> dict[str, str]:
+  """Returns the versions of Python and of the main packages."""
+  names = ("rlaif_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+  return {
+    "python": platform.python_version(),
+    "machine": platform.machine(),
+    **versions.installed(names),
+  }
+
+
+def policy_numbers(
+  scores: Sequence[gold.GoldScore],
+  lengths: Sequence[int],
+  sampled: Sequence[records.Response] | None,
+) -> dict[str, Any]:
+  """Returns gold, its parts, lengths and KL of a policy, with intervals.
+
+  Args:
+    scores: gold of each response.
+    lengths: characters of each response.
+    sampled: the responses; None for human texts, which have no KL.
+  """
+  row = {
+    "gold": statistics.mean([s.total for s in scores]),
+    "characters": statistics.mean(lengths),
+  }
+  for part in gold.PARTS:
+    row[part] = statistics.mean([getattr(s, part) for s in scores])
+  if sampled:
+    row["kl"] = statistics.mean([r.log_prob - r.ref_log_prob for r in sampled])
+    row["tokens"] = statistics.mean([r.tokens for r in sampled])
+  return {name: _row(value) for name, value in row.items()}
+
+
+def _row(record: Any) -> dict[str, Any]:
+  return dataclasses.asdict(record)

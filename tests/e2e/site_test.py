@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation site builds without a warning and has every page."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+  """The site, built as launch/docs.sh does; a warning is an error."""
+  folder = tmp_path_factory.mktemp("site")
+  done = subprocess.run(
+    [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)],
+    cwd=ROOT,
+    env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  return folder
+
+
+def test_every_module_is_in_the_reference(site):
+  pages = "".join(
+    path.read_text("utf-8") for path in site.glob("reference/*/index.html")
+  )
+  for path in (ROOT / "rlaif_jax").glob("*/*.py"):
+    if path.name != "__init__.py":
+      assert f'id="rlaif_jax.{path.parent.name}.{path.stem}"' in pages, path
+
+
+def test_figures_and_tables_are_copied(site):
+  for name in ("experiments/growth.svg", "experiments/data/frontier.csv"):
+    assert (site / name).exists()
+  assert not list(site.rglob("*.py"))

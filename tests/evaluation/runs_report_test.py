@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a folder of runs; `jobs.report_runs` tests its sections."""
+
+from __future__ import annotations
+
+from rlaif_jax.evaluation import runs_report
+
+
+def test_an_unmeasured_labeler_has_no_row(tmp_path):
+  runs = {"label": {"labels": {"job": "label", "pairs": 3}}}
+  assert runs_report.values(tmp_path, runs)["labelers"] == {}
+  page = runs_report.render("A & B", tmp_path, runs)
+  assert "A &amp; B" in page and "AI labels" not in page
+
+
+def test_toy_worlds_are_escaped(tmp_path):
+  toy = {
+    "name": "<b>",
+    "tables": {"Policies": (["arm"], [["<i>"]])},
+    "figures": [("caption", "<svg></svg>"), ("nothing", "")],
+  }
+  page = runs_report.render("t", tmp_path, {}, [toy])
+  assert "<h2>&lt;b&gt;</h2>" in page and "&lt;i&gt;" in page
+  assert page.count("<figure>") == 1
