@@ -18,7 +18,7 @@ from absl import logging
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
-from rlaif_jax.jobs import evaluate
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pair_source
 from rlaif_jax.rating import annotations
 from rlaif_jax.rating import exports
@@ -75,10 +75,9 @@ def run(
     source = pair_source.PairSource(pairs_file=pairs_file, limit=limit)
     items, skipped = items_lib.from_pairs(source.read(quarantine))
   else:
-    texts, rows = evaluate.read_responses(pathlib.Path(runs_dir), responses)
-    contexts = {i: r.context for i, r in next(iter(rows.values())).items()}
+    sampled = run_files.responses(pathlib.Path(runs_dir), responses)
     items, skipped = items_lib.from_responses(
-      texts, contexts, mode=annotation.mode, limit=limit
+      sampled, mode=annotation.mode, limit=limit
     )
   log = annotations.AnnotationLog(
     directory / "annotations.jsonl", items, annotation
