@@ -112,6 +112,8 @@ def detect(
 
 
 def _is_present(cluster: Any) -> bool:
+  if cluster.name == "slurm" and "SLURM_STEP_NODELIST" not in os.environ:
+    return False  # An allocation without a step; JAX 0.6 takes it for one.
   try:
     return cluster.is_env_present()
   except OSError:  # A TPU without Google Cloud's metadata server.

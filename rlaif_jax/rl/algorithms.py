@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of policy-gradient algorithms, and their one loss.
+"""The table of policy-gradient algorithms, and the loss that they share.
 
-A row of the table says where the advantage comes from and which term it
-weighs; all share rollouts, KL handling and the update step.
+A row of the table defines the advantage and the per-token term. Rollouts, KL
+and the update step are the same for all.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from rlaif_jax.ops import policy_gradient
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLConfig(validation.Validated):
-  """The objective and the algorithm; defaults are the paper's.
+  """The objective and the algorithm; the defaults are the paper's.
 
   The paper maximises (1 - beta) E[r] - beta KL(policy || SFT) (appendix A.3)
-  and says that the KL enters the policy-gradient loss, which can be read in
-  two ways: `kl_in="reward"` subtracts beta (log pi - log ref) from each
-  token's reward, so it flows into the return and the baseline; `kl_in="loss"`
-  keeps the terminal score as the whole return and adds beta times a
-  differentiable per-token estimate (`kl_estimator`) to the loss. The first is
-  the objective's exact gradient. The second, with k2, is the KL's gradient at
-  the states that were visited; it leaves out what a token does to later
-  states. k1 has no gradient there and k3 another direction's; see
-  `ops.advantages.KL_ESTIMATORS`.
+  and adds the KL to the policy-gradient loss, which leaves two readings.
+  `kl_in="reward"` subtracts beta (log pi - log ref) from each token's reward,
+  so it is part of return and baseline. This is the exact gradient of the
+  objective. `kl_in="loss"` keeps the score as the return and adds beta times
+  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2, it
+  is the gradient of the KL at the visited states; it ignores the effect of a
+  token on later states. k1 has no gradient there, and k3 that of the reverse
+  KL; see `ops.advantages.KL_ESTIMATORS`.
 
   `loss_mean` "sequence" sums a response's terms and averages over responses
   (the paper's formula); "token" averages over all tokens. `gae_lambda`,
