@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import Callable, Mapping, Protocol, Sequence
 
 import flax.struct
 import jax
+from jaxtyping import Array, Float, Int, PyTree
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -16,9 +17,11 @@ from rlaif_jax.core import records
 
 
 # A pytree of arrays: a model's parameters, adapters, or several of them.
-Params = Any
+Params = PyTree
 # A pytree that only the model that made it reads.
-Cache = Any
+Cache = PyTree
+# A pytree of arrays with the rows as their first axis.
+Batch = PyTree
 
 
 class Tokenizer(Protocol):
@@ -95,7 +98,7 @@ class PaidBackend(Backend, Protocol):
   output, usage); never for a prompt that failed.
   """
 
-  on_output: Callable[[int, Any, records.Usage], None] | None
+  on_output: Callable[[int, records.Output, records.Usage], None] | None
 
 
 class LikelihoodBackend(Protocol):
@@ -115,11 +118,11 @@ class Scorer(Protocol):
 
   def __call__(
     self,
-    params: Any,
+    params: Params,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     """Scores responses [B, N, R] with their mask: [B, N] float32."""
     ...
 
@@ -140,14 +143,14 @@ class LossFn(Protocol):
   """A loss and metrics as weighted sums."""
 
   def __call__(
-    self, params: Any, batch: Any, key: jax.Array
+    self, params: Params, batch: Batch, key: jax.Array
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]: ...
 
 
 class NextBatch(Protocol):
   """Returns the batch of a step."""
 
-  def __call__(self, state: Any, step: int) -> Any: ...
+  def __call__(self, state: PyTree, step: int) -> Batch: ...
 
 
 @flax.struct.dataclass
