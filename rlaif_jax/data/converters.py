@@ -8,7 +8,7 @@ and `response` the text after the prompt. All arrays are numpy, on the host.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Sequence
+from typing import Annotated, Sequence, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
 
+
+# A pytree of arrays.
+Tree = TypeVar("Tree")
 
 # Public models pad their embedding tables to a round number of rows. A larger
 # difference means that tokenizer and model do not belong together.
@@ -213,7 +216,7 @@ def encode_preferences(
   return batch, counts
 
 
-def take(arrays: Any, rows: np.ndarray) -> Any:
+def take(arrays: Tree, rows: np.ndarray) -> Tree:
   """Returns the given rows of every array of a batch."""
   import jax
 
