@@ -151,7 +151,7 @@ def fill(
     return 4 * math.prod(wanted[rule.ours])
 
   waiting = sorted(rules, key=size)
-  ahead: collections.deque[tuple[Rule, Any]] = collections.deque()
+  ahead: collections.deque[tuple[Rule, futures.Future]] = collections.deque()
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while waiting or ahead:
       held = sum(size(rule) for rule, _ in ahead)
@@ -163,7 +163,7 @@ def fill(
       yield rule.ours, array.result()
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: protocols.Params, prefix: str = "") -> dict[str, Any]:
   """Returns nested dicts as {"a/b/c": leaf}."""
   flat = {}
   for name, value in tree.items():
@@ -175,9 +175,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, Any]) -> protocols.Params:
   """Returns {"a/b/c": leaf} as nested dicts."""
-  tree: dict[str, Any] = {}
+  tree: protocols.Params = {}
   for path, value in flat.items():
     *parents, name = path.split("/")
     node = tree

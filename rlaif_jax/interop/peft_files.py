@@ -14,11 +14,12 @@ import math
 import os
 import pathlib
 import re
-from typing import Any, Sequence
+from typing import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import records
 from rlaif_jax.interop import names
 from rlaif_jax.models import lora
 
@@ -176,7 +177,7 @@ def _description(
   rules: Sequence[names.Rule],
   modules: list[str],
   base: str,
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns the contents of adapter_config.json."""
   # PEFT adapts all modules whose names have these endings.
   endings = {module.rsplit(".", 1)[-1] for module in modules}

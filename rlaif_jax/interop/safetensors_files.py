@@ -14,6 +14,7 @@ from typing import Any, Iterable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import records
 from rlaif_jax.interop import buffers
 
 SINGLE = "model.safetensors"
@@ -26,7 +27,7 @@ _DTYPES = {
 }
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
+def read_json(path: str | os.PathLike) -> records.Row:
   """Returns the JSON object in a file.
 
   Raises:
@@ -56,7 +57,7 @@ class SafetensorsSource:
   def __init__(self, directory: str | os.PathLike):
     self.directory = pathlib.Path(directory)
     self._files: dict[str, Any] = {}
-    self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
+    self._headers: dict[str, tuple[int, records.Row]] = {}
     self._where = self._locate()
     self._shapes = {}
     for name, file in self._where.items():
@@ -144,7 +145,7 @@ class SafetensorsSource:
     self._files.clear()
 
 
-def _read_header(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
+def _read_header(path: pathlib.Path) -> tuple[int, records.Row]:
   """Returns the offset of the tensors and the header of a checked file.
 
   The first eight bytes are the length of the JSON header that follows (format

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from rlaif_jax.core import protocols
+from rlaif_jax.core import records
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import gguf_files
 from rlaif_jax.interop import gguf_tables
@@ -49,7 +51,7 @@ class Checkpoint:
   config: architectures.Config
   rules: list[names.Rule]
   source: protocols.TensorSource
-  metadata: Mapping[str, Any] | None = None
+  metadata: records.Row | None = None
   ignored: Callable[[str], bool] = lambda name: False
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
@@ -164,7 +166,7 @@ def _open_t5x(
   )
 
 
-def _tables(config: architectures.Config) -> Any:
+def _tables(config: architectures.Config) -> ModuleType:
   is_decoder = isinstance(config, decoder.DecoderConfig)
   return decoder_tables if is_decoder else t5_tables
 

@@ -33,13 +33,16 @@ import pathlib
 import re
 import shutil
 import time
-from typing import Any, Iterable
+from typing import Iterable
 
 import flax.serialization
 import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.interop import zarr_files
+
+# An array in memory or in a store.
+Leaf = np.ndarray | zarr_files.Array
 
 _VERSION = 3
 _CHUNK_BYTES = 64 * 2**20
@@ -65,7 +68,7 @@ class T5XSource:
   directory: pathlib.Path
   names: dict[str, tuple[tuple[int, ...], np.dtype]]
   step: int | None
-  _leaves: dict[str, Any]
+  _leaves: dict[str, Leaf]
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Returns the shapes by parameter."""
@@ -129,8 +132,8 @@ def open_checkpoint(path: str | os.PathLike) -> T5XSource:
 def write_legacy(
   directory: str | os.PathLike,
   step: int,
-  params: Iterable[tuple[str, Any]],
-  dtype: Any = "float32",
+  params: Iterable[tuple[str, np.ndarray]],
+  dtype: str | np.dtype = "float32",
 ) -> pathlib.Path:
   """Writes checkpoint_<step> in T5X's legacy layout, version 3.
 
@@ -244,7 +247,7 @@ def _step_of(directory: pathlib.Path) -> int | None:
   return int(match.group(1)) if match else None
 
 
-def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
+def _msgpack_leaves(directory: pathlib.Path) -> dict[str, object]:
   file = directory / "checkpoint"
   data = file.read_bytes()
   if data.startswith(b"model_checkpoint_path"):
@@ -276,7 +279,12 @@ def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
   return leaves
 
 
-def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
+def _leaf(
+  file: pathlib.Path,
+  store: zarr_files.Files | zarr_files.Ocdbt,
+  name: str,
+  leaf: object,
+) -> object:
   """Returns an inline array, an Array for a spec, or the leaf itself."""
   if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
     return zarr_files.Array(
@@ -302,7 +310,7 @@ def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
   )
 
 
-def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
+def _orbax_leaves(directory: pathlib.Path) -> dict[str, object]:
   file = directory / "_METADATA"
   try:
     metadata = json.loads(file.read_text("utf-8"))
@@ -325,7 +333,7 @@ def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
   return leaves
 
 
-def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
+def _checked(directory: pathlib.Path, name: str, leaf: object) -> Leaf:
   """Returns a leaf with its header and chunks checked."""
   if isinstance(leaf, np.ndarray) and (
     leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)
@@ -341,7 +349,7 @@ def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
     raise ValueError(f"{directory}: tensor {name}: {error}") from error
 
 
-def _scalar(directory: pathlib.Path, name: str, leaf: Any) -> int:
+def _scalar(directory: pathlib.Path, name: str, leaf: object) -> int:
   leaf = _checked(directory, name, leaf)
   if (
     tuple(leaf.shape) not in ((), (1,)) or np.dtype(leaf.dtype).kind not in "iu"

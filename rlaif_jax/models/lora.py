@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import math
 import re
-from typing import Any, Mapping, TypeVar
+from typing import Mapping, TypeVar
 
 import flax.traverse_util
 import jax
@@ -88,7 +88,7 @@ def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
   return math.prod(shape[:inputs]), math.prod(shape[inputs:])
 
 
-def target_paths(params: Any, config: LoraConfig) -> list[str]:
+def target_paths(params: protocols.Params, config: LoraConfig) -> list[str]:
   """Sorted paths of the kernels that get an adapter.
 
   Raises:
@@ -112,7 +112,9 @@ def target_paths(params: Any, config: LoraConfig) -> list[str]:
   return sorted(chosen)
 
 
-def init(key: jax.Array, params: Any, config: LoraConfig) -> Adapters:
+def init(
+  key: jax.Array, params: protocols.Params, config: LoraConfig
+) -> Adapters:
   """New adapters, which change nothing yet.
 
   b is zero; a is uniform in +-1/sqrt(in), which is PEFT's Kaiming start (the
@@ -146,7 +148,9 @@ def init(key: jax.Array, params: Any, config: LoraConfig) -> Adapters:
   return adapters
 
 
-def apply(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
+def apply(
+  params: protocols.Params, adapters: Adapters, config: LoraConfig
+) -> protocols.Params:
   """Parameters with the adapters in effect, W + (alpha / rank) a b.
 
   Pure, and differentiable in both; a loss of the result, differentiated by
@@ -179,7 +183,9 @@ def apply(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def merge(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
+def merge(
+  params: protocols.Params, adapters: Adapters, config: LoraConfig
+) -> protocols.Params:
   """`apply`, finished: a model that needs no adapters any more."""
   return jax.block_until_ready(apply(params, adapters, config))
 
@@ -189,7 +195,9 @@ def count(adapters: Adapters) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(adapters))
 
 
-def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
+def wrap(
+  functions: Model, frozen: protocols.Params, config: LoraConfig
+) -> Model:
   """The model's functions, whose parameters are the adapters alone.
 
   Args:
@@ -223,7 +231,7 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
   return dataclasses.replace(functions, **changes)
 
 
-def _flatten(params: Any) -> dict[str, Any]:
+def _flatten(params: protocols.Params) -> dict[str, jax.Array]:
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   for path, leaf in flat.items():
     if not hasattr(leaf, "shape"):
