@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 from rlaif_jax.api import labelers as labelers_lib
 from rlaif_jax.core import jsonl
@@ -33,7 +33,7 @@ def run(
   labeler: labelers_lib.LabelerConfig = labelers_lib.NO_LABELER,
   limit: int = 0,
   chunk_size: int = 32,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes cells.jsonl, eval_judge.html and the labels of every judge.
 
   Args:
@@ -98,8 +98,8 @@ def _evaluate_grid(
   grid: judge_grid.JudgeGridConfig,
   cells: Mapping[str, judges.Judge],
   humans: Sequence[records.Preference],
-  evaluate: Callable[..., dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
+  evaluate: Callable[..., records.Row],
+) -> dict[str, records.Row]:
   """Returns the row of each judge, from evaluate(name, judge, part, humans)."""
   if not grid.only_best_on_rest:
     return {c: evaluate(c, j, humans, humans) for c, j in cells.items()}
@@ -123,7 +123,7 @@ def _evaluate_judge(
   store: labelers_lib.StoreConfig,
   quarantine: jsonl.Quarantine,
   select_share: float,
-) -> dict[str, Any]:
+) -> records.Row:
   """Labels the pairs of `part` and measures the judge on those of `humans`."""
   begin = time.monotonic()
   pairs = [records.pair_of_row(records.to_row(human)) for human in part]
