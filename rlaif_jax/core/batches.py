@@ -14,8 +14,8 @@ from typing import TypeVar
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float32, Int32
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 Array = jax.Array | np.ndarray
 # A pytree of arrays.
@@ -35,9 +35,9 @@ class TokenBatch:
   train on whole texts, R = L - 1 and the first token begins the sequence.
   """
 
-  tokens: Int32[Array, "B L"]
+  tokens: Int[Array, "B L"]
   valid: Bool[Array, "B L"]
-  weights: Float32[Array, "B R"]
+  weights: Float[Array, "B R"]
 
 
 @flax.struct.dataclass
@@ -51,9 +51,9 @@ class GroupBatch:
   the left, so that their last column is valid.
   """
 
-  prompt: Int32[Array, "B P"]
+  prompt: Int[Array, "B P"]
   prompt_valid: Bool[Array, "B P"]
-  response: Int32[Array, "B N R"]
+  response: Int[Array, "B N R"]
   response_valid: Bool[Array, "B N R"]
 
   def rows(self, index: int) -> TokenBatch:
@@ -77,11 +77,11 @@ class PairBatch:
   """
 
   texts: GroupBatch | PackedBatch
-  label: Float32[Array, "*pairs"]
-  weight: Float32[Array, "*pairs"]  # 0 for pairs that only fill the batch
+  label: Float[Array, "*pairs"]
+  weight: Float[Array, "*pairs"]  # 0 if unused
   # Log-probs of both whole responses under a frozen reference, for the losses
   # that read them.
-  ref_log_probs: Float32[Array, "*pairs 2"] | None = None
+  ref_log_probs: Float[Array, "*pairs 2"] | None = None
 
   @property
   def is_packed(self) -> bool:
@@ -112,30 +112,30 @@ class PackedBatch:
   those of the prompts' last tokens, and the fields below it are None.
   """
 
-  tokens: Int32[Array, "B L"]
-  segment_ids: Int32[Array, "B L"]
-  continuation_ids: Int32[Array, "B L"]
-  columns: Int32[Array, "B T"]  # 0 if unused
-  targets: Int32[Array, "B T"] | None = None
-  response_ids: Int32[Array, "B T"] | None = None  # in [0, M), -1 if unused
-  last: Int32[Array, "B M"] | None = None  # 0 if unused
+  tokens: Int[Array, "B L"]
+  segment_ids: Int[Array, "B L"]
+  continuation_ids: Int[Array, "B L"]
+  columns: Int[Array, "B T"]  # 0 if unused
+  targets: Int[Array, "B T"] | None = None
+  response_ids: Int[Array, "B T"] | None = None  # In [0, M), -1 if unused
+  last: Int[Array, "B M"] | None = None  # 0 if unused
 
 
 @flax.struct.dataclass
 class PromptBatch:
   """Prompts for a rollout.
 
-  `prompt` is what the policy reads (left-padded); `context` is the bare
-  document in the same vocabulary, for a labeler that builds its own prompt
-  around it; `row` names the example and seeds its samples, so that a sample
-  does not depend on its place in the batch.
+  `prompt` is the policy's prompt, left-padded. `context` is the document in the
+  same vocabulary, left-padded, for a labeler that puts its own prompt around
+  it. `row` is the example's number, which seeds its samples, so that they do
+  not depend on the batch.
   """
 
-  prompt: Int32[Array, "B P"]
+  prompt: Int[Array, "B P"]
   prompt_valid: Bool[Array, "B P"]
-  context: Int32[Array, "B C"]  # left-padded
+  context: Int[Array, "B C"]
   context_valid: Bool[Array, "B C"]
-  row: Int32[Array, " B"]
+  row: Int[Array, " B"]
 
 
 def repeat_rows(tree: Tree, times: int) -> Tree:
@@ -147,6 +147,6 @@ def repeat_rows(tree: Tree, times: int) -> Tree:
   )
 
 
-def take_rows(tree: Tree, rows: Int32[Array, " N"]) -> Tree:
+def take_rows(tree: Tree, rows: Int[Array, " N"]) -> Tree:
   """Returns arrays with the given rows only; scalars are kept."""
   return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)

@@ -8,7 +8,7 @@ and `response` the text after the prompt. All arrays are numpy, on the host.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Sequence, TypeVar
+from typing import Annotated, Sequence
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
 
-
-# A pytree of arrays.
-Tree = TypeVar("Tree")
 
 # Public models pad their embedding tables to a round number of rows. A larger
 # difference means that tokenizer and model do not belong together.
@@ -216,7 +213,7 @@ def encode_preferences(
   return batch, counts
 
 
-def take(arrays: Tree, rows: np.ndarray) -> Tree:
+def take(arrays: batches.Tree, rows: np.ndarray) -> batches.Tree:
   """Returns the given rows of every array of a batch."""
   import jax
 

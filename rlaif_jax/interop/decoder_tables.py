@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rlaif_jax.core import records
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
 from rlaif_jax.models import architecture_options as options_lib
@@ -25,7 +24,7 @@ _CLASSES = {
 _GELU = ("gelu_pytorch_tanh", "gelu_new")
 
 
-def _require(values: records.Row, key: str, *allowed: object) -> None:
+def _require(values: names.JsonObject, key: str, *allowed: object) -> None:
   """Raises if a key is present and its value is not supported."""
   if key in values and values[key] not in allowed:
     raise ValueError(
@@ -34,7 +33,7 @@ def _require(values: records.Row, key: str, *allowed: object) -> None:
     )
 
 
-def _get(values: records.Row, key: str) -> Any:
+def _get(values: names.JsonObject, key: str) -> Any:
   if values.get(key) is None:
     raise ValueError(f"config.json: {key} is missing")
   return values[key]
@@ -43,7 +42,7 @@ def _get(values: records.Row, key: str) -> Any:
 # ---- Hugging Face configurations.
 
 
-def config_from_hf(values: records.Row) -> decoder.DecoderConfig:
+def config_from_hf(values: names.JsonObject) -> decoder.DecoderConfig:
   """Returns the config of a Hugging Face config.json.
 
   Raises:
@@ -86,7 +85,7 @@ def config_from_hf(values: records.Row) -> decoder.DecoderConfig:
 
 
 def _scaling_from_hf(
-  values: records.Row | None,
+  values: names.JsonObject | None,
 ) -> options_lib.RopeScaling | None:
   values = values or {}
   kind = values.get("rope_type", values.get("type", "default"))
@@ -179,7 +178,7 @@ def family_of(config: decoder.DecoderConfig) -> str:
   )
 
 
-def config_to_hf(config: decoder.DecoderConfig) -> records.Row:
+def config_to_hf(config: decoder.DecoderConfig) -> names.JsonObject:
   """Returns the config.json of a config; the inverse of `config_from_hf`."""
   family, v = family_of(config), config.architecture_options
   values = {
@@ -220,7 +219,7 @@ def _whole(value: float) -> float | int:
   return round(value) if abs(value - round(value)) < 1e-6 * value else value
 
 
-def _scaling_to_hf(scaling) -> records.Row | None:
+def _scaling_to_hf(scaling) -> names.JsonObject | None:
   if scaling is None:
     return None
   values = {"rope_type": scaling.kind, "factor": scaling.factor}

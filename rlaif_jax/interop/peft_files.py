@@ -19,7 +19,6 @@ from typing import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.core import records
 from rlaif_jax.interop import names
 from rlaif_jax.models import lora
 
@@ -177,7 +176,7 @@ def _description(
   rules: Sequence[names.Rule],
   modules: list[str],
   base: str,
-) -> records.Row:
+) -> names.JsonObject:
   """Returns the contents of adapter_config.json."""
   # PEFT adapts all modules whose names have these endings.
   endings = {module.rsplit(".", 1)[-1] for module in modules}

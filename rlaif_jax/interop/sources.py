@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from types import ModuleType
+import types
 from typing import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from rlaif_jax.core import protocols
-from rlaif_jax.core import records
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import gguf_files
 from rlaif_jax.interop import gguf_tables
@@ -51,7 +50,7 @@ class Checkpoint:
   config: architectures.Config
   rules: list[names.Rule]
   source: protocols.TensorSource
-  metadata: records.Row | None = None
+  metadata: names.JsonObject | None = None
   ignored: Callable[[str], bool] = lambda name: False
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
@@ -166,7 +165,7 @@ def _open_t5x(
   )
 
 
-def _tables(config: architectures.Config) -> ModuleType:
+def _tables(config: architectures.Config) -> types.ModuleType:
   is_decoder = isinstance(config, decoder.DecoderConfig)
   return decoder_tables if is_decoder else t5_tables
 

@@ -38,11 +38,9 @@ from typing import Iterable
 import flax.serialization
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing
 
 from rlaif_jax.interop import zarr_files
-
-# An array in memory or in a store.
-Leaf = np.ndarray | zarr_files.Array
 
 _VERSION = 3
 _CHUNK_BYTES = 64 * 2**20
@@ -68,7 +66,7 @@ class T5XSource:
   directory: pathlib.Path
   names: dict[str, tuple[tuple[int, ...], np.dtype]]
   step: int | None
-  _leaves: dict[str, Leaf]
+  _leaves: dict[str, object]
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Returns the shapes by parameter."""
@@ -87,7 +85,7 @@ class T5XSource:
         f"{self.directory}: no parameter {name!r}; similar names: {near}"
       )
     leaf = self._leaves[name]
-    return leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+    return leaf.read() if isinstance(leaf, zarr_files.ZarrArray) else leaf
 
   def close(self) -> None:
     """Frees the leaves."""
@@ -133,7 +131,7 @@ def write_legacy(
   directory: str | os.PathLike,
   step: int,
   params: Iterable[tuple[str, np.ndarray]],
-  dtype: str | np.dtype = "float32",
+  dtype: numpy.typing.DTypeLike = "float32",
 ) -> pathlib.Path:
   """Writes checkpoint_<step> in T5X's legacy layout, version 3.
 
@@ -285,9 +283,9 @@ def _leaf(
   name: str,
   leaf: object,
 ) -> object:
-  """Returns an inline array, an Array for a spec, or the leaf itself."""
+  """Returns an inline array, a ZarrArray for a spec, or the leaf itself."""
   if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
-    return zarr_files.Array(
+    return zarr_files.ZarrArray(
       store, zarr_files.plain_name(file, leaf[len(_PLACEHOLDER) :])
     )
   if isinstance(leaf, (np.ndarray, np.generic, int, float)):
@@ -305,7 +303,7 @@ def _leaf(
     )
   if isinstance(path, str) and path.endswith("/"):
     path = path[:-1]
-  return zarr_files.Array(
+  return zarr_files.ZarrArray(
     store, "/".join(zarr_files.plain_path(file, path)), tuple(shape)
   )
 
@@ -329,17 +327,17 @@ def _orbax_leaves(directory: pathlib.Path) -> dict[str, object]:
   for keys, entry in entries:
     if not entry.get("value_metadata", {}).get("skip_deserialize"):
       path = ".".join(zarr_files.plain_name(file, key) for key in keys)
-      leaves["/".join(keys)] = zarr_files.Array(store, path)
+      leaves["/".join(keys)] = zarr_files.ZarrArray(store, path)
   return leaves
 
 
-def _checked(directory: pathlib.Path, name: str, leaf: object) -> Leaf:
+def _checked(directory: pathlib.Path, name: str, leaf: object) -> object:
   """Returns a leaf with its header and chunks checked."""
   if isinstance(leaf, np.ndarray) and (
     leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)
   ):
     return leaf
-  if not isinstance(leaf, zarr_files.Array):
+  if not isinstance(leaf, zarr_files.ZarrArray):
     raise ValueError(
       f"{directory}: tensor {name}: expected an array, found {str(leaf)[:80]}"
     )
@@ -358,5 +356,5 @@ def _scalar(directory: pathlib.Path, name: str, leaf: object) -> int:
       f"{directory}: {name}: expected one integer, found {leaf.shape} "
       f"{leaf.dtype}"
     )
-  value = leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+  value = leaf.read() if isinstance(leaf, zarr_files.ZarrArray) else leaf
   return int(value.reshape(()))

@@ -14,11 +14,10 @@ import json
 import math
 import pathlib
 import re
-
 import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.core import records
+from rlaif_jax.interop import names
 
 _HEADER_BYTES = 2**20
 # Maximum compression ratio of a chunk.
@@ -44,9 +43,9 @@ def plain_name(file: pathlib.Path, name: object) -> str:
 
 def plain_path(file: pathlib.Path, path: object) -> list[str]:
   """Returns the checked names in a relative path; see `plain_name`."""
-  names = path.split("/") if isinstance(path, str) else [path]
+  parts = path.split("/") if isinstance(path, str) else [path]
   try:
-    return [plain_name(file, name) for name in names]
+    return [plain_name(file, part) for part in parts]
   except ValueError as error:
     raise ValueError(f"{error} (in {path!r})") from error
 
@@ -59,7 +58,7 @@ def are_sizes(value: object, least: int = 0) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class ZarrArray:
   """A zarr array in a store; `dtype` is None before it is checked."""
 
   store: Files | Ocdbt
@@ -67,7 +66,7 @@ class Array:
   shape: tuple[int, ...] | None = None
   dtype: np.dtype | None = None
 
-  def checked(self) -> Array:
+  def checked(self) -> ZarrArray:
     """Returns the array with its header's shape and dtype after checking them.
 
     Raises:
@@ -125,7 +124,7 @@ class Array:
       )
     return array
 
-  def _header(self) -> records.Row:
+  def _header(self) -> names.JsonObject:
     name = f"{self.path}/.zarray"
     if self.store.size(name) is None:
       raise ValueError(f"{name}: expected a zarr header, found no such file")
@@ -187,7 +186,7 @@ class Files:
     with open(self.directory / key, "rb") as file:
       return file.read(_HEADER_BYTES)
 
-  def kvstore(self, path: str) -> records.Row:
+  def kvstore(self, path: str) -> names.JsonObject:
     """Returns tensorstore's spec of a path."""
     return {"driver": "file", "path": f"{self.directory}/{path}"}
 
@@ -218,7 +217,7 @@ class Ocdbt:
     except _READ_ERRORS as error:
       raise ValueError(f"{key}: {error}") from error
 
-  def kvstore(self, path: str) -> records.Row:
+  def kvstore(self, path: str) -> names.JsonObject:
     """Returns tensorstore's spec of a path."""
     base = {"driver": "file", "path": f"{self.directory}/"}
     return {"driver": "ocdbt", "base": base, "path": path}

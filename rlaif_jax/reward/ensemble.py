@@ -12,7 +12,7 @@ member function under vmap, with the trunk either mapped over or shared.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, Callable, TypeVar
+from typing import Annotated, Callable, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -32,7 +32,6 @@ from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 from rlaif_jax.reward import model as reward_model
 
-Tree = TypeVar("Tree")
 Kind = Literal["independent", "heads", "lora"]
 
 
@@ -148,10 +147,10 @@ def member_rewards(
 
 
 def of_members(
-  read: Callable[[protocols.Params], Tree],
+  read: Callable[[protocols.Params], batches.Tree],
   config: EnsembleConfig,
   params: protocols.Params,
-) -> Tree:
+) -> batches.Tree:
   """Applies `read` to the parameters of each member: arrays [k, ...]."""
 
   def one(member):
