@@ -15,7 +15,7 @@ from rlaif_jax.models import layers
 from rlaif_jax.models import small_world
 from rlaif_jax.models import t5
 
-Config = decoder.DecoderConfig | t5.T5Config
+Config = decoder.DecoderConfig | small_world.SmallWorldConfig | t5.T5Config
 ForwardOptions = layers.ForwardOptions
 
 
