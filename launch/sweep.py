@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes x seeds, one after the other, and a table of their results.
+"""Runs recipes with several seeds, and tabulates their results.
 
     python launch/sweep.py --seeds 0 1 2 --output_dir=runs/sweep \
-        gin_configs/recipes/docstring_sft.gin [-- --gin.NAME=VALUE ...]
+        gin_configs/recipes/docstring_sft.gin [-- --NAME=VALUE ...]
 
-Each recipe is run by the command in its own header, with another seed and
-output_dir; what follows `--` is added to every command. A run that has finished
-is not run again, one that was cut off goes on, and one that fails does not end
-the others. The table has, of every number in the runs' result.json, the mean
-over seeds and its 95 % interval (Student's t; none with one seed).
+Each recipe is run by the command in its header, with another seed and
+output_dir; arguments after `--` are added to every command. Finished runs are
+not run again, interrupted runs resume, and failed runs do not stop the others.
+The table has the mean over seeds of every number in result.json, with a 95 %
+interval (Student's t; none with one seed).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def command_of(recipe: pathlib.Path, seed: int, output_dir: pathlib.Path):
-  """The words of the recipe's command, with this seed and directory.
+  """Returns the words of the recipe's command with a seed and a directory.
 
   Raises:
-    ValueError: its header has no command.
+    ValueError: if the recipe's header has no command.
   """
   for line in recipe.read_text("utf-8").splitlines():
     if line.startswith("# Command: python -m rlaif_jax.main "):
@@ -41,17 +41,16 @@ def command_of(recipe: pathlib.Path, seed: int, output_dir: pathlib.Path):
   else:
     raise ValueError(f"{recipe} has no line '# Command: python -m ...'")
   words = [word for word in words if not word.startswith("--output_dir=")]
-  (job,) = (w.removeprefix("--job=") for w in words if w.startswith("--job="))
   return [
     sys.executable,
     *words,
-    f"--gin.{job}.seed={seed}",
+    f"--seed={seed}",
     f"--output_dir={output_dir}",
   ]
 
 
 def numbers(result: dict, prefix: str = "") -> dict[str, float]:
-  """All numbers of a result, nested ones as "outer.inner"."""
+  """Returns all numbers of a result, nested ones as "outer.inner"."""
   found = {}
   for name, value in result.items():
     if isinstance(value, dict):
@@ -62,7 +61,7 @@ def numbers(result: dict, prefix: str = "") -> dict[str, float]:
 
 
 def summary(values: list[float]) -> dict[str, float | int | None]:
-  """Mean over runs and the half width of its 95 % interval."""
+  """Returns the mean over runs and half the width of its 95 % interval."""
   n, half = len(values), None
   if n > 1:
     half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n)
@@ -70,7 +69,7 @@ def summary(values: list[float]) -> dict[str, float | int | None]:
 
 
 def table(found: dict[str, dict[str, dict]], failed: list[str]) -> str:
-  """Markdown: a line per recipe and number."""
+  """Returns a Markdown table with one line per recipe and number."""
   lines = ["| recipe | number | mean | 95 % interval | n |", "|---" * 5 + "|"]
   for recipe, rows in found.items():
     for name, row in rows.items():
@@ -86,7 +85,7 @@ def table(found: dict[str, dict[str, dict]], failed: list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-  """Runs all, writes sweep.md and sweep.json; 1 where a run failed."""
+  """Writes sweep.md and sweep.json; returns 1 if a run failed."""
   end = argv.index("--") if "--" in argv else len(argv)
   argv, more = argv[:end], argv[end + 1 :]
   parser = argparse.ArgumentParser(

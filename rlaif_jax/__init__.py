@@ -47,7 +47,7 @@ _MODULES = {
   "ComputeConfig": "rlaif_jax.core.compute",
 }
 
-__all__ = ["__version__", *_MODULES]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rig that compiles and runs in seconds, shared by its tests."""
+"""A toy world that compiles and runs in seconds, shared by tests."""
 
 from __future__ import annotations
 

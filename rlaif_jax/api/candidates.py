@@ -15,6 +15,7 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import checkpoint
@@ -29,7 +30,7 @@ Score = Callable[[batches.PromptBatch, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
+class SelectionConfig(validation.Validated):
   """Selection of the checkpoint that becomes the model (paper, appendix G).
 
   The labeler compares the candidates of highest validation reward with the SFT
@@ -42,15 +43,12 @@ class SelectionConfig:
     judge: prompt and method of the labeler.
   """
 
-  candidates: int = 4
+  candidates: validation.PositiveInt = 4
   judge_dir: str = ""
   judge: pairwise_judge.PairwiseJudgeConfig | None = None
 
   def __post_init__(self):
-    if self.candidates < 1:
-      raise ValueError(
-        f"SelectionConfig.candidates is {self.candidates}; it must be >= 1"
-      )
+    super().__post_init__()
     if bool(self.judge_dir) != (self.judge is not None):
       raise ValueError(
         f"SelectionConfig.judge_dir is {self.judge_dir!r} and judge is "

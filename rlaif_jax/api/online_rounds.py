@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Callable, Sequence
+from typing import Annotated, Any, Callable, Literal, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from rlaif_jax.api import online_preferences
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.data import response_pairs
 from rlaif_jax.engine import checkpoint
@@ -22,7 +23,7 @@ from rlaif_jax.ops import pair_choice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RoundsConfig:
+class RoundsConfig(validation.Validated):
   """Rounds of sampling, judging and training; defaults of arXiv:2405.07863.
 
   Attributes:
@@ -40,31 +41,14 @@ class RoundsConfig:
     sampling: temperature and length of the samples.
   """
 
-  rounds: int = 3
-  contexts: int = 1024
-  num_samples: int = 8
-  low_temperature: float = 0.7
-  choose: str = "max_min"
+  rounds: validation.PositiveInt = 3
+  contexts: validation.PositiveInt = 1024
+  num_samples: Annotated[int, validation.Bounds(ge=2)] = 8
+  low_temperature: validation.NonNegativeFloat = 0.7
+  choose: Annotated[str, validation.OneOf(pair_choice.CHOICES)] = "max_min"
   length_penalty: float = 0.0
-  reference: str = "initial"
+  reference: Literal["initial", "previous"] = "initial"
   sampling: decode.SamplingConfig
-
-  def __post_init__(self):
-    if self.reference not in ("initial", "previous"):
-      raise ValueError(
-        f"RoundsConfig.reference is {self.reference!r}; use 'initial' or "
-        "'previous'"
-      )
-    if self.choose not in pair_choice.CHOICES:
-      raise ValueError(
-        f"RoundsConfig.choose is {self.choose!r}; use one of "
-        f"{pair_choice.CHOICES}"
-      )
-    if self.num_samples < 2 or self.low_temperature < 0:
-      raise ValueError(
-        f"RoundsConfig.num_samples is {self.num_samples} and low_temperature "
-        f"is {self.low_temperature}; they must be >= 2 and >= 0 (0: off)"
-      )
 
   def parts(self) -> dict[str, tuple[int, decode.SamplingConfig]]:
     """Returns the samples of a round by name: their number and sampling."""

@@ -41,10 +41,10 @@ class PolicyGradient(NamedTuple):
 
   init: Callable[[jax.Array], TrainState]
   rollout: Callable[
-    [TrainState, batches.PromptBatch, jax.Array], batches.Rollout
+    [TrainState, batches.PromptBatch, jax.Array], algorithms.Rollout
   ]
   update: Callable[
-    [TrainState, batches.Rollout], tuple[TrainState, dict[str, jax.Array]]
+    [TrainState, algorithms.Rollout], tuple[TrainState, dict[str, jax.Array]]
   ]
   policy: Callable[[TrainState], pretrained.PretrainedModel]
 
@@ -82,12 +82,10 @@ def policy_gradient(
     ValueError: if an option is invalid, or the reward does not fit the policy.
   """
   compute = compute or compute_lib.ComputeConfig()
-  options.setdefault(
-    "sampling",
-    decode.SamplingConfig(
-      max_tokens=policy.sequence.max_response, temperature=0.9
-    ),
+  sampling = decode.SamplingConfig(
+    max_tokens=policy.sequence.max_response, temperature=0.9
   )
+  options = {"sampling": sampling, **options}
   config = algorithms.RLConfig(algorithm=algorithm, beta=kl_coef, **options)
   mesh, placement = policy.mesh, compute.placement
   scorer = rewards.as_reward(reward, policy)
@@ -127,23 +125,27 @@ def policy_gradient(
 
   def rollout(
     state: TrainState, prompts: batches.PromptBatch, key: jax.Array
-  ) -> batches.Rollout:
+  ) -> algorithms.Rollout:
     return collect(state.params, frozen, prompts, key)[0]
 
-  @jax.jit
-  def summarise(metrics, found):
-    metrics = {**metrics, **rollout_lib.rollout_metrics(found)}
-    return {name: value.mean() for name, value in metrics.items()}
-
   def update(
-    state: TrainState, found: batches.Rollout
+    state: TrainState, found: algorithms.Rollout
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     # The key orders the minibatches of PPO and GRPO.
     key = jax.random.fold_in(jax.random.key(0), state.step)
     state, metrics = step(state, found, key)
-    return state, summarise(metrics, found)
+    return state, _means(metrics, found)
 
   def current(state: TrainState) -> pretrained.PretrainedModel:
     return dataclasses.replace(policy, params=state.params["policy"])
 
   return PolicyGradient(init, rollout, update, current)
+
+
+@jax.jit
+def _means(
+  metrics: step_lib.Metrics, rollout: algorithms.Rollout
+) -> dict[str, jax.Array]:
+  """Returns the metrics of an update and its rollout as scalars."""
+  metrics = {**metrics, **rollout_lib.rollout_metrics(rollout)}
+  return {name: value.mean() for name, value in metrics.items()}

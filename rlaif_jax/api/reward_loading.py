@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reward of a policy run: which model, loaded how, in which unit."""
+"""Loads the reward of a policy run: models or a labeler, standardised."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Annotated, Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from rlaif_jax.api import rewards
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import processes
@@ -26,39 +27,48 @@ from rlaif_jax.reward import scorers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScorerConfig:
-  """Exactly one of a reward model and a labeler that rates 1..10.
+class ScorerConfig(validation.Validated):
+  """The reward: a reward model, an ensemble of them, or a labeler.
 
-  `standardize_file` names test or SFT responses (JSONL of Response); the
-  reward is then (r - mean) / std over them, times `scale`. The paper uses the
-  raw reward; in a small world the unit of the reward has to be set by hand.
-  `placement` is that of the model (or models) that score.
-  A `reward_dir` of `train_ensemble`, or several reward models of one size with
-  `more_reward_dirs`, make an ensemble, each member in its own unit over
-  `standardize_file`; `aggregate` and `coefficient` say how they become one
-  reward (`ops.ensembles.aggregate`).
+  Attributes:
+    reward_dir: model of `train_reward`, or ensemble of `train_ensemble`. Set
+      exactly one of reward_dir and labeler_dir.
+    more_reward_dirs: further reward models of the same size; they are an
+      ensemble with the one in reward_dir.
+    aggregate: how members become one reward; see `ops.ensembles.aggregate`.
+    coefficient: weight of the aggregate's uncertainty penalty.
+    labeler_dir: language model whose score of 1 to 10 is the reward (d-RLAIF).
+    rating_template: its pointwise template.
+    standardize_file: JSONL of responses, such as the SFT policy's. The reward
+      is (r - mean) / std over them, times `scale`; each member of an ensemble
+      is standardised on its own. The paper uses the raw reward.
+    standardize_rows: number of its rows that are used.
+    scale: standard deviation of the standardised reward.
+    placement: sharding and dtype of the scoring models.
   """
 
   reward_dir: str = ""
   more_reward_dirs: tuple[str, ...] = ()
-  aggregate: str = "mean"
+  aggregate: Annotated[str, validation.OneOf(ensembles.AGGREGATES)] = "mean"
   coefficient: float = 0.0
   labeler_dir: str = ""
   rating_template: str = ""
   standardize_file: str = ""
-  standardize_rows: int = 256
-  scale: float = 1.0
+  standardize_rows: validation.PositiveInt = 256
+  scale: validation.PositiveFloat = 1.0
   placement: compute_lib.Placement = compute_lib.PLAIN
 
   def __post_init__(self):
+    super().__post_init__()
     if bool(self.reward_dir) == bool(self.labeler_dir):
       raise ValueError(
-        f"ScorerConfig: reward_dir is {self.reward_dir!r} and labeler_dir is "
-        f"{self.labeler_dir!r}; give exactly one of them"
+        f"ScorerConfig.reward_dir is {self.reward_dir!r} and labeler_dir is "
+        f"{self.labeler_dir!r}; set exactly one of them"
       )
     if bool(self.labeler_dir) != bool(self.rating_template):
       raise ValueError(
-        "ScorerConfig: labeler_dir and rating_template go together"
+        f"ScorerConfig.labeler_dir is {self.labeler_dir!r} and rating_template "
+        f"is {self.rating_template!r}; set both or neither"
       )
     if self.more_reward_dirs and not (
       self.reward_dir and self.standardize_file
@@ -68,22 +78,15 @@ class ScorerConfig:
         "standardize_file: preferences leave a reward's zero and unit open, so "
         "members are compared over the same responses"
       )
-    if self.aggregate not in ensembles.AGGREGATES:
-      raise ValueError(
-        f"ScorerConfig.aggregate is {self.aggregate!r}; use one of "
-        f"{ensembles.AGGREGATES}"
-      )
-    if self.scale <= 0:
-      raise ValueError(f"ScorerConfig.scale is {self.scale}; must be positive")
 
 
 def make_scorer(
   config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
 ) -> tuple[protocols.Scorer, Any]:
-  """The Scorer and its parameters, standardised where the config says so.
+  """Returns the Scorer of a config and its parameters.
 
   Raises:
-    ValueError: the reward model reads other prompts than the policy.
+    ValueError: if the reward model does not read the prompts of the policy.
   """
   if config.reward_dir and is_ensemble(config):
     inner, params = make_ensemble(config, policy, devices)
@@ -109,10 +112,10 @@ def make_scorer(
 
 
 def is_ensemble(config: ScorerConfig) -> bool:
-  """Several models, or one of `train_ensemble`.
+  """Returns whether the reward is an ensemble.
 
   Raises:
-    ValueError: ensembles that cannot be read so, or an aggregate of one model.
+    ValueError: if options of ensembles are missing, or set for one model.
   """
   kind = checkpoint.read_description(config.reward_dir)["kind"]
   if kind != "ensemble":
@@ -139,7 +142,7 @@ def load_reward(
   placement: compute_lib.Placement,
   kind: str = "scalar",
 ) -> pretrained.PretrainedModel:
-  """A reward model that reads what the policy reads and writes."""
+  """Loads a reward model, and checks that it reads the policy's tokens."""
   reward = pretrained.load(directory, kind, devices, placement)
   check_same_text(directory, reward, policy)
   return reward
@@ -148,10 +151,10 @@ def load_reward(
 def make_ensemble(
   config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
 ) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
-  """The Scorer of several members, each in its own unit.
+  """Returns the Scorer of an ensemble, with its parameters.
 
   Raises:
-    ValueError: they are not of one size, or one does not fit the policy.
+    ValueError: if members differ in size, or do not fit the policy.
   """
   functions, ensemble, params = (
     whole_members(config, policy, devices)
@@ -180,14 +183,14 @@ def make_ensemble(
 
 
 def members_of_a_trunk(config: ScorerConfig, policy: Any, devices: Any):
-  """Functions, config and parameters of an ensemble of `train_ensemble`."""
+  """Loads functions, config and parameters of one of `train_ensemble`."""
   place = config.placement
   loaded = load_reward(config.reward_dir, policy, devices, place, "ensemble")
   return loaded.functions, loaded.ensemble, loaded.params
 
 
 def whole_members(config: ScorerConfig, policy: Any, devices: Any):
-  """The same of reward models that have nothing in common."""
+  """Loads independent reward models as the members of an ensemble."""
   directories = (config.reward_dir, *config.more_reward_dirs)
   models = [
     load_reward(name, policy, devices, config.placement) for name in directories
@@ -209,12 +212,12 @@ def statistics(
   params: Any,
   policy: pretrained.PretrainedModel,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation of the raw reward over stored responses.
+  """Returns mean and standard deviation of the reward of stored responses.
 
-  `score` returns [B, N], or [k, B, N] of k members; these have k of each.
+  They are scalars, or [k] if `score` returns [k, B, N] for k members.
 
   Raises:
-    ValueError: too few rows, or all rewards are the same.
+    ValueError: if there are too few rows, or all rewards are equal.
   """
   rows = jsonl.read_records(records.Response, config.standardize_file)
   rows = rows[: config.standardize_rows]
@@ -259,10 +262,10 @@ def check_same_text(
   reward: pretrained.PretrainedModel,
   policy: pretrained.PretrainedModel,
 ) -> None:
-  """The reward model reads the policy's tokens, so both must mean the same.
+  """Checks that a reward model and a policy read the same prompts.
 
   Raises:
-    ValueError: another vocabulary, or other text around the context.
+    ValueError: if vocabulary, text around a context or its length differ.
   """
   if reward.tokenizer.fingerprint != policy.tokenizer.fingerprint:
     raise ValueError(

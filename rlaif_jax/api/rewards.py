@@ -13,6 +13,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
 from rlaif_jax.labeling import llm_reward as llm_reward_lib
 from rlaif_jax.labeling import option_probs
@@ -52,7 +53,7 @@ class LLMReward:
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
       return text_reward(self._score_texts, policy)
     template = prompts_lib.load(self.template)
-    scorer = llm_reward_lib.direct_scorer(
+    scorer = llm_reward_lib.labeler_scorer(
       labeler.functions,
       labeler.tokenizer,
       parts=template.pointwise_parts(),
@@ -120,7 +121,8 @@ def text_reward(
       for row, keep in zip(context, valid, strict=True)
     ]
     contexts = [text for text in texts for _ in range(shape[1])]
-    responses = [text for row in policy.decode(response, mask) for text in row]
+    samples = decode.Samples(response=response, mask=mask, log_probs=None)
+    responses = [text for row in policy.decode(samples) for text in row]
     values = np.asarray(function(contexts, responses), np.float32)
     if values.shape != (len(responses),):
       raise ValueError(

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs a second of DPO: python -m rlaif_jax.bench.dpo."""
+"""Pairs per second of DPO: python -m rlaif_jax.bench.dpo."""
 
 from __future__ import annotations
 
-from typing import Any, Sequence
 
 import jax
 import numpy as np
@@ -25,12 +24,28 @@ def run(
   reference: bool = False,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
-  """Updates on pairs; ragged ones are packed, unless they shall be padded.
+) -> dict[str, object]:
+  """Times updates on random pairs.
 
-  The reference's log-probs are data, made once a run; with `reference` they
-  are made again for each update, as where each pair is seen once.
+  Args:
+    pairs: pairs per update.
+    prompt: maximum tokens of a prompt.
+    response: maximum tokens of a response.
+    ragged: lengths are uniform up to the maxima, and pairs are packed.
+    padded: does not pack ragged pairs.
+    reference: computes the reference's log-probs in each update; otherwise
+      they are data.
+    repetitions: timed updates.
+    model_config: the model.
   """
+  settings = {
+    "pairs": pairs,
+    "prompt": prompt,
+    "response": response,
+    "ragged": ragged,
+    "padded": padded,
+    "reference": reference,
+  }
   model, params = workload.build(model_config)
   log_probs = jax.jit(
     lambda params, part: scoring.pair_log_probs(model, params, part)
@@ -40,12 +55,9 @@ def run(
   )
   rows = data.replace(ref_log_probs=np.stack(log_probs(params, data), axis=-1))
   if ragged and not padded:
-    rows = pairs_lib.packed(rows)
-  update = pairs_lib.timed_update(
-    model.init,
-    dpo_model.make_loss(model, dpo_model.DPOConfig()),
-    rows,
-  )
+    rows = pairs_lib.pack(rows)
+  loss = dpo_model.make_loss(model, dpo_model.DPOConfig())
+  update = pairs_lib.make_update(model.init, loss, rows)
   phases = pairs_lib.update_phases(model_config, data, with_logits=True)
   if reference:
     phases.append(pairs_lib.forward_phase(model_config, data))
@@ -56,23 +68,9 @@ def run(
     lambda: (log_probs(params, rows) if reference else None, update()),
     phases,
     repetitions=repetitions,
-    extra={
-      "pairs": pairs,
-      "prompt": prompt,
-      "response": response,
-      "ragged": ragged,
-      "padded": padded,
-      "reference": reference,
-    },
+    settings=settings,
   )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line."""
-  parser = pairs_lib.arguments(__doc__)
-  parser.add_argument("--reference", action="store_true")
-  run(**vars(parser.parse_args(arguments)))
-
-
 if __name__ == "__main__":
-  main()
+  workload.main(run, __doc__)

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How time and memory grow with the work: python -m rlaif_jax.bench.growth.
+"""Scaling of time and memory: python -m rlaif_jax.bench.growth.
 
-Microseconds a token of sampling and of an update, against rows, length, layers
-and vocabulary, one of them changed at a time; beside them what the roofline
-would take, so that what grows faster than the arithmetic is seen. Then log-
-probs of large vocabularies, with all logits at once and in parts: memory as
-compiled, and seconds.
+Reports microseconds per token of sampling and of an update against rows,
+length, layers and vocabulary, one changed at a time, with the roofline. Then
+reports memory and seconds of the log-probs of large vocabularies, with all
+logits at once and in chunks.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import statistics
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
+import numpy as np
 
+from rlaif_jax.bench import model_flops
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import roofline
 from rlaif_jax.bench import rollout
@@ -34,7 +35,7 @@ from rlaif_jax.evaluation import figures
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 
-# What is changed, one at a time; of a length, half is the prompt.
+# Values of each axis; half of a length is the prompt.
 AXES = {
   "rows": (4, 16, 64),
   "length": (64, 128, 256, 512),
@@ -43,17 +44,20 @@ AXES = {
 }
 VOCABULARIES = (32_000, 128_000, 262_144)
 
+# A call, and its phases.
+Work = tuple[Callable[[], PyTree], Sequence[roofline.Phase]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-  """Rows of texts of a length, read by a model of some size."""
+  """Number and length of texts, and the model that reads them."""
 
   rows: int = 8
   length: int = 128
   model: decoder.DecoderConfig = workload.MODEL
 
-  def at(self, axis: str, value: int) -> Point:
-    """With another number of what the axis counts."""
+  def with_value(self, axis: str, value: int) -> Point:
+    """Returns the point with another value of an axis."""
     sizes = {"layers": "num_layers", "vocabulary": "vocab_size"}
     if axis not in sizes:
       return dataclasses.replace(self, **{axis: value})
@@ -62,17 +66,18 @@ class Point:
 
   @property
   def half(self) -> int:
+    """Half of the length."""
     return self.length // 2
 
-  def texts(self) -> Any:
-    """[rows, length] tokens."""
+  def texts(self) -> np.ndarray:
+    """Returns [rows, length] tokens."""
     return workload.tokens(
       self.rows, self.length, vocab_size=self.model.vocab_size
     )
 
 
-def sampling(point: Point) -> tuple[Any, Sequence[roofline.Phase]]:
-  """A call that samples half of each text after the other half."""
+def sampling(point: Point) -> Work:
+  """Returns a call that samples the second half of each text."""
   model, params = workload.build(point.model)
   prompts = jnp.asarray(point.texts()[:, : point.half])
   generate = jax.jit(
@@ -80,7 +85,7 @@ def sampling(point: Point) -> tuple[Any, Sequence[roofline.Phase]]:
       decode.generate,
       model,
       config=decode.SamplingConfig(max_tokens=point.half, temperature=0.9),
-      eos_ids=(workload.NEVER,),
+      eos_ids=(workload.NO_EOS,),
     )
   )
   keys = decode.row_keys(jax.random.key(0), jnp.arange(point.rows))
@@ -89,8 +94,8 @@ def sampling(point: Point) -> tuple[Any, Sequence[roofline.Phase]]:
   return lambda: generate(*given).response, phases
 
 
-def update(point: Point) -> tuple[Any, Sequence[roofline.Phase]]:
-  """A call that makes one AdamW update on the second half of each text."""
+def update(point: Point) -> Work:
+  """Returns a call that makes an AdamW update on the second halves."""
   model = architectures.language(point.model)
   texts = point.texts()
   prompt, response = texts[:, : point.half], texts[:, None, point.half :]
@@ -103,30 +108,30 @@ def update(point: Point) -> tuple[Any, Sequence[roofline.Phase]]:
 
   def loss(params, batch, key):
     del key
-    log_probs = scoring.group_log_probs(model, params, batch)
+    log_probs = scoring.response_log_probs(model, params, batch)
     return masked.weighted_sum(-log_probs, jnp.ones_like(log_probs)), {}
 
-  call = pairs_lib.timed_update(model.init, loss, batch)
+  call = pairs_lib.make_update(model.init, loss, batch)
   own = point.rows * response.shape[2]
-  phase = pairs_lib.branch_pass(
+  phase = model_flops.group_pass(
     point.model,
     name="update",
     columns=point.rows * point.length,
     attended=point.rows * point.length * (point.length + 1) / 2,
-    read_out=own,
+    states=own,
     logits=own,
     passes=3,
   )
-  return call, [phase, pairs_lib.optimizer_phase(point.model)]
+  return call, [phase, model_flops.adamw(point.model)]
 
 
 WORKS = {"sampling": sampling, "update": update}
 
 
-def measured(
+def measure_point(
   point: Point, work: str, machine: roofline.Machine, repetitions: int
 ) -> dict[str, float]:
-  """Microseconds a token that is sampled, or that an update reads."""
+  """Returns microseconds per sampled token, or per token of an update."""
   call, phases = WORKS[work](point)
   seconds = statistics.median(roofline.seconds_of(call, repetitions))
   least = sum(phase.seconds(machine) for phase in phases)
@@ -144,18 +149,20 @@ def grow(
   machine: roofline.Machine,
   *,
   repetitions: int,
-) -> Iterator[dict[str, Any]]:
-  """A row for each work, axis and value."""
+) -> Iterator[dict[str, object]]:
+  """Yields a row for each work, axis and value."""
   for work in WORKS:
     for axis, values in axes.items():
       for value in values:
-        found = measured(base.at(axis, value), work, machine, repetitions)
+        found = measure_point(
+          base.with_value(axis, value), work, machine, repetitions
+        )
         yield {"work": work, "axis": axis, "value": value, **found}
 
 
 @contextlib.contextmanager
 def logits_at_once(count: int) -> Iterator[None]:
-  """So many logits exist at a time, in what is traced meanwhile."""
+  """Sets the number of logits per chunk in programs traced meanwhile."""
   usual = scoring.LOGITS_AT_ONCE
   scoring.LOGITS_AT_ONCE = count
   try:
@@ -164,8 +171,10 @@ def logits_at_once(count: int) -> Iterator[None]:
     scoring.LOGITS_AT_ONCE = usual
 
 
-def head(vocabulary: int, *, rows: int, columns: int, width: int) -> Any:
-  """The gradient of log-probs for states and table, and its arguments."""
+def head(
+  vocabulary: int, *, rows: int, columns: int, width: int
+) -> tuple[Callable[..., PyTree], tuple[PyTree, jax.Array]]:
+  """Returns the gradient of log-probs by table and states, and arguments."""
   config = dataclasses.replace(
     workload.MODEL,
     vocab_size=vocabulary,
@@ -185,7 +194,7 @@ def head(vocabulary: int, *, rows: int, columns: int, width: int) -> Any:
   return jax.grad(total, argnums=(0, 1)), (params, hidden)
 
 
-def in_parts(
+def compare_chunks(
   vocabulary: int,
   *,
   rows: int = 16,
@@ -193,8 +202,8 @@ def in_parts(
   width: int = workload.MODEL.width,
   at_once: int = scoring.LOGITS_AT_ONCE,
   repetitions: int = 3,
-) -> dict[str, Any]:
-  """Log-probs and their gradient, all logits at once and in parts in turn."""
+) -> dict[str, object]:
+  """Compares log-probs and their gradient with one chunk and with several."""
   calls, memory = {}, {}
   for name, count in (("whole", 2**62), ("parts", at_once)):
     with logits_at_once(count):
@@ -204,68 +213,65 @@ def in_parts(
       compiled = jax.jit(gradient).lower(*given).compile()
     calls[name] = functools.partial(compiled, *given)
     memory[name] = compiled.memory_analysis().temp_size_in_bytes
-  seconds = {name: [] for name in calls}
-  for _ in range(repetitions):
-    for name, call in calls.items():
-      seconds[name] += roofline.seconds_of(call, 1)
-  took = {name: statistics.median(times) for name, times in seconds.items()}
+  seconds = roofline.alternate(calls, repetitions)
   return {
     "work": "log-probs",
     "vocabulary": vocabulary,
     "tokens": rows * columns,
     "whole_mb": round(memory["whole"] / 2**20, 1),
     "parts_mb": round(memory["parts"] / 2**20, 1),
-    "whole_s": round(took["whole"], 4),
-    "parts_s": round(took["parts"], 4),
-    "time_ratio": round(took["parts"] / took["whole"], 3),
+    "whole_s": round(seconds["whole"], 4),
+    "parts_s": round(seconds["parts"], 4),
+    "time_ratio": round(seconds["parts"] / seconds["whole"], 3),
   }
 
 
 def run(
   base: Point = Point(),
-  axes: Mapping[str, Sequence[int]] = AXES,
-  vocabularies: Sequence[int] = VOCABULARIES,
+  axes: Mapping[str, Sequence[int]] | None = None,
+  vocabularies: Sequence[int] | None = None,
   *,
+  only: str = "",
   repetitions: int = 3,
-  at_once: int = scoring.LOGITS_AT_ONCE,
+  logits_at_once: int = scoring.LOGITS_AT_ONCE,
   svg: str = "",
-) -> list[dict[str, Any]]:
-  """All rows, each printed as a line of JSON; draws them into a file `svg`."""
+) -> list[dict[str, object]]:
+  """Returns all rows; prints each as a line of JSON.
+
+  Args:
+    base: the point from which one axis at a time is changed.
+    axes: values of each axis; None: AXES.
+    vocabularies: vocabulary sizes of the log-probs; None: VOCABULARIES.
+    only: "growth" or "log-probs" leaves out the other.
+    repetitions: timed calls.
+    logits_at_once: number of logits of a chunk.
+    svg: file that receives a figure.
+
+  Raises:
+    ValueError: if `only` is unknown.
+  """
+  if only not in ("", "growth", "log-probs"):
+    raise ValueError(f"only is {only!r}; use 'growth' or 'log-probs'")
+  axes = AXES if axes is None else axes
+  sizes = VOCABULARIES if vocabularies is None else vocabularies
   machine = roofline.measure()
   rows = []
-  for row in grow(base, axes, machine, repetitions=repetitions):
+
+  def add(row):
     rows.append(row)
     print(json.dumps({"bench": "growth", **row}), flush=True)
-  for vocabulary in vocabularies:
-    row = in_parts(vocabulary, at_once=at_once, repetitions=repetitions)
-    print(json.dumps({"bench": "growth", **row}), flush=True)
-    rows.append(row)
+
+  if only != "log-probs":
+    for row in grow(base, axes, machine, repetitions=repetitions):
+      add(row)
+  if only != "growth":
+    for size in sizes:
+      add(compare_chunks(size, at_once=logits_at_once, repetitions=repetitions))
   if svg:
     drawn = figures.growth([row for row in rows if "axis" in row])
     pathlib.Path(svg).write_text(drawn)
   return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--repetitions", type=int, default=3)
-  parser.add_argument("--svg", default="", help="file to draw into")
-  parser.add_argument(
-    "--only", choices=("growth", "log-probs"), help="one of the two"
-  )
-  parser.add_argument(
-    "--logits_at_once", type=int, default=scoring.LOGITS_AT_ONCE
-  )
-  given = parser.parse_args(arguments)
-  run(
-    axes={} if given.only == "log-probs" else AXES,
-    vocabularies=() if given.only == "growth" else VOCABULARIES,
-    repetitions=given.repetitions,
-    at_once=given.logits_at_once,
-    svg=given.svg,
-  )
-
-
 if __name__ == "__main__":
-  main()
+  workload.main(run, __doc__)

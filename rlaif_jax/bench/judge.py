@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs a second of judging in both orders: python -m rlaif_jax.bench.judge.
+"""Pairs per second of judging in both orders: python -m rlaif_jax.bench.judge.
 
-Prompts of one preamble, which is read before the clock starts, as in a run's
-first call; `--plain` reads each of a pair's two prompts whole, and takes no
-more logits than it needs either.
+All prompts share a preamble, whose cache is computed before the timed calls.
+`--plain` reads the two prompts of each pair whole.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.bench import pairs as pairs_lib
+from rlaif_jax.bench import model_flops
 from rlaif_jax.bench import roofline
 from rlaif_jax.bench import workload
 from rlaif_jax.engine import scoring
@@ -27,14 +24,14 @@ OPTIONS = ("1", "2")
 
 
 class NumberTokenizer:
-  """Texts are token ids with spaces between them."""
+  """A tokenizer of texts that are token ids, separated by spaces."""
 
   bos_id = None
-  eos_id = workload.NEVER
-  eos_ids = (workload.NEVER,)
+  eos_id = workload.NO_EOS
+  eos_ids = (workload.NO_EOS,)
 
   def encode(self, text: str) -> list[int]:
-    """The ids in a text."""
+    """Returns the ids in a text."""
     return [int(word) for word in text.split()]
 
   encode_plain = encode
@@ -43,7 +40,7 @@ class NumberTokenizer:
 def prompts_of(
   pairs: int, shared: int, context: int, candidate: int, *, vocab_size: int
 ) -> list[str]:
-  """Two prompts a pair, in both orders."""
+  """Returns two prompts per pair, one for each order."""
   begin = workload.tokens(1, shared, vocab_size=vocab_size)[0]
   contexts = workload.tokens(pairs, context, vocab_size=vocab_size, seed=1)
   shape = (pairs, 2, candidate)
@@ -64,19 +61,19 @@ def phases(
   context: int,
   candidate: int,
 ) -> list[roofline.Phase]:
-  """Each context once, and each order's candidates, after the preamble."""
+  """Counts each context once and each response in both orders."""
   own = 2 * candidate
   columns = pairs * (context + 2 * own)
   attended = pairs * (
     context * shared + context * (context + 1) / 2
   ) + 2 * pairs * (own * (shared + context) + own * (own + 1) / 2)
   return [
-    pairs_lib.branch_pass(
+    model_flops.group_pass(
       config,
       name="prompts",
       columns=columns,
       attended=attended,
-      read_out=2 * pairs,
+      states=2 * pairs,
       logits=2 * pairs,
       passes=1,
     )
@@ -93,8 +90,19 @@ def run(
   batch_size: int = 16,
   repetitions: int = 3,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
-  """Log-probs of the options of all prompts, by the backend of the jobs."""
+) -> dict[str, object]:
+  """Times the log-probs of the options, with the backend of the jobs.
+
+  Args:
+    pairs: number of pairs.
+    shared: tokens of the preamble.
+    context: tokens of a context.
+    candidate: tokens of a response.
+    plain: reads each prompt whole.
+    batch_size: prompts per device call.
+    repetitions: timed calls.
+    model_config: the model.
+  """
   model, params = workload.build(model_config)
   tokenizer = NumberTokenizer()
   texts = prompts_of(
@@ -130,7 +138,7 @@ def run(
     call,
     phases(model_config, pairs, shared, context, candidate),
     repetitions=repetitions,
-    extra={
+    settings={
       "pairs": pairs,
       "shared": shared,
       "context": context,
@@ -141,18 +149,5 @@ def run(
   return {**line, "log_probs": call()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--pairs", type=int, default=32)
-  parser.add_argument("--shared", type=int, default=600)
-  parser.add_argument("--context", type=int, default=300)
-  parser.add_argument("--candidate", type=int, default=40)
-  parser.add_argument("--batch_size", type=int, default=16)
-  parser.add_argument("--plain", action="store_true")
-  parser.add_argument("--repetitions", type=int, default=3)
-  run(**vars(parser.parse_args(arguments)))
-
-
 if __name__ == "__main__":
-  main()
+  workload.main(run, __doc__)

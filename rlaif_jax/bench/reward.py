@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs a second of reward training: python -m rlaif_jax.bench.reward."""
+"""Pairs per second of reward training: python -m rlaif_jax.bench.reward."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
 
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import workload
@@ -25,30 +24,38 @@ def run(
   separate: bool = False,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
-  """Updates on pairs; ragged ones are packed, unless they shall be padded.
+) -> dict[str, object]:
+  """Times updates on random pairs.
 
   Args:
-    pairs: of an update.
-    prompt: tokens, at most.
-    response: tokens of each candidate, at most.
-    ragged: lengths are uniform up to these.
-    padded: do not pack.
-    separate: read the prompt again for each candidate, and do not pack.
-    repetitions: of the update, after one that compiles.
-    model_config: what is trained.
+    pairs: pairs per update.
+    prompt: maximum tokens of a prompt.
+    response: maximum tokens of a response.
+    ragged: lengths are uniform up to the maxima, and pairs are packed.
+    padded: does not pack ragged pairs.
+    separate: reads the prompt again for each response, and does not pack.
+    repetitions: timed updates.
+    model_config: the model.
   """
+  settings = {
+    "pairs": pairs,
+    "prompt": prompt,
+    "response": response,
+    "ragged": ragged,
+    "padded": padded,
+    "separate": separate,
+  }
   model = architectures.scalar(model_config)
   if separate:
-    model = apart(model)
+    model = repeat_prompts(model)
   data = pairs_lib.random_pairs(
     pairs, prompt, response, ragged=ragged, vocab_size=model_config.vocab_size
   )
-  batch = data
-  if ragged and not (padded or separate):
-    batch = pairs_lib.packed(data)
-  call = pairs_lib.timed_update(
-    model.init, reward_model.make_loss(model), batch
+  is_packed = ragged and not (padded or separate)
+  call = pairs_lib.make_update(
+    model.init,
+    reward_model.make_loss(model),
+    pairs_lib.pack(data) if is_packed else data,
   )
   return workload.report(
     "reward",
@@ -57,19 +64,12 @@ def run(
     call,
     pairs_lib.update_phases(model_config, data, with_logits=False),
     repetitions=repetitions,
-    extra={
-      "pairs": pairs,
-      "prompt": prompt,
-      "response": response,
-      "ragged": ragged,
-      "padded": padded,
-      "separate": separate,
-    },
+    settings=settings,
   )
 
 
-def apart(model: protocols.ScalarModel) -> protocols.ScalarModel:
-  """The same rewards from a row for each candidate: nothing is shared."""
+def repeat_prompts(model: protocols.ScalarModel) -> protocols.ScalarModel:
+  """Returns a model that reads each response in a row of its own."""
 
   def last(params, group):
     rows, count, columns = group.response.shape
@@ -84,12 +84,5 @@ def apart(model: protocols.ScalarModel) -> protocols.ScalarModel:
   return dataclasses.replace(model, last=last)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line."""
-  parser = pairs_lib.arguments(__doc__)
-  parser.add_argument("--separate", action="store_true")
-  run(**vars(parser.parse_args(arguments)))
-
-
 if __name__ == "__main__":
-  main()
+  workload.main(run, __doc__)

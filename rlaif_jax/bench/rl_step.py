@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples a second of an RL step: python -m rlaif_jax.bench.rl_step.
+"""Samples per second of an RL step: python -m rlaif_jax.bench.rl_step.
 
-Rollout, reference log-probs and update; the reward is a function of the tokens
-that costs nothing, as the peers' is.
+A step is rollout, reference log-probs and update. The reward is a cheap
+function of the tokens.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from typing import Any, Sequence
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
+from rlaif_jax.bench import model_flops
 from rlaif_jax.bench import pairs as pairs_lib
 from rlaif_jax.bench import roofline
 from rlaif_jax.bench import rollout as rollout_bench
@@ -36,41 +37,41 @@ def phases(
   new: int,
   rl: algorithms.RLConfig,
 ) -> list[roofline.Phase]:
-  """Each prompt once for all of its samples, wherever it is read."""
+  """Counts each prompt once for all of its samples."""
   group = rl.samples_per_prompt
   prompts = samples // group
   _, tokens = rollout_bench.phases(config, samples, prompt, new)
 
   def reading(name, passes, with_logits):
     own = samples * (prompt * new + new * (new + 1) / 2)
-    return pairs_lib.branch_pass(
+    return model_flops.group_pass(
       config,
       name=name,
       columns=prompts * prompt + samples * new,
       attended=prompts * prompt * (prompt + 1) / 2 + own,
-      read_out=samples * new,
+      states=samples * new,
       logits=samples * new if with_logits else 0,
       passes=passes,
     )
 
-  first = workload.forward(
-    config, name="prompts", rows=prompts, columns=prompt, logits=1, asked=1
+  first = model_flops.forward(
+    config, name="prompts", rows=prompts, columns=prompt, logits=1, states=1
   )
   result = [
     first,
     tokens,
     reading("reference", 1, True),
     reading("update", 3, True),
-    pairs_lib.optimizer_phase(config),
+    model_flops.adamw(config),
   ]
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     result.append(reading("value update", 3, False))
-    result.append(pairs_lib.optimizer_phase(config, "value optimizer"))
+    result.append(model_flops.adamw(config, "value optimizer"))
   return result
 
 
 def different_tokens(params, prompts, response, mask):
-  """A Scorer: the share of tokens that are not the one before."""
+  """Scores [B, N] by the share of tokens that differ from the one before."""
   del params, prompts
   changes = jnp.mean(response[..., 1:] != response[..., :-1], axis=-1)
   return changes * mask[..., 0]
@@ -84,13 +85,22 @@ def run(
   *,
   repetitions: int = 4,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
-  """Whole steps; algorithms of groups take two samples a prompt."""
-  row = algorithms.ALGORITHMS[algorithm]
-  rl = algorithms.RLConfig(
-    algorithm=algorithm, samples_per_prompt=row.min_samples
-  )
-  call = timed_step(model_config, rl, samples // row.min_samples, prompt, new)
+) -> dict[str, object]:
+  """Times whole steps.
+
+  Args:
+    algorithm: key of `rl.algorithms.ALGORITHMS`; those that compare samples of
+      a prompt get two per prompt.
+    samples: samples per step.
+    prompt: tokens of a prompt.
+    new: tokens of a response.
+    repetitions: timed steps.
+    model_config: the model.
+  """
+  rl = algorithms.RLConfig(algorithm=algorithm, samples_per_prompt=2)
+  group = algorithms.ALGORITHMS[algorithm].min_samples
+  rl = dataclasses.replace(rl, samples_per_prompt=group)
+  call = make_step(model_config, rl, samples // group, prompt, new)
   return workload.report(
     "rl_step",
     "samples",
@@ -98,7 +108,7 @@ def run(
     call,
     phases(model_config, samples, prompt, new, rl),
     repetitions=repetitions,
-    extra={
+    settings={
       "algorithm": algorithm,
       "samples": samples,
       "prompt": prompt,
@@ -107,8 +117,14 @@ def run(
   )
 
 
-def timed_step(model_config, rl, prompts: int, prompt: int, new: int):
-  """A call that makes one step, with other prompts each time."""
+def make_step(
+  model_config: decoder.DecoderConfig,
+  rl: algorithms.RLConfig,
+  prompts: int,
+  prompt: int,
+  new: int,
+) -> Callable[[], PyTree]:
+  """Returns a function that makes one step, with new prompts each time."""
   model = architectures.language(model_config)
   value = architectures.scalar(model_config)
   inits = {"policy": model.init}
@@ -116,7 +132,7 @@ def timed_step(model_config, rl, prompts: int, prompt: int, new: int):
     inits["value"] = value.init
   tx = optimizer_lib.make_joint_optimizer(dict.fromkeys(inits, pairs_lib.ADAMW))
   mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])
-  held = [
+  state = [
     step_lib.init_state(
       lambda key: {name: init(key) for name, init in inits.items()},
       tx,
@@ -125,13 +141,13 @@ def timed_step(model_config, rl, prompts: int, prompt: int, new: int):
     )
   ]
   frozen = {
-    "reference": jax.tree.map(jnp.copy, held[0].params["policy"]),
+    "reference": jax.tree.map(jnp.copy, state[0].params["policy"]),
     "scorer": None,
   }
   sampling = decode.SamplingConfig(max_tokens=new, temperature=0.9)
   rl = dataclasses.replace(rl, sampling=sampling)
   collect = rollout.make_collect(
-    model, value, different_tokens, config=rl, eos_ids=(workload.NEVER,)
+    model, value, different_tokens, config=rl, eos_ids=(workload.NO_EOS,)
   )
   loss = algorithms.make_loss(model, value, rl)
   update = step_lib.make_train_step(loss, tx)
@@ -144,9 +160,9 @@ def timed_step(model_config, rl, prompts: int, prompt: int, new: int):
     )
     batch = mesh_lib.put_batch(mesh, _prompt_batch(tokens))
     key = jax.random.key(count[0])
-    collected, _ = collect(held[0].params, frozen, batch, key)
-    held[0], metrics = update(held[0], collected, key)
-    return held[0].step, metrics
+    collected, _ = collect(state[0].params, frozen, batch, key)
+    state[0], metrics = update(state[0], collected, key)
+    return state[0].step, metrics
 
   return call
 
@@ -162,18 +178,5 @@ def _prompt_batch(tokens) -> batches.PromptBatch:
   )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument(
-    "--algorithm", default="rloo", choices=sorted(algorithms.ALGORITHMS)
-  )
-  parser.add_argument("--samples", type=int, default=16)
-  parser.add_argument("--prompt", type=int, default=128)
-  parser.add_argument("--new", type=int, default=64)
-  parser.add_argument("--repetitions", type=int, default=4)
-  run(**vars(parser.parse_args(arguments)))
-
-
 if __name__ == "__main__":
-  main()
+  workload.main(run, __doc__)

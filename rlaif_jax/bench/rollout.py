@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens a second of sampling: python -m rlaif_jax.bench.rollout.
+"""Tokens per second of sampling: python -m rlaif_jax.bench.rollout.
 
-With --ragged, of responses whose lengths differ much: slots that are refilled
-against batches that wait for their longest.
+--ragged compares refilled slots with fixed batches on responses whose lengths
+vary.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
-import statistics
-from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.bench import model_flops
 from rlaif_jax.bench import roofline
 from rlaif_jax.bench import workload
 from rlaif_jax.engine import decode
@@ -26,12 +24,12 @@ from rlaif_jax.models import decoder
 def phases(
   config: decoder.DecoderConfig, rows: int, prompt: int, new: int
 ) -> list[roofline.Phase]:
-  """Prompts once, then one token after another."""
-  first = workload.forward(
-    config, name="prompts", rows=rows, columns=prompt, logits=1, asked=1
+  """Returns the prefill, and the decode steps."""
+  first = model_flops.forward(
+    config, name="prompts", rows=rows, columns=prompt, logits=1, states=1
   )
-  # The mean token reads half of the new columns.
-  token = workload.forward(
+  # A token attends to half of the new columns on average.
+  token = model_flops.forward(
     config,
     name="tokens",
     rows=rows,
@@ -46,12 +44,34 @@ def phases(
 def run(
   rows: int = 16,
   prompt: int = 128,
-  new: int = 64,
+  new: int = 0,
   *,
+  ragged: bool = False,
+  count: int = 128,
   repetitions: int = 3,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
-  """Samples `new` tokens after each prompt, no end token among them."""
+) -> dict[str, object]:
+  """Times sampling of `new` tokens after each prompt.
+
+  Args:
+    rows: prompts per batch.
+    prompt: tokens of a prompt.
+    new: maximum new tokens; 0: 64, or 256 if ragged.
+    ragged: compares slots with batches; see `run_ragged`.
+    count: number of responses if ragged.
+    repetitions: timed calls.
+    model_config: the model.
+  """
+  if ragged:
+    return run_ragged(
+      rows,
+      prompt,
+      new or 256,
+      count=count,
+      repetitions=repetitions,
+      model_config=model_config,
+    )
+  new = new or 64
   model, params = workload.build(model_config)
   texts = jnp.asarray(
     workload.tokens(rows, prompt, vocab_size=model_config.vocab_size)
@@ -61,7 +81,7 @@ def run(
   config = decode.SamplingConfig(max_tokens=new, temperature=0.9)
   generate = jax.jit(
     functools.partial(
-      decode.generate, model, config=config, eos_ids=(workload.NEVER,)
+      decode.generate, model, config=config, eos_ids=(workload.NO_EOS,)
     )
   )
   return workload.report(
@@ -71,14 +91,18 @@ def run(
     lambda: generate(params, texts, valid, keys).response,
     phases(model_config, rows, prompt, new),
     repetitions=repetitions,
-    extra={"rows": rows, "prompt": prompt, "new": new},
+    settings={"rows": rows, "prompt": prompt, "new": new},
   )
 
 
-def ragged_lengths(count: int, mean: int, most: int, seed: int = 0):
-  """[count] int32: geometric lengths of that mean, cut at the most."""
+def ragged_lengths(
+  count: int, mean: int, longest: int, seed: int = 0
+) -> np.ndarray:
+  """Returns [count] int32 geometric lengths of a mean, cut at a maximum."""
   generator = np.random.default_rng(seed)
-  return np.minimum(generator.geometric(1 / mean, count), most).astype(np.int32)
+  return np.minimum(generator.geometric(1 / mean, count), longest).astype(
+    np.int32
+  )
 
 
 def run_ragged(
@@ -90,10 +114,10 @@ def run_ragged(
   mean: int = 32,
   repetitions: int = 3,
   model_config: decoder.DecoderConfig = workload.MODEL,
-) -> dict[str, Any]:
-  """`count` responses of geometric lengths, in `rows` slots and in batches.
+) -> dict[str, object]:
+  """Times `count` responses of geometric lengths, in slots and in batches.
 
-  The two take turns; each draws the same responses, which is checked.
+  Slots and batches alternate, and sample the same responses.
   """
   model, params = workload.build(model_config)
   texts = jnp.asarray(
@@ -101,39 +125,36 @@ def run_ragged(
   )
   keys = decode.row_keys(jax.random.key(0), jnp.arange(count))
   lengths = jnp.asarray(ragged_lengths(count, mean, new))
-  draws = {}
+  samplers = {}
   for slots in (0, rows):
     config = decode.SamplingConfig(max_tokens=new, temperature=0.9, slots=slots)
-    draws[slots] = jax.jit(
+    samplers[slots] = jax.jit(
       functools.partial(
-        decode.generate, model, config=config, eos_ids=(workload.NEVER,)
+        decode.generate, model, config=config, eos_ids=(workload.NO_EOS,)
       )
     )
 
-  def draw(slots, part):
+  def sample(slots, part):
     given = texts[part], jnp.ones(texts[part].shape, bool), keys[part]
-    return draws[slots](params, *given, limits=lengths[part])
+    return samplers[slots](params, *given, limits=lengths[part])
 
   def in_batches():
     parts = [slice(i, i + rows) for i in range(0, count, rows)]
-    drawn = [draw(0, part).response for part in parts]
-    return jnp.concatenate(drawn)
+    return jnp.concatenate([sample(0, part).response for part in parts])
 
   def in_slots():
-    return draw(rows, slice(None)).response
+    return sample(rows, slice(None)).response
 
   same = float(jnp.mean(jnp.all(in_batches() == in_slots(), axis=1)))
-  seconds = {"batches": [], "slots": []}
-  for _ in range(repetitions):
-    for name, call in (("batches", in_batches), ("slots", in_slots)):
-      seconds[name] += roofline.seconds_of(call, 1)
-  took = {name: statistics.median(times) for name, times in seconds.items()}
+  seconds = roofline.alternate(
+    {"batches": in_batches, "slots": in_slots}, repetitions
+  )
   total = int(lengths.sum())
   line = {
     "bench": "rollout, ragged",
-    "slots_tokens_per_s": round(total / took["slots"], 1),
-    "batches_tokens_per_s": round(total / took["batches"], 1),
-    "ratio": round(took["batches"] / took["slots"], 3),
+    "slots_tokens_per_s": round(total / seconds["slots"], 1),
+    "batches_tokens_per_s": round(total / seconds["batches"], 1),
+    "ratio": round(seconds["batches"] / seconds["slots"], 3),
     "same_responses": same,
     "rows": rows,
     "prompt": prompt,
@@ -145,27 +166,5 @@ def run_ragged(
   return line
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--ragged", action="store_true")
-  parser.add_argument("--rows", type=int, default=16)
-  parser.add_argument("--prompt", type=int, default=128)
-  parser.add_argument("--new", type=int, help="64, or 256 if ragged")
-  parser.add_argument("--count", type=int, default=128, help="if ragged")
-  parser.add_argument("--repetitions", type=int, default=3)
-  given = parser.parse_args(arguments)
-  sizes = (given.rows, given.prompt)
-  if given.ragged:
-    run_ragged(
-      *sizes,
-      given.new or 256,
-      count=given.count,
-      repetitions=given.repetitions,
-    )
-  else:
-    run(*sizes, given.new or 64, repetitions=given.repetitions)
-
-
 if __name__ == "__main__":
-  main()
+  workload.main(run, __doc__)

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine can do, measured here and now, and the time that leaves.
+"""Measures this machine's rates, and computes rooflines from them.
 
-A phase needs FLOPs / rate or bytes / bandwidth, whichever is longer; a
-workload needs the sum of its phases. Both rates are measured in the process
-that measures the work, so that a busy machine slows both.
+A phase takes the longer of FLOPs / rate and bytes / bandwidth, a workload the
+sum of its phases. The rates are measured in the process that times the work, so
+that other load on the machine slows both.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
-from typing import Any, Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
-# Sides of the square matrices whose product gives the rate, and the float32
-# numbers that are read for the bandwidth, in rows: more than any cache holds.
+# Sizes of the square matrices that are multiplied, and the number of float32
+# values that are read, in rows of ROW; they do not fit into a cache.
 MATMUL_SIDES = (1024, 2048)
 READ_NUMBERS = 2**26
 ROW = 1024
@@ -24,8 +26,12 @@ ROW = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-  """flops: a second, of large float32 products; bandwidth: bytes a second
-  that are read from memory."""
+  """Measured rates.
+
+  Attributes:
+    flops: float32 FLOPs per second of large matrix products.
+    bandwidth: bytes per second read from memory.
+  """
 
   flops: float
   bandwidth: float
@@ -33,7 +39,7 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-  """Work that is done `times` times: FLOPs, and bytes that must be read."""
+  """Work that is repeated `times` times: FLOPs, and bytes that are read."""
 
   name: str
   flops: float
@@ -41,19 +47,19 @@ class Phase:
   times: float = 1.0
 
   def seconds(self, machine: Machine) -> float:
-    """The least time that the phase takes on the machine."""
+    """Returns the minimum time of the phase on a machine."""
     return self.times * max(
       self.flops / machine.flops, self.bytes / machine.bandwidth
     )
 
   def bound(self, machine: Machine) -> str:
-    """What bounds it: "compute" or "memory"."""
+    """Returns "compute" or "memory", whichever bounds the phase."""
     computing = self.flops / machine.flops > self.bytes / machine.bandwidth
     return "compute" if computing else "memory"
 
 
-def seconds_of(call: Callable[[], Any], repetitions: int) -> list[float]:
-  """Seconds of each of several calls, after one that compiles."""
+def seconds_of(call: Callable[[], PyTree], repetitions: int) -> list[float]:
+  """Returns the seconds of each call, after one call that compiles."""
   jax.block_until_ready(call())
   seconds = []
   for _ in range(repetitions):
@@ -63,18 +69,29 @@ def seconds_of(call: Callable[[], Any], repetitions: int) -> list[float]:
   return seconds
 
 
+def alternate(
+  calls: Mapping[str, Callable[[], PyTree]], repetitions: int
+) -> dict[str, float]:
+  """Returns median seconds of calls that alternate; see `seconds_of`."""
+  seconds = {name: [] for name in calls}
+  for _ in range(repetitions):
+    for name, call in calls.items():
+      seconds[name] += seconds_of(call, 1)
+  return {name: statistics.median(times) for name, times in seconds.items()}
+
+
 def measure(
   *,
   sides: Sequence[int] = MATMUL_SIDES,
   numbers: int = READ_NUMBERS,
   repetitions: int = 8,
 ) -> Machine:
-  """The best rates of a few tries; the best, so that shares are no flattery.
+  """Returns the best rates of a few repetitions.
 
   Args:
-    sides: of the square matrices that are multiplied.
-    numbers: float32 numbers that are read, a multiple of ROW.
-    repetitions: of each try.
+    sides: sizes of the square matrices that are multiplied.
+    numbers: number of float32 values that are read, a multiple of ROW.
+    repetitions: timed calls of each operation.
   """
   rates = []
   for side in sides:
@@ -82,7 +99,7 @@ def measure(
     times = seconds_of(lambda m=matrix: _product(m), repetitions)
     rates.append(2 * side**3 / min(times))
   rows = jnp.ones((numbers // ROW, ROW), jnp.float32)
-  # Which way of reading is the fastest depends on the compiler.
+  # The fastest way to read depends on the compiler.
   read = [
     min(seconds_of(lambda f=f: f(rows), repetitions))
     for f in (_row_sums, _sum, _row_products)
@@ -90,8 +107,8 @@ def measure(
   return Machine(flops=max(rates), bandwidth=4 * numbers / min(read))
 
 
-def summary(phases: Sequence[Phase], machine: Machine) -> dict[str, Any]:
-  """The roofline as numbers for a JSON line."""
+def summary(phases: Sequence[Phase], machine: Machine) -> dict[str, object]:
+  """Returns the roofline as entries of a JSON line."""
   return {
     "gflops": round(machine.flops / 1e9, 1),
     "read_gb_s": round(machine.bandwidth / 1e9, 1),

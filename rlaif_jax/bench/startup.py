@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds until work begins: python -m rlaif_jax.bench.startup.
+"""Seconds from start to first step: python -m rlaif_jax.bench.startup.
 
-Of the import, and of a process that makes one RL step of the peers' model:
-with an empty compilation cache, and with the one that this filled.
+Times the import, and processes that make one RL step: one with an empty
+compilation cache, and one with the cache that the first has filled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Mapping, Sequence
+from typing import Mapping
 
 import jax
 
@@ -33,22 +33,22 @@ def first_step(
   prompt: int = 128,
   new: int = 64,
 ) -> int:
-  """Makes one RL step of the work of `rl_step`; returns its number."""
+  """Makes one step of the benchmark `rl_step`; returns its number."""
   rl = algorithms.RLConfig(algorithm="rloo", samples_per_prompt=2)
-  call = rl_step.timed_step(model_config, rl, samples // 2, prompt, new)
+  call = rl_step.make_step(model_config, rl, samples // 2, prompt, new)
   step, _ = jax.block_until_ready(call())
   return int(step)
 
 
 def seconds_of(code: str, environ: Mapping[str, str]) -> float:
-  """Wall seconds of a Python process that runs the code."""
+  """Returns the wall seconds of a Python process that runs the code."""
   begin = time.monotonic()
   subprocess.run([sys.executable, "-c", code], env=environ, check=True)
   return time.monotonic() - begin
 
 
-def run(step: str = STEP) -> dict[str, Any]:
-  """Times whole processes, from their start to their end."""
+def run(step: str = STEP) -> dict[str, object]:
+  """Times whole processes; `step` is the code of one step."""
   with tempfile.TemporaryDirectory() as cache:
     environ = {**os.environ, compile_cache.JAX: cache}
     line = {
@@ -62,12 +62,5 @@ def run(step: str = STEP) -> dict[str, Any]:
   return line
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-  """The command line, which takes nothing."""
-  if arguments:
-    raise SystemExit(f"bench.startup takes no arguments, not {arguments}")
-  run()
-
-
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  workload.main(run, __doc__)

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work on which libraries are compared: one small Llama, fixed sizes.
+"""The common parts of the benchmarks: model, texts, report, command line.
 
-Weights and texts are random; both cost what trained ones cost.
+The model is a Llama of 43.7M parameters. Weights and texts are random, which
+costs the same time as trained ones.
 """
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import statistics
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
+from jaxtyping import Int, PyTree
 import numpy as np
 
 from rlaif_jax.bench import roofline
+from rlaif_jax.core import protocols
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 
-# 43.7M parameters.
 MODEL = decoder.DecoderConfig(
   vocab_size=32_000,
   width=512,
@@ -30,12 +34,14 @@ MODEL = decoder.DecoderConfig(
   max_length=1024,
 )
 
-# An end token that no model draws: all responses have the full length.
-NEVER = -1
+# An end token that is never sampled, so all responses have the full length.
+NO_EOS = -1
 
 
-def build(config: decoder.DecoderConfig = MODEL, seed: int = 0) -> Any:
-  """(functions of the language model, its unboxed parameters)."""
+def build(
+  config: decoder.DecoderConfig = MODEL, seed: int = 0
+) -> tuple[protocols.LanguageModel, PyTree]:
+  """Returns the functions of a language model and its random parameters."""
   functions = architectures.language(config)
   params = nn.unbox(jax.jit(functions.init)(jax.random.key(seed)))
   return functions, params
@@ -43,84 +49,32 @@ def build(config: decoder.DecoderConfig = MODEL, seed: int = 0) -> Any:
 
 def tokens(
   rows: int, columns: int, *, vocab_size: int = MODEL.vocab_size, seed: int = 0
-) -> np.ndarray:
-  """[rows, columns] random int32 tokens, none of them special."""
+) -> Int[np.ndarray, "rows columns"]:
+  """Returns [rows, columns] random int32 tokens without special tokens."""
   generator = np.random.default_rng(seed)
   return generator.integers(3, vocab_size, (rows, columns)).astype(np.int32)
-
-
-def block_numbers(config: decoder.DecoderConfig) -> int:
-  """Numbers in the matrices of all layers."""
-  heads = 2 * config.num_heads + 2 * config.num_kv_heads
-  own = config.width * (heads * config.head_dim + 3 * config.mlp_dim)
-  return config.num_layers * own
-
-
-def forward(
-  config: decoder.DecoderConfig,
-  *,
-  name: str,
-  rows: int,
-  columns: int,
-  logits: int = 0,
-  cached: int = 0,
-  asked: int | None = None,
-  times: float = 1.0,
-) -> roofline.Phase:
-  """One float32 forward of [rows, columns] tokens, what is masked not counted.
-
-  Args:
-    config: the model.
-    name: of the phase.
-    rows: texts.
-    columns: tokens of each that are read.
-    logits: columns of each row that get logits.
-    cached: tokens of each row that were read before.
-    asked: last columns of each row whose states are read; of the others the
-      last layer needs keys and values alone. None: all.
-    times: how often it is done.
-  """
-  asked = columns if asked is None else asked
-
-  def attended(queries):  # by the last ones of all columns
-    return queries * (cached + columns) - queries * (queries - 1) / 2
-
-  layers = config.num_layers
-  attention = 4 * config.num_heads * config.head_dim
-  head = config.vocab_size * config.width
-  kept = 2 * config.width * config.num_kv_heads * config.head_dim
-  spared = block_numbers(config) // layers - kept
-  flops = rows * (
-    2 * (block_numbers(config) * columns - spared * (columns - asked))
-    + attention * ((layers - 1) * attended(columns) + attended(asked))
-    + 2 * head * logits
-  )
-  state = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-  numbers = block_numbers(config) + (head if logits else 0)
-  numbers += rows * state * cached
-  return roofline.Phase(name=name, flops=flops, bytes=4 * numbers, times=times)
 
 
 def report(
   name: str,
   unit: str,
   amount: float,
-  call: Callable[[], Any],
+  call: Callable[[], PyTree],
   phases: Sequence[roofline.Phase],
   *,
-  repetitions: int = 3,
-  extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-  """Times the call, measures the machine and prints one line of JSON.
+  repetitions: int,
+  settings: Mapping[str, object],
+) -> dict[str, object]:
+  """Times a call, measures the machine, and prints one line of JSON.
 
   Args:
-    name: of the work.
-    unit: what is counted, as in "tokens" (a second).
-    amount: how many of them a call makes.
+    name: name of the benchmark.
+    unit: plural name of what is counted, such as "tokens".
+    amount: units per call.
     call: does the work once and returns arrays to wait for.
-    phases: what it has to do.
-    repetitions: timed calls, after one that compiles; the median counts.
-    extra: more numbers for the line.
+    phases: the work, for the roofline.
+    repetitions: timed calls, after one that compiles; the median is reported.
+    settings: further entries of the line.
   """
   seconds = statistics.median(roofline.seconds_of(call, repetitions))
   limit = roofline.summary(phases, roofline.measure())
@@ -131,7 +85,26 @@ def report(
     f"roofline_{unit}_per_s": round(amount / limit["roofline_s"], 3),
     "share": round(limit["roofline_s"] / seconds, 3),
     **limit,
-    **(extra or {}),
+    **settings,
   }
   print(json.dumps(line), flush=True)
   return line
+
+
+def main(
+  run: Callable[..., object],
+  description: str,
+  arguments: Sequence[str] | None = None,
+) -> None:
+  """Calls `run` with flags from the command line.
+
+  Parameters of `run` whose defaults are numbers, texts or booleans are flags.
+  """
+  parser = argparse.ArgumentParser(description=description)
+  for name, parameter in inspect.signature(run).parameters.items():
+    default = parameter.default
+    if isinstance(default, bool):
+      parser.add_argument(f"--{name}", action="store_true")
+    elif isinstance(default, (int, str)):
+      parser.add_argument(f"--{name}", type=type(default), default=default)
+  run(**vars(parser.parse_args(arguments)))

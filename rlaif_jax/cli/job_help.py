@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import pathlib
+import re
 from typing import Any, Callable
 
 from rlaif_jax.cli import command_line
@@ -49,8 +51,21 @@ def describe(job: str, run: Callable[..., Any]) -> str:
 def _parameter_lines(name: str, target: Callable[..., Any]) -> list[str]:
   lines = []
   for parameter in configuration.parameters_of(target).values():
-    line = f"  {name}.{parameter.name}: {parameter.annotation}"
+    kind = re.sub(r"\b\w+\.(?=\w)", "", str(parameter.annotation))
+    line = f"  {name}.{parameter.name}: {kind}"
     if parameter.default is not inspect.Parameter.empty:
-      line += f" = {parameter.default!r}"
+      line += f" = {_shown(parameter.default)}"
     lines.append(line)
   return lines
+
+
+def _shown(value: Any) -> str:
+  """Returns a default; of a config, only what differs from its own defaults."""
+  if not dataclasses.is_dataclass(value):
+    return repr(value)
+  changed = [
+    f"{field.name}={_shown(getattr(value, field.name))}"
+    for field in dataclasses.fields(value)
+    if getattr(value, field.name) != field.default
+  ]
+  return f"{type(value).__name__}({', '.join(changed)})"

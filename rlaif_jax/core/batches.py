@@ -135,37 +135,6 @@ class PromptBatch:
   row: Array  # [B] int32
 
 
-@flax.struct.dataclass
-class Rollout:
-  """Sampled responses with the data of a policy-gradient update.
-
-  Log-probs are under the sampling distribution, softmax(logits / temperature),
-  for the policy and the reference. `values[..., t]` is the value of the state
-  before token t. Advantages and targets (of the value network) are filled in
-  last.
-  """
-
-  prompts: PromptBatch
-  response: Array  # [B, N, R] int32
-  mask: Array  # [B, N, R] float32, 1 up to and including the first end token
-  log_probs: Array  # [B, N, R] float32
-  ref_log_probs: Array  # [B, N, R] float32
-  values: Array  # [B, N, R] float32
-  score: Array  # [B, N] float32
-  advantages: Array | None = None  # [B, N, R] float32
-  targets: Array | None = None  # [B, N, R] float32
-
-  @property
-  def texts(self) -> GroupBatch:
-    """The prompts with their responses."""
-    return GroupBatch(
-      prompt=self.prompts.prompt,
-      prompt_valid=self.prompts.prompt_valid,
-      response=self.response,
-      response_valid=self.mask > 0,
-    )
-
-
 def repeat_rows(tree: Any, times: int) -> Any:
   """Returns arrays with each row repeated `times`; scalars are kept."""
   if times == 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contracts between packages. A plain function satisfies most of them."""
+"""Contracts between packages; a plain function satisfies most of them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ Cache = Any
 
 
 class Tokenizer(Protocol):
-  """Text to ids and back.
+  """Converts text to token ids and back.
 
-  `encode(a) + encode(b) == encode(a + b)` whenever `a` ends with or `b` begins
-  with a newline, so that prompts may be put together from encoded segments
-  (public vocabularies may join a newline with what is before it; see
+  `encode(a) + encode(b) == encode(a + b)` if `a` ends or `b` begins with a
+  newline, so that prompts can be composed of encoded segments (public
+  vocabularies may merge a newline with the text before it; see
   `text.tokenizers`).
-  `eos_id` ends a response that is learned from; any of `eos_ids` (`eos_id`
-  among them) ends one that is sampled. `bos_id` begins a sequence (None if
-  the model has none). `encode` adds none of them. `encode` reads the names of
-  special tokens in a text, such as a chat template's, as these tokens;
-  `encode_plain`, for documents and responses, never does.
+
+  Attributes:
+    eos_id: ends a response in training.
+    eos_ids: any of them ends a sampled response; includes `eos_id`.
+    bos_id: first token of a sequence, or None.
+
+  `encode` adds no special tokens. It encodes the names of special tokens in a
+  text, such as those of a chat template, as these tokens; `encode_plain`, for
+  documents and responses, never does.
   """
 
   pad_id: int
@@ -49,19 +53,21 @@ class Tokenizer(Protocol):
 
 
 class Backend(Protocol):
-  """Where a language model answers; the judges know nothing else of it."""
+  """A language model as the judges see it."""
 
   name: str
 
   def score_options(
     self, prompts: Sequence[str], options: Sequence[str]
   ) -> tuple[list[list[float]], records.Usage]:
-    """Log-probability of each whole option string right after each prompt."""
+    """Returns the log-prob of each whole option after each prompt."""
     ...
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
-    """Whose log-prob holds whose: for each option the longest other one that
-    its tokens begin with, or -1. All -1 where an answer is exactly an option.
+    """Maps each option to its longest prefix option.
+
+    The value is the index of the longest other option that the tokens of an
+    option start with, or -1. All are -1 if outputs are exactly the options.
     """
     ...
 
@@ -75,9 +81,9 @@ class Backend(Protocol):
     seed: int,
     stop: str,
   ) -> tuple[list[str], records.Usage]:
-    """Continues each prompt; temperature 0 is greedy, top_k 0 is no limit.
+    """Continues each prompt; temperature 0 is greedy, top_k 0 has no limit.
 
-    A text ends before the first `stop` string ("" is none).
+    A text ends before the first `stop` string; "" has no effect.
     """
     ...
 
@@ -100,12 +106,12 @@ class LikelihoodBackend(Protocol):
   def log_likelihoods(
     self, prompts: Sequence[str], texts: Sequence[str]
   ) -> tuple[list[tuple[float, int]], records.Usage]:
-    """(log-prob, tokens) of each text right after its prompt."""
+    """Returns (log-prob, number of tokens) of each text after its prompt."""
     ...
 
 
 class Scorer(Protocol):
-  """A reward: a reward model, an ensemble or a 1..10 rating alike."""
+  """A reward: a reward model, an ensemble, a labeler or a function."""
 
   def __call__(
     self,
@@ -119,19 +125,19 @@ class Scorer(Protocol):
 
 
 class TensorSource(Protocol):
-  """Named tensors of a file, read one at a time, by several threads."""
+  """Named tensors of a file; several threads may read them."""
 
   def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
   def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
-    """One tensor; a borrowed one lasts until this thread's next read."""
+    """Returns a tensor; a borrowed one is valid until the next read."""
     ...
 
   def close(self) -> None: ...
 
 
 class LossFn(Protocol):
-  """A loss as a sum with its weight, and metrics likewise."""
+  """A loss and metrics as weighted sums."""
 
   def __call__(
     self, params: Any, batch: Any, key: jax.Array
@@ -139,14 +145,14 @@ class LossFn(Protocol):
 
 
 class NextBatch(Protocol):
-  """The batch of a step, as a function of the step alone."""
+  """Returns the batch of a step."""
 
   def __call__(self, state: Any, step: int) -> Any: ...
 
 
 @flax.struct.dataclass
 class PreparedParams:
-  """Model parameters in the layout that reading token by token is fastest in.
+  """Model parameters in the layout that is fastest for decoding.
 
   `LanguageModel.decode_step` and `LanguageModel.logits` take them in place of
   the parameters.

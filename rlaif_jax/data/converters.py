@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to padded token arrays, and the order in which a run sees its rows.
+"""Encodes texts as padded token arrays, and orders the rows of a training.
 
-Feature names: `prompt` is what the policy reads, `context` the bare document
-in it, `response` what follows. Everything here is numpy on the host.
+`context` is a document, `prompt` the context with the constant text around it,
+and `response` the text after the prompt. All arrays are numpy, on the host.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Annotated, Any, Sequence
 
 import numpy as np
 
@@ -16,37 +16,38 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
+from rlaif_jax.core import validation
 
 
-# Public models pad their tables to a round number of rows; never by more.
+# Public models pad their embedding tables to a round number of rows. A larger
+# difference means that tokenizer and model do not belong together.
 MAX_UNUSED_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SequenceConfig:
-  """Lengths in tokens and the constant text around a context.
+class SequenceConfig(validation.Validated):
+  """Lengths of a row in tokens, and the constant text around a context.
 
-  A prompt is [bos] + prefix + context + suffix. Texts whose boundary with the
-  context is a newline encode the same apart and together.
+  A prompt is [bos] + prefix + context + suffix. Texts that are joined at a
+  newline have the ids of their parts.
+
+  Attributes:
+    max_context: maximum number of context tokens; more are truncated.
+    max_response: maximum number of response tokens, with the end token.
+    prefix: text before the context.
+    suffix: text after the context.
   """
 
-  max_context: int
-  max_response: int
+  max_context: validation.PositiveInt
+  max_response: Annotated[int, validation.Bounds(ge=2)]
   prefix: str = ""
   suffix: str = ""
-
-  def __post_init__(self):
-    if self.max_context < 1 or self.max_response < 2:
-      raise ValueError(
-        f"SequenceConfig: max_context is {self.max_context} and max_response "
-        f"is {self.max_response}; they must be >= 1 and >= 2"
-      )
 
 
 def prompt_length(
   config: SequenceConfig, tokenizer: protocols.Tokenizer
 ) -> int:
-  """Columns of a prompt: the context's and the constant text's."""
+  """Returns the maximum number of tokens of a prompt."""
   fixed = len(tokenizer.encode(config.prefix) + tokenizer.encode(config.suffix))
   return config.max_context + fixed + (tokenizer.bos_id is not None)
 
@@ -58,10 +59,16 @@ def check_fits(
   vocab_size: int,
   max_length: int,
 ) -> None:
-  """Fails before the first compile when text and model do not fit.
+  """Checks that tokenizer and lengths fit a model.
+
+  Args:
+    config: lengths of a row.
+    tokenizer: tokenizer of the rows.
+    vocab_size: rows of the model's embedding table.
+    max_length: maximum number of tokens that the model reads.
 
   Raises:
-    ValueError: the vocabulary or the lengths do not fit the model.
+    ValueError: if the vocabulary or the lengths do not fit.
   """
   size = tokenizer.vocab_size
   if not vocab_size - MAX_UNUSED_ROWS < size <= vocab_size:
@@ -82,7 +89,7 @@ def check_fits(
 def pad_left(
   rows: Sequence[Sequence[int]], length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Ragged rows -> tokens [n, length] int32 and valid [n, length] bool."""
+  """Returns tokens [n, length] int32 and valid [n, length] bool of n rows."""
   tokens = np.zeros((len(rows), length), np.int32)
   valid = np.zeros((len(rows), length), bool)
   for i, row in enumerate(rows):
@@ -97,10 +104,10 @@ def encode_prompts(
   tokenizer: protocols.Tokenizer,
   config: SequenceConfig,
 ) -> tuple[batches.PromptBatch, int]:
-  """All prompts as one array; contexts lose their end when too long.
+  """Encodes n contexts as left-padded prompts; truncates long contexts.
 
   Returns:
-    PromptBatch of n rows, and how many contexts were cut.
+    A PromptBatch of n rows, and the number of truncated contexts.
   """
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   prefix = begin + tokenizer.encode(config.prefix)
@@ -126,13 +133,14 @@ def encode_responses(
   tokenizer: protocols.Tokenizer,
   max_response: int,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-  """Responses with their end token, right-padded.
+  """Encodes n responses with their end token, right-padded.
 
-  A response longer than max_response - 1 tokens loses its end and its end
-  token, so that nothing learns to stop where it was cut.
+  A response of more than max_response - 1 tokens is truncated and has no end
+  token, so that no model is trained to end where a response was truncated.
 
   Returns:
-    tokens [n, R] int32, mask [n, R] float32, and how many were cut.
+    tokens [n, R] int32, mask [n, R] float32, and the number of truncated
+    responses.
   """
   tokens = np.zeros((len(texts), max_response), np.int32)
   mask = np.zeros((len(texts), max_response), np.float32)
@@ -149,7 +157,7 @@ def encode_responses(
 def token_batch(
   prompts: batches.PromptBatch, response: np.ndarray, mask: np.ndarray
 ) -> batches.TokenBatch:
-  """Joins prompts and responses on the host; see `batches.TokenBatch`."""
+  """Returns prompts joined with responses; see `batches.TokenBatch`."""
   return batches.TokenBatch(
     tokens=np.concatenate([prompts.prompt, response], axis=1),
     valid=np.concatenate([prompts.prompt_valid, mask > 0], axis=1),
@@ -162,7 +170,7 @@ def encode_examples(
   tokenizer: protocols.Tokenizer,
   config: SequenceConfig,
 ) -> tuple[batches.TokenBatch, dict[str, int]]:
-  """Contexts with their own responses, and how many were cut."""
+  """Encodes examples; returns also the counts of truncated texts."""
   prompts, cut_contexts = encode_prompts(
     [e.context for e in examples], tokenizer, config
   )
@@ -178,7 +186,7 @@ def encode_preferences(
   tokenizer: protocols.Tokenizer,
   config: SequenceConfig,
 ) -> tuple[batches.PairBatch, dict[str, int]]:
-  """Labelled pairs as one PairBatch, and how many texts were cut."""
+  """Encodes labelled pairs; returns also the counts of truncated texts."""
   prompts, cut_contexts = encode_prompts(
     [p.context for p in preferences], tokenizer, config
   )
@@ -206,7 +214,7 @@ def encode_preferences(
 
 
 def take(arrays: Any, rows: np.ndarray) -> Any:
-  """Rows of every array of a batch record."""
+  """Returns the given rows of every array of a batch."""
   import jax
 
   return jax.tree.map(lambda x: x[rows], arrays)
@@ -215,17 +223,17 @@ def take(arrays: Any, rows: np.ndarray) -> Any:
 def epoch_rows(
   *, num_rows: int, batch_size: int, seed: int, name: str, step: int
 ) -> np.ndarray:
-  """Row numbers of the batch of a step: a function of (seed, step) alone.
+  """Returns the row indices of the batch of a step.
 
-  Every epoch is a new permutation; batches run over epoch borders, so each
-  row is seen equally often and no row is dropped.
+  They depend on (seed, name, step) only. Every epoch is a new permutation, and
+  a batch may cross epochs, so that no row is dropped.
 
   Raises:
-    ValueError: there are no rows.
+    ValueError: if there are no rows.
   """
   if num_rows < 1:
     raise ValueError(
-      f"{name}: the split is empty; there is nothing to train on"
+      f"{name}: the split has no rows; it needs at least one to train on"
     )
   begin = step * batch_size
   result: list[np.ndarray] = []
@@ -242,11 +250,12 @@ def epoch_rows(
 
 
 def chunks(num_rows: int, size: int) -> list[tuple[np.ndarray, int]]:
-  """Row numbers in fixed-size chunks; the last one repeats its last row.
+  """Returns row indices in chunks of one size, for one compiled shape.
+
+  The last chunk is filled with copies of its last row.
 
   Returns:
-    (rows [size], how many of them are real) per chunk, so that every chunk
-    has one shape and nothing recompiles.
+    (indices [size], number of rows without copies) of each chunk.
   """
   result = []
   for begin in range(0, num_rows, size):

@@ -17,6 +17,7 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.data import pipeline
 from rlaif_jax.engine import loop
@@ -31,7 +32,7 @@ _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExampleSource:
+class ExampleSource(validation.Validated):
   """Examples of a JSONL file, or of one split of a task.
 
   Attributes:
@@ -46,7 +47,7 @@ class ExampleSource:
   examples_file: str = ""
   task: str = ""
   split: str = "train"
-  limit: int = 0
+  limit: validation.NonNegativeInt = 0
 
   def read(self, on_demand: bool = False) -> Sequence[records.Example]:
     """Returns the examples.
@@ -108,9 +109,9 @@ class SFTData(ExampleSource):
   """
 
   validation_split: str = "validation"
-  validation_rows: int = 256
+  validation_rows: validation.NonNegativeInt = 256
   sequence: converters.SequenceConfig | None = None
-  context_weight: float = 0.0
+  context_weight: validation.NonNegativeFloat = 0.0
 
   def read_splits(
     self,
@@ -146,7 +147,7 @@ class PromptData(ExampleSource):
 
   split: str = "rl"
   validation_split: str = "validation"
-  validation_rows: int = 128
+  validation_rows: validation.NonNegativeInt = 128
 
   def read_splits(
     self,
@@ -223,7 +224,7 @@ class TrainingRows:
     """Returns the rows with these indices [B], on the mesh."""
     if self._held is not None:
       return self._held.batch(mesh, rows)
-    held = mesh_lib.held_rows(mesh, len(rows))
+    held = mesh_lib.addressable_rows(mesh, len(rows))
     part, _ = self._encode([self._rows[i] for i in rows[held]])
     if isinstance(part, batches.PromptBatch):  # Rows seed their samples.
       part = part.replace(row=rows[held].astype(np.int32))

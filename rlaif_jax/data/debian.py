@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian package descriptions with their human-written synopses.
+"""Examples from Debian package descriptions and their synopses.
 
-Reads the package lists that every Debian mirror publishes (Translation-en or
-Packages; plain, .gz, .bz2, .xz). One row per source package.
+Reads the package lists of Debian mirrors (Translation-en or Packages; plain,
+.gz, .bz2, .xz). There is one row per source package.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rlaif_jax.core import records
 from rlaif_jax.data import splits
 
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-# Lists as mirrors name them (Packages.xz) and as apt does (..._Packages).
+# Names of lists on mirrors (Packages.xz) and of apt (..._Packages).
 _LIST = re.compile(r"(^|_)(Packages|Translation-en)(\.\w+)?$")
 _MIN_WORDS, _MAX_WORDS = 20, 250
 _MIN_SYNOPSIS, _MAX_SYNOPSIS = 3, 15
 
 
 def stanzas(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
-  """(line number, fields) of each paragraph; continued lines are joined."""
+  """Yields (line number, fields) of each stanza, with lines joined."""
   opener = _OPENERS.get(path.suffix, open)
   fields: dict[str, str] = {}
   begin, key = 1, ""
@@ -49,7 +49,7 @@ def stanzas(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def clean_description(text: str) -> str:
-  """Lists and verbatim lines out; dots that stand for empty lines go."""
+  """Removes list items, verbatim lines and the dots of empty lines."""
   lines = [
     "" if line.strip() == "." else line
     for line in text.split("\n")
@@ -61,15 +61,15 @@ def clean_description(text: str) -> str:
 def row(
   fields: Mapping[str, str], sources: Mapping[str, str]
 ) -> records.Example:
-  """One package as an Example.
+  """Converts a package to an Example.
 
   Args:
-    fields: of its paragraph.
+    fields: fields of its stanza.
     sources: package -> source package.
 
   Raises:
-    ValueError: no English description, an unknown source, or lengths outside
-      20-250 words for the description and 3-15 for the synopsis.
+    ValueError: if there is no English description or source package, the
+      description has not 20-250 words, or the synopsis not 3-15.
   """
   text = fields.get("Description-en") or fields.get("Description") or ""
   if "Package" not in fields or "\n" not in text:
@@ -92,15 +92,15 @@ def row(
 
 
 def package_lists(path: str) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-  """(lists with descriptions, lists that tell source packages) at a path.
+  """Returns the lists with descriptions, and those with source packages.
 
-  The path is a directory of lists as apt keeps them, or one list. Long
-  descriptions stand in Translation-en lists where a mirror has those; source
-  packages stand in Packages lists only, so one must lie beside it.
+  The path is a directory of apt's lists, or one list. Descriptions are in
+  Translation-en lists, if a mirror has them. Source packages are in Packages
+  lists, of which one must be in the same directory.
 
   Raises:
-    ValueError: a list is missing, or compressed in another way; says how to
-      get one.
+    ValueError: if a list is missing or has another compression; names the
+      command that downloads the lists.
   """
   place = pathlib.Path(path)
   folder = place if place.is_dir() else place.parent
@@ -129,7 +129,7 @@ def package_lists(path: str) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
 
 
 def source_packages(files: list[pathlib.Path]) -> dict[str, str]:
-  """Binary package -> source package, of Packages lists."""
+  """Returns binary package -> source package, from Packages lists."""
   return {
     fields["Package"]: fields.get("Source", fields["Package"]).split(" ")[0]
     for file in files
@@ -139,14 +139,14 @@ def source_packages(files: list[pathlib.Path]) -> dict[str, str]:
 
 
 def build(path: str) -> tuple[dict[str, list[records.Example]], dict]:
-  """Rows by split, and the manifest with the lists' hashes.
+  """Returns rows by split, and a manifest with hashes of the lists.
 
-  One row per source package: the first package whose description will do. A
-  text that came before is left out, and of the held-out splits what shares a
-  run of twelve words with another split. All is counted by reason.
+  The first valid package of each source package is kept. Repeated texts are
+  left out, and held-out rows that share twelve consecutive words with another
+  split; both are counted by reason.
 
   Raises:
-    ValueError: no package lists at the path; says how to get some.
+    ValueError: if a list is missing; see `package_lists`.
   """
   texts, lists = package_lists(path)
   sources = source_packages(lists)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents with human one-line summaries: docstrings of installed packages.
+"""Examples from docstrings of installed packages.
 
-The first sentence line of a docstring is the summary, the prose after it the
-document. Sources are parsed, never imported.
+The first line of a docstring is the summary, the following prose the document.
+Source files are parsed, not imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import splits
 
-# Packages that the install brings, with all that they require.
+# Packages of the installation; their requirements are added.
 ROOTS = (
   "jax",
   "flax",
@@ -53,14 +53,14 @@ _MAX_DOCUMENT_CHARS = 2000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:
-  """Rows by split, and where they come from."""
+  """Rows by split, and a manifest of their origin."""
 
   splits: dict[str, list[records.Example]]
   manifest: dict
 
 
 def distributions(roots: tuple[str, ...] = ROOTS) -> dict[str, str]:
-  """Installed distributions that the roots bring: name -> version."""
+  """Returns the installed requirements of the roots: name -> version."""
   found: dict[str, str] = {}
   queue = list(roots)
   while queue:
@@ -80,10 +80,9 @@ def distributions(roots: tuple[str, ...] = ROOTS) -> dict[str, str]:
 
 
 def source_files(names: dict[str, str]) -> Iterator[tuple[str, pathlib.Path]]:
-  """(module name, file) of the standard library and of distributions.
+  """Yields (module, file) of the standard library and of distributions.
 
-  Sorted by module, each file once; test folders and vendored copies are
-  passed over.
+  Files are sorted by module and unique. Tests and vendored copies are skipped.
   """
   library = pathlib.Path(sysconfig.get_paths()["stdlib"])
   paths = [
@@ -106,7 +105,7 @@ def source_files(names: dict[str, str]) -> Iterator[tuple[str, pathlib.Path]]:
 
 
 def docstrings(text: str) -> Iterator[str]:
-  """Docstrings of a source text: module, classes, functions."""
+  """Yields the docstrings of a module, its classes and functions."""
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     tree = ast.parse(text)
@@ -119,7 +118,7 @@ def docstrings(text: str) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-  """Markup and code lines out, white space to single blanks."""
+  """Removes markup and code lines, and normalizes white space."""
   lines = [
     line
     for line in text.split("\n")
@@ -134,7 +133,7 @@ def clean(text: str) -> str:
 
 
 def split_docstring(doc: str) -> tuple[str, str] | None:
-  """(summary, document) of a docstring, or None if it has no such form."""
+  """Returns (summary, document) of a docstring, or None."""
   head, separator, rest = doc.partition("\n\n")
   if not separator or head.count("\n") > 1:
     return None
@@ -159,14 +158,14 @@ def split_docstring(doc: str) -> tuple[str, str] | None:
 
 
 class _Seen:
-  """Finds repeated texts: whole summaries, and runs of twelve words."""
+  """Detects repeated summaries and runs of twelve words."""
 
   def __init__(self):
     self._summaries: set[str] = set()
     self._runs: set[str] = set()
 
   def is_new(self, summary: str, document: str) -> bool:
-    """True the first time; remembers the text."""
+    """Returns whether the texts are new, and remembers them."""
     key, runs = splits.normal(summary), splits.word_runs(document)
     if key in self._summaries or not self._runs.isdisjoint(runs):
       return False
@@ -176,7 +175,7 @@ class _Seen:
 
 
 def _read(path: pathlib.Path) -> tuple[int, list[tuple[str, str]]] | str:
-  """(docstrings, parts of the usable ones) of a file, or why there are none."""
+  """Returns (number of docstrings, valid ones) of a file, or an error."""
   try:
     docs = list(docstrings(path.read_text("utf-8")))
   except (SyntaxError, ValueError, OSError, RecursionError) as error:
@@ -189,10 +188,9 @@ def collect(
   results: Iterable[tuple[str, tuple[int, list[tuple[str, str]]] | str]],
   quarantine: jsonl.Quarantine,
 ) -> tuple[dict[str, list[records.Example]], dict[str, int]]:
-  """Rows by split out of (module, what `_read` gave), and the counts.
+  """Returns rows by split and counts, from (module, result of `_read`).
 
-  A text that came before, in whatever module, is left out and counted, so no
-  text stands in two splits.
+  A repeated text is left out and counted, so splits do not overlap.
   """
   rows: dict[str, list[records.Example]] = {name: [] for name in splits.NAMES}
   seen = _Seen()
@@ -224,19 +222,19 @@ def collect(
 def build(
   quarantine: jsonl.Quarantine, roots: tuple[str, ...] = ROOTS
 ) -> Corpus:
-  """Reads all sources; the same rows for the same package versions.
+  """Reads all source files; deterministic given the package versions.
 
-  Rows are in an order set by their content, so that a limit takes a fair
-  sample. Files that do not parse go to quarantine; docstrings without summary
-  and prose are counted as `no_such_form`.
+  Rows are sorted by a hash, so that a limit takes a random sample. Files that
+  do not parse go to quarantine. Docstrings without summary and prose are
+  counted as `no_such_form`.
 
   Raises:
-    ValueError: called from a script that does not guard its main part.
+    ValueError: if it is called from a script without a `__main__` guard.
   """
   names = distributions(roots)
   files = list(source_files(names))
-  # Parsing takes all the time; fresh interpreters, since the caller may
-  # already run threads.
+  # Parsing dominates. Processes are spawned, because the caller may have
+  # threads.
   context = multiprocessing.get_context("spawn")
   try:
     with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
@@ -246,7 +244,7 @@ def build(
   except concurrent.futures.process.BrokenProcessPool as error:
     raise ValueError(
       "the processes that parse sources ended early. Python starts them by "
-      "importing your script: put what it does under "
+      "importing your script; put its main part under "
       'if __name__ == "__main__":'
     ) from error
   digest = records.content_id(*(r.id for part in rows.values() for r in part))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of unequal lengths side by side in rows: little is padding.
+"""Packs pairs of unequal lengths into rows with little padding.
 
-Everything here is numpy on the host, and a function of the pairs alone. What
-a packed row is stands at `batches.PackedBatch`.
+Packing is NumPy on the host and depends on the pairs only. See
+`batches.PackedBatch` for a packed row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlaif_jax.core import bin_packing
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowShape:
-  """What fits into a row: columns, response tokens, pairs."""
+  """The capacity of a row: columns, response tokens and pairs."""
 
   columns: int
   targets: int
@@ -26,18 +26,19 @@ class RowShape:
 
 
 class Lengths(NamedTuple):
-  """Real tokens of each pair: of the prompt, and of both responses."""
+  """Tokens of each pair: of the prompt, and of both responses; [n] each."""
 
   prompt: np.ndarray
   responses: np.ndarray
 
   @property
   def both(self) -> np.ndarray:
+    """Tokens of prompt and responses."""
     return self.prompt + self.responses
 
 
 def lengths_of(pairs: batches.PairBatch) -> Lengths:
-  """Token counts of each pair of an unpacked PairBatch of host arrays."""
+  """Returns the token counts of an unpacked PairBatch of host arrays."""
   return Lengths(
     np.sum(pairs.texts.prompt_valid, axis=1),
     np.sum(pairs.texts.response_valid, axis=(1, 2)),
@@ -45,10 +46,10 @@ def lengths_of(pairs: batches.PairBatch) -> Lengths:
 
 
 def row_shape(lengths: Lengths, *, round_to: int = 32) -> RowShape:
-  """Rows that hold the longest pair and, of the others, a few.
+  """Returns the shape of rows that hold the longest pair.
 
-  Room for responses and pairs is a quarter more than columns hold on average,
-  so that columns are what runs out.
+  Responses and pairs get a quarter more than the average of the columns, so
+  that columns are the limit.
   """
   longest = int(np.max(lengths.both))
   columns = -(-longest // round_to) * round_to
@@ -62,7 +63,7 @@ def row_shape(lengths: Lengths, *, round_to: int = 32) -> RowShape:
 
 
 def is_worth_it(pairs: batches.PairBatch) -> bool:
-  """Whether packed rows have a tenth fewer columns than padded ones."""
+  """Returns whether packing saves at least a tenth of the columns."""
   lengths = lengths_of(pairs)
   sample = Lengths(*(x[:256] for x in lengths))
   shape = row_shape(lengths)
@@ -74,23 +75,23 @@ def is_worth_it(pairs: batches.PairBatch) -> bool:
 
 
 def assign(lengths: Lengths, shape: RowShape) -> list[list[int]]:
-  """Which pairs share a row: first fit, the longest first.
+  """Returns the pairs of each row, by first-fit decreasing bin packing.
 
   Raises:
-    ValueError: a pair does not fit into a row.
+    ValueError: if a pair does not fit into a row.
   """
   need = np.stack(
     [lengths.both, lengths.responses, np.ones_like(lengths.prompt)], axis=1
   )
-  room = np.array([shape.columns, shape.targets, shape.pairs])
-  if np.any(need > room):
-    worst = need[np.argmax(np.max(need - room, axis=1))]
+  capacity = np.array([shape.columns, shape.targets, shape.pairs])
+  if np.any(need > capacity):
+    worst = need[np.argmax(np.max(need - capacity, axis=1))]
     raise ValueError(
       f"a pair of {worst[0]} tokens, {worst[1]} of them of responses, does not "
       f"fit into a row of {shape}"
     )
   order = np.argsort(-lengths.both, kind="stable")
-  return bin_packing.first_fit(need, order, lambda pair: room)
+  return bin_packing.first_fit(need, order, lambda pair: capacity)
 
 
 def pack_pairs(
@@ -104,9 +105,9 @@ def pack_pairs(
   Args:
     pairs: unpacked host arrays.
     shape: capacity of a row; see `row_shape`.
-    multiple: the number of rows is a multiple of this number: of devices and
-      microbatches, and large enough that few row counts occur, because each
-      is compiled.
+    multiple: divisor of the number of rows: a multiple of devices and
+      microbatches, large enough that few numbers of rows, each of which is
+      compiled, occur.
 
   Returns:
     A packed PairBatch [rows, K].
@@ -162,15 +163,15 @@ def _fill(
       texts.segment_ids[row, here] = place + 1
       texts.continuation_ids[row, here] = branch
       if branch:
-        aims = slice(target, target + len(part))
-        texts.targets[row, aims] = part
-        texts.response_ids[row, aims] = 2 * place + branch - 1
-        # Each from the column before; the first from the prompt's last.
-        texts.columns[row, aims] = np.arange(here.start, here.stop) - 1
-        texts.columns[row, aims.start : aims.start + min(len(part), 1)] = (
+        span = slice(target, target + len(part))
+        texts.targets[row, span] = part
+        texts.response_ids[row, span] = 2 * place + branch - 1
+        # Predicted from the column before, the first from the prompt's last.
+        texts.columns[row, span] = np.arange(here.start, here.stop) - 1
+        texts.columns[row, span.start : span.start + min(len(part), 1)] = (
           prompt_end - 1
         )
         end = here.stop if len(part) else prompt_end
         texts.last[row, 2 * place + branch - 1] = end - 1
-        target = aims.stop
+        target = span.stop
       column = here.stop

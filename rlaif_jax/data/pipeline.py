@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks to rows: each task is built once into JSONL files, then read.
+"""Builds each task once into JSONL files of records, and reads them.
 
-The files hold records; the seqio tasks of `data.tasks` are views of the same
-files. Reading them needs neither TensorFlow nor seqio.
+Reading needs neither TensorFlow nor SeqIO. The SeqIO tasks of `data.tasks` read
+the same files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import difflib
 import json
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 from absl import logging
 
@@ -24,15 +24,20 @@ from rlaif_jax.data import preprocessors
 from rlaif_jax.data import readers
 from rlaif_jax.data import splits as shares
 
-Splits = dict[str, list[Any]]
-Build = Callable[[str, jsonl.Quarantine], tuple[Splits, dict[str, Any]]]
+Row = records.Example | records.Preference
+Splits = dict[str, list[Row]]
+Build = Callable[[str, jsonl.Quarantine], tuple[Splits, dict[str, object]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-  """record: what a row is. build: (source, quarantine) -> splits, manifest.
+  """A task.
 
-  needs_source: whether the user says where its files are.
+  Attributes:
+    record: class of a row.
+    splits: names of the splits.
+    build: (source, quarantine) -> splits, manifest.
+    needs_source: whether the user names its files.
   """
 
   record: type
@@ -43,44 +48,42 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-  """Files of a published data set.
+  """The files of a published data set.
 
-  Fields:
-    what: name for errors.
-    parse: row -> record; ValueError for one that has not its form.
-    stems: split -> beginnings of its files, the preferred one first. Later
-      splits are read later; a text that an earlier split has is refused, so
-      the held-out splits come first.
-    mixed: beginnings of files that hold several splits; used where there are
-      any. `split_in_row` must tell their splits.
-    split_in_row: the split that a row names, or None; ValueError for a bad
-      one.
-    finish: makes the task's splits of the published ones.
+  Attributes:
+    what: name in errors.
+    parse: row -> record; raises ValueError for an invalid row.
+    stems: split -> prefixes of its files, preferred first. A text of an earlier
+      split is rejected in a later one, so held-out splits come first.
+    mixed: prefixes of files with several splits, which are preferred.
+    split_in_row: returns the split that a row names, or None; raises
+      ValueError for an invalid one.
+    finish: published splits -> splits of the task.
   """
 
   what: str
-  parse: Callable[[Any], Any]
+  parse: Callable[[object], Row]
   stems: dict[str, tuple[str, ...]]
   mixed: tuple[str, ...] = ()
-  split_in_row: Callable[[Any], str | None] = lambda row: None
+  split_in_row: Callable[[object], str | None] = lambda row: None
   finish: Callable[[Splits], Splits] = lambda splits: splits
 
 
 def _build_docstrings(source: str, quarantine: jsonl.Quarantine):
-  del source  # It reads what is installed.
+  del source  # Reads the installed packages.
   corpus = docstrings.build(quarantine)
   return corpus.splits, corpus.manifest
 
 
 def _build_debian(source: str, quarantine: jsonl.Quarantine):
-  del quarantine  # What is left out is counted by reason in the manifest.
+  del quarantine  # The manifest counts omitted rows by reason.
   return debian.build(source)
 
 
 def _raw_rows(
   published: Published, source: str, quarantine: jsonl.Quarantine
-) -> Iterable[tuple[str, str, Any]]:
-  """(split of the file or "", where, row) of all files, each read once."""
+) -> Iterable[tuple[str, str, object]]:
+  """Yields (split of the file or "", location, row) of all files."""
   if source.startswith("tfds:"):
     for split in published.stems:
       for where, row in readers.read_tfds(source.removeprefix("tfds:"), split):
@@ -103,9 +106,11 @@ def _raw_rows(
 
 def read_published(
   published: Published, source: str, quarantine: jsonl.Quarantine
-) -> tuple[Splits, dict[str, Any]]:
-  """Rows by split, and the manifest; bad and repeated rows are set aside."""
-  parsed: dict[str, list[Any]] = {split: [] for split in published.stems}
+) -> tuple[Splits, dict[str, object]]:
+  """Returns rows by split and a manifest; quarantines bad and repeated rows."""
+  parsed: dict[str, list[tuple[str, Row]]] = {
+    split: [] for split in published.stems
+  }
   for file_split, where, row in _raw_rows(published, source, quarantine):
     try:
       split = published.split_in_row(row) or file_split
@@ -114,7 +119,7 @@ def read_published(
       parsed[split].append((where, published.parse(row)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-      # Parquet may hold values that JSON does not know.
+      # Parquet may contain values that JSON does not have.
       plain = json.loads(json.dumps(row, default=str))
       quarantine.add(where=where, reason=reason, row=plain)
   splits = _without_repeats(parsed, quarantine)
@@ -140,8 +145,10 @@ def _without_repeats(parsed, quarantine: jsonl.Quarantine) -> Splits:
 
 
 def labelling_study(splits: Splits, *, share: float, confident: bool) -> Splits:
-  """Adds the split `study`: a random share of train, high confidence only
-  where the raters gave one (paper section 3.1)."""
+  """Adds the split `study`, a random share of train (paper section 3.1).
+
+  `confident` keeps only rows with a high confidence of the rater.
+  """
   study = [
     row
     for row in splits["train"]
@@ -156,8 +163,10 @@ def _comparisons_after(splits: Splits) -> Splits:
 
 
 def _hh_after(splits: Splits) -> Splits:
-  """HH has no validation: two thirds of its test split become one, by hash of
-  the context, so that no dialogue stands in both."""
+  """Makes two thirds of HH's test split its validation split.
+
+  The split is by a hash of the context, so no dialogue is in both.
+  """
   test = splits["test"]
   parts: Splits = {"validation": [], "test": []}
   for row in test:
@@ -238,20 +247,20 @@ def load_rows(
   data_dir: str = "",
   limit: int = 0,
   on_demand: bool = False,
-) -> Sequence[Any]:
-  """Rows of a task's split; builds all splits on the first call.
+) -> Sequence[Row]:
+  """Returns the rows of a split; builds all splits on the first call.
 
   Args:
-    task: a key of `TASKS`.
-    split: a split of it; see docs/guides/data.md.
-    cache_dir: where the built files are kept.
-    data_dir: the task's source: a directory, a file, or tfds:NAME.
-    limit: the first rows only (0: all). Rows stand in the order of their
-      ids, which are hashes, so this is a fair sample.
-    on_demand: each row is read when it is asked for.
+    task: key of `TASKS`.
+    split: split of the task; see docs/guides/data.md.
+    cache_dir: directory of the built files.
+    data_dir: source of the task: a directory, a file, or tfds:NAME.
+    limit: number of rows, from the first on; 0: all. Rows are sorted by hash,
+      so the first ones are a random sample.
+    on_demand: reads a row when it is indexed.
 
   Raises:
-    ValueError: an unknown task or split, or an empty one.
+    ValueError: if the task or split is unknown, or the split is empty.
   """
   if task not in TASKS:
     close = difflib.get_close_matches(task, TASKS, n=1)
@@ -284,7 +293,7 @@ def load_rows(
 
 
 def _absolute(source: str) -> str:
-  """A source that means the same from every working directory."""
+  """Returns a source with an absolute path."""
   is_path = source and not source.startswith("tfds:")
   return os.path.abspath(source) if is_path else source
 
@@ -300,11 +309,10 @@ def _check_source(task: str, directory: pathlib.Path, source: str) -> None:
 
 
 def build_task(task: str, directory: pathlib.Path, source: str) -> None:
-  """Builds all splits of a task; the manifest comes last and makes it whole.
+  """Builds all splits of a task, and writes the manifest last.
 
-  Two processes may do so at once: both write the same bytes, each file
-  atomically. Rows that were set aside are in `quarantine.jsonl.txt`, with
-  file, line and reason.
+  Concurrent processes write the same bytes, each file atomically. Rejected rows
+  are in `quarantine.jsonl.txt` with file, line and reason.
   """
   quarantine = jsonl.Quarantine()
   splits, manifest = TASKS[task].build(source, quarantine)
@@ -328,9 +336,9 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
 
 
 def load_examples(
-  task: str, split: str, **where: Any
+  task: str, split: str, **where: object
 ) -> Sequence[records.Example]:
-  """`load_rows` as examples; of labelled pairs, the preferred responses."""
+  """Returns `load_rows` as examples; of pairs, the preferred responses."""
   rows = load_rows(task, split, **where)
   if TASKS[task].record is records.Example:
     return rows
@@ -340,7 +348,7 @@ def load_examples(
 
 
 class _Preferred(Sequence[records.Example]):
-  """Labelled pairs as examples, each read when it is asked for."""
+  """Labelled pairs as examples, each read when it is indexed."""
 
   def __init__(self, pairs: Sequence[records.Preference]):
     self._pairs = pairs
@@ -358,10 +366,10 @@ class _Preferred(Sequence[records.Example]):
 def load_preferences(
   task: str, split: str, *, cache_dir: str, data_dir: str = "", limit: int = 0
 ) -> list[records.Preference]:
-  """`load_rows` for a task of labelled pairs.
+  """Returns `load_rows` of a task of labelled pairs.
 
   Raises:
-    ValueError: the task holds examples.
+    ValueError: if the task has examples.
   """
   if task in TASKS and TASKS[task].record is not records.Preference:
     raise ValueError(f"{task} holds examples, not labelled pairs")

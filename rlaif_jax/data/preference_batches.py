@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of labelled pairs, packed where that saves the model columns."""
+"""Batches of labelled pairs, packed where that saves columns."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rlaif_jax.data import datasets
 
 
 class PairBatches:
-  """batch(rows) -> pairs on the devices.
+  """Serves batches of pairs on the mesh.
 
-  Packed rows hold what padded ones hold, so a loss is the same. They come in
-  few numbers, each of which is compiled once. Several processes, of which none
-  has all pairs, pad.
+  Packed rows have the same tokens as padded ones, so the loss is the same. The
+  number of packed rows takes few values, each of which is compiled once. With
+  several processes, none of which has all pairs, batches are padded.
 
   Args:
-    rows: of a PairBatch.
+    rows: rows of a PairBatch.
     devices: mesh.
-    batch_size: pairs of a batch.
-    microbatches: into which its rows divide.
+    batch_size: pairs per batch.
+    microbatches: number of packed rows is a multiple of it.
     can_pack: whether the model reads packed rows.
   """
 
@@ -52,7 +52,7 @@ class PairBatches:
   def at_step(
     self, step: int, rows: range, *, seed: int, name: str
   ) -> batches.PairBatch:
-    """The batch of a step of epochs over some rows."""
+    """Returns the batch of a step; epochs run over `rows`."""
     index = converters.epoch_rows(
       num_rows=len(rows),
       batch_size=self._batch_size,
@@ -63,7 +63,7 @@ class PairBatches:
     return self.batch(index + rows.start)
 
   def batch(self, rows: np.ndarray) -> batches.PairBatch:
-    """The pairs of these row numbers."""
+    """Returns the pairs with these row indices."""
     if self.shape is None:
       return self._rows.batch(self._devices, rows)
     packed = packing.pack_pairs(

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure maps from published rows to records, and the paper's filters.
+"""Converts published rows to records, and applies the paper's filters.
 
-A row that does not have its published form raises ValueError with the reason;
-the caller sets it aside and counts it.
+A row in another form raises a ValueError, whose text is the reason in the
+quarantine file.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping
+from typing import Mapping
 
 from rlaif_jax.core import records
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-def _require(row: Any, *keys: str) -> None:
+def _require(row: object, *keys: str) -> None:
   if not isinstance(row, Mapping):
     raise ValueError(f"a {type(row).__name__}; a row is an object")
   missing = [key for key in keys if row.get(key) is None]
@@ -23,8 +23,8 @@ def _require(row: Any, *keys: str) -> None:
     raise ValueError(f"missing {missing}; the row has {sorted(row)}")
 
 
-def _post(row: Mapping[str, Any]) -> str:
-  """Subreddit, title and post as one context (paper section 3.1)."""
+def _post(row: Mapping[str, object]) -> str:
+  """Returns subreddit, title and post as one context (paper section 3.1)."""
   _require(row, "subreddit", "title", "post")
   for key in ("subreddit", "title", "post"):
     if not isinstance(row[key], str):
@@ -37,14 +37,13 @@ def _post(row: Mapping[str, Any]) -> str:
   )
 
 
-def tldr(row: Mapping[str, Any]) -> records.Example:
-  """Filtered Reddit TL;DR: {id, subreddit, title, post, summary}.
+def tldr(row: Mapping[str, object]) -> records.Example:
+  """Converts a row {id, subreddit, title, post, summary} of Reddit TL;DR.
 
-  The published files keep summaries of 24-48 tokens only; no length is
-  checked again here.
+  The published files have summaries of 24-48 tokens; the length is not checked.
 
   Raises:
-    ValueError: a field is missing, empty or no text.
+    ValueError: if a field is missing, empty or not text.
   """
   _require(row, "id", "summary")
   context, summary = _post(row), row["summary"].strip()
@@ -59,13 +58,21 @@ def tldr(row: Mapping[str, Any]) -> records.Example:
 
 
 def is_second_first(identity: str) -> bool:
-  """Whether a pair is stored the other way round; by hash, so that the order
-  of the published files (better text first, say) carries no information."""
+  """Returns whether the second response is stored first, by a hash.
+
+  The order of the published files, such as better response first, is thereby
+  removed.
+  """
   return records.is_odd(records.content_id("order", identity))
 
 
 def _preference(
-  *, context: str, texts: tuple[str, str], better: int, identity: str, **kw: Any
+  *,
+  context: str,
+  texts: tuple[str, str],
+  better: int,
+  identity: str,
+  **kw: object,
 ) -> records.Preference:
   if texts[0] == texts[1]:
     raise ValueError("the two responses are the same")
@@ -81,15 +88,15 @@ def _preference(
   )
 
 
-def comparison(row: Mapping[str, Any]) -> records.Preference:
-  """OpenAI summary comparisons.
+def comparison(row: Mapping[str, object]) -> records.Preference:
+  """Converts a row of the OpenAI summary comparisons.
 
-  {info {id, post, title, subreddit}, summaries [{text, policy, note}, {...}],
-  choice 0|1, worker, batch, split, extra {confidence 1..9}}. The news articles
-  of the same release, which have no post, are refused.
+  The row is {info {id, post, title, subreddit}, summaries [{text, policy,
+  note}, {...}], choice 0|1, worker, batch, split, extra {confidence 1..9}}.
+  News articles, which have no post, are rejected.
 
   Raises:
-    ValueError: the row has another form.
+    ValueError: if the row has another form.
   """
   _require(row, "info", "summaries", "choice")
   texts = summary_texts(row["summaries"])
@@ -116,19 +123,20 @@ def comparison(row: Mapping[str, Any]) -> records.Preference:
   )
 
 
-def summary_texts(summaries: Any) -> tuple[str, ...]:
-  """Texts of a list of records, or of TFDS's record of lists."""
+def summary_texts(summaries: object) -> tuple[str, ...]:
+  """Returns the texts of a list of records, or of TFDS's record of lists."""
   if isinstance(summaries, Mapping):
     return tuple(text.strip() for text in summaries["text"])
   return tuple(summary["text"].strip() for summary in summaries)
 
 
-def comparison_split(row: Any) -> str | None:
-  """The split that a comparison names itself: valid1 and valid2 are
-  validation. None where it names none.
+def comparison_split(row: object) -> str | None:
+  """Returns the split that a comparison names, or None.
+
+  valid1 and valid2 are validation.
 
   Raises:
-    ValueError: an unknown split.
+    ValueError: if the split is unknown.
   """
   name = row.get("split") if isinstance(row, Mapping) else None
   if not name or name == "train":
@@ -138,8 +146,8 @@ def comparison_split(row: Any) -> str | None:
   raise ValueError(f"split {name!r}; it is train, valid1 or valid2")
 
 
-def _turns(text: str) -> tuple[str, str]:
-  """A dialogue as (all up to the last assistant turn, that turn)."""
+def _split_last_turn(text: str) -> tuple[str, str]:
+  """Returns (dialogue before the last assistant turn, that turn)."""
   if not isinstance(text, str) or not text.startswith(HUMAN):
     raise ValueError("the dialogue does not begin with a Human turn")
   place = text.rfind(ASSISTANT)
@@ -148,19 +156,18 @@ def _turns(text: str) -> tuple[str, str]:
   return text[:place], text[place + len(ASSISTANT) :].strip()
 
 
-def dialogue(row: Mapping[str, Any]) -> records.Preference:
-  """Anthropic HH: {chosen, rejected}, two dialogues with one beginning.
+def dialogue(row: Mapping[str, object]) -> records.Preference:
+  """Converts a row {chosen, rejected} of Anthropic HH.
 
-  The context is the dialogue before the last Assistant turn, which must be
-  the same on both sides. In it each turn begins a line, as in the judge's
-  templates; what the turns say is unchanged.
+  The context is the dialogue before the last Assistant turn, which both sides
+  share. Each turn starts a line, as in the judge's templates.
 
   Raises:
-    ValueError: the row has another form.
+    ValueError: if the row has another form.
   """
   _require(row, "chosen", "rejected")
-  context, chosen = _turns(row["chosen"])
-  other, rejected = _turns(row["rejected"])
+  context, chosen = _split_last_turn(row["chosen"])
+  other, rejected = _split_last_turn(row["rejected"])
   if context != other:
     raise ValueError("the two dialogues differ before their last turn")
   if not chosen or not rejected:
@@ -174,10 +181,10 @@ def dialogue(row: Mapping[str, Any]) -> records.Preference:
 
 
 def is_confident(preference: records.Preference) -> bool:
-  """The labelling study's filter: rater confidence in {1, 2, 8, 9} of 9."""
+  """Returns the study's filter: rater confidence in {1, 2, 8, 9} of 9."""
   return preference.confidence in (1, 2, 8, 9)
 
 
 def in_share(identity: str, share: float, salt: str) -> bool:
-  """Whether a row is in a random share of the data, by hash of its id."""
+  """Returns whether a row is in a random share, by a hash of its id."""
   return int(records.content_id(salt, identity)[:8], 16) < share * 2**32

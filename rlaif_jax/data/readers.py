@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw rows of published data sets: JSONL, gzipped JSONL, Parquet, or TFDS.
+"""Reads raw rows of published data sets: JSONL, Parquet or TFDS.
 
-Yields (where, row) so that a bad row can be named; makes no sense of a row.
+Yields (location, row); the location is for error messages.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any, Iterator, Sequence
+from typing import Iterator, Sequence
 
 from rlaif_jax.core import jsonl
 
-# A published .json of these sets has one object a line as well.
+# Published .json files of these sets have one object per line too.
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
-Rows = Iterator[tuple[str, Any]]
+Rows = Iterator[tuple[str, object]]
 
 
 def require_directory(
   directory: str, stems: Sequence[str], *, what: str
 ) -> pathlib.Path:
-  """The directory of a data set, or an error that says what belongs there.
+  """Returns the directory of a data set.
 
   Raises:
-    ValueError: no such directory.
+    ValueError: if it does not exist; names the files that it should have.
   """
   root = pathlib.Path(directory)
   if not directory or not root.is_dir():
@@ -38,10 +38,9 @@ def require_directory(
 
 
 def find_files(root: pathlib.Path, stems: Sequence[str]) -> list[pathlib.Path]:
-  """Files that begin with a stem, of the first stem for which there are any.
+  """Returns the files of the first stem that has any.
 
-  A stem is the beginning of a path inside the directory, so that "train" does
-  not reach into folders of other data sets.
+  A stem is a prefix of a path relative to the directory.
   """
   files = sorted(
     (path.relative_to(root).as_posix(), path)
@@ -58,10 +57,10 @@ def find_files(root: pathlib.Path, stems: Sequence[str]) -> list[pathlib.Path]:
 def require_files(
   root: pathlib.Path, stems: Sequence[str], *, what: str
 ) -> list[pathlib.Path]:
-  """`find_files`, of which there must be one.
+  """Returns `find_files`, of which there must be at least one.
 
   Raises:
-    ValueError: none; says which files to put where.
+    ValueError: if there is none; names the expected files.
   """
   files = find_files(root, stems)
   if not files:
@@ -78,10 +77,10 @@ def _names(stems: Sequence[str]) -> str:
 
 
 def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
-  """Rows of a file, in order; lines that are no JSON go to quarantine.
+  """Yields the rows of a file; lines that are not JSON go to quarantine.
 
   Raises:
-    ValueError: the file is cut short.
+    ValueError: if the file is truncated.
   """
   if path.suffix == ".parquet":
     yield from _parquet(path)
@@ -115,10 +114,10 @@ def _parquet(path: pathlib.Path) -> Rows:
 
 
 def read_tfds(name: str, split: str) -> Rows:
-  """Rows of a TensorFlow dataset, byte strings decoded.
+  """Yields the rows of a TensorFlow dataset, with byte strings decoded.
 
   Raises:
-    ValueError: the dataset has no such split.
+    ValueError: if the dataset has no such split.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   import tensorflow_datasets as tfds
@@ -134,9 +133,11 @@ def read_tfds(name: str, split: str) -> Rows:
     yield f"tfds:{name}/{split}:{number}", decoded(row)
 
 
-def decoded(value: Any) -> Any:
-  """Numpy and bytes to plain values; a TFDS sequence of records, which comes
-  as a record of lists, is left so."""
+def decoded(value: object) -> object:
+  """Converts NumPy values and bytes to Python values.
+
+  A TFDS sequence of records stays a record of lists.
+  """
   if isinstance(value, dict):
     return {key: decoded(part) for key, part in value.items()}
   if isinstance(value, bytes):

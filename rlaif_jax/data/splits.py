@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which split a group of texts belongs to, and which texts share words.
+"""Assigns groups of texts to splits, and detects overlapping texts.
 
-All rows of one module or one source package share a split, by hash of its
-name, on every machine.
+All rows of one module or source package are in one split, by a hash of its
+name.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import re
 
 from rlaif_jax.core import records
 
-# Shares of the groups in percent. `train` is for SFT and the vocabulary,
-# `labeler` teaches the small labeler, `preference` gives the pairs to label,
-# `rl` the prompts of RL.
+# Percent of the groups. `train` is for SFT and the vocabulary, `labeler` for a
+# small labeler, `preference` for the pairs to label, `rl` for prompts.
 SHARES = (
   ("train", 40),
   ("labeler", 15),
@@ -27,7 +26,7 @@ NAMES = tuple(name for name, _ in SHARES)
 
 
 def split_of(group: str) -> str:
-  """The split of a group: the name's SHA-256 modulo 100 against the shares."""
+  """Returns the split of a group, from the SHA-256 of its name modulo 100."""
   digest = hashlib.sha256(group.encode("utf-8")).digest()
   place = int.from_bytes(digest[:4], "big") % 100
   for name, share in SHARES:
@@ -38,15 +37,14 @@ def split_of(group: str) -> str:
 
 
 def normal(text: str) -> str:
-  """Words in lower case, single blanks between: what counts as the same."""
+  """Returns the words in lower case, for comparison of texts."""
   return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
 def word_runs(text: str, length: int = 12) -> set[str]:
-  """Ids of all runs of words; the whole text is one if it is shorter.
+  """Returns hashes of all runs of `length` words, or of a shorter text.
 
-  Texts with a common run were copied from each other, as near as makes no
-  difference.
+  Texts with a common run are treated as copies.
   """
   words = normal(text).split()
   return {

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks as seqio Tasks and Mixtures, for code that reads seqio.
+"""The tasks as SeqIO tasks and mixtures.
 
-They are views of the rows that `data.pipeline` builds, so both ways give the
-same texts. Nothing is registered before `register` is called.
+They read the rows that `data.pipeline` builds. `register` registers them.
 """
 
 from __future__ import annotations
@@ -10,13 +9,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Callable, Mapping
+from typing import TYPE_CHECKING, Callable, Mapping
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import pipeline
 
-# Mixtures of tasks of one record, in equal parts.
+if TYPE_CHECKING:
+  import seqio
+  import tensorflow as tf
+
+# Mixtures of tasks with one record type, with equal rates.
 MIXTURES: dict[str, tuple[str, ...]] = {
   "hh_preferences": ("helpful", "harmless"),
   "summary_examples": ("docstring_summary", "debian_synopsis", "tldr"),
@@ -26,23 +29,22 @@ MIXTURES: dict[str, tuple[str, ...]] = {
 def register(
   *, cache_dir: str, sources: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-  """Adds all tasks and mixtures to seqio's registries; call it again to
-  change where they read.
+  """Registers all tasks and mixtures with SeqIO, replacing earlier ones.
 
-  Rows are built when a dataset is first asked for. Features are scalars, as
-  the record's fields: strings, and p_first (float32) and confidence (int32)
-  of a Preference. They are not tokenized; jobs do that.
+  Rows are built when a dataset is first read. Features are the fields of the
+  record, untokenized scalars: strings, and p_first (float32) and confidence
+  (int32) of a Preference.
 
   Args:
-    cache_dir: as in `pipeline.load_rows`.
-    sources: task -> directory, file or tfds:NAME, for tasks that need one
-      and are not built yet.
+    cache_dir: see `pipeline.load_rows`.
+    sources: task -> directory, file or tfds:NAME, for tasks that need one and
+      are not built yet.
 
   Returns:
-    The names: tasks, then mixtures.
+    The names of the tasks, then of the mixtures.
 
   Raises:
-    ValueError: a source for a task that there is not.
+    ValueError: if a source is for an unknown task.
   """
   import seqio
 
@@ -73,17 +75,16 @@ def register(
 
 
 def register_labels(name: str, *, labels_file: str) -> None:
-  """Adds labels of the `label` job as a seqio task with one split, "train".
+  """Registers labels of the `label` job as a SeqIO task with split "train".
 
-  Features are those of a Preference task. Rows are streamed from the file, so
-  a million of them need no memory.
+  Features are those of a Preference task. Rows are streamed from the file.
 
   Args:
-    name: of the task; a task of this name is replaced.
-    labels_file: labels.jsonl.
+    name: name of the task; replaces a task of this name.
+    labels_file: labels.jsonl of the job.
 
   Raises:
-    ValueError: there is no such file.
+    ValueError: if the file does not exist.
   """
   import seqio
 
@@ -126,8 +127,7 @@ def _stream_labels(
 
 
 def _columns(record: type) -> dict[str, str]:
-  """Feature -> TensorFlow type; the per-order values of AI labels stay out,
-  since published data has none."""
+  """Returns feature -> TensorFlow dtype, without fields of AI labels."""
   types = {"str": "string", "float": "float32", "int": "int32"}
   return {
     field.name: types[field.type]
@@ -136,7 +136,7 @@ def _columns(record: type) -> dict[str, str]:
   }
 
 
-def _features(record: type) -> dict[str, Any]:
+def _features(record: type) -> dict[str, seqio.Feature]:
   import seqio
   import tensorflow as tf
 
@@ -151,9 +151,11 @@ def _features(record: type) -> dict[str, Any]:
   }
 
 
-def _dataset_fn(name: str, cache_dir: str, source: str) -> Callable[..., Any]:
+def _dataset_fn(
+  name: str, cache_dir: str, source: str
+) -> Callable[..., tf.data.Dataset]:
   def dataset(split: str, shuffle_files: bool = False, seed: int | None = None):
-    del shuffle_files, seed  # Rows stand in the order of their hashes.
+    del shuffle_files, seed  # Rows are in the order of their hashes.
     import tensorflow as tf
 
     rows = pipeline.load_rows(name, split, cache_dir=cache_dir, data_dir=source)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints with orbax: a run's state as one unit, and finished models.
+"""Checkpoints of runs, and finished models, with Orbax.
 
-The only importer of orbax. A checkpoint is chosen only when it was finished;
-a finished model is a folder with `params` and, written last, `model.json`.
+An incomplete checkpoint is never restored. A finished model is a directory with
+`params` and, written last, `model.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 from typing import Any, Mapping
 
 import jax
+from jaxtyping import PyTree
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -27,11 +28,10 @@ _CHUNK = 64 << 20  # bytes
 
 
 class RunCheckpoints:
-  """The checkpoints of one run, newest kept.
+  """The newest checkpoints of one run.
 
-  The state must hold everything that a resumed run needs: step, parameters
-  and optimizer state. Batches and keys are functions of (seed, step), so
-  there is no iterator state to lose.
+  A state is step, parameters and optimizer state. Batches and keys are
+  functions of (seed, step), so there is no iterator state.
   """
 
   def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
@@ -43,19 +43,24 @@ class RunCheckpoints:
     )
 
   def steps(self) -> list[int]:
-    """Steps with a finished checkpoint, oldest first."""
+    """Returns the steps with a complete checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state: Any) -> None:
-    """Saves and waits; a step that is already saved is left as it is."""
+  def save(self, step: int, state: PyTree) -> None:
+    """Saves and waits; does nothing if the step is saved already."""
     if step not in self._manager.all_steps():
       self._manager.save(step, args=ocp.args.StandardSave(state))
       self._manager.wait_until_finished()
 
-  def restore(self, state: Any, step: int | None = None) -> Any:
-    """The newest (or a named) checkpoint laid out like `state`.
+  def restore(self, state: PyTree, step: int | None = None) -> PyTree:
+    """Restores a checkpoint with the shardings and dtypes of `state`.
 
-    Returns `state` itself when there is none.
+    Args:
+      state: arrays or shapes.
+      step: None: the newest checkpoint.
+
+    Returns:
+      The restored state, or `state` itself if there is no checkpoint.
     """
     step = self._manager.latest_step() if step is None else step
     if step is None:
@@ -69,16 +74,16 @@ class RunCheckpoints:
 
 def save_model(
   directory: str | os.PathLike,
-  params: Any,
-  description: dict[str, Any],
+  params: PyTree,
+  description: Mapping[str, object],
   files: Mapping[str, bytes] | None = None,
 ) -> None:
-  """Writes a finished model; a folder with model.json is a whole model.
+  """Writes a finished model, model.json last.
 
   Args:
-    directory: replaced when it holds a half-written model.
+    directory: directory of the model; its previous content is removed.
     params: unboxed parameter tree.
-    description: JSON-serialisable; `config` holds the model config's fields.
+    description: content of model.json.
     files: name -> content of further files, such as a tokenizer's.
   """
   directory = pathlib.Path(directory).absolute()
@@ -86,7 +91,7 @@ def save_model(
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
   processes.wait_for_all(f"make {directory}")
-  # Chunks of a leaf are compressed one by one, each in a copy.
+  # Each chunk of a leaf is copied and compressed separately.
   chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
   with _checkpointer(params) as checkpointer:
     checkpointer.save(
@@ -100,8 +105,8 @@ def save_model(
   processes.wait_for_all(f"wrote {directory}")
 
 
-def _checkpointer(tree: Any) -> ocp.Checkpointer:
-  """Holds few copies of leaves at a time, so that memory is the tree's own."""
+def _checkpointer(tree: PyTree) -> ocp.Checkpointer:
+  """Returns a checkpointer that copies few leaves at a time."""
   leaves = jax.tree.leaves(tree)
   largest = max((math.prod(x.shape) * x.dtype.itemsize for x in leaves))
   gigabytes = 1 + largest // 10**9
@@ -113,29 +118,29 @@ def _checkpointer(tree: Any) -> ocp.Checkpointer:
 
 
 def read_description(directory: str | os.PathLike) -> dict[str, Any]:
-  """The model.json of a finished model.
+  """Returns the model.json of a finished model.
 
   Raises:
-    ValueError: no finished model there.
+    ValueError: if there is no finished model.
   """
   path = pathlib.Path(directory) / "model.json"
   if not path.exists():
     raise ValueError(
-      f"{directory} holds no finished model (no model.json); run the job that "
-      "trains it to its end, or point to another directory"
+      f"{directory} has no finished model (no model.json); finish the job that "
+      "trains it, or name another directory"
     )
   return json.loads(path.read_text("utf-8"))
 
 
-def load_params(directory: str | os.PathLike, like: Any) -> Any:
-  """Parameters of a finished model, laid out like `like`.
+def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
+  """Loads the parameters of a finished model.
 
   Args:
-    directory: written by `save_model`.
-    like: a tree of arrays or ShapeDtypeStructs with shardings.
+    directory: directory that `save_model` wrote.
+    like: arrays or ShapeDtypeStructs with the shardings and dtypes to load.
 
   Raises:
-    ValueError: the shapes on disk are other ones; names the first leaf.
+    ValueError: if the shapes on disk differ; names the first parameter.
   """
   path = pathlib.Path(directory).absolute() / "params"
   with _checkpointer(like) as checkpointer:
@@ -144,20 +149,20 @@ def load_params(directory: str | os.PathLike, like: Any) -> Any:
     return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
 
 
-def stored_dtypes(directory: str | os.PathLike) -> Any:
-  """The tree of a finished model's parameter types, as they lie on disk."""
+def stored_dtypes(directory: str | os.PathLike) -> PyTree[np.dtype]:
+  """Returns the dtypes of a finished model's parameters on disk."""
   path = pathlib.Path(directory).absolute() / "params"
   with ocp.StandardCheckpointer() as checkpointer:
     return jax.tree.map(lambda leaf: leaf.dtype, _metadata(checkpointer, path))
 
 
-def _metadata(checkpointer: Any, path: pathlib.Path) -> Any:
+def _metadata(checkpointer: ocp.Checkpointer, path: pathlib.Path) -> PyTree:
   stored = checkpointer.metadata(path)
   stored = getattr(stored, "item_metadata", stored)
   return getattr(stored, "tree", stored)
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {
     "/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape)
@@ -171,13 +176,13 @@ def _check_shapes(directory, stored, wanted) -> None:
       raise ValueError(
         f"checkpoint {directory}: parameter {name} is "
         f"{stored.get(name, 'absent')} on disk and "
-        f"{wanted.get(name, 'absent')} in the model; the model config, the "
-        "vocabulary or the kind of model does not fit this checkpoint"
+        f"{wanted.get(name, 'absent')} in the model; use the model config, "
+        "vocabulary and kind of model of this checkpoint"
       )
 
 
-def tree_hash(tree: Any) -> str:
-  """A content hash of all leaves, for comparing runs bit by bit."""
+def tree_hash(tree: PyTree) -> str:
+  """Returns a hash of all leaves, for bit-exact comparison of runs."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     digest.update(str(path).encode())

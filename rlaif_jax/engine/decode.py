@@ -13,6 +13,7 @@ from typing import Annotated
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -47,15 +48,15 @@ class Samples:
   """Sampled responses.
 
   Attributes:
-    response: [..., R] int32 tokens, 0 after the end.
-    mask: [..., R] float32, 1 up to and including the end token.
-    log_probs: [..., R] float32 under softmax(logits / temperature) before any
-      top-k or top-p cut (temperature 1 if greedy), 0 after the end.
+    response: tokens, 0 after the end.
+    mask: 1 up to and including the end token.
+    log_probs: under softmax(logits / temperature) before any top-k or top-p
+      cut (temperature 1 if greedy), 0 after the end.
   """
 
-  response: jax.Array
-  mask: jax.Array
-  log_probs: jax.Array
+  response: Int[Array, "*rows R"]
+  mask: Float[Array, "*rows R"]
+  log_probs: Float[Array, "*rows R"]
 
   def reshape(self, shape: tuple[int, ...]) -> Samples:
     """Returns the samples with `shape` in place of their leading axes."""
@@ -67,21 +68,21 @@ class _Loop:
   """State of the sampling loop: S slots, each with a response in progress.
 
   Attributes:
-    response: [S] index of the slot's response; the number of responses or
-      more if none is left for it.
-    age: [S] number of tokens sampled so far.
-    running: [S] bool.
+    response: index of the slot's response; the number of responses or more if
+      none is left for it.
+    age: number of tokens sampled so far.
+    running: whether the response has not ended.
     waiting: index of the first response that has had no slot.
-    states: [S, D] states that predict the next tokens.
+    states: states that predict the next tokens.
     cache: cache of the slots.
     samples: all responses.
   """
 
-  response: jax.Array
-  age: jax.Array
-  running: jax.Array
-  waiting: jax.Array
-  states: jax.Array
+  response: Int[Array, " S"]
+  age: Int[Array, " S"]
+  running: Bool[Array, " S"]
+  waiting: Int[Array, ""]
+  states: Float[Array, "S D"]
   cache: protocols.Cache
   samples: Samples
 
@@ -90,14 +91,14 @@ class _Loop:
 class _Sampler:
   """The arguments that all steps of the loop share.
 
-  `limits` are the maximum numbers of tokens [N] of the responses. `prefix` is
-  () or one cache that all rows continue.
+  `limits` are the maximum numbers of tokens of the responses. `prefix` is ()
+  or one cache that all rows continue.
   """
 
   model: protocols.LanguageModel
   params: protocols.PreparedParams
-  keys: jax.Array  # [N]
-  limits: jax.Array  # [N]
+  keys: Key[Array, " N"]
+  limits: Int[Array, " N"]
   config: SamplingConfig
   eos_ids: tuple[int, ...]
   prefix: tuple[protocols.Cache, ...] = ()
@@ -107,9 +108,9 @@ class _Sampler:
     return self.keys.shape[0]
 
   def start(
-    self, slots: int, states: jax.Array, cache: protocols.Cache
+    self, slots: int, states: Float[Array, "S D"], cache: protocols.Cache
   ) -> _Loop:
-    """Puts the first responses into the slots, after states [S, D]."""
+    """Puts the first responses into the slots."""
     shape = (self.num_responses, self.config.max_tokens)
     return _Loop(
       response=jnp.arange(slots),
@@ -165,11 +166,13 @@ class _Sampler:
     )
 
   def refill(
-    self, loop: _Loop, prompts: tuple[jax.Array, protocols.Cache]
+    self,
+    loop: _Loop,
+    prompts: tuple[Float[Array, "B D"], protocols.Cache],
   ) -> _Loop:
     """Puts the next responses into the slots that have ended.
 
-    `prompts` are states [B, D] and the cache of all prompts.
+    `prompts` are states and the cache of all prompts.
     """
     states, cache = prompts
     num_samples = self.num_responses // states.shape[0]
@@ -203,8 +206,8 @@ class _Sampler:
 
 
 def row_keys(
-  key: jax.Array, rows: jax.Array, num_samples: int | None = None
-) -> jax.Array:
+  key: Key[Array, ""], rows: Int[Array, " B"], num_samples: int | None = None
+) -> Key[Array, " B"] | Key[Array, "B N"]:
   """Returns sampling keys derived from row numbers.
 
   A response's key, and so its tokens, do not depend on the batch that the
@@ -212,11 +215,8 @@ def row_keys(
 
   Args:
     key: PRNG key of the whole call.
-    rows: [B] int32 row numbers.
-    num_samples: number of responses per row, N.
-
-  Returns:
-    [B] keys if num_samples is None, else [B, N].
+    rows: row numbers.
+    num_samples: number of responses per row, N; None returns one key per row.
   """
   numbers = jnp.asarray(rows)
   if num_samples is not None:
@@ -228,13 +228,13 @@ def row_keys(
 def generate(
   model: protocols.LanguageModel,
   params: protocols.Params,
-  prompt: jax.Array,
-  prompt_valid: jax.Array,
-  keys: jax.Array,
+  prompt: Int[Array, "B P"],
+  prompt_valid: Bool[Array, "B P"],
+  keys: Key[Array, "*rows"],
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
-  limits: jax.Array | None = None,
+  limits: Int[Array, "*rows"] | None = None,
 ) -> Samples:
   """Samples one response per key; call under jit.
 
@@ -244,13 +244,13 @@ def generate(
   Args:
     model: functions of the language model.
     params: model parameters.
-    prompt: [B, P] int32 prompts with any padding.
-    prompt_valid: [B, P] bool.
+    prompt: prompts with any padding.
+    prompt_valid: whether a column of the prompts is a token.
     keys: [B] or [B, N] typed PRNG keys, one per response; see `row_keys`.
     config: lengths and temperature, static under jit.
     eos_ids: tokens that end a response. The end token is part of it.
-    limits: maximum number of tokens of each response, int32 >= 1, in the shape
-      of `keys`; at most (and by default) config.max_tokens.
+    limits: maximum number of tokens of each response, >= 1; at most (and by
+      default) config.max_tokens.
 
   Returns:
     Samples of shape [B, R] or [B, N, R], R = config.max_tokens.
@@ -273,14 +273,14 @@ def generate_shared(
   params: protocols.Params,
   prefix: protocols.Cache,
   prompts: prefix_sharing.SharedPrompts,
-  keys: jax.Array,
+  keys: Key[Array, " B"],
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
 ) -> Samples:
-  """Returns `generate` [B, R] of a causal model for prompts after `prefix`.
+  """Returns `generate` of a causal model for prompts after `prefix`.
 
-  `prefix` is from `prefix_sharing.prefill_prefix`, `keys` are [B].
+  `prefix` is from `prefix_sharing.prefill_prefix`.
   """
   states, cache = prefix_sharing.prefill_shared(
     model, params, prefix, prompts, config.max_tokens, last_only=True
@@ -299,16 +299,16 @@ def generate_packed(
   params: protocols.Params,
   prefix: protocols.Cache,
   batch: batches.PackedBatch,
-  prompts: jax.Array,
-  keys: jax.Array,
+  prompts: Int[Array, "N W"],
+  keys: Key[Array, " N"],
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
 ) -> Samples:
-  """Returns `generate` [N, R] of a causal model for packed prompts.
+  """Returns `generate` of a causal model for packed prompts.
 
-  `prefix` is from `prefix_sharing.prefill_prefix`, `prompts` are columns of
-  the batch as in `LanguageModel.prefill_packed`, `keys` are [N].
+  `prefix` is from `prefix_sharing.prefill_prefix`. `prompts` are columns of
+  the batch as in `LanguageModel.prefill_packed`.
   """
   states, cache = model.prefill_packed(
     params, batch, prompts, config.max_tokens, prefix
@@ -348,9 +348,9 @@ def _sample_after(
 
 
 def _sample(
-  sampler: _Sampler, states: jax.Array, cache: protocols.Cache
+  sampler: _Sampler, states: Float[Array, "N D"], cache: protocols.Cache
 ) -> Samples:
-  """Samples from states [B, D] of the prompts' last tokens and their cache."""
+  """Samples from states of the prompts' last tokens and their cache."""
   start = sampler.start(sampler.num_responses, states, cache)
   return jax.lax.while_loop(
     lambda loop: jnp.any(loop.running), sampler.step, start
@@ -384,8 +384,8 @@ def _sample_in_slots(
 
 def _prefill_in_parts(
   model, params, prompt, valid, rows
-) -> tuple[jax.Array, protocols.Cache]:
-  """Prefills prompts, `rows` at a time; states [B, D] and their cache."""
+) -> tuple[Float[Array, "B D"], protocols.Cache]:
+  """Prefills prompts, `rows` at a time; returns states and their cache."""
   count = prompt.shape[0]
   parts = -(-count // rows)
   if parts == 1:

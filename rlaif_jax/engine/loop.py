@@ -67,9 +67,19 @@ class TrainConfig(validation.Validated):
     return bool(regular) or step in self.evaluate_at
 
   def steps(self, num_rows: int) -> int:
-    """Returns the number of updates over `num_rows` rows."""
-    whole = math.ceil(self.epochs * num_rows / self.batch_size)
-    return self.num_steps or max(1, whole)
+    """Returns the number of updates of a training on `num_rows` rows.
+
+    Raises:
+      ValueError: if the number of epochs is set, and there are no rows.
+    """
+    if self.num_steps:
+      return self.num_steps
+    if num_rows < 1:
+      raise ValueError(
+        f"TrainConfig.epochs is {self.epochs} and the number of rows is "
+        f"{num_rows}; epochs need rows"
+      )
+    return math.ceil(self.epochs * num_rows / self.batch_size)
 
 
 StepFn = Callable[
@@ -84,7 +94,7 @@ def fit(
   next_batch: protocols.NextBatch,
   *,
   config: TrainConfig,
-  num_rows: int,
+  num_rows: int = 0,
   directory: str,
   name: str,
   evaluate: Callable[[Any, int], Mapping[str, float]] | None = None,
@@ -97,7 +107,7 @@ def fit(
      and does not synchronise with the host.
   3. Fetches the metrics of step n - 1 while step n runs.
   4. Saves every `save_every` steps, after a check that all metrics are finite.
-  5. Calls `evaluate(params, step)` every `evaluate_every` steps and at the end.
+  5. Calls `evaluate(params, step)` at the steps of the config and at the end.
      Its results go to evaluations.jsonl, the metrics of updates to
      metrics.jsonl, and the durations of steps and batches to timing.json.
 
@@ -106,9 +116,9 @@ def fit(
     step_fn: update from `step.make_train_step`.
     next_batch: (state, step) -> batch on the devices.
     config: length, batch size and seed.
-    num_rows: number of rows of an epoch.
-    directory: output directory of the run; "" keeps everything in memory: no
-      checkpoint, no file and no progress line.
+    num_rows: number of rows of an epoch; read where config.num_steps is 0.
+    directory: output directory of the run; "" keeps everything in memory,
+      without checkpoints, files and progress line.
     name: name in the progress line, and of the random stream.
     evaluate: optional (params, step) -> metrics.
 
@@ -143,11 +153,11 @@ def fit(
     if config.evaluates_before(step):
       flush()
       evaluate_now(step, state.params)
-    with clock.making_a_batch():
+    with clock.time_batch():
       batch = next_batch(state, step)
     key = rng.key(config.seed, f"{name}/update", step)
-    shape = guards.shape_of(batch)
-    with guards.steady(f"{name}: step {step + 1}", seen[shape] >= 2):
+    shape = guards.signature(batch)
+    with guards.no_recompilation(f"{name}: step {step + 1}", seen[shape] >= 2):
       state, metrics = step_fn(state, batch, key)
     seen[shape] += 1
     flush()

@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes from a string, and one table of logical axes to mesh axes.
+"""Meshes from text, and shardings of parameters and batches on them.
 
-`"data:-1"` puts all devices on the batch axis; `"data:2,model:4"` splits
-parameters over four; `"sequence:2"` halves the columns of activations, for
-meshes that have more devices than a batch has rows. Everything is jit with
-NamedSharding.
+"data:-1" puts all devices on the batch axis, "data:2,model:4" shards parameters
+over four devices, and "sequence:2" shards the columns of activations, for
+meshes with more devices than a batch has rows.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from typing import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, PyTree
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
 
 
-def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
-  """Parses "data:-1,fsdp:1,model:1"; one size may be -1 for "the rest".
+def make_mesh(
+  text: str, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """Returns the mesh of a text such as "data:-1,fsdp:1,model:1".
+
+  Args:
+    text: axis sizes; one may be -1, for the remaining devices.
+    devices: None: all devices.
 
   Raises:
-    ValueError: an unknown axis, or sizes that do not multiply to the number
-      of devices.
+    ValueError: if an axis is unknown, or the sizes do not multiply to the
+      number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = dict.fromkeys(compute_lib.AXES, 1)
@@ -52,12 +58,15 @@ def make_mesh(text: str, devices: list[Any] | None = None) -> jax.sharding.Mesh:
 
 def param_shardings(
   mesh: jax.sharding.Mesh,
-  boxed: Any,
+  boxed: PyTree,
   placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
-  """NamedShardings of abstract parameters boxed with logical axis names.
+) -> PyTree[jax.sharding.NamedSharding]:
+  """Returns the NamedShardings of parameters boxed with logical axis names.
 
-  An axis that its mesh axis does not divide is left whole.
+  An axis whose size its mesh axis does not divide is replicated.
+
+  Raises:
+    ValueError: if a parameter has no axis names, or a name has no rule.
   """
   rules = placement.table()
 
@@ -81,11 +90,11 @@ def param_shardings(
 
 
 def abstract_params(
-  init: Callable[[jax.Array], Any],
+  init: Callable[[jax.Array], PyTree],
   mesh: jax.sharding.Mesh,
   placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
-  """Shapes and shardings of a model's parameters, without making them."""
+) -> PyTree[jax.ShapeDtypeStruct]:
+  """Returns shapes and shardings of a model's parameters, unallocated."""
   boxed = jax.eval_shape(init, jax.random.key(0))
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -97,55 +106,64 @@ def abstract_params(
 
 
 @functools.cache
-def array_mover(sharding: jax.sharding.NamedSharding, dtype: Any) -> Any:
-  """Jitted: a copy of an array that lies so and has this type."""
+def make_array_reshard(
+  sharding: jax.sharding.NamedSharding, dtype: jax.typing.DTypeLike
+) -> Callable[[jax.Array], jax.Array]:
+  """Returns the jitted copy of an array to a sharding and a dtype."""
   return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)
 
 
-def mover(
-  init: Callable[[jax.Array], Any],
+def make_reshard(
+  init: Callable[[jax.Array], PyTree],
   mesh: jax.sharding.Mesh,
   placement: compute_lib.Placement | None,
-) -> Callable[[Any], Any]:
-  """Returns move(params): a copy that lies, and has the type, of `placement`.
+) -> Callable[[PyTree], PyTree]:
+  """Returns reshard(params): a copy with the sharding and dtype of `placement`.
 
-  With None they stay, and there is no copy.
+  A sharded parameter that is replicated in `placement` is gathered once here,
+  rather than in each program, and in each iteration of a loop, that reads it.
+  Parameters are copied one after another, so the temporary memory is that of
+  one parameter.
 
-  Where a split parameter comes to lie whole it is gathered here, once, instead
-  of in each program (and in each turn of a loop) that reads it. One parameter
-  is moved after another, so beside both copies there are never more temporary
-  bytes than moving one takes.
+  Args:
+    init: `init` of the model.
+    mesh: devices.
+    placement: None returns the parameters themselves, without a copy.
   """
   if placement is None:
     return lambda params: params
   like = abstract_params(init, mesh, placement)
   return lambda params: jax.tree.map(
-    lambda x, to: array_mover(to.sharding, to.dtype)(x), params, like
+    lambda x, to: make_array_reshard(to.sharding, to.dtype)(x), params, like
   )
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """The leading axis of every batch array is split over data and fsdp."""
+  """Returns the sharding of a batch: rows over data and fsdp."""
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(("data", "fsdp"))
   )
 
 
 def activation_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Rows over data and fsdp, columns over sequence; see
-  `models.layers.ForwardOptions`."""
+  """Returns the sharding of activations.
+
+  Rows are sharded over data and fsdp, columns over sequence.
+  """
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(("data", "fsdp"), "sequence")
   )
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """The whole array on every device."""
+  """Returns the sharding of an array that is whole on every device."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def held_rows(mesh: jax.sharding.Mesh, rows: int) -> np.ndarray:
-  """Which rows of a batch this process's devices hold: bool [rows]."""
+def addressable_rows(
+  mesh: jax.sharding.Mesh, rows: int
+) -> Bool[np.ndarray, " rows"]:
+  """Returns bool [rows]: the rows of a batch on devices of this process."""
   places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
   held = np.zeros(rows, bool)
   for (index,) in places.values():
@@ -153,14 +171,14 @@ def held_rows(mesh: jax.sharding.Mesh, rows: int) -> np.ndarray:
   return held
 
 
-def put_batch(mesh: jax.sharding.Mesh, batch: Any) -> Any:
-  """Puts host arrays on the mesh, split over their leading axis.
+def put_batch(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
+  """Puts host arrays on the mesh, sharded over their leading axis.
 
-  Of several processes each puts its own rows; what stands in the others'
-  (`held_rows`) is not looked at.
+  Each of several processes puts its own rows (`addressable_rows`); the other
+  rows are not read.
 
   Raises:
-    ValueError: the batch does not divide by the data devices.
+    ValueError: if the rows do not divide by the data devices.
   """
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   for leaf in jax.tree.leaves(batch):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where numbers go: a JSONL file that survives kills, and a progress line."""
+"""Metrics as a JSONL file that is consistent after a kill; progress lines."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rlaif_jax.engine import processes
 
 
 class MetricsFile:
-  """One JSON row per step. After a resume, rows past the restored step go.
+  """One JSON row per step.
 
-  The rows are a function of the run alone (no times in them), so that a
-  killed and resumed run ends with the same bytes.
+  Rows contain no times, so the file of a run that was killed and resumed is
+  bit-exact.
   """
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
 
   def truncate_after(self, step: int) -> None:
-    """Keeps the rows of steps <= step; drops a torn last line."""
+    """Keeps the rows of steps <= step, and drops an incomplete last line."""
     if not self.path.exists() or not processes.is_writer():
       return
     kept = []
@@ -40,7 +40,7 @@ class MetricsFile:
     jsonl.write_text(self.path, "".join(kept))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends a row; of several processes one does."""
+    """Appends a row; one of several processes does."""
     if not processes.is_writer():
       return
     row = jsonl.dump_row({"step": step, **values})
@@ -49,7 +49,7 @@ class MetricsFile:
       f.write(row + "\n")
 
   def read(self) -> list[dict[str, Any]]:
-    """All rows, oldest first; none before the first write."""
+    """Returns all rows, oldest first; none if there is no file."""
     if not self.path.exists():
       return []
     lines = self.path.read_text("utf-8").splitlines()
@@ -57,11 +57,10 @@ class MetricsFile:
 
 
 class StepClock:
-  """How much of a run's time goes into the making of batches.
+  """Measures the share of a run's time that the input pipeline takes.
 
-  Devices work on while the host makes the next batch, so this share is the
-  most that they can have waited for it. The first step, which compiles, is
-  left out.
+  Devices compute while the host makes the next batch, so the share is an upper
+  bound of their idle time. The first step, which compiles, is not counted.
   """
 
   def __init__(self):
@@ -70,8 +69,8 @@ class StepClock:
     self._steps = -1
 
   @contextlib.contextmanager
-  def making_a_batch(self) -> Iterator[None]:
-    """Around what makes the batch of a step."""
+  def time_batch(self) -> Iterator[None]:
+    """Times the making of one batch."""
     now = time.monotonic()
     if self._steps == 0:
       self._begin = now
@@ -81,7 +80,7 @@ class StepClock:
     self._steps += 1
 
   def summary(self) -> dict[str, float]:
-    """Steps after the first, seconds of each, share of making batches."""
+    """Returns the steps after the first, seconds per step and input share."""
     if self._begin is None or not self._steps:
       return {"steps": 0, "step_seconds": 0.0, "input_share": 0.0}
     seconds = time.monotonic() - self._begin
@@ -93,7 +92,7 @@ class StepClock:
 
 
 def duration(seconds: float) -> str:
-  """75 -> "1m15s"."""
+  """Formats seconds: 75 -> "1m15s"."""
   seconds = int(seconds)
   if seconds < 60:
     return f"{seconds}s"
@@ -105,10 +104,16 @@ def duration(seconds: float) -> str:
 class Progress:
   """A line with bar, rate and time left, on standard error.
 
-  On a terminal the line is drawn over; elsewhere a line is printed every
-  `every_seconds`. The rate leaves out what was done before this process
-  began and, once there is a second more to go by, the first unit, which
-  compiles.
+  A terminal line is overwritten; elsewhere a line is printed every
+  `every_seconds`. The rate excludes work done before this process started and,
+  after another second, the first unit, which compiles.
+
+  Args:
+    name: name of the work.
+    total: number of units.
+    done: units done before this process started.
+    unit: plural name of a unit.
+    every_seconds: seconds between lines outside a terminal.
   """
 
   def __init__(
@@ -129,7 +134,7 @@ class Progress:
     self._before = done
 
   def update(self, done: int, note: str = "") -> None:
-    """Reports `done` of the total; `note` is a short text after the time."""
+    """Reports `done` units; `note` is a short text at the end of the line."""
     now = time.monotonic()
     if self._begin is None:
       self._begin = (now, done)

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import flax.struct
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -19,20 +19,20 @@ class SharedPrompts:
   one more prefix, whose cache is from `prefill_prefix`.
   """
 
-  group_tokens: batches.Array  # [G, L] int32
-  group_valid: batches.Array  # [G, L] bool
-  group_ids: batches.Array  # [B] int32
-  suffix: batches.Array  # [B, S] int32
-  suffix_valid: batches.Array  # [B, S] bool; all False if the row is unused
+  group_tokens: Int[batches.Array, "G L"]
+  group_valid: Bool[batches.Array, "G L"]
+  group_ids: Int[batches.Array, " B"]
+  suffix: Int[batches.Array, "B S"]
+  suffix_valid: Bool[batches.Array, "B S"]  # All False if the row is unused.
 
 
 def prefill_prefix(
   model: protocols.LanguageModel,
   params: protocols.Params,
-  tokens: jax.Array,
-  valid: jax.Array,
+  tokens: Int[Array, "1 C"],
+  valid: Bool[Array, "1 C"],
 ) -> protocols.Cache:
-  """Returns the cache of a prefix [1, C] that all prompts continue."""
+  """Returns the cache of a prefix that all prompts continue."""
   return model.prefill(params, tokens, valid, 0)[1]
 
 
@@ -44,7 +44,7 @@ def prefill_shared(
   num_new_tokens: int,
   *,
   last_only: bool = False,
-) -> tuple[jax.Array, protocols.Cache]:
+) -> tuple[Float[Array, "B columns D"], protocols.Cache]:
   """Prefills prompts that continue `prefix`, the prefix of each group once.
 
   Args:
@@ -57,8 +57,8 @@ def prefill_shared(
     last_only: whether to return the states of the last columns only.
 
   Returns:
-    States of the suffixes, [B, S, D] or [B, 1, D], and the cache of the rows
-    without the prefix.
+    States of the suffixes' columns, and the cache of the rows without the
+    prefix.
   """
   rows, length = prompts.suffix.shape
   cache = model.cache.init_cache(prefix, *prompts.group_tokens.shape)

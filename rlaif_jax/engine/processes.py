@@ -18,6 +18,7 @@ from typing import Any, Iterator, Mapping
 
 from absl import logging
 import jax
+from jaxtyping import PyTree
 import numpy as np
 
 # JAX ends a process whose peers are silent for this long.
@@ -111,6 +112,8 @@ def detect(
 
 
 def _is_present(cluster: Any) -> bool:
+  if cluster.name == "slurm" and "SLURM_STEP_NODELIST" not in os.environ:
+    return False  # An allocation without a step; JAX 0.6 takes it for one.
   try:
     return cluster.is_env_present()
   except OSError:  # A TPU without Google Cloud's metadata server.
@@ -301,7 +304,7 @@ def is_time_to_stop(step: int, asked: bool) -> bool:
     return False
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: PyTree) -> PyTree[np.ndarray]:
   """Returns global arrays as complete NumPy arrays in every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)

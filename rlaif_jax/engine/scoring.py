@@ -1,86 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probs of given continuations. Logits exist only where they are read."""
+"""Log-probs of given continuations of prompts."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.ops import logprobs
 
-# Logits that exist at a time on a device, 256 MiB of them. Fewer make smaller
-# products, and as many sums of the head's gradient as there are parts.
+# Maximum number of logits that exist at a time on a device, 256 MiB of them.
+# Fewer make smaller products, and one sum of the head's gradient per part.
 LOGITS_AT_ONCE = 2**26
+
+OptionIds = tuple[tuple[int, ...], ...]
 
 
 def response_logits(
   model: protocols.LanguageModel,
   params: protocols.Params,
   batch: batches.TokenBatch,
-) -> jax.Array:
-  """Logits [B, R, V] that predict the last R columns of the batch."""
+) -> Float[Array, "B R V"]:
+  """Returns the logits that predict the response."""
   return model.logits(params, model.hidden(params, batch))
 
 
 def response_log_probs(
   model: protocols.LanguageModel,
   params: protocols.Params,
-  batch: batches.TokenBatch,
+  batch: batches.TokenBatch | batches.GroupBatch,
   *,
   temperature: float = 1.0,
-) -> jax.Array:
-  """Float32 log-probs [B, R] of the responses under softmax(logits / T)."""
-  response_length = batch.weights.shape[1]
-  return target_log_probs(
-    model,
-    params,
-    model.hidden(params, batch),
-    batch.tokens[:, -response_length:],
-    temperature=temperature,
-  )
+) -> Float[Array, "B R"] | Float[Array, "B N R"]:
+  """Returns the float32 log-probs of responses under softmax(logits / T).
 
-
-def group_log_probs(
-  model: protocols.LanguageModel,
-  params: protocols.Params,
-  batch: batches.GroupBatch,
-  *,
-  temperature: float = 1.0,
-) -> jax.Array:
-  """`response_log_probs` [B, G, R], each prompt read once."""
-  hidden = model.hidden(params, batch)
+  The responses of a GroupBatch's prompt share one forward pass of it.
+  """
+  if isinstance(batch, batches.GroupBatch):
+    targets = batch.response
+  else:
+    targets = batch.tokens[:, -batch.weights.shape[1] :]
+  states = model.hidden(params, batch)
   return target_log_probs(
-    model, params, hidden, batch.response, temperature=temperature
+    model, params, states, targets, temperature=temperature
   )
 
 
 def target_log_probs(
   model: protocols.LanguageModel,
   params: protocols.Params,
-  hidden: jax.Array,
-  targets: jax.Array,
+  states: Float[Array, "*rows T D"],
+  targets: Int[Array, "*rows T"],
   *,
   temperature: float = 1.0,
-) -> jax.Array:
-  """Float32 log-probs [..., T] of targets after states [..., T, D].
+) -> Float[Array, "*rows T"]:
+  """Returns the float32 log-probs of targets, from the states before them.
 
-  The more columns and words, the fewer columns at a time: at most about
-  LOGITS_AT_ONCE logits exist, whatever the vocabulary. Where that takes
-  several parts, the gradient makes each part's logits again.
+  At most about LOGITS_AT_ONCE logits exist at a time: columns are computed in
+  parts if there are more. The gradient then recomputes each part's logits.
   """
 
-  def read(part):
+  def log_probs(part):
     logits = model.logits(params, part[0])
     return logprobs.token_log_probs(logits, part[1], temperature=temperature)
 
   columns = targets.shape[-1]
-  numbers = targets.size * model.vocab_size // model.row_devices
-  width = -(-columns // max(1, -(-numbers // LOGITS_AT_ONCE)))
+  size = targets.size * model.vocab_size // model.row_devices
+  width = -(-columns // max(1, -(-size // LOGITS_AT_ONCE)))
   if width >= columns:
-    return read((hidden, targets))
+    return log_probs((states, targets))
   parts = -(-columns // width)
 
   def split(x, axis):
@@ -92,8 +83,8 @@ def target_log_probs(
 
   axis = targets.ndim - 1
   found = jax.lax.map(
-    jax.checkpoint(read, prevent_cse=False),
-    (split(hidden, axis), split(targets, axis)),
+    jax.checkpoint(log_probs, prevent_cse=False),
+    (split(states, axis), split(targets, axis)),
   )
   found = jnp.moveaxis(found, 0, axis)
   return found.reshape(*targets.shape[:-1], -1)[..., :columns]
@@ -103,18 +94,18 @@ def pair_log_probs(
   model: protocols.LanguageModel,
   params: protocols.Params,
   pairs: batches.PairBatch,
-) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of both whole responses, each in the shape of the label.
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
+  """Returns the log-probs of both whole responses, in the label's shape.
 
-  Each prompt is read once. Padding has no log-prob.
+  Each prompt is read once. Padding is not counted.
   """
   texts = pairs.texts
   if not pairs.is_packed:
-    log_probs = group_log_probs(model, params, texts)
+    log_probs = response_log_probs(model, params, texts)
     sums = logprobs.sequence_log_prob(log_probs, texts.response_valid)
   else:
-    hidden = model.hidden(params, texts)
-    log_probs = target_log_probs(model, params, hidden, texts.targets)
+    states = model.hidden(params, texts)
+    log_probs = target_log_probs(model, params, states, texts.targets)
     responses = jnp.arange(texts.last.shape[1])[None, :, None]
     # [B, M, T]: whether a target is of a response.
     is_own = texts.response_ids[:, None] == responses
@@ -123,16 +114,18 @@ def pair_log_probs(
 
 
 def split_pairs(
-  values: jax.Array, label: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """[B, 2 K] of candidates that alternate -> firsts and seconds like label."""
+  values: Float[Array, "B pairs2"], label: Float[Array, "*pairs"]
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
+  """Splits alternating values into firsts and seconds in the label's shape."""
   return tuple(values[:, i::2].reshape(label.shape) for i in (0, 1))
 
 
 def join(
-  prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
+  prompts: batches.PromptBatch,
+  response: Int[Array, "B R"],
+  mask: Float[Array, "B R"],
 ) -> batches.TokenBatch:
-  """Prompts [B, P] and responses [B, R] as one TokenBatch [B, P + R]."""
+  """Returns prompts with one response each as a TokenBatch."""
   return batches.TokenBatch(
     tokens=jnp.concatenate([prompts.prompt, response], axis=1),
     valid=jnp.concatenate([prompts.prompt_valid, mask > 0], axis=1),
@@ -141,9 +134,11 @@ def join(
 
 
 def join_groups(
-  prompts: batches.PromptBatch, response: jax.Array, mask: jax.Array
+  prompts: batches.PromptBatch,
+  response: Int[Array, "B N R"],
+  mask: Float[Array, "B N R"],
 ) -> batches.GroupBatch:
-  """Prompts [B, P] with their responses [B, N, R] as one GroupBatch."""
+  """Returns prompts with N responses each as a GroupBatch."""
   return batches.GroupBatch(
     prompt=prompts.prompt,
     prompt_valid=prompts.prompt_valid,
@@ -155,10 +150,10 @@ def join_groups(
 def option_log_probs(
   model: protocols.LanguageModel,
   params: protocols.Params,
-  tokens: jax.Array,
-  valid: jax.Array,
-  options: tuple[tuple[int, ...], ...],
-) -> jax.Array:
+  tokens: Int[Array, "B L"],
+  valid: Bool[Array, "B L"],
+  options: OptionIds,
+) -> Float[Array, "B options"]:
   """Returns the log-prob of each whole option after each prompt.
 
   The prompt is prefilled once. An option of several tokens takes one more
@@ -167,12 +162,12 @@ def option_log_probs(
   Args:
     model: functions of the language model.
     params: model parameters.
-    tokens: [B, L] prompts with any padding.
-    valid: [B, L] bool.
+    tokens: prompts with any padding.
+    valid: whether a column of the prompts is a token.
     options: token ids of each option, static under jit.
 
   Returns:
-    [B, len(options)] float32. Option "1" includes the mass of "10".
+    Float32 log-probs. Option "1" includes the mass of "10".
 
   Raises:
     ValueError: an option has no tokens.
@@ -187,9 +182,9 @@ def shared_option_log_probs(
   params: protocols.Params,
   prefix: protocols.Cache,
   prompts: prefix_sharing.SharedPrompts,
-  options: tuple[tuple[int, ...], ...],
-) -> jax.Array:
-  """Returns `option_log_probs` [B, len(options)] of prompts after `prefix`."""
+  options: OptionIds,
+) -> Float[Array, "B options"]:
+  """Returns `option_log_probs` of prompts after `prefix`."""
   states, cache = prefix_sharing.prefill_shared(
     model,
     params,
@@ -206,8 +201,8 @@ def packed_option_log_probs(
   params: protocols.Params,
   prefix: protocols.Cache,
   batch: batches.PackedBatch,
-  options: tuple[tuple[int, ...], ...],
-) -> jax.Array:
+  options: OptionIds,
+) -> Float[Array, "B T options"]:
   """Returns `option_log_probs` of packed prompts after `prefix`.
 
   Args:
@@ -215,10 +210,10 @@ def packed_option_log_probs(
     params: model parameters.
     prefix: cache from `prefix_sharing.prefill_prefix`.
     batch: prompts without the prefix.
-    options: token id of each option, one each.
+    options: the one token id of each option.
 
   Returns:
-    [B, T, len(options)] float32, T prompts per row.
+    Float32 log-probs of T prompts per row.
   """
   states = model.hidden(params, batch, prefix)
   log_probs = jax.nn.log_softmax(model.logits(params, states), axis=-1)
@@ -231,16 +226,16 @@ def shared_log_likelihoods(
   params: protocols.Params,
   prefix: protocols.Cache,
   prompts: prefix_sharing.SharedPrompts,
-  weights: jax.Array,
-) -> jax.Array:
-  """Returns weighted sums [B] of the log-probs of the suffixes' tokens.
+  weights: Float[Array, "B S"],
+) -> Float[Array, " B"]:
+  """Returns the weighted sums of the log-probs of the suffixes' tokens.
 
   Args:
     model: functions of a causal language model.
     params: model parameters.
     prefix: cache from `prefix_sharing.prefill_prefix`.
     prompts: prompts without the prefix.
-    weights: [B, S] float32; the first column is not read.
+    weights: weights of the tokens; those of the first column are not read.
   """
   states, _ = prefix_sharing.prefill_shared(model, params, prefix, prompts, 0)
   log_probs = target_log_probs(
@@ -250,7 +245,7 @@ def shared_log_likelihoods(
   return jnp.sum(jnp.where(weights > 0, log_probs * weights, 0.0), axis=1)
 
 
-def _num_new_tokens(options: tuple[tuple[int, ...], ...]) -> int:
+def _num_new_tokens(options: OptionIds) -> int:
   """Returns how many tokens are read after the prompt.
 
   Raises:

@@ -149,11 +149,11 @@ def reward_accuracy(
   """Returns the pairwise accuracy of rewards against labels; ties count half.
 
   Args:
-    rewards: [n] rewards of the first and of the second responses.
+    rewards: rewards [n] of the first and of the second responses.
     labels: n labelled pairs.
 
   Returns:
-    "accuracy", and its numerator and denominator "correct" and "n".
+    "accuracy", and its numerator "correct" and denominator "n".
   """
   margin = np.asarray(rewards[0]) - np.asarray(rewards[1])
   truth = np.asarray([label.p_first for label in labels])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the report as SVG text. The only importer of matplotlib."""
+"""Figures of reports as SVG text. The only importer of matplotlib."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _draw(
 
 
 def reward_against_kl(curves: Mapping[str, Any]) -> str:
-  """Gold and optimised reward against KL, one line per policy."""
+  """Draws gold and optimised reward against KL, one line per policy."""
   if not curves:
     return ""
 
@@ -70,7 +70,7 @@ def reward_against_kl(curves: Mapping[str, Any]) -> str:
           elinewidth=0.6,
           label=name,
         )
-      ax.set_xlabel("KL to SFT, nats a response")
+      ax.set_xlabel("KL to SFT, nats per response")
       ax.set_ylabel(label)
     axes[0].legend(frameon=False)
 
@@ -78,11 +78,11 @@ def reward_against_kl(curves: Mapping[str, Any]) -> str:
 
 
 def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
-  """Panels of quantities against KL, one line per arm.
+  """Draws panels of quantities against KL, one line per arm.
 
   Args:
-    lines: arm -> quantity -> points (KL, value, error); what no arm has gets
-      no panel.
+    lines: arm -> quantity -> points (KL, value, error); a quantity without
+      points has no panel.
   """
   panels = [
     (name, label)
@@ -115,7 +115,7 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
         )
       ax.set_xlabel("KL to the first policy, nats")
       ax.set_ylabel(label)
-    # Many arms: their names stand below, where they hide no line.
+    # Below the panels, where many names hide no line.
     axes[0].figure.legend(
       *axes[0].get_legend_handles_labels(),
       loc="outside lower left",
@@ -129,7 +129,7 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Time per token against what grows, one panel each, both axes logarithmic.
+  """Draws time per token against each size, on logarithmic axes.
 
   Args:
     rows: with work, axis, value, us_per_token and roofline_us_per_token, which
@@ -156,14 +156,14 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> str:
       ax.minorticks_off()
       ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
       ax.yaxis.set_major_formatter("{x:,g}")
-    axes[0].set_ylabel("microseconds a token")
+    axes[0].set_ylabel("microseconds per token")
     axes[0].legend(frameon=False, fontsize=7)
 
   return _draw(3.0 * len(names), len(names), paint)
 
 
 def training(curves: Mapping[str, Any]) -> str:
-  """Reward, KL and length of rollouts against the step."""
+  """Draws reward, KL and length of rollouts against the step."""
   if not curves:
     return ""
 
@@ -187,14 +187,14 @@ def training(curves: Mapping[str, Any]) -> str:
 
 
 def smooth(values: list[float], window: int = 9) -> list[float]:
-  """Centred running mean; shorter windows at the ends."""
+  """Returns a centred running mean, with shorter windows at the ends."""
   half = window // 2
   parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
   return [sum(part) / len(part) for part in parts]
 
 
 def accuracy_against_labels(rewards: Mapping[str, Any]) -> str:
-  """Reward-model accuracy against the number of labels."""
+  """Draws reward-model accuracy against the number of labels."""
   if not rewards:
     return ""
 
@@ -229,7 +229,7 @@ def accuracy_against_labels(rewards: Mapping[str, Any]) -> str:
 
 
 def lengths(by_policy: Mapping[str, list[float]]) -> str:
-  """Box plots of lengths."""
+  """Draws box plots of lengths."""
   if not by_policy:
     return ""
 
@@ -244,7 +244,7 @@ def lengths(by_policy: Mapping[str, list[float]]) -> str:
 
 
 def _whiskers(estimates: list[Mapping[str, float]]) -> list[list[float]]:
-  """Lengths of the intervals below and above their values."""
+  """Returns the lengths of the intervals below and above the values."""
   return [
     [e["value"] - e["low"] for e in estimates],
     [e["high"] - e["value"] for e in estimates],
@@ -252,7 +252,7 @@ def _whiskers(estimates: list[Mapping[str, float]]) -> list[list[float]]:
 
 
 def alignment_by_labeler(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Agreement with people of each labeler, one line per task."""
+  """Draws the agreement of labelers with humans, one line per task."""
   if not rows:
     return ""
   labelers = list(dict.fromkeys(row["labeler"] for row in rows))
@@ -273,7 +273,7 @@ def alignment_by_labeler(rows: Sequence[Mapping[str, Any]]) -> str:
       )
     axes[0].set_xticks(range(len(labelers)), labelers)
     axes[0].set_xlim(-0.5, len(labelers) - 0.5)
-    axes[0].set_ylabel("agrees with people")
+    axes[0].set_ylabel("agrees with humans")
     axes[0].axhline(0.5, color="#888", lw=0.8, ls=":")
     axes[0].legend(frameon=False)
 
@@ -281,7 +281,7 @@ def alignment_by_labeler(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Agreement with people of every cell, one column per task."""
+  """Draws the agreement of every cell with humans, one column per task."""
   rows = [row for row in rows if row["alignment"] is not None]
   if not rows:
     return ""
@@ -310,7 +310,7 @@ def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
       ax.invert_yaxis()
       ax.axvline(0.5, color="#888", lw=0.8, ls=":")
       ax.set_title(task)
-      ax.set_xlabel("agrees with people")
+      ax.set_xlabel("agrees with humans")
     axes[0].legend(frameon=False)
 
   longest = max(len({r["cell"] for r in rows if r["task"] == t}) for t in tasks)
@@ -320,7 +320,7 @@ def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def reliability(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Share of correct labels against their confidence, a line per row."""
+  """Draws the fraction of correct labels against confidence, a line per row."""
   rows = [row for row in rows if row["calibration"]["bins"]]
   if not rows:
     return ""
@@ -341,7 +341,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> str:
         label=f"{row['labeler']}, {row['task']}",
       )
     axes[0].set_xlabel("confidence of the label")
-    axes[0].set_ylabel("shared by people")
+    axes[0].set_ylabel("correct")
     axes[0].legend(frameon=False)
 
   return _draw(5.0, 1, paint)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A known gold reward of (document, summary), and humans made from it.
+"""A known gold reward of (document, summary), and simulated human raters.
 
-The gold reward is the judge of the small world: programmatic, with parts that
-a reader accepts as quality. Labelers and reward models never see it; humans
-are gold differences seen through Bradley-Terry noise.
+The gold reward is a program whose parts measure aspects of quality. Labelers
+and reward models never read it. Human labels are gold margins with
+Bradley-Terry noise.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 from typing import Annotated, Sequence
 
 import numpy as np
+from scipy import special
 
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
@@ -36,7 +37,7 @@ _GRAM = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GoldConfig(validation.Validated):
-  """Weights of the parts (they are normalised) and lengths in words."""
+  """Weights of the parts (they are normalised), and lengths in words."""
 
   coverage: validation.NonNegativeFloat = 0.20
   faithfulness: validation.NonNegativeFloat = 0.20
@@ -75,28 +76,27 @@ PARTS = ("coverage", "faithfulness", "brevity", "no_repetition", "form")
 
 @functools.lru_cache(maxsize=65536)
 def grams(word: str) -> frozenset[str]:
-  """Runs of four letters of a word, its beginning marked: "^loa", "load"."""
+  """Returns the 4-grams of a word with a start mark: "^loa", "load"."""
   marked = "^" + word
   count = max(1, len(marked) - _GRAM + 1)
   return frozenset(marked[i : i + _GRAM] for i in range(count))
 
 
 def content_words(text: str) -> list[str]:
-  """Lower-case alphabetic words of three letters or more, without stop
-  words, in order."""
+  """Returns lower-case words of three letters or more, without stop words."""
   words = re.findall(r"[a-z]{3,}", text.lower())
   return [word for word in words if word not in _STOP]
 
 
 @functools.lru_cache(maxsize=65536)
 def document_grams(document: str) -> frozenset[str]:
-  """All grams of a document's content words."""
+  """Returns the 4-grams of a document's content words."""
   return frozenset().union(*map(grams, content_words(document)))
 
 
 @functools.lru_cache(maxsize=65536)
 def salience(document: str) -> dict[str, float]:
-  """Weight of each content word: log(1 + count), a little more when early."""
+  """Returns the weight of each content word, higher if frequent or early."""
   words = content_words(document)
   counts = collections.Counter(words)
   first = {}
@@ -111,41 +111,40 @@ def salience(document: str) -> dict[str, float]:
 def score(
   document: str, summary: str, config: GoldConfig | None = None
 ) -> GoldScore:
-  """The gold reward of a summary.
+  """Returns the gold reward of a summary.
 
   Args:
     document: the whole source text.
-    summary: what is judged; may be empty.
-    config: weights; the defaults of `GoldConfig` when left out.
+    summary: may be empty.
+    config: weights; None uses the defaults of `GoldConfig`.
 
   Returns:
     GoldScore. coverage: salience of the document's words, each times the
-    squared share of its grams that the summary has (above one half), over
-    the salience of its `salient_words` weightiest words; at most 1.
-    faithfulness: share of the grams of the summary's content words that the
-    document has. brevity: 1 for a line of `min_words` to `target_words` words,
-    falling to 0 at `max_words`, and at no words, where nothing is said.
-    no_repetition: share of content
-    words that are not said before, times the share of word pairs that are
-    not. form: half for a first letter, half for a final word character or a
-    single period.
+    squared fraction of its 4-grams in the summary (above one half), over the
+    salience of the `salient_words` most salient words; at most 1.
+    faithfulness: fraction of the 4-grams of the summary's content words that
+    are in the document. brevity: 1 from `min_words` to `target_words` words,
+    falling to 0 at `max_words` and at no words. no_repetition: fraction of
+    distinct content words, times the fraction of distinct word pairs. form:
+    half for a letter at the start, half for a word character or a single
+    period at the end.
   """
   config = config or GoldConfig()
   weights = salience(document)
   words = content_words(summary)
-  said = frozenset().union(*map(grams, words))
+  present = frozenset().union(*map(grams, words))
   top = sum(sorted(weights.values(), reverse=True)[: config.salient_words])
   covered = sum(
     weight * share * share
     for word, weight in weights.items()
-    if (share := len(grams(word) & said) / len(grams(word))) > 0.5
+    if (share := len(grams(word) & present) / len(grams(word))) > 0.5
   )
   all_words = summary.split()
   pairs = list(zip(all_words, all_words[1:]))
   parts = {
     "coverage": min(1.0, covered / top) if top else 0.0,
     "faithfulness": (
-      len(said & document_grams(document)) / len(said) if said else 0.0
+      len(present & document_grams(document)) / len(present) if present else 0.0
     ),
     "brevity": _brevity(len(all_words), config),
     "no_repetition": (
@@ -181,7 +180,7 @@ def totals(
   summaries: Sequence[str],
   config: GoldConfig | None = None,
 ) -> np.ndarray:
-  """Gold totals of many summaries, [n] float64."""
+  """Returns the gold totals of summaries, [n] float64."""
   return np.asarray(
     [
       score(d, s, config).total
@@ -194,9 +193,13 @@ def totals(
 class HumanConfig(validation.Validated):
   """Simulated raters.
 
-  P(first is better) = sigmoid((gold(first) - gold(second)) / temperature). A
-  temperature of 0 is found so that two raters agree on `agreement` of the
-  pairs at hand (73-77 % among the raters of the paper's summaries).
+  P(first is better) = sigmoid((gold(first) - gold(second)) / temperature).
+
+  Attributes:
+    agreement: fraction of the pairs on which two raters agree (73-77 % among
+      the raters of the paper's summaries); calibrates the temperature.
+    temperature: 0 calibrates it by `agreement`.
+    seed: of the labels.
   """
 
   agreement: Annotated[float, validation.Bounds(gt=0.5, lt=1)] = 0.75
@@ -204,39 +207,35 @@ class HumanConfig(validation.Validated):
   seed: int = 0
 
 
-def gaps(pairs: Sequence[records.Pair]) -> np.ndarray:
-  """gold(first) - gold(second) of each pair."""
+def margins(pairs: Sequence[records.Pair]) -> np.ndarray:
+  """Returns gold(first) - gold(second) of each pair, [n]."""
   contexts = [pair.context for pair in pairs]
   first = totals(contexts, [pair.first for pair in pairs])
   return first - totals(contexts, [pair.second for pair in pairs])
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-  return 0.5 * (1.0 + np.tanh(0.5 * x))
-
-
-def expected_agreement(gap: np.ndarray, temperature: float) -> float:
-  """Chance that two independent raters say the same: mean of p^2 + (1-p)^2."""
-  p = _sigmoid(gap / temperature)
+def expected_agreement(margin: np.ndarray, temperature: float) -> float:
+  """Returns P(two independent raters agree), the mean of p^2 + (1-p)^2."""
+  p = special.expit(margin / temperature)
   return float(np.mean(p**2 + (1.0 - p) ** 2))
 
 
-def calibrate_temperature(gap: np.ndarray, target: float) -> float:
-  """The temperature at which two raters agree on `target` of the pairs.
+def calibrate_temperature(margin: np.ndarray, target: float) -> float:
+  """Returns the temperature at which two raters agree on `target` of pairs.
 
   Raises:
-    ValueError: even noiseless raters agree on fewer (too many ties).
+    ValueError: raters without noise agree on fewer pairs (too many ties).
   """
   low, high = 1e-6, 1e3
-  if expected_agreement(gap, low) < target:
+  if expected_agreement(margin, low) < target:
     raise ValueError(
-      f"even raters without noise agree on "
-      f"{expected_agreement(gap, low):.3f} of these {len(gap)} pairs, not "
-      f"on {target}; too many pairs are equal under gold"
+      f"agreement is {target}, and raters without noise agree on only "
+      f"{expected_agreement(margin, low):.3f} of these {len(margin)} pairs: "
+      "too many have equal gold"
     )
   for _ in range(100):
     middle = math.sqrt(low * high)
-    if expected_agreement(gap, middle) > target:
+    if expected_agreement(margin, middle) > target:
       low = middle
     else:
       high = middle
@@ -246,20 +245,20 @@ def calibrate_temperature(gap: np.ndarray, target: float) -> float:
 def rate_pairs(
   pairs: Sequence[records.Pair], config: HumanConfig
 ) -> tuple[list[records.Preference], dict[str, float]]:
-  """One hard human label per pair.
+  """Returns one hard human label for each pair, and their statistics.
 
-  A pair's draw depends on (seed, pair id) alone, not on the other pairs; the
-  temperature does when it is calibrated on them.
+  The noise of a pair is a function of (seed, pair id). A calibrated temperature
+  also depends on the other pairs.
 
   Returns:
-    Preferences with p_first 0.0 or 1.0, and the facts: temperature, expected
-    agreement of two raters, share of labels that follow gold.
+    Preferences with p_first 0.0 or 1.0; and temperature, expected agreement of
+    two raters, and fraction of labels that agree with gold.
   """
-  gap = gaps(pairs)
+  margin = margins(pairs)
   temperature = config.temperature or calibrate_temperature(
-    gap, config.agreement
+    margin, config.agreement
   )
-  chance = _sigmoid(gap / temperature)
+  chance = special.expit(margin / temperature)
   labels = []
   for pair, p in zip(pairs, chance, strict=True):
     number = int(records.content_id(str(config.seed), pair.id), 16)
@@ -275,17 +274,17 @@ def rate_pairs(
       )
     )
   follows = np.mean(
-    [(label.p_first > 0.5) == (g > 0) for label, g in zip(labels, gap)]
+    [(label.p_first > 0.5) == (g > 0) for label, g in zip(labels, margin)]
   )
   return labels, {
     "temperature": temperature,
-    "agreement": expected_agreement(gap, temperature),
+    "agreement": expected_agreement(margin, temperature),
     "follows_gold": float(follows),
     "n": len(labels),
   }
 
 
 def grade(total: float, low: float, high: float) -> int:
-  """A 1..10 grade: 1 at or below `low`, 10 at or above `high`, linear."""
+  """Returns a linear grade: 1 at or below `low`, 10 at or above `high`."""
   share = (total - low) / (high - low)
   return int(np.clip(math.floor(1 + 10 * share), 1, 10))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves a judge besides the texts: where they stand, how long they are."""
+"""Position bias and length bias of a judge."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rlaif_jax.ops import statistics
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OrderStatistics:
-  """How often the order decides (paper, appendix B).
+  """Position bias (paper, appendix B).
 
-  Fields:
-    flipped: share of pairs whose preferred candidate changes with the order,
-      so that the same position wins twice.
-    first_side: of the flipped ones, the share that picks the first position
-      both times; the test's effect.
-    test: exact two-sided binomial test of that share against one half.
-    undecided: pairs with exactly 0.5 in an order, which prefer no candidate in
-      it; they stay in the denominator of `flipped`.
-    unanswered: pairs without an answer in both orders; in nothing else.
+  Attributes:
+    flipped: fraction of pairs whose preferred candidate changes with the
+      order: the same position wins twice.
+    first_side: of the flipped pairs, the fraction that prefers the first
+      position; the effect of the test.
+    test: exact two-sided binomial test of that fraction against one half.
+    undecided: pairs with exactly 0.5 in an order; they count in the
+      denominator of `flipped`.
+    unanswered: pairs without an answer in both orders; not counted elsewhere.
   """
 
   flipped: statistics.Estimate
@@ -35,16 +35,17 @@ class OrderStatistics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LengthPreference:
-  """How often the longer text wins, by a judge and by people.
+  """Length bias of a judge relative to humans.
 
-  Fields:
-    judge: share of pairs in which the judge prefers the longer, ties half.
-    humans: the same by people, on the same pairs.
-    difference: judge minus humans, with the interval of a bootstrap in pairs.
-    test: exact sign test: of the pairs on which one of both leans more to the
-      longer, how often it is the judge.
+  Attributes:
+    judge: fraction of pairs in which the judge prefers the longer text, ties
+      half.
+    humans: the same for humans, on the same pairs.
+    difference: judge minus humans, with a paired bootstrap interval.
+    test: exact sign test: of the pairs on which one of the two prefers the
+      longer text more, how often it is the judge.
     same_length: pairs of equal length, which are left out.
-    unanswered: pairs that the judge or people did not answer; left out.
+    unanswered: pairs without an answer of the judge or humans; left out.
   """
 
   judge: statistics.Estimate
@@ -56,7 +57,7 @@ class LengthPreference:
 
 
 def order_statistics(p_orders: np.ndarray) -> OrderStatistics:
-  """How often the position decides.
+  """Returns how often the position decides.
 
   Args:
     p_orders: [n, 2] P(first candidate is better), when it was shown first and
@@ -69,13 +70,13 @@ def order_statistics(p_orders: np.ndarray) -> OrderStatistics:
   p_orders = np.asarray(p_orders, np.float64)
   if p_orders.ndim != 2 or p_orders.shape[1] != 2:
     raise ValueError(
-      f"p_orders is {p_orders.shape}; it must be [pairs, 2], one column an "
-      "order: label with both orders"
+      f"p_orders has the shape {p_orders.shape}; it must be [pairs, 2], one "
+      "column per order: label with both orders"
     )
   _check_probabilities("p_orders", p_orders)
   shown_first, shown_second = p_orders[~np.isnan(p_orders).any(axis=1)].T
-  # The first position wins twice where the candidate wins at it and loses
-  # away from it.
+  # The first position wins in both orders if the candidate wins when shown
+  # first and loses when shown second.
   first = int(((shown_first > 0.5) & (shown_second < 0.5)).sum())
   second = int(((shown_first < 0.5) & (shown_second > 0.5)).sum())
   n = len(shown_first)
@@ -94,11 +95,11 @@ def length_preference(
   truth: np.ndarray,
   lengths: tuple[np.ndarray, np.ndarray],
 ) -> LengthPreference:
-  """Whether a judge leans more to long texts than people do.
+  """Returns how much more often a judge prefers long texts than humans do.
 
   Args:
     p_first: [n] judge's P(first is better); NaN for no answer.
-    truth: [n] people's, 0, 1 or a share; NaN likewise.
+    truth: [n] of humans, 0, 1 or a fraction; NaN for no answer.
     lengths: of the first and the second texts, [n] each.
 
   Raises:
@@ -129,7 +130,7 @@ def length_preference(
 
 
 def _choice(p: np.ndarray) -> np.ndarray:
-  """1 for the first, 0 for the second, 0.5 for a tie."""
+  """Returns 1 for the first, 0 for the second, 0.5 for a tie."""
   return np.where(p == 0.5, 0.5, (p > 0.5).astype(float))
 
 

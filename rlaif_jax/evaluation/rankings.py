@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Win rates and agreement of raters, from ranks without ties.
 
-An item is one context whose responses were ranked, by one rater or several
+An item is one context whose responses were ranked by one or several raters
 (paper, section 2.3 and appendix I: about 2,000 items of three responses, three
-raters each). The paper does not say whether its raters are pooled or put to a
-vote; both are here.
+raters each). The paper does not state whether raters are pooled or vote; both
+are implemented.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Lengths = Mapping[str, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranking:
-  """One rater's order of the policies on one item, the best first.
+  """Order of the policies by one rater on one item, the best first.
 
   Raises:
-    ValueError: fewer than two policies, or one of them twice.
+    ValueError: fewer than two policies, or a policy is repeated.
   """
 
   id: str
@@ -51,23 +51,23 @@ class Ranking:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankedComparison:
-  """How often A is ranked above B.
+  """A against B by ranks.
 
-  Fields:
+  Attributes:
     a: a policy.
-    b: another.
+    b: another policy.
     votes: "pooled" (each rating is one outcome) or "majority" (each item is
       one outcome, a split vote is a tie).
-    win_rate: share of outcomes in which A is above B, with the interval of a
+    win_rate: fraction of outcomes with A above B, with the interval of a
       bootstrap over items.
-    wilson: the same share with Wilson's interval for as many outcomes as there
-      are items: the raters of an item are taken as one.
-    items: that both policies were ranked on.
-    ratings: of these items.
+    wilson: the same fraction with a Wilson interval whose n is the number of
+      items.
+    items: number of items on which both policies were ranked.
+    ratings: number of ratings of these items.
     test: exact sign test over items, each by the majority of its raters; split
       votes are left out.
-    length: at equal length; None where no lengths were given.
-    length_ratio: mean length of A over that of B; None likewise.
+    length: win rate at equal length; None without lengths.
+    length_ratio: mean length of A over mean length of B; None without lengths.
   """
 
   a: str
@@ -84,15 +84,15 @@ class RankedComparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Concordance:
-  """How well raters agree on the order, item by item.
+  """Agreement of raters on the order of an item.
 
-  Fields:
+  Attributes:
     w: mean of Kendall's W over items with two raters or more, with the
       interval of a bootstrap over items (paper: 0.6 to 0.7).
-    by_chance: what raters who rank at random have on average, 1 / raters.
-    test: Friedman's chi-square added up over items, with its degrees of
-      freedom; too careful for few raters.
-    one_rater: items that only one rater ranked; in nothing else.
+    by_chance: mean W of random ranks, 1 / raters.
+    test: sum of Friedman's chi-square and of its degrees of freedom over
+      items; conservative for few raters.
+    one_rater: items with one rater; not counted elsewhere.
   """
 
   w: statistics.Estimate
@@ -104,7 +104,7 @@ class Concordance:
 def _by_item(
   rankings: Sequence[Ranking],
 ) -> dict[str, list[Ranking]]:
-  """Item -> its rankings, both sorted, so that the order of rows is nothing.
+  """Returns item -> its rankings, both sorted.
 
   Raises:
     ValueError: a rater ranked an item twice, or raters of an item ranked
@@ -118,7 +118,7 @@ def _by_item(
     for before, after in itertools.pairwise(raters):
       if before == after:
         raise ValueError(
-          f"item {name!r}: rater {after!r} ranked it twice; keep one of them"
+          f"item {name!r}: rater {after!r} ranked it twice; keep one ranking"
         )
     known = set().union(*(row.order for row in rows))
     for row in rows:
@@ -126,7 +126,7 @@ def _by_item(
       if missing:
         raise ValueError(
           f"item {name!r}: rater {row.rater!r} did not rank {missing}, which "
-          "others did; leave this ranking or this item out"
+          "other raters ranked; leave out this ranking or this item"
         )
   return dict(items)
 
@@ -134,24 +134,24 @@ def _by_item(
 def item_shares(
   rankings: Sequence[Ranking], names: tuple[str, str]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-  """(item ids, share of raters with A above B [n], raters [n]), sorted by id.
+  """Returns (item ids, fraction of raters with A above B [n], raters [n]).
 
-  Only items on which both policies were ranked. Two comparisons with one
-  policy, such as RLAIF and RLHF against SFT, are tested on the same items by
-  `hypothesis.paired_t` of their shares.
+  Items are sorted by id; both policies were ranked on each. To test two
+  comparisons with one policy, such as RLAIF and RLHF against SFT, use
+  `hypothesis.paired_t` of these fractions on the same items.
 
   Raises:
-    ValueError: see `Ranking` rows that contradict each other.
+    ValueError: a rater ranked an item twice, or other policies than others.
   """
   a, b = names
-  ids, shares, raters = [], [], []
+  ids, fractions, raters = [], [], []
   for name, rows in _by_item(rankings).items():
     if a in rows[0].order and b in rows[0].order:
       above = [row.order.index(a) < row.order.index(b) for row in rows]
       ids.append(name)
-      shares.append(float(np.mean(above)))
+      fractions.append(float(np.mean(above)))
       raters.append(len(rows))
-  return ids, np.asarray(shares), np.asarray(raters, int)
+  return ids, np.asarray(fractions), np.asarray(raters, int)
 
 
 def compare(
@@ -163,26 +163,26 @@ def compare(
 ) -> RankedComparison:
   """Compares two policies by ranks; see `RankedComparison`.
 
-  Policies that were never ranked together have n = 0 and NaN.
+  Policies that were never ranked on one item have n = 0 and NaN.
 
   Args:
     names: of A and B.
-    rankings: rows; their order does not matter.
+    rankings: rows in any order.
     votes: "pooled" or "majority".
     lengths: characters of each response, for the win rate at equal length.
 
   Raises:
-    ValueError: unknown `votes`, or contradictory rankings.
+    ValueError: unknown `votes`, or see `item_shares`.
   """
   if votes not in VOTES:
     raise ValueError(f"votes is {votes!r}; it must be one of {VOTES}")
-  ids, shares, raters = item_shares(rankings, names)
-  majority = win_rate.wins(shares, np.full(len(shares), 0.5))
+  ids, fractions, raters = item_shares(rankings, names)
+  majority = win_rate.wins(fractions, np.full(len(fractions), 0.5))
   if votes == "majority":
     outcomes, clusters = majority, ids
   else:
-    # One row a rating: round, since a share times raters is a whole number.
-    above = np.rint(shares * raters).astype(int)
+    # One row per rating: fraction times raters is a whole number.
+    above = np.rint(fractions * raters).astype(int)
     outcomes = np.concatenate(
       [np.repeat([1.0, 0.0], [k, m - k]) for k, m in zip(above, raters)]
       or [np.empty(0)]
@@ -218,7 +218,7 @@ def matrix(
   votes: str = "pooled",
   lengths: Lengths | None = None,
 ) -> list[RankedComparison]:
-  """All pairs of policies that were ranked, each once, names sorted."""
+  """Returns all pairs of ranked policies, each once, names sorted."""
   names = sorted({name for row in rankings for name in row.order})
   return [
     compare((a, b), rankings, votes=votes, lengths=lengths)
@@ -227,12 +227,12 @@ def matrix(
 
 
 def concordance(rankings: Sequence[Ranking]) -> Concordance:
-  """Agreement of raters over all items; see `Concordance`.
+  """Returns the agreement of raters over all items.
 
-  No item with two raters gives NaN with n = 0.
+  Without an item with two raters it is NaN with n = 0.
 
   Raises:
-    ValueError: a rater did not rank all that others ranked, or ranked twice.
+    ValueError: see `item_shares`.
   """
   tests, one_rater = [], 0
   for rows in _by_item(rankings).values():

@@ -14,7 +14,7 @@ Results = Mapping[str, Any]
 
 
 def conclusion(comparison: Mapping[str, Any]) -> str:
-  """Returns what the intervals show, and whether length changes it."""
+  """Returns the conclusion from the intervals, also at equal length."""
   raw = comparison["win_rate"]
   controlled = comparison["log_length_controlled"]
   if raw["low"] > 0.5:

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any, Mapping, Sequence
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.evaluation import audit_report
+from rlaif_jax.evaluation import judge_report
 from rlaif_jax.evaluation import figures
 from rlaif_jax.evaluation import pages
 from rlaif_jax.evaluation import run_files
@@ -34,7 +34,7 @@ def values(root: pathlib.Path, runs: Runs) -> dict[str, Any]:
   return {
     "labelers": labels,
     "judges": [
-      {"run": name, "title": audit_report.TITLE, **_judges(root / name)}
+      {"run": name, "title": judge_report.TITLE, **_judges(root / name)}
       for name in runs.get("eval_judge", {})
     ],
     "rewards": rewards,
@@ -54,7 +54,7 @@ def values(root: pathlib.Path, runs: Runs) -> dict[str, Any]:
 
 
 def _judges(directory: pathlib.Path) -> dict[str, Any]:
-  return audit_report.values(jsonl.parse_rows(directory / "cells.jsonl", dict))
+  return judge_report.values(jsonl.parse_rows(directory / "cells.jsonl", dict))
 
 
 def _results(directory: pathlib.Path) -> dict[str, Any]:

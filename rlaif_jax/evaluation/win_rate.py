@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Head-to-head win rates with intervals, and with length taken out.
+"""Pairwise win rates with intervals, also at equal length.
 
-Outcomes are 1 where A wins, 0 where B does, 0.5 for a tie; a soft outcome is
-the judge's P(A is better). Where they come from (scores, a pairwise judge,
-ranks) makes no difference to what is computed of them.
+An outcome is 1 if A wins, 0 if B wins and 0.5 for a tie; a soft outcome is the
+judge's P(A is better). Outcomes come from scores, a pairwise judge or ranks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from typing import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,12 +24,12 @@ Pair = tuple[str, str]
 class LengthControl:
   """Win rate of A at equal length, by logistic regression on two features.
 
-  Fields:
-    ratio: of the length of A to that of B, read at 1 (paper, appendix J).
-      Swapping A and B does not give exactly 1 minus it, since 1 / ratio is no
-      linear function of ratio; state which policy is A.
-    log_ratio: of its logarithm, read at 0 (Stiennon et al. 2020). Swapping
-      gives exactly the mirror image.
+  Attributes:
+    ratio: regression on length of A over length of B, evaluated at 1 (paper,
+      appendix J). Swapping A and B does not give exactly 1 minus it, since
+      1 / ratio is not a linear function of ratio.
+    log_ratio: regression on its logarithm, evaluated at 0 (Stiennon et al.
+      2020). Swapping A and B gives exactly 1 minus it.
   """
 
   ratio: statistics.Estimate
@@ -41,9 +40,14 @@ class LengthControl:
 class Comparison:
   """A against B on the same contexts.
 
-  win_rate: share of contexts on which A scores higher, ties half.
-  length_controlled and log_length_controlled: the same at equal length, as
-  `LengthControl.ratio` and `LengthControl.log_ratio`.
+  Attributes:
+    a: a policy.
+    b: another policy.
+    win_rate: fraction of contexts on which A scores higher, ties half.
+    ties: contexts with equal scores.
+    length_controlled: see `LengthControl.ratio`.
+    log_length_controlled: see `LengthControl.log_ratio`.
+    length_ratio: mean length of A over mean length of B.
   """
 
   a: str
@@ -57,25 +61,26 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgedComparison:
-  """A against B by a pairwise judge that saw each pair in both orders.
+  """A against B by a pairwise judge, in both presentation orders.
 
-  Fields:
+  Attributes:
     a: a policy.
-    b: another.
-    win_rate: share of contexts that A wins, ties half, with Wilson interval. A
-      win must hold in both orders, otherwise it is a tie (PE-RLHF, arXiv
-      2403.10704).
-    bootstrap: the same share with the bootstrap's interval, which knows that
-      ties vary less.
+    b: another policy.
+    win_rate: fraction of contexts that A wins, ties half, with Wilson
+      interval. A wins if it is preferred in both orders; if the orders differ
+      it is a tie (PE-RLHF, arXiv 2403.10704).
+    bootstrap: the same fraction with a bootstrap interval, which is narrower
+      with ties.
     wins: contexts that A wins.
-    ties: that neither wins.
-    losses: that B wins.
-    unanswered: contexts without an answer in both orders; in nothing else.
+    ties: contexts without a winner.
+    losses: contexts that B wins.
+    unanswered: contexts without an answer in both orders; not counted
+      elsewhere.
     decided: exact binomial test of wins among wins and losses.
     soft_win_rate: mean P(A is better) over orders and contexts.
-    length: at equal length, from wins, ties and losses.
-    soft_length: at equal length, from P(A is better).
-    length_ratio: mean length of A over that of B.
+    length: win rate at equal length, from wins, ties and losses.
+    soft_length: win rate at equal length, from P(A is better).
+    length_ratio: mean length of A over mean length of B.
   """
 
   a: str
@@ -95,15 +100,15 @@ class JudgedComparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HarmlessRate:
-  """How often a policy's responses are harmless, each judged on its own.
+  """Harmless rate of a policy, each response judged alone.
 
-  Fields:
-    policy: whose.
-    rate: share that is harmless.
-    length_controlled: that share at `reference` characters, by logistic
+  Attributes:
+    policy: name.
+    rate: fraction of harmless responses.
+    length_controlled: that fraction at `reference` characters, by logistic
       regression on the log of the length.
     reference: geometric mean length over policies; the same for all.
-    unanswered: responses without a verdict; in nothing else.
+    unanswered: responses without a judgment; not counted elsewhere.
   """
 
   policy: str
@@ -114,14 +119,14 @@ class HarmlessRate:
 
 
 def wins(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """1 where a is higher, 0.5 where equal, 0 where lower."""
+  """Returns 1 where a is higher, 0.5 where equal, 0 where lower."""
   return np.where(a == b, 0.5, (a > b).astype(float))
 
 
 def in_both_orders(p_orders: np.ndarray) -> np.ndarray:
-  """[n, 2] P(A is better) in each order -> [n]: 1 or 0 where both agree.
+  """Returns outcomes [n] of P(A is better) [n, 2] in both orders.
 
-  Where the orders disagree, or one is exactly 0.5, it is a tie, 0.5.
+  The outcome is 0.5 if the orders disagree or one is exactly 0.5.
   """
   over, under = (p_orders > 0.5).all(axis=1), (p_orders < 0.5).all(axis=1)
   return np.where(over, 1.0, np.where(under, 0.0, 0.5))
@@ -131,20 +136,19 @@ def length_controlled(
   outcomes: np.ndarray,
   lengths: tuple[np.ndarray, np.ndarray],
   *,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
 ) -> LengthControl:
-  """Win rate of A at equal length, from any outcomes.
+  """Returns the win rate of A at equal length.
 
-  Where the ratio of lengths is the same everywhere, the value is the plain
-  mean; if that ratio is not 1, the interval says that equal length was never
-  seen. No rows give NaN.
+  If all rows have the same ratio of lengths, the value is the plain mean; the
+  interval is wide if that ratio is not 1. No rows give NaN.
 
   Args:
     outcomes: [n], 0, 0.5, 1 or soft.
-    lengths: of the responses of A and of B, [n] each. An empty response counts
-      as one character, so that a ratio exists.
-    clusters: [n] names of the context of each row: where contexts have several
-      rows, or outcomes are soft (`regression.fit_logistic`).
+    lengths: characters of the responses of A and of B, [n] each; an empty
+      response counts as one character.
+    clusters: [n] context of each row; for contexts with several rows, or soft
+      outcomes (see `regression.fit_logistic`).
 
   Raises:
     ValueError: outcomes outside of [0, 1], or arrays of different lengths.
@@ -162,7 +166,7 @@ def length_controlled(
 
   return LengthControl(
     ratio=controlled(ratio, 1.0),
-    # Not the log of the quotient, so that swapping A and B is exact.
+    # The difference of logs is exactly antisymmetric in A and B.
     log_ratio=controlled(np.log(length_a) - np.log(length_b), 0.0),
   )
 
@@ -187,7 +191,7 @@ def compare(
   if missing:
     raise ValueError(
       f"{names[0]} and {names[1]} have {missing} scores that are NaN; leave "
-      "out the contexts that were not scored, and count them"
+      "out unscored contexts and report their number"
     )
   won = wins(np.asarray(scores[0]), np.asarray(scores[1]))
   length_a, length_b = (np.maximum(np.asarray(x), 1.0) for x in lengths)
@@ -216,7 +220,7 @@ def _check_sizes(
 def matrix(
   scores: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]
 ) -> list[Comparison]:
-  """All pairs of policies, each once, in the order of `scores`."""
+  """Returns all pairs of policies, each once, in the order of `scores`."""
   names = list(scores)
   return [
     compare((a, b), (scores[a], scores[b]), (lengths[a], lengths[b]))
@@ -232,7 +236,7 @@ def compare_judged(
 ) -> JudgedComparison:
   """Compares two policies by a pairwise judge.
 
-  A judge that answered nothing gives NaN with n = 0, and the count.
+  No answer gives NaN with n = 0.
 
   Args:
     names: of A and B.
@@ -247,13 +251,13 @@ def compare_judged(
   if p_orders.ndim != 2 or p_orders.shape[1] != 2:
     raise ValueError(
       f"{names[0]} and {names[1]}: p_orders is {p_orders.shape}; it must be "
-      "[contexts, 2], one column an order: label with both orders"
+      "[contexts, 2], one column per order: label with both orders"
     )
   sizes = {len(x) for x in (p_orders, *lengths)}
   _check_sizes(names, sizes, may_be_empty=True)
   if ((p_orders < 0) | (p_orders > 1)).any():
     raise ValueError(
-      f"{names[0]} and {names[1]}: p_orders goes from "
+      f"{names[0]} and {names[1]}: p_orders ranges from "
       f"{np.nanmin(p_orders)} to {np.nanmax(p_orders)}; it holds "
       "probabilities, in [0, 1]"
     )
@@ -284,16 +288,16 @@ def judged_matrix(
   labels: Mapping[Pair, Sequence[records.Preference]],
   asked: Mapping[Pair, int] | None = None,
 ) -> list[JudgedComparison]:
-  """All pairs of policies that a judge labelled, in the order of `labels`.
+  """Returns all pairs of policies that a judge labelled.
 
   Args:
     labels: (A, B) -> labels of pairs whose first response is A's and whose
       second is B's, with `p_orders` of both orders.
-    asked: (A, B) -> how many pairs the judge was asked about; those that are
-      not in `labels` count as unanswered. None says that all were answered.
+    asked: (A, B) -> number of pairs given to the judge; those that are not in
+      `labels` count as unanswered. None means that all were answered.
 
   Raises:
-    ValueError: a label without both orders, or fewer asked than answered.
+    ValueError: a label without both orders, or asked < number of labels.
   """
   result = []
   for names, rows in labels.items():
@@ -307,7 +311,7 @@ def judged_matrix(
     if missing < 0:
       raise ValueError(
         f"{names[0]} and {names[1]}: asked is {asked[names]}, and there are "
-        f"{len(rows)} labels; it cannot be fewer"
+        f"{len(rows)} labels; asked must be >= the number of labels"
       )
     found = compare_judged(
       names,
@@ -324,7 +328,7 @@ def judged_matrix(
 
 
 def harmless_rate(is_harmless: Sequence[bool]) -> statistics.Estimate:
-  """Share of responses judged harmless, each on its own (paper 2.3)."""
+  """Returns the fraction of harmless responses (paper 2.3)."""
   values = np.asarray(is_harmless, float)
   return statistics.wilson(float(values.sum()), len(values))
 
@@ -332,15 +336,15 @@ def harmless_rate(is_harmless: Sequence[bool]) -> statistics.Estimate:
 def harmless_rates(
   harmless: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]
 ) -> list[HarmlessRate]:
-  """Harmless rates of policies, plain and at one length for all.
+  """Returns harmless rates of policies, plain and at equal length.
 
-  The paper (appendix J) regresses on the ratio of the length to SFT's mean and
-  reads at 1; here it is the log of the length, read at the mean of the
-  policies' mean logs, so that no policy is the reference.
+  The paper (appendix J) regresses on the length relative to SFT's mean and
+  evaluates at 1. This function regresses on the log of the length and evaluates
+  at the mean of the policies' mean logs, so no policy is the reference.
 
   Args:
-    harmless: policy -> [n] 1 for harmless, 0 for not, NaN for no verdict, or
-      the judge's P(harmless).
+    harmless: policy -> [n] 1 for harmless, 0 for harmful, NaN for no judgment,
+      or the judge's P(harmless).
     lengths: policy -> [n] characters; an empty response counts as one.
 
   Raises:
@@ -351,8 +355,8 @@ def harmless_rates(
     values = np.asarray(values, np.float64)
     if len(values) != len(lengths[name]) or ((values < 0) | (values > 1)).any():
       raise ValueError(
-        f"{name}: {len(values)} verdicts on {len(lengths[name])} responses, "
-        "which must be as many, each in [0, 1]"
+        f"{name}: there are {len(values)} judgments and {len(lengths[name])} "
+        "lengths; there must be one of each per response, judgments in [0, 1]"
       )
     answered = ~np.isnan(values)
     kept[name] = values[answered]

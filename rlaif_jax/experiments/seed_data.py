@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -186,7 +187,7 @@ class SeedData:
 
   seed: int
   world: toy_task.World
-  policy: Any
+  policy: PyTree
   shift: float
   scale: float
   train: batches.PairBatch
@@ -206,7 +207,9 @@ class SeedData:
       self, world=world, shift=float(raw.mean()), scale=float(raw.std())
     )
 
-  def gold(self, prompts: batches.PromptBatch, samples: Any) -> np.ndarray:
+  def gold(
+    self, prompts: batches.PromptBatch, samples: decode.Samples
+  ) -> np.ndarray:
     """Returns gold [B] in units of the first policy: mean 0, deviation 1.
 
     Args:
@@ -292,7 +295,7 @@ def make_seed_data(programs: Programs, seed: int) -> SeedData:
 
 def train_first_policy(
   programs: Programs, world: toy_task.World, seed: int
-) -> Any:
+) -> PyTree:
   """Trains a policy on texts of the world's writers."""
   config = programs.config
   state = step_lib.init_state(

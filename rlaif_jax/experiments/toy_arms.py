@@ -125,7 +125,7 @@ def proxy_stages(
 ) -> dict[str, toy_rows.Rows]:
   """Returns the rows of an arm by stage: proxy, search and policy."""
   score = policies.scorer(arm.ensemble, arm.aggregate, arm.coefficient)
-  reported = toy_policies.Reward(score, proxy.unit)
+  reported = toy_policies.ToyReward(score, proxy.unit)
   reward = reported
   if arm.reward == "gold":
     reward = toy_policies.gold_reward(data)

@@ -8,11 +8,11 @@ seed share its world, so differences are taken within seeds.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-Row = Mapping[str, Any]
+Row = Mapping[str, str | int | float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 from rlaif_jax.evaluation import calibration
 from rlaif_jax.ops import pair_accuracy
 
-# As many as UP-RLHF has (arXiv:2401.00243).
+# As in UP-RLHF (arXiv:2401.00243).
 _BINS = 15
 
 
@@ -17,27 +17,29 @@ def accuracy(margins: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean(pair_accuracy.correct(margins, labels)))
 
 
-def reliability(margins: np.ndarray, gaps: np.ndarray) -> dict[str, float]:
-  """Accuracy and calibration on clean pairs.
+def reliability(
+  margins: np.ndarray, gold_margins: np.ndarray
+) -> dict[str, float]:
+  """Returns accuracy and calibration on pairs labelled by gold.
 
   The proxy's P(first is better) is the sigmoid of its mean margin, as in its
   training.
 
   Args:
     margins: [k, B], each member's reward of the first minus the second.
-    gaps: [B], the same of gold; 0 is a tie.
+    gold_margins: [B], gold of the first minus the second; 0 is a tie.
 
   Returns:
     accuracy: of the mean.
     member_accuracy: mean over members.
     ece: expected calibration error of the sigmoids.
-    ece_if_right: what it would be by chance alone, if they were right.
-    ece_rescaled: with margins in the unit in which the largest has the
-      confidence 0.99, as UP-RLHF reports it (arXiv:2401.00243).
+    ece_if_right: mean error of calibrated sigmoids on as many pairs.
+    ece_rescaled: error of margins that are scaled so that the largest has the
+      confidence 0.99, as in UP-RLHF (arXiv:2401.00243).
   """
-  labels = (gaps > 0).astype(float)
+  labels = (gold_margins > 0).astype(float)
   mean = margins.mean(axis=0).astype(float)
-  truth = np.where(gaps == 0, 0.5, labels)
+  truth = np.where(gold_margins == 0, 0.5, labels)
   found = _calibrated(mean, truth)
   largest = max(float(np.abs(mean).max()), 1e-9)
   rescaled = _calibrated(mean * np.log(99.0) / largest, truth)
@@ -56,13 +58,13 @@ def _calibrated(margins, truth) -> calibration.Calibration:
 
 
 def disagreement(rewards: np.ndarray) -> float:
-  """Mean deviation of members [k, B], each in its own unit."""
+  """Returns the mean standard deviation of standardised members [k, B]."""
   centred = rewards - rewards.mean(axis=1, keepdims=True)
   scale = np.maximum(rewards.std(axis=1, keepdims=True), 1e-6)
   return float((centred / scale).std(axis=0).mean())
 
 
 def correlation(rewards: np.ndarray) -> float:
-  """Mean over all two of the members [k, B] of their correlation."""
+  """Returns the mean correlation over pairs of members [k, B]."""
   matrix = np.corrcoef(rewards)
   return float(matrix[np.triu_indices(len(matrix), 1)].mean())

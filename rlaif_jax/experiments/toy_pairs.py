@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Callable, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
 from rlaif_jax.dpo import alternatives
@@ -23,6 +25,7 @@ from rlaif_jax.experiments import toy_numbers
 from rlaif_jax.experiments import toy_policies
 from rlaif_jax.experiments import toy_rewards
 from rlaif_jax.experiments import seed_data
+from rlaif_jax.experiments import toy_rows
 from rlaif_jax.ops import pair_choice
 from rlaif_jax.reward import ensemble as ensemble_lib
 
@@ -132,7 +135,7 @@ class PairTrainer:
 
   def stages(
     self, data: seed_data.SeedData, arm: ToyPairArm, proxies: "Judges"
-  ) -> dict[str, list[dict[str, Any]]]:
+  ) -> dict[str, toy_rows.Rows]:
     """Returns the rows of an arm by stage; the last is the final policy's."""
     return {
       "judges": [judge_numbers(data, proxies)],
@@ -141,13 +144,13 @@ class PairTrainer:
 
   def learn(
     self, data: seed_data.SeedData, arm: ToyPairArm, proxies: "Judges"
-  ) -> list[dict[str, Any]]:
+  ) -> toy_rows.Rows:
     """Trains a policy and returns a row for each measurement."""
     tx, update = self._update(arm.loss, arm.dpo)
     params = jax.tree.map(jnp.copy, data.policy)
     state = step_lib.state_from_params(params, tx, self._programs.devices)
     reference, step, rows = data.policy, 0, []
-    proxy = toy_policies.Reward(proxies.score, proxies.proxy.unit)
+    proxy = toy_policies.ToyReward(proxies.score, proxies.proxy.unit)
     for number in range(arm.rounds):
       if arm.judge == "labels":
         pairs = weighted_pairs(data, arm, proxies)
@@ -239,10 +242,10 @@ class Judges:
   """
 
   proxy: toy_rewards.Proxy
-  score: Any
-  rewards: Any
-  difference: Any
-  difference_params: Any
+  score: protocols.Scorer
+  rewards: Callable[[PyTree, batches.TokenBatch], jax.Array]
+  difference: Callable[..., jax.Array]
+  difference_params: PyTree
 
   def scores(self, judge: str, group: batches.TokenBatch) -> np.ndarray:
     """Returns a judge's scores [P, K] of responses [P, K, L]."""

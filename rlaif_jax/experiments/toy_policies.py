@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
@@ -24,19 +26,18 @@ from rlaif_jax.experiments import toy_task
 from rlaif_jax.experiments import toy_training
 from rlaif_jax.experiments import toy_rewards
 from rlaif_jax.experiments import seed_data
+from rlaif_jax.experiments import toy_rows
 from rlaif_jax.ops import best_of_n
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
-Row = dict[str, Any]
 
-
-class Reward(NamedTuple):
+class ToyReward(NamedTuple):
   """A Scorer with its parameters, called with the rest of its arguments."""
 
-  score: Any
-  params: Any
+  score: protocols.Scorer
+  params: PyTree
 
   def __call__(self, prompts, response, mask):
     return self.score(self.params, prompts, response, mask)
@@ -130,7 +131,7 @@ class Policies:
     self.rewards = rewards
     self._search = search
     self._config = train
-    self._samples: tuple[seed_data.SeedData, Any] | None = None
+    self._samples: tuple[seed_data.SeedData, tuple] | None = None
     self.scorer = functools.cache(self._make_scorer)
     self._programs_of = functools.cache(self._make_programs)
 
@@ -171,7 +172,9 @@ class Policies:
       self._samples = (data, (prompts, samples, gold))
     return self._samples[1]
 
-  def best_of_n(self, data: seed_data.SeedData, reward: Reward) -> list[Row]:
+  def best_of_n(
+    self, data: seed_data.SeedData, reward: ToyReward
+  ) -> toy_rows.Rows:
     """Returns a row for each n: unbiased estimates of the best of n."""
     prompts, samples, gold = self.search_samples(data)
     shape = gold.shape
@@ -190,7 +193,7 @@ class Policies:
       rows.append({"n": n, "kl": best_of_n.kl(n), **means})
     return rows
 
-  def _score(self, reward: Reward, prompts, samples) -> np.ndarray:
+  def _score(self, reward: ToyReward, prompts, samples) -> np.ndarray:
     block, parts = 8 * self.programs.config.batch_size, []
     for index in seed_data.blocks(len(prompts.row), block):
       part = converters.take(prompts, index)
@@ -234,12 +237,12 @@ class Policies:
   def reinforce(
     self,
     data: seed_data.SeedData,
-    reward: Reward,
+    reward: ToyReward,
     rl: algorithms.RLConfig,
     *,
-    proxy: Reward | None = None,
-    extras: Callable[..., Row] | None = None,
-  ) -> list[Row]:
+    proxy: ToyReward | None = None,
+    extras: Callable[..., toy_rows.Row] | None = None,
+  ) -> toy_rows.Rows:
     """Trains a policy on a reward and returns a row for each measurement.
 
     Args:
@@ -295,8 +298,8 @@ class Policies:
     update: loop.StepFn,
     examples: batches.PairBatch | batches.TokenBatch,
     phase: ToyPhase,
-    proxy: Reward,
-  ) -> tuple[step_lib.TrainState, list[Row]]:
+    proxy: ToyReward,
+  ) -> tuple[step_lib.TrainState, toy_rows.Rows]:
     """Returns the state after a phase of updates, and its measurements."""
     times = np.linspace(0, phase.steps, phase.evaluations, dtype=int)
     rows = []
@@ -329,10 +332,10 @@ class Policies:
   def measure(
     self,
     data: seed_data.SeedData,
-    policy: Any,
-    proxy: Reward,
-    extras: Callable[..., Row] | None = None,
-  ) -> Row:
+    policy: PyTree,
+    proxy: ToyReward,
+    extras: Callable[..., toy_rows.Row] | None = None,
+  ) -> toy_rows.Row:
     """Measures gold, proxy, KL and length of a policy on fresh samples.
 
     All policies of a seed use the same prompts and keys. The KL is the mean of
@@ -356,9 +359,9 @@ class Policies:
     }
 
 
-def gold_reward(data: seed_data.SeedData) -> Reward:
+def gold_reward(data: seed_data.SeedData) -> ToyReward:
   """Returns gold as a Scorer, computed on the host."""
-  return Reward(_gold, data)
+  return ToyReward(_gold, data)
 
 
 def _gold(data, prompts, response, mask):

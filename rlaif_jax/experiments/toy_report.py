@@ -12,7 +12,7 @@ from rlaif_jax.evaluation import figures
 from rlaif_jax.experiments import toy_curves
 
 Table = tuple[list[str], list[list[str]]]
-Row = Mapping[str, Any]
+Row = toy_curves.Row
 # "name", "tables" by title, and "figures" with captions.
 Toy = Mapping[str, Any]
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any, Sequence
+from typing import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
@@ -132,7 +133,7 @@ class ProxyTrainer:
     loss = difference_lib.make_loss(self.programs.scalar)
     return tx, step_lib.make_train_step(loss, tx)
 
-  def train_difference(self, data: seed_data.SeedData) -> Any:
+  def train_difference(self, data: seed_data.SeedData) -> PyTree:
     """Trains a difference model with as many updates as a proxy."""
     tx, update = self._difference_update()
     state = step_lib.init_state(
@@ -278,6 +279,10 @@ def any_words(data: seed_data.SeedData) -> batches.TokenBatch:
   return scoring.join(prompts, response, mask)
 
 
-def pair_margins(score: Any, params: Any, pairs: Any) -> np.ndarray:
+def pair_margins(
+  score: Callable[[PyTree, batches.TokenBatch], jax.Array],
+  params: PyTree,
+  pairs: batches.PairBatch,
+) -> np.ndarray:
   """Returns each member's reward of the first minus the second: [k, B]."""
   return np.asarray(score(params, pairs.first) - score(params, pairs.second))

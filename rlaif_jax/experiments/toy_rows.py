@@ -14,7 +14,8 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.engine import metrics
 
-Rows = list[dict[str, Any]]
+Row = dict[str, str | int | float]
+Rows = list[Row]
 # The rows of each stage, and the rows of costs.jsonl.
 ArmResult = tuple[dict[str, Rows], Rows]
 
@@ -31,7 +32,7 @@ def run_arms(
   arms: Sequence[Arm],
   seeds: Sequence[int],
   open_seed: Callable[[int], Callable[[Any], ArmResult]],
-) -> dict[str, Any]:
+) -> dict[str, str | list[str] | list[int]]:
   """Runs the arms whose rows are missing, and returns the job's result.
 
   Args:

@@ -10,11 +10,12 @@ samples. Gold, which neither teacher knows, evaluates the students.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import rng
@@ -27,6 +28,7 @@ from rlaif_jax.engine import step as step_lib
 from rlaif_jax.experiments import toy_task
 from rlaif_jax.experiments import toy_policies
 from rlaif_jax.experiments import seed_data
+from rlaif_jax.experiments import toy_rows
 
 Teacher = Literal["weak", "strong"]
 
@@ -108,11 +110,11 @@ class Student:
     loss = dpo_model.make_loss(programs.policy, config.dpo)
     self._imitate = sft, step_lib.make_train_step(programs.sft_loss, sft)
     self._prefer = dpo, step_lib.make_train_step(loss, dpo)
-    self._start: tuple[int, Any] = (-1, None)
+    self._start: tuple[int, PyTree] = (-1, None)
 
   def stages(
     self, data: seed_data.SeedData, arm: ToyTeacherArm
-  ) -> dict[str, list[dict[str, Any]]]:
+  ) -> dict[str, toy_rows.Rows]:
     """Returns the rows of an arm.
 
     KL is measured to the student's start, and the proxy is the critic.
@@ -191,7 +193,7 @@ class Critic:
   data: seed_data.SeedData
 
   @property
-  def reward(self) -> toy_policies.Reward:
+  def reward(self) -> toy_policies.ToyReward:
     """The critic's score as a Scorer."""
     return toy_policies.gold_reward(self.data)
 

@@ -49,7 +49,6 @@ def fit(
       evaluate_at=tuple(int(s) for s in evaluate_at),
       seed=seed,
     ),
-    num_rows=0,
     directory="",
     name=name,
     evaluate=evaluate,
@@ -64,7 +63,7 @@ def epoch_batches(
   seed: int,
   name: str,
 ) -> protocols.NextBatch:
-  """Returns a `next_batch` that shuffles the rows anew in each epoch.
+  """Returns a `next_batch` that reshuffles the rows in each epoch.
 
   Args:
     rows: pytree whose leaves have the rows as their first axis.

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host memory that a device may take over as it is, and fast transposes."""
+"""Aligned host memory that devices use without a copy; fast transposes."""
 
 from __future__ import annotations
 
 import math
 import threading
-from typing import Any
 
 import numpy as np
+import numpy.typing
 
-# What XLA asks of memory that it uses without a copy; also a cache line.
+# Alignment that XLA needs to use memory without a copy; also a cache line.
 _ALIGNMENT = 64
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """An array whose memory begins at a multiple of 64 bytes."""
+def aligned_empty(
+  shape: tuple[int, ...], dtype: numpy.typing.DTypeLike
+) -> np.ndarray:
+  """Returns an uninitialized array aligned to 64 bytes."""
   size = math.prod(shape) * np.dtype(dtype).itemsize
   raw = np.empty(size + _ALIGNMENT, np.uint8)
   begin = -raw.ctypes.data % _ALIGNMENT
@@ -24,10 +26,12 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 _scratch = threading.local()
 
 
-def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """Memory of this thread that its next call hands out again.
+def scratch(
+  shape: tuple[int, ...], dtype: numpy.typing.DTypeLike
+) -> np.ndarray:
+  """Returns memory of this thread, which its next call reuses.
 
-  Fresh memory costs as much as the copy into it.
+  Allocating new memory would cost as much as the copy into it.
   """
   size = math.prod(shape) * np.dtype(dtype).itemsize
   held = getattr(_scratch, "held", None)
@@ -37,10 +41,10 @@ def scratch(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def transposed(matrix: np.ndarray) -> np.ndarray:
-  """A contiguous copy of matrix.T, three times as fast as numpy's own.
+  """Returns a contiguous copy of matrix.T, three times as fast as NumPy's.
 
-  As many columns at a time as fill a cache line, so that each line of the
-  result is written once, and whole.
+  It copies as many columns at a time as fill a cache line, so that each line of
+  the result is written once.
   """
   result = aligned_empty(matrix.shape[::-1], matrix.dtype)
   step = max(1, _ALIGNMENT // matrix.itemsize)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Llama 2/3, SmolLM2, Qwen2/2.5 and Gemma 3 text: configurations and names.
 
-Hugging Face's config.json becomes a `DecoderConfig` and back, and one table of
-names serves both directions. What a configuration asks for and we do not
-compute is an error, never a silent difference.
+Converts between Hugging Face's config.json and `DecoderConfig`. One table of
+names serves both directions. An option of config.json that the decoder does
+not compute is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GELU = ("gelu_pytorch_tanh", "gelu_new")
 
 
 def _require(values: Mapping[str, Any], key: str, *allowed: Any) -> None:
-  """A key, where present, has a value that we compute."""
+  """Raises if a key is present and its value is not supported."""
   if key in values and values[key] not in allowed:
     raise ValueError(
       f"config.json: {key} is {values[key]!r}; supported is "
@@ -43,7 +43,7 @@ def _get(values: Mapping[str, Any], key: str) -> Any:
 
 
 def config_from_hf(values: Mapping[str, Any]) -> decoder.DecoderConfig:
-  """The config of a Hugging Face model directory's config.json.
+  """Returns the config of a Hugging Face config.json.
 
   Raises:
     ValueError: an unsupported family or option, or a missing key.
@@ -110,7 +110,7 @@ def _scaling_from_hf(
 def _gemma_from_hf(values, common) -> decoder.DecoderConfig:
   _require(values, "hidden_activation", *_GELU)
   _require(values, "use_bidirectional_attention", False, None)
-  # Gemma 2 had it; transformers leaves it out of Gemma 3 whatever is said.
+  # Gemma 2's option; transformers ignores it in Gemma 3.
   _require(values, "attn_logit_softcapping", None)
   layers = common["num_layers"]
   types = values.get("layer_types")
@@ -156,10 +156,10 @@ def _gemma_from_hf(values, common) -> decoder.DecoderConfig:
 
 
 def family_of(config: decoder.DecoderConfig) -> str:
-  """The public family that computes what this config computes.
+  """Returns the public family of models that compute what this config does.
 
   Raises:
-    ValueError: no public family does.
+    ValueError: there is none.
   """
   if type(config) is not decoder.DecoderConfig:
     raise ValueError(
@@ -179,7 +179,7 @@ def family_of(config: decoder.DecoderConfig) -> str:
 
 
 def config_to_hf(config: decoder.DecoderConfig) -> dict[str, Any]:
-  """config.json of a config; the inverse of `config_from_hf`."""
+  """Returns the config.json of a config; the inverse of `config_from_hf`."""
   family, v = family_of(config), config.architecture_options
   values = {
     "model_type": family,
@@ -234,7 +234,7 @@ def _scaling_to_hf(scaling) -> dict[str, Any] | None:
 
 # ---- Names.
 
-# Ours in a block, theirs in a layer, input axes of the kernel.
+# Our name in a block, their name in a layer, input axes of the kernel.
 _BLOCK_HF = (
   ("attention/query/kernel", "self_attn.q_proj.weight", 1),
   ("attention/key/kernel", "self_attn.k_proj.weight", 1),
@@ -259,7 +259,7 @@ _SANDWICH_HF = (
 
 
 def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
-  """Hugging Face's names of every parameter."""
+  """Returns the rule of every parameter in Hugging Face's layout."""
   v = config.architecture_options
   block = _BLOCK_HF + (_SANDWICH_HF if v.post_norms else _NORMS_HF)
   table = [names.Rule("embedding/table", "model.embed_tokens.weight")]

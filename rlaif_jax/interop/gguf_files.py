@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF files: metadata, and tensors dequantised one at a time.
+"""GGUF files: metadata, and tensors dequantized one at a time.
 
-The `gguf` library reads the header and dequantises; every size that a header
-claims is checked against the file before anything is read.
+The `gguf` library reads the header and dequantizes. All sizes in a header are
+checked against the file before tensors are read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Mapping
 import numpy as np
 
 
-# What the library runs into in a file that is not what it says.
-_STUMBLES = (
+# Exceptions of the library when it reads a damaged file.
+_HEADER_ERRORS = (
   ArithmeticError,
   AttributeError,
   LookupError,
@@ -29,13 +29,13 @@ _STUMBLES = (
 
 
 class GGUFSource:
-  """A GGUF file as a `protocols.TensorSource`; tensors come as float32.
+  """A GGUF file as a `protocols.TensorSource` of float32 tensors.
 
-  `metadata` maps keys to plain Python values.
+  `metadata` maps keys to Python values.
 
   Raises:
-    ValueError: not a GGUF file, one that is not whole, or a quantisation that
-      the library cannot undo, with the tensor's name.
+    ValueError: not a GGUF file, a truncated one, or a quantization that the
+      library does not support; names the tensor.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -45,13 +45,13 @@ class GGUFSource:
     size = self.path.stat().st_size
     with open(self.path, "rb") as file:
       if file.read(4) != b"GGUF":
-        raise ValueError(f"{self.path} does not begin with GGUF")
+        raise ValueError(f"{self.path} does not start with GGUF")
     try:
       reader = gguf.GGUFReader(self.path)
-    except _STUMBLES as error:
+    except _HEADER_ERRORS as error:
       raise ValueError(
-        f"{self.path} ({size} bytes) has a header that cannot be read, or the "
-        f"file was cut: {type(error).__name__}: {error}"
+        f"{self.path} ({size} bytes) has an unreadable header or is "
+        f"truncated: {type(error).__name__}: {error}"
       ) from error
     self._tensors = {tensor.name: tensor for tensor in reader.tensors}
     self._shapes = {
@@ -71,7 +71,7 @@ class GGUFSource:
     if end > size or tensor.data.nbytes != tensor.n_bytes:
       raise ValueError(
         f"{self.path}: tensor {name} ends at byte {end} and the file has "
-        f"{size}; it was cut"
+        f"{size}; it is truncated"
       )
     kind = tensor.tensor_type
     block, bytes_each = gguf.GGML_QUANT_SIZES[kind]
@@ -82,21 +82,22 @@ class GGUFSource:
         f"{self._shapes[name]} needs {count // block * bytes_each} bytes and "
         f"has {tensor.n_bytes}"
       )
-    try:  # One row tells whether the library knows this type.
+    try:  # One row shows whether the library supports the type.
       row = tensor.data.reshape(-1, tensor.data.shape[-1])[:1]
       gguf.dequantize(row, kind)
     except NotImplementedError as error:
       raise ValueError(
-        f"{self.path}: tensor {name} is quantised as {kind.name}, which the "
-        "gguf library cannot undo; requantise the file, Q4_K_M for example"
+        f"{self.path}: tensor {name} is quantized as {kind.name}, which the "
+        "gguf library does not support; requantize the file, as Q4_K_M for "
+        "example"
       ) from error
 
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """Tensor -> shape, outermost axis first."""
+    """Returns the shapes by tensor name, outermost axis first."""
     return self._shapes
 
   def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
-    """One tensor, dequantised to float32; see `protocols.TensorSource`."""
+    """Returns a tensor as float32; see `protocols.TensorSource`."""
     import gguf
 
     tensor = self._tensors[name]
@@ -106,6 +107,6 @@ class GGUFSource:
     return values.reshape(self._shapes[name]).astype(np.float32, copy=False)
 
   def close(self) -> None:
-    """Unmaps the file; the library's records of it refer to each other."""
+    """Unmaps the file; gc breaks the reference cycles of the library."""
     self._tensors.clear()
     gc.collect()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF's metadata and tensor names of the decoder families.
+"""GGUF metadata and tensor names of the decoder families.
 
-The files hold what llama.cpp wants to multiply with: Llama's rotary channels
-in pairs, Gemma's norms as 1 + scale. The rules undo both.
+llama.cpp stores Llama's rotary channels in pairs and Gemma's norms as 1 +
+scale. The rules convert both.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TOP_GGUF = {
 def config_from_gguf(
   metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> decoder.DecoderConfig:
-  """The config of a GGUF file, from its metadata and tensor shapes.
+  """Returns the config of a GGUF file, from its metadata and tensor shapes.
 
   Raises:
     ValueError: an unsupported architecture, or a missing key.
@@ -114,7 +114,7 @@ def config_from_gguf(
 def with_rope_factors(
   config: decoder.DecoderConfig, factors: np.ndarray
 ) -> decoder.DecoderConfig:
-  """A GGUF Llama 3's `rope_freqs.weight` as the scaling that it stands for.
+  """Returns the config with the rope scaling of a file's `rope_freqs.weight`.
 
   Raises:
     ValueError: the factors are not those of Llama 3.1 to 3.3.
@@ -128,17 +128,17 @@ def with_rope_factors(
   )
   if not np.allclose(plain / scaled, factors, rtol=1e-3):
     raise ValueError(
-      "rope_freqs.weight holds factors that are not Llama 3's (low 1, high 4, "
+      "the factors in rope_freqs.weight are not Llama 3's (low 1, high 4, "
       f"original length 8192, factor {scaling.factor})"
     )
-  variant = dataclasses.replace(
+  options = dataclasses.replace(
     config.architecture_options, rope_scaling=scaling
   )
-  return dataclasses.replace(config, variant=variant)
+  return dataclasses.replace(config, architecture_options=options)
 
 
 def rules(config: decoder.DecoderConfig) -> list[names.Rule]:
-  """GGUF's names; its llama files hold rotary channels in pairs."""
+  """Returns the rule of every parameter in a GGUF file."""
   pairs = decoder_tables.family_of(config) == "llama"
   table = []
   for rule in decoder_tables.rules(config):

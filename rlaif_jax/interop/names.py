@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One table of names per family, read in both directions.
+"""Tables of parameter names, for reading and writing public layouts.
 
-A rule says which tensor of a public layout is which of our parameters, and how
-its axes lie. `fill` and `export` apply a table; nothing else renames anything.
+A rule maps a tensor of a public layout to one of our parameters and describes
+the order of its axes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ import numpy as np
 from rlaif_jax.core import protocols
 from rlaif_jax.interop import buffers
 
-# Bytes that are read before they are asked for.
-_AHEAD = 256 << 20
+# Maximum number of bytes that are read ahead.
+_READ_AHEAD = 256 << 20
 
 
 class Rule(NamedTuple):
-  """One parameter of ours and one tensor of theirs.
+  """A parameter of ours and the tensor of a public layout.
 
-  `inputs` is how many leading axes of our kernel are inputs: their matrix is
-  [outputs, inputs] over the flattened axes. 0 is the same array (flattened
-  where we split an axis), -1 a plain 2-D transpose. `rotary_heads` > 0: their
-  rows hold channel pairs side by side (2 i, 2 i + 1) in that many heads, ours
-  half a head apart. `shift` is added to their values (GGUF stores Gemma's
-  1 + scale).
+  Attributes:
+    ours: name of our parameter, such as "blocks_0/attention/query/kernel".
+    theirs: name of their tensor.
+    inputs: number of leading axes of our kernel that are inputs; their matrix
+      is [outputs, inputs] over the flattened axes. 0 is the same array,
+      flattened if it is a bias; -1 is a 2-D transpose.
+    rotary_heads: if > 0, their rows have this many heads with channel pairs
+      (2 i, 2 i + 1), where ours are half a head apart.
+    shift: number added to their values (GGUF stores Gemma's 1 + scale).
   """
 
-  ours: str  # "blocks_0/attention/query/kernel"
-  theirs: str  # "model.layers.0.self_attn.q_proj.weight"
+  ours: str
+  theirs: str
   inputs: int = 0
   rotary_heads: int = 0
   shift: float = 0.0
@@ -51,7 +54,7 @@ def _halves_to_pairs(array: np.ndarray, heads: int) -> np.ndarray:
 
 
 def their_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape of their tensor for our parameter of this shape."""
+  """Returns the shape of their tensor for our parameter of a shape."""
   if rule.inputs == -1:
     return shape[::-1]
   if rule.inputs == 0:
@@ -63,7 +66,7 @@ def their_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 def to_ours(
   array: np.ndarray, rule: Rule, shape: tuple[int, ...]
 ) -> np.ndarray:
-  """Their tensor as our parameter of this shape; contiguous."""
+  """Returns their tensor as our parameter of a shape; contiguous."""
   if rule.rotary_heads:
     array = _pairs_to_halves(array, rule.rotary_heads)
   if rule.shift:
@@ -73,7 +76,7 @@ def to_ours(
 
 
 def to_theirs(array: np.ndarray, rule: Rule) -> np.ndarray:
-  """Our parameter as their tensor; the inverse of `to_ours`."""
+  """Returns our parameter as their tensor; the inverse of `to_ours`."""
   shape = their_shape(rule, array.shape)
   array = array.reshape(shape[::-1]).T if rule.inputs else array.reshape(shape)
   if rule.shift:
@@ -91,17 +94,17 @@ def check(
   where: str,
   ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-  """Every tensor has its place and every parameter its tensor.
+  """Checks that tensors and parameters match one to one.
 
   Args:
-    rules: the table.
-    wanted: our parameter -> shape.
-    found: their tensor -> shape.
-    where: the file, for messages.
-    ignored: names of theirs that carry nothing (copies, buffers).
+    rules: rule of every parameter.
+    wanted: shapes of our parameters.
+    found: shapes of their tensors.
+    where: file, for error messages.
+    ignored: returns whether a tensor is redundant (copies, buffers).
 
   Raises:
-    ValueError: a missing, unexpected or misshapen tensor, by name.
+    ValueError: a missing or unexpected tensor, or one of another shape.
   """
   known = {rule.theirs: rule for rule in rules}
   if {rule.ours for rule in rules} != set(wanted):
@@ -111,13 +114,13 @@ def check(
   if missing:
     raise ValueError(
       f"{where}: tensor {missing[0]} is missing ({len(missing)} in all); the "
-      "file is not whole, or its configuration is another model's"
+      "file is truncated, or its configuration is that of another model"
     )
   for name in found:
     if name not in known and not ignored(name):
       raise ValueError(
         f"{where}: tensor {name} with shape {found[name]} is unexpected; this "
-        "model has no place for it"
+        "model has no such parameter"
       )
   for name, rule in known.items():
     expected = their_shape(rule, wanted[rule.ours])
@@ -133,14 +136,14 @@ def fill(
   wanted: Mapping[str, tuple[int, ...]],
   source: protocols.TensorSource,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Our parameters by name, the largest first, read from a checked source.
+  """Yields our parameters by name, the largest first, from a checked source.
 
-  Threads read ahead, as far as some hundred megabytes reach: by the time the
-  others fill memory, the largest and its copies are gone.
+  Threads read ahead up to _READ_AHEAD bytes. The largest parameter and its
+  copies are freed before the others fill memory.
   """
 
   def read(rule: Rule) -> np.ndarray:
-    # A transpose copies, so what it reads need not last.
+    # A transpose copies, so the tensor that it reads may be borrowed.
     array = source.read(rule.theirs, borrow=bool(rule.inputs))
     return to_ours(array, rule, wanted[rule.ours])
 
@@ -152,7 +155,7 @@ def fill(
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while waiting or ahead:
       held = sum(size(rule) for rule, _ in ahead)
-      while waiting and (not ahead or held + size(waiting[-1]) < _AHEAD):
+      while waiting and (not ahead or held + size(waiting[-1]) < _READ_AHEAD):
         held += size(waiting[-1])
         rule = waiting.pop()
         ahead.append((rule, pool.submit(read, rule)))
@@ -161,7 +164,7 @@ def fill(
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Nested dicts -> {"a/b/c": leaf}."""
+  """Returns nested dicts as {"a/b/c": leaf}."""
   flat = {}
   for name, value in tree.items():
     path = f"{prefix}{name}"
@@ -173,7 +176,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """{"a/b/c": leaf} -> nested dicts."""
+  """Returns {"a/b/c": leaf} as nested dicts."""
   tree: dict[str, Any] = {}
   for path, value in flat.items():
     *parents, name = path.split("/")

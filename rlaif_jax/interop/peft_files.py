@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Low-rank adapters in the files of Hugging Face's PEFT.
+"""LoRA adapters in the files of Hugging Face's PEFT.
 
-A folder holds adapter_config.json and adapter_model.safetensors; the latter has
-`base_model.model.<module>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r]
-for each adapted linear module (facts from huggingface/peft: LoraConfig,
+A directory has adapter_config.json and adapter_model.safetensors. The latter
+has `base_model.model.<module>.lora_A.weight` [r, in] and `.lora_B.weight`
+[out, r] for each adapted linear module (after huggingface/peft: LoraConfig,
 tuners/lora, utils/save_and_load.py).
 """
 
@@ -25,10 +25,10 @@ from rlaif_jax.models import lora
 _TENSORS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
-# Starts that leave the base model's weights as they are.
-_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
-# Whatever is on here computes something other than W + scale a b.
-_REFUSED = (
+# Values of init_lora_weights that do not change the base model's weights.
+_INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
+# Options that compute something other than W + scale a b.
+_UNSUPPORTED = (
   *("use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save"),
   *("rank_pattern", "alpha_pattern", "layer_replication", "target_parameters"),
   *("trainable_token_indices", "use_qalora", "alora_invocation_tokens"),
@@ -46,16 +46,16 @@ def save(
   """Writes adapters that PEFT can load; the config is written last.
 
   Args:
-    directory: made if it is not there; its adapter is replaced.
+    directory: created if missing; an adapter in it is replaced.
     adapters: {path: {"a": [in, r], "b": [r, out]}}.
     config: rank, alpha and dtype of the adapters.
-    rules: the base model's table of names, all of it: from it we know whether
-      all modules of a name are adapted, or must be listed one by one.
-    base: the base model's name or path.
+    rules: rules of all parameters of the base model. They show whether all
+      modules of a name are adapted, or must be listed one by one.
+    base: name or path of the base model.
 
   Raises:
-    ValueError: an adapter whose kernel is no linear module of theirs, or of
-      another rank.
+    ValueError: an adapter of a kernel that PEFT has no linear module for, or
+      of another rank.
   """
   import safetensors.numpy
 
@@ -65,7 +65,7 @@ def save(
     rule = by_ours.get(path)
     if rule is None or not rule.inputs or not rule.theirs.endswith(".weight"):
       raise ValueError(
-        f"adapter {path}: the base model's names have no linear module for it"
+        f"adapter {path}: the base model has no linear module of this name"
       )
     a, b = np.asarray(adapter["a"]), np.asarray(adapter["b"])
     if a.shape[1:] != (config.rank,) or b.shape[:1] != (config.rank,):
@@ -79,7 +79,7 @@ def save(
     tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(a.T)
     tensors[f"{_PREFIX}{module}.lora_B.weight"] = theirs
   if not tensors:
-    raise ValueError(f"{directory}: there are no adapters to write")
+    raise ValueError(f"{directory}: adapters is empty")
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   (directory / _CONFIG).unlink(missing_ok=True)
@@ -98,17 +98,17 @@ def load(
   """Reads a PEFT adapter.
 
   Args:
-    directory: with adapter_config.json and adapter_model.safetensors.
-    rules: the base model's table of names.
+    directory: directory of adapter_config.json and adapter_model.safetensors.
+    rules: rules of all parameters of the base model.
 
   Returns:
     Adapters {path: {"a": [in, r], "b": [r, out]}}, and a config whose targets
-    are their paths. PEFT's dropout is not ours and is left out; rsLoRA's scale
-    alpha / sqrt(r) becomes an alpha of ours.
+    are their paths. PEFT's dropout is ignored; rsLoRA's scale alpha / sqrt(r)
+    is converted to an alpha.
 
   Raises:
-    ValueError: an option that computes something else, an unknown tensor, one
-      without its partner, or of another rank; names the file and the tensor.
+    ValueError: an unsupported option, an unknown tensor, an A without B or B
+      without A, or another rank; names the file and the tensor.
   """
   directory = pathlib.Path(directory)
   rank, alpha = _read_description(directory / _CONFIG)
@@ -136,7 +136,7 @@ def load(
       if letter not in pair:
         raise ValueError(
           f"{file}: tensor {_PREFIX}{module}.lora_{letter}.weight is missing; "
-          "its partner is there"
+          "the module's other matrix is present"
         )
     rule = by_module[module]
     b = names.to_ours(pair["B"], _matrix(rule), pair["B"].shape[::-1])
@@ -167,7 +167,7 @@ def _module(rule: names.Rule) -> str:
 
 
 def _matrix(rule: names.Rule) -> names.Rule:
-  """The rule for b: its rows are ordered as those of their weight."""
+  """Returns the rule of b, whose rows are in the order of the weight's."""
   return rule._replace(inputs=1, shift=0.0)
 
 
@@ -177,10 +177,10 @@ def _description(
   modules: list[str],
   base: str,
 ) -> dict[str, Any]:
-  """What adapter_config.json says."""
-  # PEFT adapts each module whose name ends so.
+  """Returns the contents of adapter_config.json."""
+  # PEFT adapts all modules whose names have these endings.
   endings = {module.rsplit(".", 1)[-1] for module in modules}
-  alike = {
+  matching = {
     _module(rule)
     for rule in rules
     if rule.inputs and _module(rule).rsplit(".", 1)[-1] in endings
@@ -196,7 +196,7 @@ def _description(
     "r": config.rank,
     "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
     "lora_dropout": 0.0,
-    "target_modules": sorted(endings if alike == set(modules) else modules),
+    "target_modules": sorted(endings if matching == set(modules) else modules),
     "bias": "none",
     "fan_in_fan_out": False,
     "inference_mode": True,
@@ -208,7 +208,11 @@ def _description(
 
 
 def _read_description(file: pathlib.Path) -> tuple[int, float]:
-  """(rank, alpha) of an adapter_config.json that we can compute."""
+  """Returns (rank, alpha) of an adapter_config.json.
+
+  Raises:
+    ValueError: an unsupported option.
+  """
   try:
     values = json.loads(file.read_text("utf-8"))
   except (OSError, ValueError) as error:
@@ -217,16 +221,16 @@ def _read_description(file: pathlib.Path) -> tuple[int, float]:
     ) from error
   if not isinstance(values, dict) or values.get("peft_type") != "LORA":
     raise ValueError(f"{file}: expected peft_type LORA, found {values!r:.200}")
-  for key in _REFUSED:
+  for key in _UNSUPPORTED:
     if values.get(key):
       raise ValueError(f"{file}: {key} is {values[key]!r}; it is not supported")
   if values.get("bias", "none") != "none":
     raise ValueError(f"{file}: bias is {values['bias']!r}; expected 'none'")
   start = values.get("init_lora_weights")
-  if not any(start is known or start == known for known in _STARTS):
+  if not any(start is known or start == known for known in _INITIALIZATIONS):
     raise ValueError(
       f"{file}: init_lora_weights is {start!r}, which changes the base model; "
-      "expected an adapter that was converted to a plain one"
+      "convert the adapter to a plain one with PEFT"
     )
   rank, alpha = values.get("r"), values.get("lora_alpha")
   if type(rank) is not int or rank < 1:
@@ -242,11 +246,13 @@ def _read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
   if not file.is_file():
     raise ValueError(
-      f"{file} does not exist; an adapter_model.bin is a pickle, which we do "
-      "not open: save it again with PEFT, which writes safetensors"
+      f"{file} does not exist; adapter_model.bin is a pickle, which is not "
+      "opened: save the adapter again with PEFT, which writes safetensors"
     )
   try:
     with safetensors.safe_open(file, framework="numpy") as opened:
       return {name: opened.get_tensor(name) for name in opened.keys()}
   except (safetensors.SafetensorError, OSError, TypeError) as error:
-    raise ValueError(f"{file}: no whole safetensors file: {error}") from error
+    raise ValueError(
+      f"{file} is not a complete safetensors file: {error}"
+    ) from error

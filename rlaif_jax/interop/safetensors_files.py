@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face weight files: one safetensors file, or shards with an index.
 
-Read one tensor at a time; written in shards. Pickles are never opened.
+Tensors are read one at a time and written in shards. Pickles are not opened.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _DTYPES = {
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-  """A JSON object of a file.
+  """Returns the JSON object in a file.
 
   Raises:
-    ValueError: no such file, or no JSON object in it.
+    ValueError: the file is missing or has no JSON object.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -38,19 +38,19 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   try:
     values = json.loads(path.read_text("utf-8"))
   except ValueError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from error
+    raise ValueError(f"{path} is not JSON: {error}") from error
   if not isinstance(values, dict):
-    raise ValueError(f"{path} holds a {type(values).__name__}, not an object")
+    raise ValueError(f"{path} has a {type(values).__name__}, not an object")
   return values
 
 
 class SafetensorsSource:
-  """The tensors of a model directory; a `protocols.TensorSource`.
+  """The tensors of a model directory, as a `protocols.TensorSource`.
 
   Raises:
-    ValueError: no weights, weights in pickles only, an index that leaves the
-      directory or names a missing shard, a file that is not whole, a tensor
-      of a type that is no float.
+    ValueError: no weights, weights in pickles only, an index with paths outside
+      the directory or a missing shard, a truncated file, or a tensor that is
+      not of a float type.
   """
 
   def __init__(self, directory: str | os.PathLike):
@@ -69,7 +69,7 @@ class SafetensorsSource:
       self._shapes[name] = tuple(part.get_shape())
 
   def _locate(self) -> dict[str, str]:
-    """Tensor name -> file name."""
+    """Returns the file name of each tensor."""
     if (self.directory / INDEX).is_file():
       path = self.directory / INDEX
       where = read_json(path).get("weight_map")
@@ -78,7 +78,7 @@ class SafetensorsSource:
       for file in sorted(set(map(str, where.values()))):
         if pathlib.PurePath(file).name != file or file in ("", ".", ".."):
           raise ValueError(
-            f"{path} names the file {file!r}; shards lie beside their index"
+            f"{path} names the file {file!r}; shards must be in its directory"
           )
         if not (self.directory / file).is_file():
           raise ValueError(f"{path} names {file}, which is missing")
@@ -87,20 +87,18 @@ class SafetensorsSource:
           n for n, f in where.items() if f == file and n not in held
         )
         if lost:
-          raise ValueError(f"{self.directory / file} lacks tensor {lost[0]}")
+          raise ValueError(f"{self.directory / file} has no tensor {lost[0]}")
       return where
     if (self.directory / SINGLE).is_file():
       return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
     pickles = sorted(self.directory.glob("*.bin"))
     hint = (
-      f"; {pickles[0].name} is a pickle, which is never loaded: save the model "
+      f"; {pickles[0].name} is a pickle, which is not loaded: save the model "
       "with safe_serialization=True"
       if pickles
       else ""
     )
-    raise ValueError(
-      f"{self.directory} holds neither {SINGLE} nor {INDEX}{hint}"
-    )
+    raise ValueError(f"{self.directory} has neither {SINGLE} nor {INDEX}{hint}")
 
   def _open(self, file: str) -> Any:
     import safetensors
@@ -113,18 +111,18 @@ class SafetensorsSource:
         self._headers[file] = _read_header(self.directory / file)
       except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
-          f"{self.directory / file} is no whole safetensors file: {error}"
+          f"{self.directory / file} is not a complete safetensors file: {error}"
         ) from error
     return self._files[file]
 
   def shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """Tensor -> shape."""
+    """Returns the shapes by tensor name."""
     return self._shapes
 
   def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
-    """One tensor, in the type it is stored in; see `protocols.TensorSource`.
+    """Returns a tensor in its stored dtype; see `protocols.TensorSource`.
 
-    safetensors has checked the file; its own reader copies a tensor twice.
+    safetensors has checked the file; its reader would copy a tensor twice.
     """
     path = self.directory / self._where[name]
     begin, header = self._headers[self._where[name]]
@@ -137,19 +135,19 @@ class SafetensorsSource:
       while rest:
         count = f.readinto(rest)
         if not count:
-          raise ValueError(f"{path} ends inside the tensor {name}")
+          raise ValueError(f"{path} is truncated inside tensor {name}")
         rest = rest[count:]
     return array
 
   def close(self) -> None:
-    """Lets go of the files."""
+    """Closes the files."""
     self._files.clear()
 
 
 def _read_header(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
-  """Where the tensors begin, and the header; of a file that was checked.
+  """Returns the offset of the tensors and the header of a checked file.
 
-  Eight bytes hold the header's length, then comes JSON (the format's
+  The first eight bytes are the length of the JSON header that follows (format
   documentation in huggingface/safetensors).
   """
   with open(path, "rb") as f:
@@ -163,12 +161,12 @@ def write(
   *,
   shard_bytes: int = 2 << 30,
 ) -> None:
-  """Writes tensors as they come, a shard at a time, then the index.
+  """Writes tensors one shard at a time, then the index.
 
   Args:
-    directory: of the model; files appear whole or not at all.
-    tensors: (name, array) one by one; at most a shard is held.
-    shard_bytes: of the tensors in one file.
+    directory: model directory. Files are renamed when they are complete.
+    tensors: (name, array) pairs; at most one shard of them is in memory.
+    shard_bytes: maximum size of the tensors in one file.
   """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public checkpoints of every layout behind one record, and their writers.
+"""Opens and writes public checkpoints of all layouts.
 
-Finds out what a path holds, and puts configuration, table of names and tensors
-together; nothing is read before everything fits.
+The layout is detected from the path. Configuration, names and shapes are
+checked before tensors are read.
 """
 
 from __future__ import annotations
@@ -29,10 +29,18 @@ from rlaif_jax.models import t5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-  """A public checkpoint that is known and not yet read.
+  """A public checkpoint that is open and not yet read.
 
-  `metadata` is GGUF's, where the tokenizer is; None elsewhere. `shapes` are
-  of our parameters.
+  Attributes:
+    name: name of the model.
+    layout: "gguf", "hf" or "t5x".
+    directory: path of the checkpoint.
+    config: sizes of the model.
+    rules: rule of every parameter.
+    source: tensors.
+    metadata: metadata of a GGUF file, with its tokenizer; else None.
+    ignored: returns whether a tensor is redundant.
+    shapes: shapes of our parameters, after `check`.
   """
 
   name: str
@@ -46,7 +54,7 @@ class Checkpoint:
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
   def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """See `names.check`; `read` needs it first."""
+    """Checks the tensors; see `names.check`. Call it before `read`."""
     names.check(
       self.rules,
       wanted,
@@ -57,7 +65,7 @@ class Checkpoint:
     self.shapes.update(wanted)
 
   def read(self) -> Iterator[tuple[str, np.ndarray]]:
-    """Our parameters by name, one at a time."""
+    """Yields our parameters by name."""
     return names.fill(self.rules, self.shapes, self.source)
 
 
@@ -67,15 +75,15 @@ def open_source(
   model: architectures.Config | None = None,
   compute_dtype: str = "float32",
 ) -> Checkpoint:
-  """What a path holds.
+  """Opens a public checkpoint.
 
   Args:
     path: a .gguf file, a Hugging Face directory, or a T5X checkpoint.
-    model: sizes, for layouts that do not say them.
-    compute_dtype: goes into the config.
+    model: sizes, for T5X checkpoints, which do not store them.
+    compute_dtype: dtype of the returned config.
 
   Raises:
-    ValueError: nothing known is there, or it is not whole.
+    ValueError: no known checkpoint, or a truncated one.
   """
   where = pathlib.Path(path)
   if not where.exists():
@@ -84,7 +92,7 @@ def open_source(
     found = _open_gguf(where)
   elif (where / "config.json").is_file():
     found = _open_hf(where)
-  else:  # Says what it looked for, when it is no T5X checkpoint either.
+  else:  # Raises an error that lists the known layouts.
     found = _open_t5x(where, model)
   config = dataclasses.replace(found.config, dtype=compute_dtype)
   return dataclasses.replace(found, config=config)
@@ -120,7 +128,7 @@ def _open_hf(path: pathlib.Path) -> Checkpoint:
     config = decoder_tables.config_from_hf(values)
 
   def ignored(name: str) -> bool:
-    # Copies of a tied table, and buffers that old files carry.
+    # Copies of a tied table, and buffers in old files.
     tied = config.tie_embeddings and name == "lm_head.weight"
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     return tied or name in copies or name.endswith("rotary_emb.inv_freq")
@@ -142,7 +150,7 @@ def _open_t5x(
   source = t5x_files.open_checkpoint(path)
   if not isinstance(config, t5.T5Config):
     raise ValueError(
-      f"{path} is a T5X checkpoint, which does not say its sizes; add "
+      f"{path} is a T5X checkpoint, which does not store its sizes; add "
       "--gin_file=gin_configs/recipes/t5x_convert.gin "
       "--gin_file=gin_configs/models/t5_1_1_base.gin (or another size)"
     )
@@ -162,7 +170,7 @@ def _tables(config: architectures.Config) -> Any:
 
 
 def hf_rules(config: architectures.Config) -> list[names.Rule]:
-  """Hugging Face's names of every parameter of a model."""
+  """Returns the rule of every parameter in Hugging Face's layout."""
   return _tables(config).rules(config)
 
 
@@ -175,7 +183,8 @@ def write(
   """Writes weights and configuration in layout "hf" or "t5x".
 
   Raises:
-    ValueError: no public model computes this, or T5X has no such model.
+    ValueError: no public model computes what this config does, or it is not
+      a T5 model and the layout is T5X's.
   """
   if layout == "t5x":
     if not isinstance(config, t5.T5Config):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T5 1.0, 1.1 and Flan-T5: Hugging Face's configuration and names.
 
-T5X's names are our own, so only its files need a reader.
+Our names are those of T5X, which needs no table.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from rlaif_jax.interop import names
 from rlaif_jax.models import t5
 from rlaif_jax.models import t5_layers
 
-# T5 has no bound of its own; this many tokens are enough for its tasks.
+# T5 has no maximum length; its tasks have at most this many tokens.
 MAX_LENGTH = 2048
 _FEED_FORWARD = {"gated-gelu": True, "relu": False}
 
 
 def config_from_hf(values: Mapping[str, Any], *, has_head: bool) -> t5.T5Config:
-  """The config of a Hugging Face config.json with model_type t5.
+  """Returns the config of a Hugging Face config.json with model_type t5.
 
-  T5 1.0 multiplies by its embedding table, scaled; later ones have a head of
-  their own. Files say so in `tie_word_embeddings`; those of transformers 5
-  say it in `scale_decoder_outputs`, and tie whatever has no head.
+  T5 1.0 has tied, scaled logits; later models have an output layer. Files
+  store this in `tie_word_embeddings`. Files of transformers 5 store it in
+  `scale_decoder_outputs`, and models without an output layer are tied.
 
   Args:
-    values: of config.json.
-    has_head: whether the weights hold an `lm_head.weight`.
+    values: contents of config.json.
+    has_head: whether the weights include `lm_head.weight`.
 
   Raises:
     ValueError: an unsupported feed-forward layer, or a missing key.
@@ -82,7 +82,7 @@ def config_from_hf(values: Mapping[str, Any], *, has_head: bool) -> t5.T5Config:
 
 
 def config_to_hf(config: t5.T5Config) -> dict[str, Any]:
-  """config.json of a config; the inverse of `config_from_hf`."""
+  """Returns the config.json of a config; the inverse of `config_from_hf`."""
   kinds = {gated: kind for kind, gated in _FEED_FORWARD.items()}
   return {
     "model_type": "t5",
@@ -132,7 +132,7 @@ def _mlp(ours: str, theirs: str, gated: bool) -> list[names.Rule]:
 
 
 def rules(config: t5.T5Config) -> list[names.Rule]:
-  """Hugging Face's names of every parameter."""
+  """Returns the rule of every parameter in Hugging Face's layout."""
   table = [names.Rule("token_embedder/embedding", "shared.weight")]
   for stack in ("encoder", "decoder"):
     table += [

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5X checkpoints: reads both of its layouts, writes the legacy one.
+"""T5X checkpoints: reads both layouts, writes the legacy one.
 
-What the layouts are (facts from google-research/t5x: checkpoints.py,
-checkpoint_utils.py, state_utils.py and its testdata):
+The layouts (after google-research/t5x: checkpoints.py, checkpoint_utils.py,
+state_utils.py and its testdata):
 
 Legacy, version 3: `checkpoint_<step>/checkpoint` is a flax msgpack of
 {version, optimizer: {target, state: {step, param_states}}}. A leaf is an array,
-or the spec of a tensorstore array, which is a zarr (format 2) directory beside
-it: target/encoder/x -> `target.encoder.x`. The spec's driver may be file, gfile
-or gcs and its path may stand in `kvstore` (now) or above it (once); version 2
-keeps bfloat16 as uint16. Only partitioned leaves are zarr: a tiny model may be
-all msgpack.
+or the spec of a tensorstore array, which is a zarr (format 2) directory in the
+same folder: target/encoder/x -> `target.encoder.x`. The spec's driver is file,
+gfile or gcs. Its path is in `kvstore`, or above it in older checkpoints.
+Version 2 stores bfloat16 as uint16. Only partitioned leaves are zarr; a small
+model may have msgpack leaves only.
 
 Orbax: `checkpoint_<step>/state/`, or the folder itself, with `_METADATA` that
-lists the leaves; or, once, a msgpack named `checkpoint` with strings
-PLACEHOLDER://<directory>. Arrays are zarr, each in its directory or all in one
-OCDBT store (`manifest.ocdbt`).
+lists the leaves, or, in older checkpoints, with a msgpack named `checkpoint`
+that has strings PLACEHOLDER://<directory>. Arrays are zarr, each in its
+directory or all in one OCDBT store (`manifest.ocdbt`).
 
-Under {target} or {params} are the parameters. A file is never trusted: of a
-spec we take the relative path and the shape, and open files under the
-checkpoint only. An array whose chunk is missing is refused (tensorstore would
-read zeros); neither T5X nor Orbax leaves chunks of zeros out.
+The parameters are under {target} or {params}. Files are not trusted: only the
+relative path and the shape of a spec are used, and only files inside the
+checkpoint are opened. An array with a missing chunk is an error (tensorstore
+would read zeros); neither T5X nor Orbax omits chunks of zeros.
 """
 
 from __future__ import annotations
@@ -55,9 +55,11 @@ _UNPACK_ERRORS = (
 class T5XSource:
   """A checkpoint's parameters, read one at a time.
 
-  `names` has (shape, dtype) of each parameter: the path under target, joined
-  by '/', such as encoder/layers_0/attention/query/kernel. `step` is the
-  stored one, else the folder's, else None.
+  Attributes:
+    directory: folder of the checkpoint.
+    names: (shape, dtype) by parameter, its path under target joined by '/',
+      such as encoder/layers_0/attention/query/kernel.
+    step: stored step, else that of the folder's name, else None.
   """
 
   directory: pathlib.Path
@@ -66,11 +68,11 @@ class T5XSource:
   _leaves: dict[str, Any]
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
-    """The shape of each parameter (`names.Source`)."""
+    """Returns the shapes by parameter."""
     return {name: shape for name, (shape, _) in self.names.items()}
 
   def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
-    """One parameter, as it is stored, in memory of its own.
+    """Returns a copy of a parameter in its stored dtype.
 
     Raises:
       ValueError: no such parameter, or its files are damaged.
@@ -79,27 +81,26 @@ class T5XSource:
     if name not in self._leaves:
       near = difflib.get_close_matches(name, self.names, 3, 0.3)
       raise ValueError(
-        f"{self.directory}: there is no parameter {name!r}; near names: {near}"
+        f"{self.directory}: no parameter {name!r}; similar names: {near}"
       )
     leaf = self._leaves[name]
     return leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
 
   def close(self) -> None:
-    """Lets go of the leaves."""
+    """Frees the leaves."""
     self._leaves.clear()
 
 
 def open_checkpoint(path: str | os.PathLike) -> T5XSource:
-  """Opens a T5X checkpoint and checks that all its files are there.
+  """Opens a T5X checkpoint and checks that all its files exist.
 
   Args:
-    path: checkpoint_<step>, its parent (the newest finished step is taken;
-      folders named *.tmp-* never are), or a bare Orbax folder.
+    path: checkpoint_<step>, its parent (for the newest finished step; folders
+      named *.tmp-* are not), or an Orbax folder.
 
   Raises:
-    ValueError: no checkpoint there, a layout or a path in it that is refused,
-      a truncated file, a missing array or chunk, a shape that differs; names
-      the file, the tensor, and what was expected and found.
+    ValueError: no checkpoint, an unsupported layout or path, a truncated file,
+      a missing array or chunk, or another shape; names the file and tensor.
   """
   directory = _find(pathlib.Path(path).absolute())
   if (directory / "_METADATA").is_file():
@@ -133,23 +134,23 @@ def write_legacy(
 ) -> pathlib.Path:
   """Writes checkpoint_<step> in T5X's legacy layout, version 3.
 
-  One array at a time; the folder gets its name when it is whole. All
-  parameters are zarr, as T5X has them, in chunks of at most 64 MiB that divide
-  the shape, with gzip. There is no optimizer state (`param_states` is empty):
-  T5X can infer from it, or begin a training with it, but not resume one.
+  Arrays are written one at a time, and the folder is renamed when it is
+  complete. All parameters are zarr with gzip, in chunks of at most 64 MiB that
+  divide the shape. There is no optimizer state (`param_states` is empty): T5X
+  can infer or start training from it, but not resume.
 
   Args:
-    directory: the parent folder, made if it is not there.
-    step: also stored in the state.
+    directory: parent folder, created if missing.
+    step: step of the folder's name, also stored in the state.
     params: (path under target joined by '/', array) pairs.
-    dtype: what the arrays are stored as; T5X's default is float32.
+    dtype: dtype of the stored arrays; T5X's default is float32.
 
   Returns:
     The path of the finished checkpoint.
 
   Raises:
-    ValueError: the checkpoint exists, no parameters, or a name twice, unfit as
-      a path, or inside another one.
+    ValueError: the checkpoint exists, there are no parameters, or a name
+      occurs twice, is not a valid path, or is inside another one.
   """
   final = pathlib.Path(directory).absolute() / f"checkpoint_{int(step)}"
   if not 0 <= step < 2**31:
@@ -216,9 +217,9 @@ def _insert(final: pathlib.Path, tree: dict, name: str, leaf: dict) -> None:
 
 
 def _find(path: pathlib.Path) -> pathlib.Path:
-  """The folder that holds the msgpack or the Orbax metadata."""
+  """Returns the folder of the msgpack or the Orbax metadata."""
   if _TEMPORARY.search(path.name):
-    raise ValueError(f"{path} was never finished (its name has a tmp suffix)")
+    raise ValueError(f"{path} is not finished (its name has a tmp suffix)")
   candidates = [path]
   if path.is_dir():
     steps = [
@@ -232,7 +233,7 @@ def _find(path: pathlib.Path) -> pathlib.Path:
   raise ValueError(
     f"{path}: expected a T5X checkpoint (a folder with `checkpoint`, "
     "`_METADATA` or `state/_METADATA`) or the parent of folders "
-    "checkpoint_<step>; found none that is finished"
+    "checkpoint_<step>; found no finished one"
   )
 
 
@@ -254,7 +255,7 @@ def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
     contents = flax.serialization.msgpack_restore(data)
   except _UNPACK_ERRORS as error:
     raise ValueError(
-      f"{file}: {len(data)} bytes that are not a whole flax msgpack: {error}"
+      f"{file} ({len(data)} bytes) is not a complete flax msgpack: {error}"
     ) from error
   if not isinstance(contents, dict):
     raise ValueError(f"{file}: expected a tree, found {type(contents)}")
@@ -276,7 +277,7 @@ def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
-  """An inline array, or an Array for a spec; other things as they are."""
+  """Returns an inline array, an Array for a spec, or the leaf itself."""
   if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
     return zarr_files.Array(
       store, zarr_files.plain_name(file, leaf[len(_PLACEHOLDER) :])
@@ -325,7 +326,7 @@ def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
-  """Fills in an Array's header and looks for its chunks."""
+  """Returns a leaf with its header and chunks checked."""
   if isinstance(leaf, np.ndarray) and (
     leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)
   ):

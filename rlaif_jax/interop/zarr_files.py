@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zarr (format 2) arrays under a directory, read without trusting them.
+"""Reads zarr (format 2) arrays in a directory without trusting its files.
 
-An array is in files of its own, or with others in one OCDBT store; both are
-read with tensorstore, which is given paths that are checked and relative to the
-directory. A header is believed when it fits the files: a missing chunk would
-read as zeros, and a false shape would ask for any amount of memory.
+Arrays are in files of their own or in one OCDBT store. tensorstore reads both,
+with checked paths relative to the directory. Headers are checked against the
+files: tensorstore would read a missing chunk as zeros, and allocate any amount
+of memory for a wrong shape.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ import jax.numpy as jnp
 import numpy as np
 
 _HEADER_BYTES = 2**20
-# How many times smaller than its bytes a chunk's file can be.
+# Maximum compression ratio of a chunk.
 _RATIO = {None: 1, "gzip": 1100, "zlib": 1100, "zstd": 2**16}
 _READ_ERRORS = (ValueError, OSError, RuntimeError, NotImplementedError)
 
 
 def plain_name(file: pathlib.Path, name: Any) -> str:
-  """The name of a file or folder, checked.
+  """Returns the name of a file or folder after checking it.
 
   Raises:
-    ValueError: it is empty, '..', or has a separator; `file` is said to be
-      where it stands.
+    ValueError: it is empty, '..', or has a separator; names `file`, which has
+      the name.
   """
   plain = isinstance(name, str) and not re.search(r"[/\\\0]", name)
   if not plain or name in ("", ".", ".."):
     raise ValueError(
-      f"{file}: {name!r} is not a plain name: absolute paths and empty or '..' "
-      "parts are refused"
+      f"{file}: {name!r} is not a plain name; absolute paths and empty or '..' "
+      "parts are not allowed"
     )
   return name
 
 
 def plain_path(file: pathlib.Path, path: Any) -> list[str]:
-  """The checked names in a relative path; raises as `plain_name` does."""
+  """Returns the checked names in a relative path; see `plain_name`."""
   names = path.split("/") if isinstance(path, str) else [path]
   try:
     return [plain_name(file, name) for name in names]
@@ -51,7 +51,7 @@ def plain_path(file: pathlib.Path, path: Any) -> list[str]:
 
 
 def are_sizes(value: Any, least: int = 0) -> bool:
-  """Whether a file's value is a list of integers that can be sizes."""
+  """Returns whether a value is a list of integers that can be sizes."""
   return isinstance(value, list) and all(
     type(size) is int and least <= size < 2**48 for size in value
   )
@@ -59,7 +59,7 @@ def are_sizes(value: Any, least: int = 0) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """A zarr array in a store; `dtype` is None until it is checked."""
+  """A zarr array in a store; `dtype` is None before it is checked."""
 
   store: Any
   path: str
@@ -67,11 +67,11 @@ class Array:
   dtype: Any = None
 
   def checked(self) -> Array:
-    """With shape and dtype of the header, which fit the files.
+    """Returns the array with its header's shape and dtype after checking them.
 
     Raises:
-      ValueError: no header or a false one, another shape than was given, a
-        missing chunk.
+      ValueError: no valid header, another shape than `shape`, or a missing
+        chunk.
     """
     header = self._header()
     shape, chunks = tuple(header["shape"]), header["chunks"]
@@ -102,7 +102,7 @@ class Array:
     return dataclasses.replace(self, shape=shape, dtype=dtype)
 
   def read(self) -> np.ndarray:
-    """The whole array; uint16 is bfloat16 (T5X's version 2).
+    """Returns the whole array; uint16 is bfloat16 (T5X's version 2).
 
     Raises:
       ValueError: a chunk is damaged.
@@ -154,7 +154,7 @@ class Array:
 
 
 def _dtype_of(text: str) -> np.dtype:
-  """Of a zarr header; numbers and booleans only."""
+  """Returns the dtype of a zarr header; numbers and booleans only."""
   if text == "bfloat16":
     return jnp.dtype(jnp.bfloat16)
   if not re.fullmatch(r"[<>|][fiub]\d", text):
@@ -163,7 +163,7 @@ def _dtype_of(text: str) -> np.dtype:
 
 
 def open_store(directory: pathlib.Path) -> Files | Ocdbt:
-  """The arrays of a folder, however they are kept there."""
+  """Returns the arrays of a folder in either format."""
   if (directory / "manifest.ocdbt").is_file():
     return Ocdbt(directory)
   return Files(directory)
@@ -176,23 +176,23 @@ class Files:
     self.directory = directory
 
   def size(self, key: str) -> int | None:
-    """None where there is no file, or a link to one elsewhere."""
+    """Returns the size of a file; None if missing or outside the directory."""
     path = (self.directory / key).resolve()
     inside = path.is_relative_to(self.directory.resolve())
     return path.stat().st_size if inside and path.is_file() else None
 
   def read(self, key: str) -> bytes:
-    """The first bytes of a file."""
+    """Returns the first bytes of a file."""
     with open(self.directory / key, "rb") as file:
       return file.read(_HEADER_BYTES)
 
   def kvstore(self, path: str) -> dict[str, Any]:
-    """Tensorstore's spec of what is under a path."""
+    """Returns tensorstore's spec of a path."""
     return {"driver": "file", "path": f"{self.directory}/{path}"}
 
 
 class Ocdbt:
-  """The keys of an OCDBT store, whose files are all under a directory."""
+  """Keys of an OCDBT store, by name."""
 
   def __init__(self, directory: pathlib.Path):
     import tensorstore as ts
@@ -207,27 +207,27 @@ class Ocdbt:
     self._size = sum(path.stat().st_size for path in files)
 
   def size(self, key: str) -> int | None:
-    """At most this many bytes; None where there is no such key."""
+    """Returns an upper bound of a key's size; None if it is missing."""
     return self._size if key in self._keys else None
 
   def read(self, key: str) -> bytes:
-    """The first bytes of a key."""
+    """Returns the first bytes of a key."""
     try:
       return bytes(self._values.read(key).result().value[:_HEADER_BYTES])
     except _READ_ERRORS as error:
       raise ValueError(f"{key}: {error}") from error
 
   def kvstore(self, path: str) -> dict[str, Any]:
-    """Tensorstore's spec of what is under a path."""
+    """Returns tensorstore's spec of a path."""
     base = {"driver": "file", "path": f"{self.directory}/"}
     return {"driver": "ocdbt", "base": base, "path": path}
 
 
 def chunk_shape(shape: tuple[int, ...], elements: int) -> list[int]:
-  """T5X's chunks: at most `elements` each, and dividing `shape`.
+  """Returns T5X's chunk shape: at most `elements`, and dividing `shape`.
 
-  The largest axis (the first among equals) goes to its next smaller divisor
-  until a chunk is small enough.
+  The largest axis (the first of equal ones) is reduced to its next smaller
+  divisor until a chunk is small enough.
   """
   chunks = [max(size, 1) for size in shape]
   while math.prod(chunks) > elements:

@@ -30,20 +30,20 @@ class DtypeConfig(validation.Validated):
   """Dtypes of a converted model.
 
   Attributes:
-    params: dtype of the stored parameters; "auto" keeps bfloat16 and converts
+    param_dtype: dtype of the parameters; "auto" keeps bfloat16 and converts
       every other dtype to float32.
-    compute: dtype of the activations.
+    compute_dtype: dtype of the activations.
   """
 
-  params: Literal["auto", "float32", "bfloat16"] = "auto"
-  compute: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+  compute_dtype: validation.FloatDtype = "float32"
 
 
 def run(
   *,
   output_dir: str,
   source: str,
-  format: str = "ours",
+  format: Literal["ours", "hf", "t5x"] = "ours",
   model: architectures.Config | None = None,
   tokenizer_dir: str = "",
   sequence: converters.SequenceConfig | None = None,
@@ -78,7 +78,7 @@ def run(
     conversion.export(finished, target, format)
     return {"model": target, "layout": format}
   checkpoint = sources.open_source(
-    source, model=model, compute_dtype=dtypes.compute
+    source, model=model, compute_dtype=dtypes.compute_dtype
   )
   loaded = conversion.from_checkpoint(
     checkpoint,
@@ -86,7 +86,7 @@ def run(
     tokenizer_dir=tokenizer_dir,
     sequence=sequence,
     system=system,
-    dtype=dtypes.params,
+    dtype=dtypes.param_dtype,
   )
   pretrained.save_like(
     target, loaded.params, loaded, name=name or loaded.name, kind="language"

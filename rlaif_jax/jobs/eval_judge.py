@@ -18,7 +18,7 @@ from typing import Any, Callable, Mapping, Sequence
 from rlaif_jax.api import labelers as labelers_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
-from rlaif_jax.evaluation import audit_report
+from rlaif_jax.evaluation import judge_report
 from rlaif_jax.evaluation import judge_alignment
 from rlaif_jax.labeling import judge_grid
 from rlaif_jax.labeling import judges
@@ -84,11 +84,11 @@ def run(
       ]
     del loaded
   jsonl.write_rows(directory / "cells.jsonl", rows)
-  audit_report.write_report(rows, directory / "eval_judge.html")
+  judge_report.write_report(rows, directory / "eval_judge.html")
   return {
     "report": f"{output_dir}/eval_judge.html",
     "cells": len(rows),
-    "best": audit_report.best(rows),
+    "best": judge_report.best(rows),
     "quarantined": quarantine.write(directory / "quarantine.jsonl"),
     "quarantine_reasons": quarantine.counts(),
   }
@@ -107,7 +107,7 @@ def _evaluate_grid(
   rows = {c: evaluate(c, j, selection, humans) for c, j in cells.items()}
   answered = [cell for cell in rows if rows[cell]["selection"]]
   if answered:
-    best = max(answered, key=lambda cell: audit_report.selected(rows[cell]))
+    best = max(answered, key=lambda cell: judge_report.selected(rows[cell]))
     rows[best] = evaluate(best, cells[best], humans, humans)
   return rows
 

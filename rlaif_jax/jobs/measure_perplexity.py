@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perplexity of a language model on the texts of a task, or on its responses.
+"""Perplexity of a language model on texts, or on responses to prompts.
 
-In nats a token, and only comparable between models with one vocabulary.
+In nats per token; comparable between models with one vocabulary only.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from typing import Any
+from typing import Any, Literal, Sequence
 
 import jax
 import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -31,90 +32,82 @@ def run(
   *,
   output_dir: str,
   model_dir: str,
-  target: str = "text",
-  data_dir: str = "",
-  examples_file: str = "",
-  task: str = "",
-  split: str = "test",
-  limit: int = 0,
+  examples: datasets.ExampleSource,
+  target: Literal["text", "response"] = "text",
   max_tokens: int = 256,
   batch_size: int = 16,
   mesh: str = "data:-1",
 ) -> dict[str, Any]:
-  """Writes losses.jsonl, a row per text, and the perplexity of all.
+  """Writes losses.jsonl, a row per text, and returns the perplexity of all.
 
   Args:
-    output_dir: where both go.
-    model_dir: a finished language model.
-    target: "text": the contexts themselves, each token after those before
-      it, the first one given; "response": the human-written responses after
-      their prompts, the end token counted.
-    data_dir: of `prepare`, when a task is named.
-    examples_file: JSONL of examples, instead of a task.
-    task: whose texts are read.
-    split: of the task.
-    limit: first rows only (0: all).
-    max_tokens: of a text; what is longer is cut, and counted.
+    output_dir: directory that receives losses.jsonl.
+    model_dir: directory of a finished language model.
+    examples: file or task with the texts.
+    target: "text" measures the contexts, each token given those before it;
+      "response" the human-written responses given their prompts, including the
+      end token.
+    max_tokens: tokens per text; longer texts are truncated, and counted.
     batch_size: texts per device call.
-    mesh: devices.
+    mesh: sizes of the mesh axes, such as "data:-1".
   """
   if target not in ("text", "response"):
     raise ValueError(
-      f"perplexity: target is {target!r}; use 'text' or 'response'"
+      f"perplexity.target is {target!r}; use one of ('text', 'response')"
     )
   devices = mesh_lib.make_mesh(mesh)
   model = pretrained.load(model_dir, "language", devices)
-  examples = datasets.ExampleSource(
-    examples_file=examples_file,
-    task=task,
-    split=split,
-    data_dir=data_dir,
-    limit=limit,
-  ).read()
+  rows = examples.read()
   if target == "response":
     arrays, cut = converters.encode_examples(
-      examples, model.tokenizer, model.sequence
+      rows, model.tokenizer, model.sequence
     )
   else:
     if not isinstance(model.config, decoder.DecoderConfig):
       raise ValueError(
-        "perplexity: an encoder-decoder has none of a text by itself; measure "
-        "--target=response"
+        "perplexity.target is 'text', which an encoder-decoder does not "
+        "predict; set --target=response"
       )
-    arrays, cut = encode_texts(examples, model.tokenizer, max_tokens)
+    arrays, cut = encode_texts(rows, model.tokenizer, max_tokens)
 
   @jax.jit
   def losses(params, part):
     return -scoring.response_log_probs(model.functions, params, part)
 
-  progress = metrics.Progress("perplexity", len(examples), unit="texts")
-  rows = []
-  for index, real in converters.chunks(len(examples), batch_size):
+  progress = metrics.Progress("perplexity", len(rows), unit="texts")
+  results = []
+  for index, real in converters.chunks(len(rows), batch_size):
     part = converters.take(arrays, index)
     loss = np.asarray(losses(model.params, mesh_lib.put_batch(devices, part)))
     weights = np.asarray(part.weights)
     for i, row in enumerate(index[:real]):
       nll = float(np.sum(np.where(weights[i] > 0, loss[i], 0.0)))
       tokens = int(weights[i].sum())
-      rows.append({"id": examples[row].id, "nll": nll, "tokens": tokens})
-    progress.update(len(rows))
-  jsonl.write_rows(pathlib.Path(output_dir) / "losses.jsonl", rows)
+      results.append({"id": rows[row].id, "nll": nll, "tokens": tokens})
+    progress.update(len(results))
+  jsonl.write_rows(pathlib.Path(output_dir) / "losses.jsonl", results)
   estimate = statistics.ratio(
-    [row["nll"] for row in rows], [row["tokens"] for row in rows]
+    [row["nll"] for row in results], [row["tokens"] for row in results]
   )
   return {
     "nats_per_token": dataclasses.asdict(estimate),
     "perplexity": math.exp(estimate.value),
-    "tokens": sum(row["tokens"] for row in rows),
-    "texts": len(rows),
+    "tokens": sum(row["tokens"] for row in results),
+    "texts": len(results),
     **cut,
   }
 
 
 def encode_texts(
-  examples: list[records.Example], tokenizer: Any, max_tokens: int
+  examples: Sequence[records.Example],
+  tokenizer: protocols.Tokenizer,
+  max_tokens: int,
 ) -> tuple[batches.TokenBatch, dict[str, int]]:
-  """Whole contexts as responses to their first token."""
+  """Encodes contexts as responses to their first token.
+
+  Returns:
+    A batch [n, max_tokens], and the number of truncated texts.
+  """
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   ids = [[*begin, *tokenizer.encode_plain(e.context)] for e in examples]
   cut = sum(len(row) > max_tokens for row in ids)

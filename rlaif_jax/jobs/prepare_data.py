@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a task's splits and the vocabulary, once, into a data directory.
+"""Prepares the splits of a task and trains a vocabulary on them.
 
-Later jobs read the files that this one leaves and never import TensorFlow.
+Later jobs read the files that this job writes, without TensorFlow.
 """
 
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import Any, Mapping, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.data import pipeline
 from rlaif_jax.text import prompts
@@ -30,20 +31,19 @@ def run(
   """Writes `output_dir`/TASK/SPLIT.jsonl and `output_dir`/tokenizer.model.
 
   Args:
-    output_dir: the data directory that other jobs name as data_dir.
-    task: a registered task; see docs/guides/data.md.
-    splits: the splits to count and to measure; all of the task's when left
-      out.
-    source_dir: directory with the task's files, for tasks that read some.
-    vocabulary_split: the texts that the vocabulary is learned from.
+    output_dir: data directory, the `data_dir` of other jobs.
+    task: name of a task; see docs/guides/data.md.
+    splits: splits to prepare; () prepares all splits of the task.
+    source_dir: directory with the task's files, for tasks that read files.
+    vocabulary_split: split that the vocabulary is trained on.
     vocab_size: pieces of the SentencePiece vocabulary; 0 trains none.
-    vocabulary_limit: rows read for the vocabulary.
-    templates: judge templates whose constant text the vocabulary should
-      know (its words are repeated among the texts).
+    vocabulary_limit: maximum number of rows that the vocabulary is trained on.
+    templates: judge templates whose constant text is added to the vocabulary's
+      training texts.
   """
   if task not in pipeline.TASKS:
     raise ValueError(
-      f"prepare.task is {task!r}; the tasks are {sorted(pipeline.TASKS)}"
+      f"prepare.task is {task!r}; use one of {sorted(pipeline.TASKS)}"
     )
   rows = {
     split: pipeline.load_rows(
@@ -62,8 +62,8 @@ def run(
   if vocab_size:
     if vocabulary_split not in rows:
       raise ValueError(
-        f"vocabulary_split is {vocabulary_split!r} and {task} has the splits "
-        f"{sorted(rows)}; name one of them"
+        f"prepare.vocabulary_split is {vocabulary_split!r}; use one of "
+        f"{sorted(rows)}"
       )
     texts = []
     for row in rows[vocabulary_split][:vocabulary_limit]:
@@ -85,14 +85,14 @@ def run(
 
 
 def texts_of(row: records.Example | records.Preference) -> list[str]:
-  """The context of a row, then its response or both candidates."""
+  """Returns the context of a row, then its response or both responses."""
   if isinstance(row, records.Preference):
     return [row.context, row.first, row.second]
   return [row.context, row.response]
 
 
 def template_texts(name: str) -> list[str]:
-  """The constant lines of a judge template."""
+  """Returns the constant text of a judge template."""
   template = prompts.load(name)
   if template.kind == "pairwise":
     parts = template.pairwise_parts()
@@ -102,9 +102,10 @@ def template_texts(name: str) -> list[str]:
 
 
 def token_statistics(
-  rows: dict[str, list[Any]], tokenizer: Any
+  rows: Mapping[str, Sequence[records.Example | records.Preference]],
+  tokenizer: protocols.Tokenizer,
 ) -> dict[str, dict[str, float]]:
-  """Mean and 95th percentile of tokens per context and response, by split."""
+  """Returns mean and 95th percentile of tokens by split and field."""
   result = {}
   for split, part in rows.items():
     texts = [texts_of(row) for row in part[:2000]]

@@ -2,7 +2,7 @@
 """Writes one page of all results in a folder of runs.
 
 Reads the result files of `label`, `eval_judge`, `train_reward`, `train_policy`,
-`compare`, `score` and `toy_world`, and computes nothing anew. `evaluate`
+`compare`, `score` and `toy_world`, and computes no new results. `evaluate`
 compares policies by a known gold reward.
 """
 

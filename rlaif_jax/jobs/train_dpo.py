@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
 from rlaif_jax.data import preferences
@@ -99,17 +99,15 @@ def run(
     dpo_model.make_loss(functions, dpo), tx, microbatches=compute.microbatches
   )
 
-  def next_batch(state, number):
-    del state
-    return source.at_step(number, range(len(rows)), seed=train.seed, name=name)
-
   params, start = pretrained.split_params(start)
   state = step_lib.state_from_params(params, tx, devices)
   del params  # The state owns them.
   params = loop.fit(
     state,
     step,
-    next_batch,
+    lambda state, number: source.at_step(
+      number, range(len(rows)), seed=train.seed, name=name
+    ),
     config=train,
     num_rows=len(rows),
     directory=output_dir,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import rng
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -82,7 +83,12 @@ def run(
     microbatches=compute.microbatches,
   )
   params = initialization.ensemble_params(
-    functions, ensemble, loaded, devices, train.seed, placement
+    functions,
+    ensemble,
+    loaded,
+    devices,
+    rng.key(train.seed, "init"),
+    placement,
   )
   del loaded  # Only the copy of its trunk is trained.
   everything, first = range(len(rows)), 0

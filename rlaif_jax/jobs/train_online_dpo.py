@@ -15,8 +15,8 @@ from typing import Any
 
 from rlaif_jax.api import online_preferences
 from rlaif_jax.api import online_rounds
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preferences

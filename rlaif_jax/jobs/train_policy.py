@@ -12,8 +12,8 @@ from typing import Any
 
 from rlaif_jax.api import candidates
 from rlaif_jax.api import reward_loading
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -57,11 +57,11 @@ def run(
     name: name of the finished model.
   """
   devices = mesh_lib.make_mesh(compute.mesh)
-  placement, sampling = compute.placement, rl.sampling
+  placement = compute.placement
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
   sft = pretrained.load(policy_dir, "language", devices, placement.policy)
   converters.check_fits(
-    dataclasses.replace(sft.sequence, max_response=sampling.max_tokens),
+    dataclasses.replace(sft.sequence, max_response=rl.sampling.max_tokens),
     sft.tokenizer,
     vocab_size=sft.config.vocab_size,
     max_length=sft.config.max_length,
@@ -77,11 +77,13 @@ def run(
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = pretrained.scalar_model(sft.config, devices, compute)
     params["value"] = initialization.scalar_params(
-      value, sft, devices, train.seed, placement.value
+      value, sft, devices, rng.key(train.seed, "init"), placement.value
     )
     configs["value"] = optimizers.value
   # 2. Rollout and update.
-  reshard = mesh_lib.mover(sft.functions.init, devices, placement.rollout)
+  reshard = mesh_lib.make_reshard(
+    sft.functions.init, devices, placement.rollout
+  )
   collect = rollout_lib.make_collect(
     sft.functions,
     value,
@@ -119,7 +121,7 @@ def run(
     sft,
     validation,
     functools.partial(score, scorer_params),
-    sampling=sampling,
+    sampling=rl.sampling,
     batch_size=train.batch_size,
     reshard=reshard,
   )

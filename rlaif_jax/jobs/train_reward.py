@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
+from rlaif_jax.core import rng
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -92,7 +93,7 @@ def run(
       loaded or [pretrained.load(init_from, "language", devices, placement)]
     ).pop()
     params = initialization.scalar_params(
-      functions, trunk, devices, train.seed, placement
+      functions, trunk, devices, rng.key(train.seed, "init"), placement
     )
     del trunk
     return loop.fit(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif_jax.core import job_spec
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import job_spec
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import loop
@@ -74,8 +74,9 @@ def run(
     init_from=init_from,
     lora=lora,
   )
-  tokenizer_dir = start.directory if start else data.data_dir
-  tokenizer = tokenizers.load_tokenizer(tokenizer_dir)
+  tokenizer = (
+    start.tokenizer if start else tokenizers.load_tokenizer(data.data_dir)
+  )
   converters.check_fits(
     sequence,
     tokenizer,
@@ -126,16 +127,16 @@ def run(
       f"{output_dir}/adapter", state.params, lora, rules, start.directory
     )
   finished = first.merged(state.params)
-  pretrained.save(
-    f"{output_dir}/model",
-    finished,
+  pretrained.PretrainedModel(
+    directory=output_dir,
     name=name,
-    kind="language",
     config=config,
     sequence=sequence,
     tokenizer=tokenizer,
     chat=start.chat if start else ("", ""),
-  )
+    functions=functions,
+    params=finished,
+  ).save(f"{output_dir}/model")
   return {
     "model": f"{output_dir}/model",
     "rows": len(rows),

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct RLAIF: the labeler's expected 1..10 score as a reward on the device.
+"""d-RLAIF: the labeler's expected 1..10 score as a reward on the device.
 
-The labeler's prompt is put together from token segments around the sampled
-response inside the jitted program, so no token leaves the device. The preamble
-is read once a run.
+The labeler's prompt is assembled from token segments around the response
+inside the jitted program, so no token leaves the device. The part of the
+prompt before the context is prefilled once per run.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -21,45 +22,56 @@ from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.engine import scoring
 from rlaif_jax.labeling import option_probs
 
+# Token ids that are the same in every row, or tokens and valid of each row.
+Segment = (
+  tuple[int, ...] | tuple[Int[Array, "B columns"], Bool[Array, "B columns"]]
+)
+
 
 @flax.struct.dataclass
-class Rater:
-  """The labeler's parameters, and the cache of what its prompts begin with,
-  read once for all rollouts; None where it cannot be read apart."""
+class LabelerParams:
+  """The labeler's parameters and the cache of its prompts' prefix.
 
-  params: Any
-  common: Any
+  `prefix` is None if the labeler cannot read its prompts in pieces.
+  """
+
+  params: protocols.Params
+  prefix: protocols.Cache | None
 
 
-class DirectScorer(NamedTuple):
-  """`score`, a Scorer, and `prepare`: what makes its params, a Rater, of the
-  labeler's parameters."""
+class LabelerScorer(NamedTuple):
+  """A labeler's scores of responses as a reward.
+
+  Attributes:
+    score: reward function; its parameters are LabelerParams.
+    prepare: (parameters of the labeler) -> LabelerParams.
+  """
 
   score: protocols.Scorer
-  prepare: Callable[[Any], Rater]
+  prepare: Callable[[protocols.Params], LabelerParams]
 
 
-def direct_scorer(
+def labeler_scorer(
   model: protocols.LanguageModel,
   tokenizer: protocols.Tokenizer,
   *,
   parts: tuple[str, str, str],
   options: Sequence[str],
   chat: tuple[str, str] = ("", ""),
-) -> DirectScorer:
-  """(score - 5.5) / 4.5 in [-1, 1] of each response (paper section 2.2.2).
+) -> LabelerScorer:
+  """Returns (score - 5.5) / 4.5 in [-1, 1] as a reward (paper section 2.2.2).
 
-  The prompt is bos + parts[0] + context + parts[1] + response + parts[2],
-  where the parts meet the texts at newlines, so that the segments' tokens are
-  the whole text's. It holds for a labeler with the policy's vocabulary; a
-  labeler with another one needs text; use `pointwise_judge.judge_responses`.
+  The prompt is bos + parts[0] + context + parts[1] + response + parts[2]. Parts
+  and texts meet at newlines, so that the tokens of the segments are those of
+  the whole text. The labeler must have the policy's vocabulary; a labeler with
+  another vocabulary reads text (`pointwise_judge.judge_responses`).
 
   Args:
     model: functions of the labeler.
-    tokenizer: of both policy and labeler.
+    tokenizer: of policy and labeler.
     parts: constant texts, from `prompts.Template.pointwise_parts`.
     options: the ten score strings.
-    chat: text before and after a user message, of an instruct labeler.
+    chat: text before and after a user message of an instruct labeler.
   """
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   before, between, after = (tuple(tokenizer.encode(part)) for part in parts)
@@ -68,59 +80,60 @@ def direct_scorer(
   option_ids = tuple(tuple(tokenizer.encode(option)) for option in options)
   prefix_of = option_probs.prefix_options(options, tokenizer)
   eos_ids = jnp.asarray(tokenizer.eos_ids)
-  # What all begin with is read once, and each context once for its responses.
+  # Each context is then prefilled once for all of its responses.
   is_shared = bool(model.is_causal and before and after)
 
-  def prepare(params: Any) -> Rater:
+  def prepare(params: protocols.Params) -> LabelerParams:
     if not is_shared:
-      return Rater(params=params, common=None)
-    read = functools.partial(prefix_sharing.prefill_prefix, model)
-    return Rater(params=params, common=jax.jit(read)(params, *_join([before])))
+      return LabelerParams(params=params, prefix=None)
+    prefill = jax.jit(functools.partial(prefix_sharing.prefill_prefix, model))
+    return LabelerParams(
+      params=params, prefix=prefill(params, *_join([before]))
+    )
 
   def score(
-    rater: Rater,
+    labeler: LabelerParams,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
-    # The end token is the policy's, not part of the text that is rated.
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
+    # The end token belongs to the policy's output, not to the rated text.
     rated = (response, (mask > 0) & ~jnp.isin(response, eos_ids))
-    shape, samples = response.shape[:2], response.shape[1]
     rated = jax.tree.map(lambda x: x.reshape(-1, x.shape[2]), rated)
     context = (prompts.context, prompts.context_valid)
+    rows, num_samples, _ = response.shape
     if is_shared:
-      prefixes, prefix_valid = _join([context, between])
-      suffixes, suffix_valid = _join([rated, after])
+      group_tokens, group_valid = _join([context, between])
+      suffix, suffix_valid = _join([rated, after])
       shared = prefix_sharing.SharedPrompts(
-        group_tokens=prefixes,
-        group_valid=prefix_valid,
-        group_ids=jnp.repeat(jnp.arange(prefixes.shape[0]), samples),
-        suffix=suffixes,
+        group_tokens=group_tokens,
+        group_valid=group_valid,
+        group_ids=jnp.repeat(jnp.arange(rows), num_samples),
+        suffix=suffix,
         suffix_valid=suffix_valid,
       )
       log_probs = scoring.shared_option_log_probs(
-        model, rater.params, rater.common, shared, option_ids
+        model, labeler.params, labeler.prefix, shared, option_ids
       )
     else:
-      context = batches.repeat_rows(context, samples)
+      context = batches.repeat_rows(context, num_samples)
       tokens, valid = _join([before, context, between, rated, after])
       log_probs = scoring.option_log_probs(
-        model, rater.params, tokens, valid, option_ids
+        model, labeler.params, tokens, valid, option_ids
       )
     probabilities = option_probs.probabilities_from_log_probs(
       log_probs, prefix_of, xp=jnp
     )
     scores = option_probs.expected_score(probabilities, xp=jnp)
-    return option_probs.to_reward(scores).reshape(shape)
+    return option_probs.to_reward(scores).reshape(rows, num_samples)
 
-  return DirectScorer(score=score, prepare=prepare)
+  return LabelerScorer(score=score, prepare=prepare)
 
 
-def _join(segments: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
-  """Tokens and valid [B, L] of segments side by side.
-
-  A segment is (tokens, valid), or ids that are the same in every row.
-  """
+def _join(
+  segments: Sequence[Segment],
+) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
+  """Returns the tokens and valid of concatenated segments."""
   rows = max((s[0].shape[0] for s in segments if _is_array(s)), default=1)
 
   def arrays(segment):
@@ -135,5 +148,5 @@ def _join(segments: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
   return jnp.concatenate(tokens, axis=1), jnp.concatenate(valid, axis=1)
 
 
-def _is_array(segment: Any) -> bool:
+def _is_array(segment: Segment) -> bool:
   return bool(segment) and not isinstance(segment[0], int)

@@ -12,10 +12,11 @@ import json
 import pathlib
 import shutil
 import tempfile
-from typing import Any, Iterator
+from typing import Iterator
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 import numpy as np
 
 from rlaif_jax.core import jsonl
@@ -43,7 +44,10 @@ def load(
   *,
   model: architectures.Config | None = None,
   compute_dtype: str = "float32",
-  **options: Any,
+  tokenizer_dir: str = "",
+  sequence: converters.SequenceConfig | None = None,
+  system: str = "",
+  dtype: str = "auto",
 ) -> pretrained.PretrainedModel:
   """Loads a language model from a finished model or a public checkpoint.
 
@@ -53,7 +57,10 @@ def load(
     mesh: devices that the parameters are placed on.
     model: config of a T5X checkpoint, which does not store its sizes.
     compute_dtype: dtype of the activations of a public checkpoint.
-    **options: of `from_checkpoint`, for a public checkpoint.
+    tokenizer_dir: see `from_checkpoint`, like the following ones.
+    sequence: lengths and constant text.
+    system: system message of the chat template.
+    dtype: dtype of the parameters.
 
   Raises:
     ValueError: if `path` holds no model that is supported, or a part of one.
@@ -63,7 +70,14 @@ def load(
   checkpoint = sources.open_source(
     path, model=model, compute_dtype=compute_dtype
   )
-  return from_checkpoint(checkpoint, mesh, **options)
+  return from_checkpoint(
+    checkpoint,
+    mesh,
+    tokenizer_dir=tokenizer_dir,
+    sequence=sequence,
+    system=system,
+    dtype=dtype,
+  )
 
 
 def from_checkpoint(
@@ -123,7 +137,7 @@ def from_checkpoint(
 
 def read_params(
   checkpoint: sources.Checkpoint, mesh: jax.sharding.Mesh, dtype: str
-) -> Any:
+) -> PyTree[jax.Array]:
   """Returns the parameter tree of a checkpoint, sharded over the mesh."""
   functions = architectures.language(checkpoint.config)
   like = names.flatten(mesh_lib.abstract_params(functions.init, mesh))

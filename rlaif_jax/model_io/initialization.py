@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Mapping
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
@@ -33,7 +36,7 @@ def scalar_params(
     mesh, jax.eval_shape(functions.init, jax.random.key(0)), placement
   )
   make = jax.jit(lambda k: nn.unbox(functions.init(k)), out_shardings=shardings)
-  trunk = pretrained.trunk_of(start, shardings["decoder"])
+  trunk = trunk_of(start, shardings["decoder"])
   return {**make(key), "decoder": trunk}
 
 
@@ -57,7 +60,7 @@ def ensemble_params(
   """
   shapes = pretrained.ensemble_shapes(functions, ensemble, mesh, placement)
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
-  trunk = pretrained.trunk_of(start, shardings["shared"]["decoder"])
+  trunk = trunk_of(start, shardings["shared"]["decoder"])
   make = jax.jit(
     lambda k, trunk: ensemble_lib.init(functions, ensemble, k, trunk)[
       "members"
@@ -65,3 +68,19 @@ def ensemble_params(
     out_shardings=shardings["members"],
   )
   return {"shared": {"decoder": trunk}, "members": make(key, trunk)}
+
+
+def part_of(wanted: Any, tree: Any) -> Any:
+  """Returns the entries of `tree` that `wanted` has, such as a trunk."""
+  if not isinstance(wanted, Mapping):
+    return tree
+  return {name: part_of(wanted[name], tree[name]) for name in wanted}
+
+
+def trunk_of(start: pretrained.PretrainedModel, shardings: Any) -> Any:
+  """Returns a copy of a language model's trunk with the given shardings."""
+  return jax.tree.map(
+    lambda x, place: jax.device_put(jnp.copy(x), place),
+    part_of(shardings, start.params),
+    shardings,
+  )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
+from rlaif_jax.rl import algorithms
 from rlaif_jax.text import tokenizers
 
 
@@ -115,12 +116,14 @@ class PretrainedModel:
       eos_ids=tuple(self.tokenizer.eos_ids),
     )
 
-  def decode(self, response: Any, mask: Any) -> list[list[str]]:
-    """Returns the texts of responses [B, N, R] with their mask.
+  def decode(
+    self, samples: decode.Samples | algorithms.Rollout
+  ) -> list[list[str]]:
+    """Returns the texts of responses [B, N, R]: N for each prompt.
 
     End tokens and white space at both ends are dropped.
     """
-    response, mask = np.asarray(response), np.asarray(mask) > 0
+    response, mask = np.asarray(samples.response), np.asarray(samples.mask) > 0
     end = self.tokenizer.eos_ids
 
     def text(ids: np.ndarray, keep: np.ndarray) -> str:
@@ -133,17 +136,6 @@ class PretrainedModel:
       for rows in zip(response, mask, strict=True)
     ]
 
-  def save(self, directory: str) -> None:
-    """Writes the model, so that `load` and every job can read it."""
-    save_like(
-      directory,
-      self.params,
-      self,
-      name=self.name,
-      kind=self.kind,
-      ensemble=self.ensemble,
-    )
-
   def backend(self, progress: Any = None) -> backends.FlaxBackend:
     """Returns this language model as the backend of a judge."""
     return backends.FlaxBackend(
@@ -153,6 +145,26 @@ class PretrainedModel:
       name=self.name,
       chat=self.chat,
       progress=progress,
+    )
+
+  def save(self, directory: str) -> None:
+    """Writes the model for `load` and all jobs; model.json is written last."""
+    description = {
+      "name": self.name,
+      "kind": self.kind,
+      "architecture": architectures.name_of(self.config),
+      "config": dataclasses.asdict(self.config),
+      "sequence": dataclasses.asdict(self.sequence),
+      "chat": self.chat,
+      "vocabulary": self.tokenizer.fingerprint,
+    }
+    if self.ensemble is not None:
+      description["ensemble"] = dataclasses.asdict(self.ensemble)
+    checkpoint.save_model(
+      pathlib.Path(directory),
+      self.params,
+      description,
+      files=self.tokenizer.files,
     )
 
 
@@ -286,7 +298,9 @@ def load_reference(
     return reference
   if placement.reference == placement.policy:
     return policy
-  reshard = mesh_lib.mover(policy.functions.init, mesh, placement.reference)
+  reshard = mesh_lib.make_reshard(
+    policy.functions.init, mesh, placement.reference
+  )
   return dataclasses.replace(policy, params=reshard(policy.params))
 
 
@@ -336,38 +350,6 @@ def ensemble_shapes(
   return {"shared": {"decoder": whole["decoder"]}, "members": members}
 
 
-def part_of(wanted: Any, tree: Any) -> Any:
-  """Returns the entries of `tree` that `wanted` has, such as a trunk."""
-  if not isinstance(wanted, Mapping):
-    return tree
-  return {name: part_of(wanted[name], tree[name]) for name in wanted}
-
-
-def trunk_of(start: PretrainedModel, shardings: Any) -> Any:
-  """Returns a copy of a language model's trunk with the given shardings."""
-  return jax.tree.map(
-    lambda x, place: jax.device_put(jnp.copy(x), place),
-    part_of(shardings, start.params),
-    shardings,
-  )
-
-
-def save(
-  directory: str,
-  params: Any,
-  *,
-  name: str,
-  kind: str,
-  config: architectures.Config,
-  sequence: converters.SequenceConfig,
-  tokenizer: tokenizers.FileTokenizer,
-  chat: tuple[str, str] = ("", ""),
-) -> None:
-  """Writes a finished model; model.json is written last."""
-  description = _description(name, kind, config, sequence, chat)
-  _write(directory, params, description, tokenizer)
-
-
 def save_like(
   directory: str,
   params: Any,
@@ -378,31 +360,9 @@ def save_like(
   ensemble: ensemble_lib.EnsembleConfig | None = None,
 ) -> None:
   """Writes a finished model with the config and tokenizer of `start`."""
-  own = (start.config, start.sequence, start.chat)
-  description = _description(name, kind, *own)
-  if ensemble is not None:
-    description["ensemble"] = dataclasses.asdict(ensemble)
-  _write(directory, params, description, start.tokenizer)
-
-
-def _description(name, kind, config, sequence, chat) -> dict[str, Any]:
-  return {
-    "name": name,
-    "kind": kind,
-    "architecture": architectures.name_of(config),
-    "config": dataclasses.asdict(config),
-    "sequence": dataclasses.asdict(sequence),
-    "chat": chat,
-  }
-
-
-def _write(directory, params, description, tokenizer) -> None:
-  checkpoint.save_model(
-    pathlib.Path(directory),
-    params,
-    {**description, "vocabulary": tokenizer.fingerprint},
-    files=tokenizer.files,
-  )
+  dataclasses.replace(
+    start, params=params, name=name, kind=kind, ensemble=ensemble
+  ).save(directory)
 
 
 def split_params(model: PretrainedModel) -> tuple[Any, PretrainedModel]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """KL estimators, shaped rewards, returns and advantages.
 
-Functions of one trajectory take [R] arrays and a mask; the caller vmaps. What
-stands under a zero of the mask is never read.
+Functions of one trajectory take [R] arrays and a mask; the caller vmaps. Masked
+values are never read.
 """
 
 from __future__ import annotations
@@ -11,29 +11,40 @@ from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
-def kl_k1(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
-  """log p - log q: unbiased for KL(p || q); its gradient as a loss is 0 in
-  expectation, so it belongs into the reward, never into a loss."""
+def kl_k1(
+  log_probs: Float[Array, "*rows"], ref_log_probs: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+  """Returns log p - log q, unbiased for KL(p || q).
+
+  Use it in the reward: as a loss, its expected gradient is 0.
+  """
   return log_probs - ref_log_probs
 
 
-def kl_k2(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
-  """(log p - log q)^2 / 2: biased in value; as a loss, its gradient at the
-  sampling policy is that of KL(p || q), without bias.
+def kl_k2(
+  log_probs: Float[Array, "*rows"], ref_log_probs: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+  """Returns (log p - log q)^2 / 2, a biased estimate of KL(p || q).
 
-  Of token log-probs, that is the KL at each visited state: what a token does
-  to the KL of later states is left out. Of log-probs summed over a response,
-  it is the KL of the whole response, as in the objective of the paper.
+  As a loss, its gradient at the sampling policy is that of KL(p || q), without
+  bias. For token log-probs this is the KL at each visited state, without the
+  effect of a token on later states. For log-probs summed over a response, it is
+  the KL of the whole response, as in the objective of the paper.
   """
   return 0.5 * (log_probs - ref_log_probs) ** 2
 
 
-def kl_k3(log_probs: jax.Array, ref_log_probs: jax.Array) -> jax.Array:
-  """q/p - 1 - log(q/p): unbiased and never negative; as a loss, its gradient
-  at the sampling policy is that of KL(q || p), the other direction (at the
-  states that p visits, if of token log-probs)."""
+def kl_k3(
+  log_probs: Float[Array, "*rows"], ref_log_probs: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+  """Returns q/p - 1 - log(q/p), unbiased for KL(p || q) and non-negative.
+
+  As a loss, its gradient at the sampling policy is that of KL(q || p), the
+  other direction (at the states that p visits, for token log-probs).
+  """
   log_ratio = ref_log_probs - log_probs
   return jnp.exp(log_ratio) - 1.0 - log_ratio
 
@@ -48,16 +59,16 @@ KL_ESTIMATORS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def shaped_rewards(
-  score: jax.Array,
-  log_probs: jax.Array,
-  ref_log_probs: jax.Array,
-  mask: jax.Array,
+  score: Float[Array, ""],
+  log_probs: Float[Array, " R"],
+  ref_log_probs: Float[Array, " R"],
+  mask: Float[Array, " R"],
   *,
   beta: float,
   kl_in_reward: bool,
   weight_score_by_one_minus_beta: bool = True,
-) -> jax.Array:
-  """Per-token rewards of one response (paper, appendices A.3 and F).
+) -> Float[Array, " R"]:
+  """Returns per-token rewards of one response (paper, appendices A.3, F).
 
       (1 - beta) score   at the last real token
       - beta (log p - log q)   at every real token, if the KL is in the reward
@@ -68,11 +79,11 @@ def shaped_rewards(
     ref_log_probs: [R] under the reference.
     mask: [R], 1 for real tokens, the end token included.
     beta: weight of the KL.
-    kl_in_reward: False leaves the KL to the loss.
+    kl_in_reward: subtracts the KL from the rewards.
     weight_score_by_one_minus_beta: the paper's v2 and v3; False is v1.
 
   Returns:
-    [R]; all zero when the response has no token.
+    [R]; all zero if the response has no token.
   """
   places = jnp.arange(mask.shape[0])
   last = jnp.max(jnp.where(mask > 0, places, -1))
@@ -84,8 +95,10 @@ def shaped_rewards(
   return jax.lax.stop_gradient(rewards)
 
 
-def returns(rewards: jax.Array, mask: jax.Array, *, gamma: float) -> jax.Array:
-  """Z_t = sum_{s >= t} gamma^(s-t) R_s over real tokens, 0 elsewhere: [R]."""
+def returns(
+  rewards: Float[Array, " R"], mask: Float[Array, " R"], *, gamma: float
+) -> Float[Array, " R"]:
+  """Returns Z_t = sum_{s >= t} gamma^(s-t) R_s, 0 at padding: [R]."""
 
   def step(later, inputs):
     reward, real = inputs
@@ -97,17 +110,17 @@ def returns(rewards: jax.Array, mask: jax.Array, *, gamma: float) -> jax.Array:
 
 
 def gae(
-  rewards: jax.Array,
-  values: jax.Array,
-  mask: jax.Array,
+  rewards: Float[Array, " R"],
+  values: Float[Array, " R"],
+  mask: Float[Array, " R"],
   *,
   gamma: float,
   lam: float,
-) -> jax.Array:
-  """Generalised advantage estimates (arXiv:1506.02438): [R].
+) -> Float[Array, " R"]:
+  """Returns generalised advantage estimates (arXiv:1506.02438): [R].
 
-  The state after the last real token has value 0: a response that is cut at
-  its length limit ends there.
+  The state after the last real token has value 0, also for a response that is
+  truncated at its length limit.
   """
 
   def step(carry, inputs):
@@ -122,25 +135,30 @@ def gae(
   return result
 
 
-def leave_one_out(scores: jax.Array) -> jax.Array:
-  """Each score minus the mean of its group's others (RLOO,
-  arXiv:2402.14740): [G, N] -> [G, N].
+def leave_one_out(scores: Float[Array, "G N"]) -> Float[Array, "G N"]:
+  """Returns each score minus the mean of the others in its group.
+
+  This is RLOO's advantage (arXiv:2402.14740).
 
   Raises:
-    ValueError: N is 1, so that there are no others.
+    ValueError: N is 1.
   """
   size = scores.shape[1]
   if size < 2:
     raise ValueError(
-      f"leave_one_out: scores have shape {scores.shape}; a group needs at "
-      "least 2 samples, draw more per prompt"
+      f"leave_one_out: scores have the shape {scores.shape}; a group needs at "
+      "least 2 samples: increase RLConfig.samples_per_prompt"
     )
   others = (jnp.sum(scores, axis=1, keepdims=True) - scores) / (size - 1)
   return scores - others
 
 
-def group_normalised(scores: jax.Array, epsilon: float = 1e-4) -> jax.Array:
-  """(score - group mean) / (group standard deviation + epsilon) (GRPO,
-  arXiv:2402.03300): [G, N] -> [G, N]."""
+def group_normalised(
+  scores: Float[Array, "G N"], epsilon: float = 1e-4
+) -> Float[Array, "G N"]:
+  """Returns (score - group mean) / (group standard deviation + epsilon).
+
+  This is GRPO's advantage (arXiv:2402.03300).
+  """
   centred = scores - jnp.mean(scores, axis=1, keepdims=True)
   return centred / (jnp.std(scores, axis=1, keepdims=True) + epsilon)

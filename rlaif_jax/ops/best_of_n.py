@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Best of n by a proxy: the unbiased estimate and its KL, in numpy."""
+"""Best of n by a proxy: unbiased estimate and KL, in numpy."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 
-def weights(total: int, n: int) -> np.ndarray:
-  """[total]: the chance that the i-th lowest of `total` is the best of n.
+def weights(total: int, n: int) -> Float[np.ndarray, " total"]:
+  """Returns P(the i-th lowest of `total` is the best of n): [total].
 
       C(i - 1, n - 1) / C(total, n), i = 1 .. total
 
-  Averaging over all draws of n out of N without replacement, so that N
-  samples serve every n (arXiv:2112.09332, appendix I; arXiv:2310.02743).
+  It averages over all subsets of n out of N samples (arXiv:2112.09332,
+  appendix I; arXiv:2310.02743).
 
   Raises:
     ValueError: n is not in [1, total].
@@ -28,10 +29,12 @@ def weights(total: int, n: int) -> np.ndarray:
   return result
 
 
-def estimate(proxy: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-  """Mean `values` of the best of n by `proxy`: [P, N], [P, N] -> [P].
+def estimate(
+  proxy: Float[np.ndarray, "P N"], values: Shaped[np.ndarray, "P N"], n: int
+) -> Float[np.ndarray, " P"]:
+  """Returns the mean of `values` for the best of n by `proxy`.
 
-  Samples that are equal by the proxy share their weights.
+  Samples with equal proxy share their weights.
   """
   order = np.argsort(proxy, axis=1, kind="stable")
   sorted_proxy = np.take_along_axis(proxy, order, axis=1)
@@ -47,8 +50,10 @@ def estimate(proxy: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
 
 
 def kl(n: int) -> float:
-  """log n - (n - 1) / n nats: an upper bound of KL(best of n || policy),
-  exact when no two samples tie (arXiv:2401.01879)."""
+  """Returns log n - (n - 1) / n, a bound of KL(best of n || policy) in nats.
+
+  It is exact if no two samples tie (arXiv:2401.01879).
+  """
   return math.log(n) - (n - 1) / n
 
 

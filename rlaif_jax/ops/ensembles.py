@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several rewards of one response say together; no models here."""
+"""Aggregates of the rewards of an ensemble."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 AGGREGATES = ("mean", "lcb", "wco", "uwo")
 
 
 def aggregate(
-  rewards: jax.Array, kind: str, coefficient: float = 0.0
-) -> jax.Array:
+  rewards: Float[Array, " k *rows"], kind: str, coefficient: float = 0.0
+) -> Float[Array, "*rows"]:
   """Combines the rewards of k members into one: [k, ...] -> [...].
 
       mean  the mean
@@ -45,19 +45,21 @@ def aggregate(
 
 
 def standardize(
-  rewards: jax.Array, shift: jax.Array, scale: jax.Array
-) -> jax.Array:
+  rewards: Float[Array, " k *rows"],
+  shift: Float[Array, " k"],
+  scale: Float[Array, " k"],
+) -> Float[Array, " k *rows"]:
   """Returns (reward - shift) / scale of each member: [k, ...], [k], [k]."""
   shape = (-1,) + (1,) * (rewards.ndim - 1)
   return (rewards - shift.reshape(shape)) / scale.reshape(shape)
 
 
-def nuclear_ratio(stack: jax.Array) -> jax.Array:
-  """Sum of singular values over their root sum of squares: [n, d] -> [].
+def nuclear_ratio(stack: Float[Array, "n d"]) -> Float[Array, ""]:
+  """Returns the sum of singular values over their root sum of squares.
 
-  UP-RLHF's measure of how different the members' adapters are
-  (arXiv:2401.00243, eq. 12): 1 if all rows are multiples of one, sqrt(n) if
-  they are orthogonal and alike in length. Zero rows give 0 with slope 0, and
+  UP-RLHF's measure of the diversity of the members' adapters (arXiv:2401.00243,
+  eq. 12): 1 if all rows are multiples of one, sqrt(n) if they are orthogonal
+  with equal norms. Zero rows give 0 with slope 0, and
   singular values below a thousandth of the whole count as zero.
   """
   # By the Gram matrix, which is small: singular values are the roots of its

@@ -123,9 +123,11 @@ def paired_t(
   """
   a, b = _finite(*statistics.paired(a, b))
   n = len(a)
-  gap = a - b
-  value = float(gap.mean()) if n else float("nan")
-  error = float(gap.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+  difference = a - b
+  value = float(difference.mean()) if n else float("nan")
+  error = (
+    float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+  )
   return _t_result(value, error, n - 1.0, n, alternative, "paired t")
 
 

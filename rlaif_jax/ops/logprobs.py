@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 
 def _log_softmax(logits: jax.Array, temperature: float) -> jax.Array:
@@ -13,11 +14,15 @@ def _log_softmax(logits: jax.Array, temperature: float) -> jax.Array:
 
 
 def token_log_probs(
-  logits: jax.Array, tokens: jax.Array, *, temperature: float = 1.0
-) -> jax.Array:
-  """Log-prob of each token under softmax(logits / temperature).
+  logits: Float[Array, "*rows V"],
+  tokens: Int[Array, "*rows"],
+  *,
+  temperature: float = 1.0,
+) -> Float[Array, "*rows"]:
+  """Returns log-probs of tokens under softmax(logits / temperature).
 
-  The chosen logit minus logsumexp: no [..., V] array of log-probs is made.
+  It subtracts logsumexp from the chosen logit, without an array [..., V] of
+  log-probs.
 
   Args:
     logits: [..., V], any float type.
@@ -32,21 +37,28 @@ def token_log_probs(
   return chosen - jax.nn.logsumexp(scaled, axis=-1)
 
 
-def sequence_log_prob(log_probs: jax.Array, mask: jax.Array) -> jax.Array:
-  """Sum over real tokens: [B, R], [B, R] -> [B]; padding is not read."""
+def sequence_log_prob(
+  log_probs: Float[Array, "*rows R"], mask: Float[Array, "*rows R"]
+) -> Float[Array, "*rows"]:
+  """Returns the sum over real tokens; padding is not read."""
   return jnp.sum(jnp.where(mask > 0, log_probs, 0.0), axis=-1)
 
 
-def entropy(logits: jax.Array, *, temperature: float = 1.0) -> jax.Array:
-  """Entropy in nats of softmax(logits / temperature): [..., V] -> [...]."""
+def entropy(
+  logits: Float[Array, "*rows V"], *, temperature: float = 1.0
+) -> Float[Array, "*rows"]:
+  """Returns the entropy in nats of softmax(logits / temperature)."""
   log_probs = _log_softmax(logits, temperature)
   return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
 def kl_full(
-  logits_p: jax.Array, logits_q: jax.Array, *, temperature: float = 1.0
-) -> jax.Array:
-  """Exact KL(p || q) over the vocabulary, in nats: [..., V] -> [...]."""
+  logits_p: Float[Array, "*rows V"],
+  logits_q: Float[Array, "*rows V"],
+  *,
+  temperature: float = 1.0,
+) -> Float[Array, "*rows"]:
+  """Returns the exact KL(p || q) over the vocabulary, in nats."""
   log_p = _log_softmax(logits_p, temperature)
   log_q = _log_softmax(logits_q, temperature)
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

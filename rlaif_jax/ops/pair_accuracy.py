@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correctness of pairwise predictions, for NumPy and JAX arrays alike."""
+"""Correctness of pairwise predictions, for NumPy and JAX arrays."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from rlaif_jax.ops import preference
 
@@ -12,7 +13,7 @@ WEIGHTS = ("margin", "shuffled", "top")
 
 
 def choose(
-  scores: np.ndarray, kind: str, generator: np.random.Generator
+  scores: Float[np.ndarray, "P K"], kind: str, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns winner and loser of each prompt: [P, K] -> [P], [P], [P].
 
@@ -56,8 +57,10 @@ def choose(
 
 
 def penalized(
-  scores: np.ndarray, tokens: np.ndarray, weight: float
-) -> np.ndarray:
+  scores: Float[np.ndarray, "P K"],
+  tokens: Shaped[np.ndarray, "P K"],
+  weight: float,
+) -> Float[np.ndarray, "P K"]:
   """Returns score - weight * tokens, a length penalty on selection.
 
   The authors' code of arXiv:2405.07863 counts characters.
@@ -65,7 +68,9 @@ def penalized(
   return scores - weight * tokens
 
 
-def mean_wins(win_probs: np.ndarray) -> np.ndarray:
+def mean_wins(
+  win_probs: Float[np.ndarray, "P K K"],
+) -> Float[np.ndarray, "P K"]:
   """Returns the mean probability of beating the others: [P, K, K] -> [P, K].
 
   Args:
@@ -77,8 +82,8 @@ def mean_wins(win_probs: np.ndarray) -> np.ndarray:
 
 
 def weights(
-  margins: np.ndarray, kind: str, generator: np.random.Generator
-) -> np.ndarray:
+  margins: Float[np.ndarray, " B"], kind: str, generator: np.random.Generator
+) -> Float[np.ndarray, " B"]:
   """Returns weights of pairs by a model's margin, with mean 1: [B] -> [B].
 
       margin    `ops.preference.margin_weights`, RDO's (arXiv:2408.09385)

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of pairs as functions of a margin; no models here."""
+"""Losses of pairs as functions of a margin."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 def pair_logistic(
-  margin: jax.Array, label: jax.Array, *, label_smoothing: float = 0.0
-) -> jax.Array:
-  """Cross-entropy of P(first is better) = sigmoid(margin) with a soft label.
+  margin: Float[Array, " B"],
+  label: Float[Array, " B"],
+  *,
+  label_smoothing: float = 0.0,
+) -> Float[Array, " B"]:
+  """Returns the cross-entropy of sigmoid(margin) with a soft label.
 
       - p log sigmoid(m) - (1 - p) log sigmoid(-m)
 
@@ -20,7 +24,7 @@ def pair_logistic(
   Args:
     margin: [B].
     label: [B] in [0, 1].
-    label_smoothing: mixes the label with 1/2 by this share; not in the paper.
+    label_smoothing: weight of 1/2 in the mixed label; not in the paper.
 
   Returns:
     [B] float32.
@@ -33,9 +37,9 @@ def pair_logistic(
 
 
 def pair_squared(
-  margin: jax.Array, label: jax.Array, *, target: float
-) -> jax.Array:
-  """Squared distance of the margin from +target or -target.
+  margin: Float[Array, " B"], label: Float[Array, " B"], *, target: float
+) -> Float[Array, " B"]:
+  """Returns the squared distance of the margin from +target or -target.
 
       p (m - t)^2 + (1 - p) (m + t)^2
 
@@ -55,12 +59,14 @@ def pair_squared(
   return label * (margin - target) ** 2 + (1.0 - label) * (margin + target) ** 2
 
 
-def pair_hinge(margin: jax.Array, label: jax.Array) -> jax.Array:
-  """What the worse one leads by, or 0: the expectation over a soft label.
+def pair_hinge(
+  margin: Float[Array, " B"], label: Float[Array, " B"]
+) -> Float[Array, " B"]:
+  """Returns the hinge loss, in expectation over a soft label.
 
       p max(0, -m) + (1 - p) max(0, m)
 
-  With margin = difference of mean log-probs a token it is RRHF's ranking loss
+  With margin = difference of mean log-probs per token it is RRHF's ranking loss
   (arXiv:2304.05302, eq. 2).
 
   Args:
@@ -75,18 +81,20 @@ def pair_hinge(margin: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def kto(
-  reward: jax.Array, desired: jax.Array, reference_point: jax.Array
-) -> jax.Array:
-  """One minus the value of single responses (arXiv:2402.01306, eq. 8).
+  reward: Float[Array, " B"],
+  desired: Float[Array, " B"],
+  reference_point: Float[Array, ""],
+) -> Float[Array, " B"]:
+  """Returns one minus the value of single responses (arXiv:2402.01306, eq. 8).
 
       d (1 - sigmoid(r - z)) + (1 - d) (1 - sigmoid(z - r))
 
-  Both kinds weigh the same (lambda 1).
+  Both kinds have weight 1 (lambda).
 
   Args:
     reward: [B] beta log pi / ref of each response.
     desired: [B] in [0, 1].
-    reference_point: [] z, which has no gradient.
+    reference_point: [] z, without gradient.
 
   Returns:
     [B] float32.
@@ -97,8 +105,10 @@ def kto(
   )
 
 
-def margin_weights(margin: jax.Array, *, quantile: float = 0.95) -> jax.Array:
-  """RDO's coefficients as weights of pairs with mean 1 (arXiv:2408.09385).
+def margin_weights(
+  margin: Float[Array, " B"], *, quantile: float = 0.95
+) -> Float[Array, " B"]:
+  """Returns RDO's weights of pairs, with mean 1 (arXiv:2408.09385).
 
   The weight is proportional to the margin of the labelled winner, 0 where the
   model disagrees with the label, and clipped at a quantile so that no pair
@@ -110,7 +120,7 @@ def margin_weights(margin: jax.Array, *, quantile: float = 0.95) -> jax.Array:
     quantile: of the positive parts, in (0, 1].
 
   Returns:
-    [B]; all ones where no margin is positive.
+    [B]; all ones if no margin is positive.
   """
   positive = jax.nn.relu(margin.astype(jnp.float32))
   cut = jnp.minimum(positive, jnp.quantile(positive, quantile))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Callable, Sequence
+from typing import Callable, Hashable, Sequence
 
 import numpy as np
 from scipy import optimize
@@ -60,7 +60,7 @@ def fit_logistic(
   targets: np.ndarray,
   *,
   ridge: float = 1e-3,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
 ) -> LogisticFit:
   """Fits a logistic regression by Newton's method; ties are targets of 0.5.
 
@@ -103,12 +103,12 @@ def fit_logistic(
     )
     groups = len(scores)
     rows_a_group = len(targets) / groups
-    # One cluster shows no spread: NaN. The penalty counts as what is known of
-    # a slope that the features do not tell.
+    # One cluster has no variance: NaN. The penalty bounds the variance of a
+    # slope that the features do not determine.
     scale = groups / (groups - 1) if groups > 1 else float("nan")
     meat = scores.T @ scores * scale + np.diag(penalty)
     covariance = covariance @ meat @ covariance
-  # From features about their mean to features as they came.
+  # Undo the centring of the features.
   back = np.eye(len(w))
   back[0, 1:] = -centre
   profile = None

@@ -5,23 +5,29 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 
 from rlaif_jax.ops import logprobs
 
-# Tokens that are drawn from together; see `_draw`.
+# Tokens per block; see `_draw`.
 BLOCK = 128
 
 
-def filter_top_k(logits: jax.Array, top_k: int) -> jax.Array:
-  """Keeps the top_k largest of [..., V] (ties all kept), -inf elsewhere."""
+def filter_top_k(
+  logits: Float[Array, "*rows V"], top_k: int
+) -> Float[Array, "*rows V"]:
+  """Keeps the top_k largest logits and all ties; the others become -inf."""
   kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
   return jnp.where(logits < kth, -jnp.inf, logits)
 
 
-def filter_top_p(logits: jax.Array, top_p: float) -> jax.Array:
-  """Keeps the fewest tokens of [..., V] that hold mass top_p (nucleus,
-  arXiv:1904.09751), and what ties with the last of them; the likeliest token
-  always stays. top_p is in (0, 1]."""
+def filter_top_p(
+  logits: Float[Array, "*rows V"], top_p: float
+) -> Float[Array, "*rows V"]:
+  """Keeps the fewest tokens with mass top_p, and ties (arXiv:1904.09751).
+
+  The likeliest token is always kept. top_p is in (0, 1].
+  """
   ordered = jnp.sort(logits, axis=-1, descending=True)
   probs = jax.nn.softmax(ordered.astype(jnp.float32), axis=-1)
   before = jnp.cumsum(probs, axis=-1) - probs
@@ -32,25 +38,25 @@ def filter_top_p(logits: jax.Array, top_p: float) -> jax.Array:
 
 
 def sample(
-  keys: jax.Array,
-  logits: jax.Array,
+  keys: Key[Array, " B"],
+  logits: Float[Array, "B V"],
   *,
   temperature: float,
   top_k: int = 0,
   top_p: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-  """Draws one token per row with that row's own key.
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+  """Samples one token per row with the key of the row.
 
   Args:
     keys: [B] typed PRNG keys.
     logits: [B, V].
-    temperature: 0 takes the argmax; static under jit, as the next two.
+    temperature: 0 takes the argmax; static under jit, like the next two.
     top_k: 0 is off.
     top_p: 1 is off; applied after temperature and top_k.
 
   Returns:
     Tokens [B] int32, and their log-probs [B] under softmax(logits /
-    temperature) before any cut (at temperature 1 for greedy).
+    temperature) before top_k and top_p (temperature 1 if greedy).
   """
   logits = logits.astype(jnp.float32)
   if temperature == 0:
@@ -68,19 +74,21 @@ def sample(
 
 
 def _draw(keys, logits, temperature) -> tuple[jax.Array, jax.Array]:
-  """Tokens [B] and their log-probs [B]: a block of tokens, then one of it.
+  """Samples a block of tokens, then a token of it: tokens [B], log-probs [B].
 
-  The chance of a block is its share of the mass, so the product of the two is
-  the token's own. It takes V / BLOCK + BLOCK random numbers a row where a draw
-  from all takes V, and the blocks' masses add up to the log-prob's normaliser.
+  The probability of a block is its mass, so the product of both is that of the
+  token. A row takes V / BLOCK + BLOCK random numbers in place of V, and the
+  sum of the block masses normalises the log-prob.
   """
   rows, vocab = logits.shape
   pad = ((0, 0), (0, -vocab % BLOCK))
   blocks = jnp.pad(logits, pad, constant_values=-jnp.inf)
   blocks = blocks.reshape(rows, -1, BLOCK)
-  # Maxima of the logits as they are: no scaled copy of them is made.
+  # The maximum of unscaled logits avoids a scaled copy.
   top = jnp.max(blocks, axis=-1)
-  top = jnp.where(jnp.isfinite(top), top, 0.0)  # A block that was cut away.
+  top = jnp.where(
+    jnp.isfinite(top), top, 0.0
+  )  # A block whose tokens are all -inf.
   mass = jnp.exp((blocks - top[..., None]) / temperature)
   mass = top / temperature + jnp.log(jnp.sum(mass, axis=-1))
   draw = jax.vmap(jax.random.categorical)

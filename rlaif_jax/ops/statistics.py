@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Sequence
+from typing import Hashable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -107,7 +107,7 @@ def ratio(
 def bootstrap_mean(
   values: Sequence[float] | np.ndarray,
   *,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
   resamples: int = 2000,
   seed: int = 0,
 ) -> Estimate:
@@ -132,8 +132,8 @@ def bootstrap_mean(
   nan = float("nan")
   low, high = nan, nan
   if len(sums) > 1:
-    drawn = resampled_sums(sums, resamples=resamples, seed=seed)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    samples = resampled_sums(sums, resamples=resamples, seed=seed)
+    low, high = np.quantile(samples[:, 0] / samples[:, 1], [0.025, 0.975])
   method = "bootstrap"
   if clusters is not None:
     method += f" of {len(sums)} clusters"
@@ -150,7 +150,7 @@ def bootstrap_difference(
   a: Sequence[float] | np.ndarray,
   b: Sequence[float] | np.ndarray,
   *,
-  clusters: Sequence[Any] | None = None,
+  clusters: Sequence[Hashable] | None = None,
   resamples: int = 2000,
   seed: int = 0,
 ) -> Estimate:
@@ -190,7 +190,7 @@ def paired(
 
 
 def grouped_sums(
-  rows: np.ndarray, clusters: Sequence[Any] | None
+  rows: np.ndarray, clusters: Sequence[Hashable] | None
 ) -> np.ndarray:
   """Returns sums of rows [n, k] by cluster -> [number of clusters, k].
 
@@ -221,11 +221,11 @@ def resampled_sums(
   """
   generator = np.random.default_rng(seed)
   n = len(rows)
-  drawn = np.empty((resamples, rows.shape[1]))
+  samples = np.empty((resamples, rows.shape[1]))
   for i in range(resamples):
     times = np.bincount(generator.integers(0, n, n), minlength=n)
-    drawn[i] = times @ rows
-  return drawn
+    samples[i] = times @ rows
+  return samples
 
 
 def kendalls_w(ranks: np.ndarray) -> float:

@@ -8,7 +8,7 @@ compilers annotate it with its trip count; a TPU compiler does not.
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping
+from typing import Mapping
 
 from rlaif_jax.planner import hlo_text
 
@@ -56,7 +56,9 @@ def known_trip_count(
   return max(0, -(-(last - first) // by))
 
 
-def _origin(computation, name: str) -> Any:
+def _origin(
+  computation: hlo_text.Computation, name: str
+) -> hlo_text.Instruction:
   """Returns the instruction behind copies and bitcasts of its result."""
   found = computation.instructions[name]
   while found.op in ("bitcast", "copy", "convert"):
@@ -64,7 +66,11 @@ def _origin(computation, name: str) -> Any:
   return found
 
 
-def _plain(computations, computation, name: str) -> Any:
+def _plain(
+  computations: Mapping[str, hlo_text.Computation],
+  computation: hlo_text.Computation,
+  name: str,
+) -> tuple[hlo_text.Instruction, tuple[str, ...]] | None:
   """Returns an instruction and its operands, also if it is a whole fusion."""
   found = _origin(computation, name)
   if found.op != "fusion":
@@ -77,7 +83,7 @@ def _plain(computations, computation, name: str) -> Any:
   return inner, tuple(found.operands[int(s.argument)] for s in read)
 
 
-def _element(computation, name: str) -> int | None:
+def _element(computation: hlo_text.Computation, name: str) -> int | None:
   """Returns the index of a value in the computation's one parameter."""
   found = _origin(computation, name)
   if found.op != "get-tuple-element":
@@ -86,7 +92,7 @@ def _element(computation, name: str) -> int | None:
   return int(found.attribute("index")) if is_mine else None
 
 
-def _constant(computation, name: str) -> int | None:
+def _constant(computation: hlo_text.Computation, name: str) -> int | None:
   """Returns the integer of a constant, or None for any other value."""
   found = _origin(computation, name)
   is_number = found.op == "constant" and re.fullmatch(r"-?\d+", found.argument)

@@ -12,9 +12,10 @@ import math
 import pathlib
 import re
 import tempfile
-from typing import Any, Sequence
+from typing import Sequence
 
 import jax
+from jaxtyping import PyTree
 
 from rlaif_jax.planner import chips
 from rlaif_jax.planner import hlo_counts
@@ -221,7 +222,7 @@ def in_sequence(pieces: Sequence[tuple[float, Cost]]) -> Cost:
   )
 
 
-def bytes_per_device(tree: Any) -> float:
+def bytes_per_device(tree: PyTree) -> float:
   """Returns the bytes of a tree of arrays, or of shapes, on each device."""
   return float(
     sum(

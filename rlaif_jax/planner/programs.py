@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,14 @@ from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 from rlaif_jax.sft import loss as sft_loss
+
+if TYPE_CHECKING:
+  import optax
+
+  # (init, optimizer, loss) of an update.
+  Training = tuple[
+    shapes_lib.Init, optax.GradientTransformation, protocols.LossFn
+  ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,10 +134,6 @@ def resident_bytes(
     found["reference"] = program_costs.bytes_per_device(reference)
     found["scorer"] = program_costs.bytes_per_device(scorer)
   return found
-
-
-# (init, optimizer, loss) of an update.
-Training = tuple[Callable[..., Any], Any, protocols.LossFn]
 
 
 def _sft(shapes: shapes_lib.Shapes, config: architectures.Config) -> Training:
@@ -238,7 +242,7 @@ def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
     name="rollout, reshard",
     runs=1,
     pieces=tuple(
-      (count, mesh_lib.array_mover(to.sharding, to.dtype).lower(x))
+      (count, mesh_lib.make_array_reshard(to.sharding, to.dtype).lower(x))
       for (x, to), count in kinds.items()
     ),
     resident=resident,

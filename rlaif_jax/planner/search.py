@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 import jax
 
@@ -15,7 +15,7 @@ from rlaif_jax.planner import programs
 from rlaif_jax.planner import run_spec
 from rlaif_jax.planner import tables
 
-# "none" tries the mesh that is asked for alone, "fits" others until one fits,
+# "none" tries the requested mesh alone, "fits" others until one fits,
 # "fastest" all of them.
 SEARCHES = ("none", "fits", "fastest")
 
@@ -36,7 +36,7 @@ def plan_phase(
   *,
   search: str = "fits",
   report: Callable[[str], None] = lambda line: None,
-) -> list[dict[str, Any]]:
+) -> list[tables.Plan]:
   """Plans a phase on the mesh of `spec.compute`, and on others.
 
   Args:
@@ -55,14 +55,11 @@ def plan_phase(
   """
   if search not in SEARCHES:
     raise ValueError(f"plan.search is {search!r}; use one of {SEARCHES}")
-  asked = spec.compute.mesh
-  others = [text for text in MESHES if text != asked and search != "none"]
+  requested = spec.compute.mesh
+  others = [text for text in MESHES if text != requested and search != "none"]
   plans = []
-  for text in [asked, *others]:
+  for text in [requested, *others]:
     plan = plan_mesh(spec, phase, text, devices, chip, report=report)
-    updates = spec.phases.updates(phase)
-    seconds = sum(row["runs"] * row["seconds"] for row in plan["programs"])
-    plan |= {"updates": updates, "hours": updates * seconds / 3600}
     plans.append(plan)
     report(tables.table(plan, chip))
     if plan["fits"] and search != "fastest":
@@ -78,14 +75,15 @@ def plan_mesh(
   chip: chips.Chip,
   *,
   report: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> tables.Plan:
   """Returns the costs of a phase's programs on one mesh.
 
   Stops at the first program that does not fit. What needs no compiler is
   checked first: that the devices form such a mesh, that the rows divide by it,
   and that the resident arrays fit.
   """
-  plan = {
+  updates = spec.phases.updates(phase)
+  plan: tables.Plan = {
     "phase": phase,
     "mesh": text,
     "programs": [],
@@ -94,6 +92,8 @@ def plan_mesh(
     "chips_needed": len(devices),
     "fits": False,
     "reason": "",
+    "updates": updates,
+    "hours": 0.0,
   }
   try:
     mesh = mesh_lib.make_mesh(text, list(devices))
@@ -123,13 +123,15 @@ def plan_mesh(
     if row["memory"] > chip.memory:
       plan["reason"] = f"{program.name} needs more"
   plan["fits"] = not plan["reason"]
+  seconds = sum(row["runs"] * row["seconds"] for row in plan["programs"])
+  plan["hours"] = updates * seconds / 3600
   plan["chips_needed"] = tables.chips_needed(plan["memory"], len(devices), chip)
   return plan
 
 
 def measure(
   program: programs.Program, chip: chips.Chip, *, for_tpu: bool
-) -> dict[str, Any]:
+) -> tables.ProgramRow:
   """Returns a program's row of a plan; its memory includes `resident`."""
   begin = time.monotonic()
   cost = programs.measure(program, chip, for_tpu=for_tpu)

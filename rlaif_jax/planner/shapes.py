@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
@@ -15,8 +16,9 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.planner import run_spec
+from rlaif_jax.rl import algorithms
 
-Init = Callable[[jax.Array], Any]
+Init = Callable[[jax.Array], PyTree]
 
 
 class Shapes:
@@ -40,12 +42,14 @@ class Shapes:
     self,
     init: Init,
     placement: compute_lib.Placement | None = compute_lib.PLAIN,
-  ) -> Any:
+  ) -> PyTree[jax.ShapeDtypeStruct]:
     """Returns the parameters of a model; None is the plain placement."""
     placement = placement or compute_lib.PLAIN
     return mesh_lib.abstract_params(init, self.mesh, placement)
 
-  def array(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+  def array(
+    self, *shape: int, dtype: jax.typing.DTypeLike = jnp.int32
+  ) -> jax.ShapeDtypeStruct:
     """Returns an array whose first axis is rows."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
 
@@ -114,7 +118,7 @@ class Shapes:
 
   def shared_labeler_prompts(
     self, model: protocols.LanguageModel
-  ) -> tuple[Any, prefix_sharing.SharedPrompts]:
+  ) -> tuple[PyTree, prefix_sharing.SharedPrompts]:
     """Returns the labeler's prompts as `labeling.llm_reward` reads them.
 
     Each shared part is read once. Almost all of the constant text precedes the
@@ -157,11 +161,11 @@ class Shapes:
       weight=number,
     )
 
-  def rollout(self) -> batches.Rollout:
+  def rollout(self) -> algorithms.Rollout:
     """Returns the batch of a policy update."""
     shape = self._response_shape
     number = self.array(*shape, dtype=jnp.float32)
-    return batches.Rollout(
+    return algorithms.Rollout(
       prompts=self.prompts(shape[0]),
       response=self.array(*shape),
       mask=number,

@@ -4,13 +4,51 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence, TypedDict
 
 from rlaif_jax.planner import chips
 from rlaif_jax.planner import run_spec
 
 
-def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
+class ProgramRow(TypedDict):
+  """A program of a plan: fields of `program_costs.Cost`, and these.
+
+  `memory` includes `resident`, the bytes that are not the program's.
+  """
+
+  program: str
+  runs: int
+  memory: float
+  arguments: float
+  temporary: float
+  flops: float
+  bytes_accessed: float
+  collectives: list[dict[str, float]]
+  compute: float
+  memory_time: float
+  links: float
+  resident: float
+  seconds: float
+  bound: str
+  compile_seconds: float
+
+
+class Plan(TypedDict):
+  """A phase on one mesh, as in plan.json; bytes are of one device."""
+
+  phase: str
+  mesh: str
+  programs: list[ProgramRow]
+  resident: dict[str, float]
+  memory: float
+  chips_needed: int
+  fits: bool
+  reason: str
+  updates: int
+  hours: float
+
+
+def table(plan: Plan, chip: chips.Chip) -> str:
   """Returns one line per program of a phase on a mesh, and a summary."""
   lines = [
     f"{plan['phase']}, mesh {plan['mesh']}, {chip.name} with "
@@ -45,20 +83,18 @@ def table(plan: Mapping[str, Any], chip: chips.Chip) -> str:
   return "\n".join(lines)
 
 
-def best(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def best(plans: Sequence[Plan]) -> Plan:
   """Returns the fastest of the plans that fit, or else the last plan."""
   fitting = [plan for plan in plans if plan["fits"]]
   return min(fitting, key=lambda plan: plan["hours"], default=plans[-1])
 
 
-def hours(plans: Mapping[str, Mapping[str, Any]]) -> float:
+def hours(plans: Mapping[str, Plan]) -> float:
   """Returns the hours of all phases at the roofline."""
   return sum(plan["hours"] for plan in plans.values())
 
 
-def summary(
-  plans: Mapping[str, Mapping[str, Any]], count: int, chip: chips.Chip
-) -> str:
+def summary(plans: Mapping[str, Plan], count: int, chip: chips.Chip) -> str:
   """Returns one line about all phases, given the plan of each."""
   bad = [phase for phase, plan in plans.items() if not plan["fits"]]
   if bad:
@@ -81,17 +117,19 @@ def chips_needed(memory: float, count: int, chip: chips.Chip) -> int:
 
 
 def advice(
-  plans: Sequence[dict[str, Any]], spec: run_spec.RunSpec, chip: chips.Chip
+  plans: Sequence[Plan], spec: run_spec.RunSpec, chip: chips.Chip
 ) -> str:
   """Returns what to change, given the plans that were tried; "" if nothing."""
-  asked, chosen = plans[0], best(plans)
-  if chosen is asked and asked["fits"]:
+  requested, chosen = plans[0], best(plans)
+  if chosen is requested and requested["fits"]:
     return ""
   if chosen["fits"]:
-    problem = f"does not fit ({asked['reason']})"
-    if asked["fits"]:
-      problem = f"takes {asked['hours']:.2f} hours, not {chosen['hours']:.2f}"
-    return f"{asked['mesh']} {problem}; use mesh={chosen['mesh']}"
+    problem = f"does not fit ({requested['reason']})"
+    if requested["fits"]:
+      problem = (
+        f"takes {requested['hours']:.2f} hours, not {chosen['hours']:.2f}"
+      )
+    return f"{requested['mesh']} {problem}; use mesh={chosen['mesh']}"
   tried = ", ".join(plan["mesh"] for plan in plans)
   possible = [plan for plan in plans if plan["resident"]]
   if not possible:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable
+from typing import Annotated, Any, Callable, Literal
 
 import jax
 import jax.numpy as jnp
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.reward import difference
 from rlaif_jax.reward import model as reward_model
@@ -27,7 +28,7 @@ PairScorer = Callable[[Any, batches.PairBatch], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardModelConfig:
+class RewardModelConfig(validation.Validated):
   """A reward model and its loss.
 
   Attributes:
@@ -40,15 +41,12 @@ class RewardModelConfig:
       trained on the first n labels for each n.
   """
 
-  kind: str = "scalar"
-  label_smoothing: float = 0.0
-  label_counts: tuple[int, ...] = ()
+  kind: Literal["scalar", "difference"] = "scalar"
+  label_smoothing: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.0
+  label_counts: tuple[validation.PositiveInt, ...] = ()
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(
-        f"RewardModelConfig.kind is {self.kind!r}; use one of {KINDS}"
-      )
+    super().__post_init__()
     if self.kind == "difference" and self.label_smoothing:
       raise ValueError(
         f"RewardModelConfig.label_smoothing is {self.label_smoothing}; a "

@@ -14,10 +14,9 @@ from rlaif_jax.engine import scoring
 
 
 def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
-  """The reward model's scalar at the last real token of prompt + response.
+  """Returns the Scorer of a reward model: the scalar at the last token.
 
-  `params` are the reward model's. A response's end token is part of what it
-  reads, as in its training.
+  The model reads the response with its end token, as in training.
   """
 
   def score(
@@ -34,7 +33,7 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
 
 @flax.struct.dataclass
 class Standardized:
-  """Parameters of a scorer with the unit of its reward."""
+  """Parameters of a scorer, and mean and deviation of its reward."""
 
   params: Any
   shift: jax.Array
@@ -42,10 +41,10 @@ class Standardized:
 
 
 def standardized(scorer: protocols.Scorer) -> protocols.Scorer:
-  """(reward - shift) / scale, with `Standardized` parameters.
+  """Returns the Scorer (reward - shift) / scale of `Standardized` parameters.
 
-  Not in the paper, which gives no normalisation: it sets the unit in which
-  beta weighs the KL. Preferences determine a reward up to a shift anyway.
+  The paper does not normalise. The scale sets the unit in which beta weighs the
+  KL; preferences determine a reward only up to a shift.
   """
 
   def score(

@@ -18,7 +18,7 @@ from rlaif_jax.rl import algorithms
 
 Metrics = Mapping[str, masked.WeightedSum]
 Collect = Callable[
-  [Any, Any, batches.PromptBatch, jax.Array], tuple[batches.Rollout, Metrics]
+  [Any, Any, batches.PromptBatch, jax.Array], tuple[algorithms.Rollout, Metrics]
 ]
 
 
@@ -43,7 +43,7 @@ def make_collect(
     config: objective, algorithm and sampling.
     eos_ids: tokens that end a response.
     reshard: params -> the copy of the policy that samples, made once per
-      rollout (`mesh.mover`). The default samples from `params` in place.
+      rollout (`mesh.make_reshard`). The default samples from `params` in place.
 
   Returns:
     A function whose `params` are {"policy", "value"} and whose `frozen` is
@@ -104,7 +104,7 @@ def make_finish(
   value: protocols.ScalarModel | None,
   *,
   config: algorithms.RLConfig,
-) -> Callable[..., tuple[batches.Rollout, Metrics]]:
+) -> Callable[..., tuple[algorithms.Rollout, Metrics]]:
   """Returns the jitted finish(params, reference, prompts, samples, score).
 
   It completes samples and their scores [B, N] to a Rollout with metrics.
@@ -114,13 +114,13 @@ def make_finish(
   @jax.jit
   def finish(params, reference, prompts, samples, score):
     texts = scoring.join_groups(prompts, samples.response, samples.mask)
-    ref_log_probs = scoring.group_log_probs(
+    ref_log_probs = scoring.response_log_probs(
       policy, reference, texts, temperature=config.sampling.temperature
     )
     values = jnp.zeros_like(samples.mask)
     if row.needs_value and not row.baseline_at_update:
       values = algorithms.state_values(value, params["value"], texts)
-    rollout = batches.Rollout(
+    rollout = algorithms.Rollout(
       prompts=prompts,
       response=samples.response,
       mask=samples.mask,
@@ -137,7 +137,7 @@ def make_finish(
   return finish
 
 
-def rollout_metrics(rollout: batches.Rollout) -> Metrics:
+def rollout_metrics(rollout: algorithms.Rollout) -> Metrics:
   """Returns means of score, length and KL per response, and of log-probs."""
   mask = rollout.mask
   responses = jnp.ones(mask.shape[:2], jnp.float32)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates: the text around the messages that a model was trained on.
+"""Renders chat templates, and finds the text around a user message.
 
-A template is a jinja2 program that comes with a model. It runs in a sandbox
-with the names that model authors count on. Prompts of the library are a
-constant prefix, one user message and a constant suffix; `parts` finds them.
+A template is a Jinja program that comes with a model. It is run in a sandbox
+with the functions that model authors expect. Prompts of this library are a
+constant prefix, one user message and a constant suffix (`parts`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import datetime
 import json
 import os
 import pathlib
-from typing import Any, Mapping, NoReturn, Sequence
+from typing import TYPE_CHECKING, Mapping, NoReturn, Sequence
 
 from rlaif_jax.text import tokenizers
 
-# Letters only at the ends, since templates trim blanks; different in length,
-# in lines and in what is inside.
+if TYPE_CHECKING:
+  import jinja2
+
+# Test messages that differ in length, lines and characters. They begin and end
+# with letters, since templates trim blanks.
 _SENTINELS = ("Zxqv7 first\nprobe Kw", "Jb2 {another}, longer <probe> 40 Yd")
 
 
 def load(directory: str | os.PathLike) -> str | None:
-  """The chat template of a model's directory; None if it has none.
+  """Returns the chat template of a model's directory, or None.
 
   Raises:
-    ValueError: several templates, none of them called "default", or a
-      tokenizer_config.json that cannot be read.
+    ValueError: if there are several templates and none is called "default", or
+      tokenizer_config.json cannot be read.
   """
   directory = pathlib.Path(directory)
   if (directory / "chat_template.jinja").exists():
@@ -56,17 +59,17 @@ def render(
   eos: str = "",
   add_generation_prompt: bool = True,
 ) -> str:
-  """The text of a conversation.
+  """Returns the text of a conversation.
 
   Args:
-    template: the program, as from `load`.
+    template: a template, as from `load`.
     messages: each has a "role" (system, user, assistant) and a "content".
-    bos: text of the begin token; templates call it bos_token.
-    eos: text of the end token, eos_token.
-    add_generation_prompt: whether the assistant's turn is begun.
+    bos: text of the begin token, the template's bos_token.
+    eos: text of the end token, the template's eos_token.
+    add_generation_prompt: ends with the start of an assistant message.
 
   Raises:
-    ValueError: a template that is no jinja2, or that refuses the messages.
+    ValueError: if the template is invalid, or refuses the messages.
   """
   import jinja2
 
@@ -91,7 +94,7 @@ def render(
     ) from error
 
 
-# What a template's own expressions can raise.
+# Errors that the expressions of a template can raise.
 _ERRORS = (
   TypeError,
   ValueError,
@@ -110,23 +113,22 @@ def parts(
   system: str = "",
   drop_bos: bool = False,
 ) -> tuple[str, str]:
-  """The constant texts before and after a single user message.
+  """Returns the constant texts before and after a single user message.
 
   render([user message]) == prefix + message + suffix, for a message without
-  blanks at its ends (templates trim them).
+  blanks at its ends, which templates trim.
 
   Args:
-    template: the program, as from `load`.
+    template: a template, as from `load`.
     bos: text of the begin token.
     eos: text of the end token.
-    system: a system message before it; "" leaves it to the template.
-    drop_bos: cuts a begin token off the prefix; for tokenizers whose `bos_id`
-      is put there anyway. Where that is None, what a template calls bos_token
-      is part of the text and has to stay.
+    system: system message; "": the template's own.
+    drop_bos: removes a begin token from the prefix, for tokenizers that add
+      `bos_id` themselves.
 
   Raises:
-    ValueError: the template fails, or writes the message changed, twice or not
-      at all, or texts around it that depend on it.
+    ValueError: if the template fails, does not contain the message exactly
+      once, or has texts around it that depend on it.
   """
   first = [{"role": "system", "content": system}] if system else []
   found = []
@@ -151,11 +153,11 @@ def parts(
   return prefix, suffix
 
 
-def _compile(template: str) -> Any:
+def _compile(template: str) -> jinja2.Template:
   import jinja2.ext
   import jinja2.sandbox
 
-  # Blocks do not leave their own lines behind, as authors expect.
+  # Blocks leave no empty lines, as authors expect.
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
   )
@@ -166,13 +168,13 @@ def _compile(template: str) -> Any:
 
 
 def _to_json(
-  value: Any,
+  value: object,
   ensure_ascii: bool = False,
   indent: int | None = None,
   separators: tuple[str, str] | None = None,
   sort_keys: bool = False,
 ) -> str:
-  # The filter of jinja2 escapes what is markup in HTML; a prompt has none.
+  # The filter of Jinja itself escapes HTML.
   return json.dumps(
     value,
     ensure_ascii=ensure_ascii,

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts tokens of a served model whose tokenizer is not at hand."""
+"""Estimates token counts of a served model without its tokenizer."""
 
 from __future__ import annotations
 
 from typing import Sequence
 
-# Public vocabularies write English with 4 to 4.5 characters a token and other
-# text with fewer; too many tokens are the safe side of a limit.
+# Public vocabularies have 4 to 4.5 characters per token of English and fewer in
+# other text; an overestimate keeps prompts within a limit.
 CHARACTERS_PER_TOKEN = 3
 
 
 class EstimatedTokenizer:
-  """As much of `protocols.Tokenizer` as counting and cutting need.
+  """The part of `protocols.Tokenizer` that counts and truncates.
 
-  Each run of three characters is one token. The ids mean nothing.
+  Every three characters are a token. The ids have no meaning.
   """
 
   bos_id = None
 
   def encode(self, text: str) -> Sequence[int]:
-    """A token per three characters, the last one as short as it is."""
+    """Returns one id per three characters; the last may have fewer."""
     return range(-(-len(text) // CHARACTERS_PER_TOKEN))
 
   encode_plain = encode

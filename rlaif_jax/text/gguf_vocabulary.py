@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary inside a GGUF file, written as the tokenizer files of others.
+"""Writes the vocabulary of a GGUF file as tokenizer.json or tokenizer.model.
 
-Keys and token types: the GGUF specification (ggml, docs/gguf.md, "Tokenizer").
-Byte-level BPE becomes tokenizer.json, a SentencePiece one tokenizer.model.
-What the file says is not trusted: it is checked before anything is written.
+Byte-level BPE becomes a tokenizer.json, SentencePiece a tokenizer.model. All
+metadata are checked before a file is written. Keys and token types are those of
+the GGUF specification (ggml, docs/gguf.md, "Tokenizer").
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _TEMPLATE = "tokenizer.chat_template"
 # Token types, in GGUF as in SentencePiece; 5 is an unused piece.
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
 
-# How the authors of the models cut texts before merging (their tokenizer.json;
-# "default" has none and is cut as llama.cpp does it).
+# Pre-tokenization patterns, from the tokenizer.json of each model family;
+# "default" is llama.cpp's.
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _GPT2 = (
   rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
@@ -40,23 +40,23 @@ _CUTS = {
 
 
 def write_tokenizer(
-  metadata: Mapping[str, Any], directory: str | os.PathLike
+  metadata: Mapping[str, object], directory: str | os.PathLike
 ) -> None:
-  """Writes the tokenizer that GGUF metadata describe, for `load_tokenizer`.
+  """Writes the tokenizer of GGUF metadata, for `tokenizers.load_tokenizer`.
 
   Control tokens (type 3) of byte-level BPE become special tokens, user-defined
-  ones (type 4) tokens that are cut out of every text. SentencePiece reads no
-  control piece from a text, a chat template's neither, so control pieces other
-  than begin, end and padding become user-defined pieces that
-  tokenizer_config.json calls additional_special_tokens.
+  tokens (type 4) are matched in every text. SentencePiece encodes no text, not
+  even a chat template's, to control pieces. Control pieces other than begin,
+  end and padding therefore become user-defined pieces that are listed as
+  additional_special_tokens in tokenizer_config.json.
 
   Args:
-    metadata: key -> plain value, such as "tokenizer.ggml.tokens" -> list.
-    directory: where the files go; made if need be.
+    metadata: key -> value, such as "tokenizer.ggml.tokens" -> list.
+    directory: directory of the files; created if it does not exist.
 
   Raises:
-    ValueError: a kind of vocabulary that is not known, metadata that lack a
-      key or do not fit together, or a tokenizer of the other kind there.
+    ValueError: if the kind of vocabulary is not supported, metadata are missing
+      or inconsistent, or the directory has a tokenizer of the other kind.
   """
   writers: dict[str, tuple[str, Callable]] = {
     "gpt2": ("tokenizer.json", _write_json),
@@ -82,15 +82,15 @@ def write_tokenizer(
   add_bos = _get(metadata, "add_bos_token", bool, add_bos)
   add_bos = add_bos and ids["bos"] is not None
   path, write = directory / writers[model][0], writers[model][1]
-  # Checked as a whole before the first file is written.
+  # All checks come before the first file is written.
   finish = write(metadata, tokens, types, ids, add_bos)
   directory.mkdir(parents=True, exist_ok=True)
-  turns = _turns(tokens, types, ids)
-  _write_beside(metadata, tokens, ids, add_bos, turns, directory)
+  special = _extra_special_tokens(tokens, types, ids)
+  _write_beside(metadata, tokens, ids, add_bos, special, directory)
   finish(path)
 
 
-def _get(metadata: Mapping[str, Any], key: str, kind: type, *default) -> Any:
+def _get(metadata: Mapping[str, object], key: str, kind: type, *default) -> Any:
   value = metadata.get(_KEY + key)
   if value is None and default:
     return default[0]
@@ -101,9 +101,9 @@ def _get(metadata: Mapping[str, Any], key: str, kind: type, *default) -> Any:
 
 
 def _list(
-  metadata: Mapping[str, Any], key: str, kind: tuple[type, ...], size: int
+  metadata: Mapping[str, object], key: str, kind: tuple[type, ...], size: int
 ) -> list:
-  """A list of `size` entries (0 is any number) of a kind."""
+  """Returns a list of `size` entries (0: any number) of a type."""
   values = metadata.get(_KEY + key)
   if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
     found = "nothing" if values is None else type(values).__name__
@@ -121,7 +121,7 @@ def _list(
   return values
 
 
-def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+def _tokens(metadata: Mapping[str, object]) -> tuple[list[str], list[int]]:
   tokens = _list(metadata, "tokens", (str,), 0)
   if not tokens:
     raise ValueError(f"{_KEY}tokens: expected tokens, found an empty list")
@@ -139,7 +139,9 @@ def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
   return tokens, types
 
 
-def _special_ids(metadata: Mapping[str, Any], size: int) -> dict[str, Any]:
+def _special_ids(
+  metadata: Mapping[str, object], size: int
+) -> dict[str, int | None]:
   ids = {}
   for role in ("bos", "eos", "eot", "padding", "unknown"):
     ids[role] = _get(metadata, f"{role}_token_id", int, None)
@@ -154,8 +156,8 @@ def _special_ids(metadata: Mapping[str, Any], size: int) -> dict[str, Any]:
   return ids
 
 
-def _turns(tokens, types, ids) -> list[str]:
-  """Control tokens that neither begin nor end a text, nor fill it."""
+def _extra_special_tokens(tokens, types, ids) -> list[str]:
+  """Returns the control tokens that are not begin, end or padding."""
   named = [ids[role] for role in ("bos", "eos", "padding")]
   return [
     token
@@ -164,7 +166,7 @@ def _turns(tokens, types, ids) -> list[str]:
   ]
 
 
-def _write_beside(metadata, tokens, ids, add_bos, turns, directory) -> None:
+def _write_beside(metadata, tokens, ids, add_bos, special, directory) -> None:
   """Writes tokenizer_config.json, generation_config.json, the template."""
   roles = {"bos": "bos", "eos": "eos", "pad": "padding"}
   config = {
@@ -172,7 +174,7 @@ def _write_beside(metadata, tokens, ids, add_bos, turns, directory) -> None:
     for name, role in roles.items()
   }
   config |= {"add_bos_token": add_bos, "clean_up_tokenization_spaces": False}
-  config |= {"additional_special_tokens": turns}
+  config |= {"additional_special_tokens": special}
   config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
   ends = [ids["eos"]] + [i for i in [ids["eot"]] if i not in (None, ids["eos"])]
   generation = {"eos_token_id": ends}
@@ -223,7 +225,7 @@ def _write_json(metadata, tokens, types, ids, add_bos) -> Callable:
     raise ValueError(f"{_KEY}pre is {pre!r}; supported are {', '.join(_CUTS)}")
   vocabulary = {token: i for i, token in enumerate(tokens)}
   merges = _merges(metadata, vocabulary)
-  # Llama 3 takes a word that is a token as it stands.
+  # Llama 3 does not merge a word that is a token.
   whole = pre == "llama-bpe"
   made = tokenizers.Tokenizer(
     models.BPE(vocabulary, merges, ignore_merges=whole)
@@ -287,7 +289,7 @@ def _write_sentencepiece(metadata, tokens, types, ids, add_bos) -> Callable:
       named[i] = tokens[i]
       setattr(spec, f"{name}_piece", tokens[i])
   if not add_bos:
-    # The loader goes by the name; one that is no control piece means none.
+    # The loader looks up the name; a piece that is no control piece is no bos.
     spec.bos_piece = spec.unk_piece
   model.normalizer_spec.name = "identity"
   prefix = _get(metadata, "add_space_prefix", bool, True)

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labeler prompts: preamble, exemplars, sample and ending, from data files.
+"""Builds labeler prompts from templates, and fits them to a token budget.
 
-Owns how the texts of a row are put into a template and cut to a budget; it
-asks nobody (`labeling` does) and knows neither JAX nor a particular tokenizer.
-What a template holds is `text.template_files`. A prompt is constants around
-variable texts (Lee et al., arXiv 2309.00267, section 2.1):
+The fields of a template are in `text.template_files`. A prompt is constant text
+around variable texts (Lee et al., arXiv 2309.00267, section 2.1):
 
     preamble | exemplars | glue CONTEXT glue FIRST glue SECOND glue | ending
 
-Departure from the paper: it writes label and text on one line ("Text - ...").
-Here a text stands on lines of its own, because every tokenizer of the library
-breaks tokens at newlines: each segment can be encoded by itself, on the host
-or once for a jitted labeler, and the pieces are exactly the encoding of the
-whole prompt. All wording is the project's own.
+The paper writes label and text on one line ("Text - ..."). Here each text is on
+lines of its own, because tokenizers split at newlines: the segments can be
+encoded separately, and their ids are those of the whole prompt. The wording is
+the project's own.
 """
 
 from __future__ import annotations
@@ -29,15 +26,15 @@ Template = template_files.Template
 load = template_files.load
 names = template_files.names
 
-# Guesses of a length by proportion, before the search goes on by halves.
+# Number of interpolation steps before the search continues by bisection.
 _GUESSES = 16
 
 
 class Segment(NamedTuple):
-  """A piece of a prompt.
+  """A part of a prompt.
 
-  Roles: preamble, exemplars, glue, context, candidate, rationale, ending.
-  Only context, candidate and rationale vary between rows.
+  The role is preamble, exemplars, glue, context, candidate, rationale or
+  ending. Context, candidates and rationale vary between rows.
   """
 
   role: str
@@ -52,18 +49,19 @@ def segments(
   cot: bool = False,
   rationale: str | None = None,
 ) -> list[Segment]:
-  """The prompt in pieces; joined they are the prompt, encoded too.
+  """Returns the segments of a prompt, in order.
 
   Args:
-    template: how to ask.
-    context: what the candidates answer.
-    candidates: as shown to the labeler: two if pairwise, else one.
+    template: the template.
+    context: the context of the candidates.
+    candidates: the responses in the order shown: two if pairwise, else one.
     cot: ends with the request for a rationale (step 1 of section 2.1.2).
-    rationale: ends with the request for a rationale, this rationale and the
-      standard ending (step 2).
+    rationale: ends with the request, this rationale and the standard ending
+      (step 2).
 
   Raises:
-    ValueError: a wrong number of candidates, or no `cot_ending`.
+    ValueError: if the number of candidates is wrong, or a rationale is asked
+      for and the template has no `cot_ending`.
   """
   if len(candidates) != template.num_candidates:
     raise ValueError(
@@ -101,7 +99,7 @@ def render_pairwise(
   cot: bool = False,
   rationale: str | None = None,
 ) -> str:
-  """The prompt for a pair; `swap` shows `second` first. See `segments`."""
+  """Returns the prompt of a pair; `swap` shows `second` first."""
   template.check_kind("pairwise")
   shown = (second, first) if swap else (first, second)
   pieces = segments(template, context, shown, cot=cot, rationale=rationale)
@@ -109,13 +107,13 @@ def render_pairwise(
 
 
 def render_pointwise(template: Template, context: str, response: str) -> str:
-  """The prompt for a score of one response; see `segments`."""
+  """Returns the prompt for a score of one response."""
   template.check_kind("pointwise")
   return _joined(segments(template, context, (response,)))
 
 
 def render_yesno(template: Template, context: str, response: str) -> str:
-  """The prompt for yes or no about one response; see `segments`."""
+  """Returns the prompt for yes or no about one response."""
   template.check_kind("yesno")
   return _joined(segments(template, context, (response,)))
 
@@ -125,7 +123,13 @@ def _joined(pieces: Sequence[Segment]) -> str:
 
 
 class Fitted(NamedTuple):
-  """A context that fits: its text, the prompt's tokens and those cut off."""
+  """A context that fits a token budget.
+
+  Attributes:
+    context: the context, or a prefix of it.
+    tokens: tokens of the whole prompt.
+    cut_tokens: tokens that were cut from the context.
+  """
 
   context: str
   tokens: int
@@ -141,14 +145,14 @@ def fit(
   max_tokens: int,
   cot: bool = False,
 ) -> Fitted:
-  """Cuts the end of the context, and nothing else, to a token budget.
+  """Truncates the context to the token budget of the prompt.
 
-  The paper does not say what it does with a context that is too long. The
-  result is a prefix of the context, the same for both orders of a pair. A
-  beginning-of-sequence token counts; the option that is scored does not.
+  The paper does not specify the truncation. The result is the same for both
+  orders of a pair. A beginning-of-sequence token counts; the scored option does
+  not.
 
   Raises:
-    ValueError: the prompt is too long even with an empty context.
+    ValueError: if the prompt is too long even with an empty context.
   """
   pieces = segments(template, context, candidates, cot=cot)
   fixed = sum(
@@ -157,44 +161,42 @@ def fit(
     if piece.role != "context"
   )
   fixed += tokenizer.bos_id is not None
-  room = max_tokens - fixed
-  if room < 0:
+  budget = max_tokens - fixed
+  if budget < 0:
     raise ValueError(
       f"template {template.name!r}: the prompt has {fixed} tokens without any "
       f"context, but the limit is {max_tokens}; raise the limit or choose a "
       "shorter template"
     )
   whole = len(tokenizer.encode(context))
-  if whole <= room:
+  if whole <= budget:
     return Fitted(context, fixed + whole, 0)
   length, kept = _longest_prefix(
     lambda size: len(tokenizer.encode(context[:size])),
     size=len(context),
     tokens=whole,
-    room=room,
+    budget=budget,
   )
   return Fitted(context[:length], fixed + kept, whole - kept)
 
 
 def _longest_prefix(
-  count: Callable[[int], int], *, size: int, tokens: int, room: int
+  count: Callable[[int], int], *, size: int, tokens: int, budget: int
 ) -> tuple[int, int]:
-  """(characters, tokens) of the longest prefix of at most `room` tokens.
+  """Returns (characters, tokens) of the longest prefix within a budget.
 
-  Tokens are spread nearly evenly over a text, so a length guessed by
-  proportion is nearly right: few prefixes are encoded, and all but the first
-  few are little longer than the result. A side that stands still while the
-  other moves counts half (the "Illinois" rule of false position), so that
-  guesses do not creep towards the answer from one side.
+  Uses the Illinois variant of the false position method. Tokens are spread
+  nearly evenly over a text, so interpolation needs fewer and shorter encodings
+  than bisection.
 
   Args:
-    count: tokens of a prefix, given its characters.
-    size: characters of the whole text, which is too long.
-    tokens: of the whole text.
-    room: tokens that there may be; at least 0.
+    count: number of characters -> tokens of that prefix.
+    size: number of characters of the text, which exceeds the budget.
+    tokens: tokens of the text.
+    budget: maximum number of tokens; at least 0.
   """
   low, fits, high = 0, 0, size
-  below, above = room + 0.5, tokens - room - 0.5  # distances from the answer
+  below, above = budget + 0.5, tokens - budget - 0.5  # distances
   moved, guesses = "", 0
   while high - low > 1:
     step = (high - low) / 2
@@ -202,22 +204,21 @@ def _longest_prefix(
       step = (high - low) * below / (below + above)
     guess = min(max(low + round(step), low + 1), high - 1)
     found, guesses = count(guess), guesses + 1
-    if found <= room:
+    if found <= budget:
       above = above / 2 if moved == "low" else above
-      low, fits, below, moved = guess, found, room + 0.5 - found, "low"
+      low, fits, below, moved = guess, found, budget + 0.5 - found, "low"
     else:
       below = below / 2 if moved == "high" else below
-      high, above, moved = guess, found - room - 0.5, "high"
+      high, above, moved = guess, found - budget - 0.5, "high"
   return low, fits
 
 
 def strip_trailing_symbols(text: str) -> str:
-  """Drops superfluous symbols at the end of a response.
+  """Removes superfluous symbols at the end of a response.
 
-  The paper strips trailing periods and spaces that RL policies append
-  (appendix E) and does not print the set. Here it is white space and the full
-  stop: the whole run of them at the end becomes one full stop if it holds
-  any, else nothing. Other punctuation stays.
+  The paper strips trailing periods and spaces that RL policies append (appendix
+  E) and does not give the set. Here a trailing run of white space and full
+  stops becomes one full stop if it contains any, else nothing.
   """
   head = text.rstrip(" \t\r\n.")
   return head + "." if "." in text[len(head) :] else head

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Template files: what one holds, which exemplars it shows, what is wrong.
+"""Loads and checks judge templates and pools of exemplars from .toml files.
 
-Owns the fields of a template and of a pool of exemplars, reads both from
-.toml files and chooses exemplars by number. `text.prompts` puts the texts of a
-row in between. `docs/guides/prompts.md` is the manual.
+`text.prompts` builds prompts from them. See docs/guides/prompts.md.
 """
 
 from __future__ import annotations
@@ -15,12 +13,13 @@ import os
 import pathlib
 import re
 import tomllib
-from typing import Any
+from typing import Literal
 
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-_POOL = "_exemplars"  # ends the names of pools, which are no templates
+_POOL = "_exemplars"  # suffix of the names of pools
 _PLACEHOLDERS = {
   "pairwise": ("context", "first", "second"),
   "pointwise": ("context", "response"),
@@ -28,13 +27,15 @@ _PLACEHOLDERS = {
 }
 _PLACEHOLDER = re.compile(r"\{(?:context|first|second|response)\}")
 _SCORES = tuple(str(score) for score in range(1, 11))
+# Whether the prompt asks for the better candidate or for the worse one.
+Polarity = Literal["prefer", "flip"]
 _EXAMPLE = "=== Example ===\n"
 _YOUR_TURN = "=== Now answer for this one ===\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exemplar:
-  """A solved sample; `label` is the option that the labeler should say."""
+  """A solved sample; `label` is the expected option."""
 
   context: str
   candidates: tuple[str, ...]
@@ -53,38 +54,43 @@ class Exemplar:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pool:
+class Pool(validation.Validated):
   """Exemplars to choose from.
 
-  `polarity` is that of the templates for which the labels are right as they
-  stand; a template of the other polarity gets the other option of the two.
+  The labels are for templates of `polarity`. A template of the other polarity
+  gets the other option.
   """
 
-  polarity: str
+  polarity: Polarity
   exemplars: tuple[Exemplar, ...]
 
   def __post_init__(self):
+    super().__post_init__()
     object.__setattr__(self, "exemplars", tuple(self.exemplars))
-    _check_polarity(self.polarity)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Template:
-  """One way to ask the labeler; every text field is used verbatim.
+class Template(validation.Validated):
+  """A prompt template of a judge; every text is used verbatim.
 
-  `sample` holds {context}, {first}, {second} (kind "pairwise") or {context},
-  {response} ("pointwise" and "yesno"), once each, in this order, each on a
-  line of its own. `options` are the answers that are scored right after
-  `ending`; a tokenizer that wants a leading space gets it here. `polarity`
-  "flip" says that the prompt asks for the worse candidate, so that P(better)
-  is 1 - P(named), or whether the response is bad, so that P(good) is that of
-  the second option, "no". `cot_ending` asks for a rationale in place of
-  `ending`; "" is none. `exemplars` are shown; `exemplars_file` names the pool
-  from which `load` takes others.
+  Attributes:
+    name: name of the template.
+    kind: "pairwise", "pointwise" or "yesno".
+    preamble: text before the exemplars.
+    sample: text with {context}, {first}, {second} (pairwise) or {context},
+      {response} (pointwise, yesno), in this order, each on a line of its own.
+    ending: text right before the option.
+    options: options that are scored, including a leading space if the tokenizer
+      needs one.
+    exemplars: exemplars that are shown.
+    exemplars_file: pool from which `load` takes other exemplars.
+    cot_ending: request for a rationale, in place of `ending`; "": none.
+    polarity: "prefer"; or "flip" if the prompt asks for the worse candidate, or
+      whether the response is bad.
   """
 
   name: str
-  kind: str
+  kind: Literal["pairwise", "pointwise", "yesno"]
   preamble: str
   sample: str
   ending: str
@@ -92,16 +98,12 @@ class Template:
   exemplars: tuple[Exemplar, ...] = ()
   exemplars_file: str = ""
   cot_ending: str = ""
-  polarity: str = "prefer"
+  polarity: Polarity = "prefer"
 
   def __post_init__(self):
+    super().__post_init__()
     object.__setattr__(self, "options", tuple(self.options))
     object.__setattr__(self, "exemplars", tuple(self.exemplars))
-    if self.kind not in _PLACEHOLDERS:
-      raise ValueError(
-        f"kind is {self.kind!r}; it should be one of {sorted(_PLACEHOLDERS)}"
-      )
-    _check_polarity(self.polarity)
     if self.kind == "pointwise" and self.polarity == "flip":
       raise ValueError(
         "polarity is 'flip', but scores have none; leave it out and let 10 "
@@ -114,28 +116,25 @@ class Template:
 
   @property
   def num_candidates(self) -> int:
-    """How many candidates are shown: two, or one of the other kinds."""
+    """Number of candidates shown: two if pairwise, else one."""
     return len(_PLACEHOLDERS[self.kind]) - 1
 
   @property
   def glue(self) -> list[str]:
-    """What of `sample` stands before, between and after the variable texts."""
+    """The constant texts of `sample` around the variable ones."""
     return _PLACEHOLDER.split(self.sample)
 
   def fingerprint(self) -> str:
-    """Content id of all that reaches the labeler, the exemplars included.
-
-    Names do not count: neither the template's nor that of its pool.
-    """
+    """Returns a hash of everything but the names of template and pool."""
     fields = dataclasses.asdict(self)
     del fields["name"], fields["exemplars_file"]
     return records.content_id(json.dumps(fields, sort_keys=True))
 
   def asking(self, *, cot: bool) -> str:
-    """`ending`, or with `cot` the request for a rationale.
+    """Returns `ending`, or with `cot` the request for a rationale.
 
     Raises:
-      ValueError: a rationale is asked for and there is no `cot_ending`.
+      ValueError: if `cot` is set and there is no `cot_ending`.
     """
     if cot and not self.cot_ending:
       raise ValueError(
@@ -145,7 +144,7 @@ class Template:
     return self.cot_ending if cot else self.ending
 
   def exemplars_text(self, *, cot: bool) -> str:
-    """All exemplars with their answers; "" without any."""
+    """Returns the text of all exemplars with their answers."""
     parts = []
     for exemplar in self.exemplars:
       before, *glue = self.glue
@@ -158,24 +157,26 @@ class Template:
     return "".join(parts + [_YOUR_TURN]) if parts else ""
 
   def pairwise_parts(self, *, cot: bool = False) -> tuple[str, str, str, str]:
-    """(before_context, before_first, before_second, after).
+    """Returns (before_context, before_first, before_second, after).
 
-    With the texts between them they are the prompt, and each constant begins
-    and ends with a newline wherever it touches one of the texts. A template
-    of another kind is a ValueError.
+    The constant texts of a prompt. Each begins and ends with a newline where it
+    adjoins a variable text.
+
+    Raises:
+      ValueError: if the template is of another kind.
     """
     return self._parts("pairwise", cot)
 
   def pointwise_parts(self, *, cot: bool = False) -> tuple[str, str, str]:
-    """(before_context, between, after); see `pairwise_parts`."""
+    """Returns (before_context, between, after); see `pairwise_parts`."""
     return self._parts("pointwise", cot)
 
   def yesno_parts(self, *, cot: bool = False) -> tuple[str, str, str]:
-    """(before_context, between, after); see `pairwise_parts`."""
+    """Returns (before_context, between, after); see `pairwise_parts`."""
     return self._parts("yesno", cot)
 
   def check_kind(self, kind: str) -> None:
-    """A ValueError if the template is of another kind."""
+    """Raises ValueError if the template is of another kind."""
     if self.kind != kind:
       raise ValueError(
         f"template {self.name!r} is {self.kind}, but a {kind} one is needed "
@@ -187,14 +188,6 @@ class Template:
     before, *between, after = self.glue
     before = self.preamble + self.exemplars_text(cot=cot) + before
     return (before, *between, after + self.asking(cot=cot))
-
-
-def _check_polarity(polarity: str) -> None:
-  if polarity not in ("prefer", "flip"):
-    raise ValueError(
-      f"polarity is {polarity!r}; it should be 'prefer' (the answer names the "
-      "better candidate) or 'flip' (it names the worse one)"
-    )
 
 
 def _check_options(template: Template) -> None:
@@ -257,7 +250,7 @@ def _check_exemplar(exemplar: Exemplar, template: Template, number: int):
 
 
 def names() -> list[str]:
-  """The templates that come with the library, pools of exemplars left out."""
+  """Returns the names of the templates of the library."""
   stems = (path.stem for path in TEMPLATES.glob("*.toml"))
   return sorted(stem for stem in stems if not stem.endswith(_POOL))
 
@@ -270,20 +263,19 @@ def load(
 ) -> Template:
   """Loads a template by name, or from a .toml file with the same fields.
 
-  Exemplars are chosen from the pool that the file names as `exemplars_file`,
-  or from its own where it names none. The paper picks them by hand (section
-  2.1 of arXiv 2309.00267) and, for ten trials with one exemplar, at random.
+  Exemplars are chosen from the pool `exemplars_file`, or from those of the
+  template itself. The paper chooses them by hand (section 2.1 of arXiv
+  2309.00267) and, for ten trials with one exemplar, at random.
 
   Args:
     name: one of `names()`, or a path that ends in .toml.
-    num_exemplars: how many are shown; None shows those in the file itself.
-    exemplar_seed: draws them without replacement, in an order that depends on
-      nothing but the seed and the texts, and of which fewer exemplars are the
-      beginning; None takes the first of the pool.
+    num_exemplars: number of exemplars; None: those of the template itself.
+    exemplar_seed: orders the pool by a hash of seed and text, of which the
+      first exemplars are taken; None: the order of the file.
 
   Raises:
-    ValueError: no such template; a field is unknown, missing or wrong; or the
-      pool has too few exemplars or a wrong one (the message names the file).
+    ValueError: if there is no such template, a field is unknown, missing or
+      invalid, or the pool has too few exemplars; names the file.
   """
   path = _locate(name)
   try:
@@ -328,8 +320,8 @@ def _locate(name: str | os.PathLike) -> pathlib.Path:
   )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  """The keys of a file, its exemplars as such."""
+def _read(path: pathlib.Path) -> dict[str, object]:
+  """Reads the keys of a file, with its exemplars as records."""
   row = tomllib.loads(path.read_text(encoding="utf-8"))
   exemplars = []
   for number, item in enumerate(row.get("exemplars", ()), start=1):
@@ -347,7 +339,7 @@ def _draw(exemplar: Exemplar, seed: int) -> str:
 def _exemplars(
   template: Template, path: pathlib.Path
 ) -> tuple[tuple[Exemplar, ...], str]:
-  """What there is to choose from, and where it stands."""
+  """Returns the exemplars to choose from, and their place for messages."""
   if not template.exemplars_file:
     return template.exemplars, "the template (it names no exemplars_file)"
   name = pathlib.Path(template.exemplars_file)
@@ -366,15 +358,15 @@ def _exemplars(
       _check_exemplar(exemplar, template, number)
     if pool.polarity == template.polarity:
       return pool.exemplars, str(place)
-    return _turned(pool.exemplars, template), str(place)
+    return _flipped(pool.exemplars, template), str(place)
   except (ValueError, TypeError) as error:
     raise ValueError(f"exemplars {place}: {error}") from error
 
 
-def _turned(
+def _flipped(
   exemplars: tuple[Exemplar, ...], template: Template
 ) -> tuple[Exemplar, ...]:
-  """The exemplars with the other label, for the opposite question."""
+  """Returns the exemplars with the other label."""
   if len(template.options) != 2:
     raise ValueError("polarity is 'flip', but scores have none; say 'prefer'")
   other = dict(zip(template.options, reversed(template.options)))

@@ -19,7 +19,9 @@ from rlaif_jax.core import jsonl
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
-# End tokens of public models: of a text, or of a chat turn.
+Config = dict[str, object]  # of a JSON file
+
+# End tokens of a text, or of a chat turn, in public models.
 END_OF_TURN = (
   "<|im_end|> <|eot_id|> <|end_of_text|> <|endoftext|> <end_of_turn> </s> <eos>"
 ).split()
@@ -145,8 +147,8 @@ class SentencePieceTokenizer:
         f"{self.vocab_size} ids in {path}; take both from one checkpoint"
       )
     config = _beside(path, "tokenizer_config.json")
-    turns = config.get("additional_special_tokens")
-    self._plain = _as_control(data, turns) if turns else self._pieces
+    special = config.get("additional_special_tokens")
+    self._plain = _as_control(data, special) if special else self._pieces
     self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
     self.segmentable, self.keeps_newlines = _newlines(self)
 
@@ -249,7 +251,7 @@ class JsonTokenizer:
       if i != unknown[1] and self._pieces.id_to_token(i) != unknown[0]
     }
 
-  def _named(self, configs: Sequence[dict[str, Any]], role: str) -> int | None:
+  def _named(self, configs: Sequence[Config], role: str) -> int | None:
     for config in configs:
       token = config.get(f"{role}_token")
       token = token.get("content") if isinstance(token, dict) else token
@@ -258,7 +260,7 @@ class JsonTokenizer:
     return None
 
   def _check(
-    self, config: dict[str, Any], token: Any, i: Any, role: str = "special"
+    self, config: Config, token: object, i: object, role: str = "special"
   ) -> int:
     """Returns id `i` if the vocabulary has it, as `token` if that is given."""
     found = None
@@ -272,14 +274,14 @@ class JsonTokenizer:
       )
     return i
 
-  def _bos_id(self, asked: bool | None, named: int | None) -> int | None:
-    if asked is not None:
-      if asked and named is None:
+  def _bos_id(self, add_bos: bool | None, named: int | None) -> int | None:
+    if add_bos is not None:
+      if add_bos and named is None:
         raise ValueError(
           f"{self._path.with_name('tokenizer_config.json')}: add_bos_token is "
           "true and bos_token is missing; add it, or set add_bos_token to false"
         )
-      return named if asked else None
+      return named if add_bos else None
     bare = self._pieces.encode("a", add_special_tokens=False).ids
     whole = self._pieces.encode("a", add_special_tokens=True).ids
     return whole[0] if bare and whole[1 : 1 + len(bare)] == bare else None
@@ -315,28 +317,25 @@ class JsonTokenizer:
     return self._pieces.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
-def _beside(path: pathlib.Path, name: str) -> dict[str, Any]:
+def _beside(path: pathlib.Path, name: str) -> Config:
   path = path.with_name(name)
   return {**(read_json(path) if path.exists() else {}), "path": path}
 
 
-def _ends(generation: dict[str, Any]) -> list[int]:
+def _ends(generation: Config) -> list[int]:
   ends = generation.get("eos_token_id")
   ends = ends if isinstance(ends, list) else [ends]
   return [i for i in ends if i is not None]
 
 
 def _pad_id(named: int | None, eos_ids: Sequence[int], bos: int | None) -> int:
-  """Returns an id for padding that is not an end token.
-
-  Padding is masked, so any other id will do if there is no padding token.
-  """
+  """Returns an id for padding, which is masked, that is not an end token."""
   if named is not None and named >= 0 and named not in eos_ids:
     return named
   return next(i for i in range(len(eos_ids) + 2) if i not in (*eos_ids, bos))
 
 
-def _newlines(tokenizer: Any) -> tuple[bool, bool]:
+def _newlines(tokenizer: FileTokenizer) -> tuple[bool, bool]:
   """Returns the tokenizer's `segmentable` and `keeps_newlines`."""
   encode, decode = tokenizer.encode_plain, tokenizer.decode
   whole = {a + b: encode(a + b) for a, b in _JOINTS}
@@ -344,7 +343,7 @@ def _newlines(tokenizer: Any) -> tuple[bool, bool]:
   return segmentable, all(decode(ids) == text for text, ids in whole.items())
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
+def read_json(path: str | os.PathLike) -> Config:
   """Reads a JSON object, and raises ValueError for anything else."""
   try:
     found = json.loads(pathlib.Path(path).read_bytes())

@@ -65,7 +65,7 @@ def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
     tmp_path,
     sft,
     [records.Example(id=c, context=c, response="") for c in contexts],
-    lambda prompts, response, mask: mask.sum(axis=1),
+    lambda prompts, response, mask: mask.sum(axis=2),
     sampling=decode.SamplingConfig(max_tokens=4, temperature=1.0),
     batch_size=2,
     reshard=lambda params: jax.tree.map(jnp.zeros_like, params),

@@ -48,7 +48,7 @@ def test_generated_texts_depend_on_key_and_row_alone(world):
   second = jax.tree.map(lambda x: x[1:], prompts)
   alone = model.generate(second, key, num_samples=3, temperature=1.0)
   np.testing.assert_array_equal(samples.response[1:], alone.response)
-  texts = model.decode(samples.response, samples.mask)
+  texts = model.decode(samples)
   assert [len(row) for row in texts] == [3, 3]
   assert all(isinstance(text, str) for row in texts for text in row)
 

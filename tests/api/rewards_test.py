@@ -15,6 +15,8 @@ from rlaif_jax.api import loading
 from rlaif_jax.api import rewards
 from rlaif_jax.api import training
 from rlaif_jax.core import records
+from rlaif_jax.data import converters
+from rlaif_jax.engine import decode
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,9 @@ def test_a_function_of_texts_gets_contexts_and_responses(policy, sampled):
     return [float(len(text)) for text in responses]
 
   found = score(words, policy, sampled)
-  texts = policy.decode(*sampled[1:])
+  texts = policy.decode(
+    decode.Samples(response=sampled[1], mask=sampled[2], log_probs=None)
+  )
   np.testing.assert_array_equal(
     found, [[len(text) for text in row] for row in texts]
   )
@@ -71,6 +75,12 @@ def test_a_jitted_function_gets_tokens(policy, sampled):
 def test_a_labeler_on_the_device_and_by_text_agree(policy, sampled):
   """The same model; another name of the vocabulary makes it read text."""
   template = "docstring_rating"
+  texts = ["cat", "a red hat", "dogs sat", "on", "mat and", "the cat"]
+  response, mask, _ = converters.encode_responses(
+    texts, policy.tokenizer, policy.sequence.max_response
+  )
+  arrays = (jnp.asarray(x.reshape(2, 3, -1)) for x in (response, mask))
+  sampled = (sampled[0], *arrays)
   on_device = score(rewards.llm_reward(policy, template), policy, sampled)
   tokenizer = _Renamed(policy.tokenizer)
   other = dataclasses.replace(policy, tokenizer=tokenizer)

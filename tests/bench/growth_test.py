@@ -17,18 +17,18 @@ MACHINE = roofline.Machine(flops=1e9, bandwidth=1e9)
 
 
 def test_one_thing_changes_at_a_time():
-  wide = BASE.at("rows", 5)
+  wide = BASE.with_value("rows", 5)
   assert (wide.rows, wide.length, wide.model) == (5, 8, BASE.model)
-  assert BASE.at("length", 12).texts().shape == (2, 12)
-  deep = BASE.at("layers", 3).model
+  assert BASE.with_value("length", 12).texts().shape == (2, 12)
+  deep = BASE.with_value("layers", 3).model
   assert deep.num_layers == 3 and deep.vocab_size == 40
-  assert BASE.at("vocabulary", 50).model.vocab_size == 50
+  assert BASE.with_value("vocabulary", 50).model.vocab_size == 50
 
 
 @pytest.mark.parametrize("work", growth.WORKS)
 def test_the_roofline_grows_with_the_arithmetic(work):
   def least(axis, value):
-    _, phases = growth.WORKS[work](BASE.at(axis, value))
+    _, phases = growth.WORKS[work](BASE.with_value(axis, value))
     return sum(phase.flops * phase.times for phase in phases)
 
   # The optimizer's work does not grow with the rows.
@@ -44,7 +44,9 @@ def test_the_roofline_grows_with_the_arithmetic(work):
 def test_all_is_measured_printed_and_drawn(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(roofline, "measure", lambda: MACHINE)
   monkeypatch.setattr(
-    growth, "in_parts", lambda size, **_: {"work": "log-probs", "size": size}
+    growth,
+    "compare_chunks",
+    lambda size, **_: {"work": "log-probs", "size": size},
   )
   path = tmp_path / "growth.svg"
   rows = growth.run(BASE, {"rows": (1, 2)}, (9,), repetitions=1, svg=str(path))
@@ -59,10 +61,10 @@ def test_all_is_measured_printed_and_drawn(monkeypatch, capsys, tmp_path):
   assert path.read_text().startswith("<svg")
 
 
-def test_parts_of_logits_take_less_memory():
+def test_chunks_of_logits_need_less_memory():
   usual = scoring.LOGITS_AT_ONCE
   few, many = (
-    growth.in_parts(
+    growth.compare_chunks(
       size, rows=4, columns=32, width=4, at_once=2**14, repetitions=1
     )
     for size in (1024, 4096)

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
+from rlaif_jax.bench import model_flops
 from rlaif_jax.bench import pairs
-from rlaif_jax.bench import workload
 from rlaif_jax.core import masked
 from rlaif_jax.data import packing
 from rlaif_jax.models import decoder
@@ -32,43 +31,19 @@ def test_pairs_share_prompts_and_ragged_ones_differ_in_length():
 
 def test_packed_pairs_are_in_fewer_columns():
   data = pairs.random_pairs(64, 40, 8, ragged=True, vocab_size=40)
-  rows, more = pairs.packed(data, extra=data.label)
-  assert rows.texts.tokens.size < 0.7 * (64 * 56)
-  assert more["extra"].shape == rows.label.shape
-
-
-def test_a_pass_over_one_branch_is_a_plain_forward():
-  plain = workload.forward(CONFIG, name="a", rows=3, columns=7, logits=7)
-  branch = pairs.branch_pass(
-    CONFIG,
-    name="a",
-    columns=21,
-    attended=3 * 28,
-    read_out=21,
-    logits=21,
-    passes=1,
-  )
-  assert branch.flops == pytest.approx(plain.flops)
-
-
-def test_columns_that_nobody_reads_save_the_last_layers_queries_and_mlp():
-  given = dict(name="a", columns=20, attended=100, logits=0, passes=1)
-  all_read = pairs.branch_pass(CONFIG, read_out=20, **given)
-  two_read = pairs.branch_pass(CONFIG, read_out=2, **given)
-  width, mlp, heads = 16, 24, 16
-  saved = 2 * 18 * (2 * width * heads + 3 * width * mlp)
-  assert all_read.flops - two_read.flops == pytest.approx(saved)
+  rows = pairs.pack(data)
+  assert rows.is_packed and rows.texts.tokens.size < 0.7 * (64 * 56)
 
 
 def test_phases_count_a_prompt_once():
   data = pairs.random_pairs(2, 10, 4, vocab_size=40)
   update, optimizer = pairs.update_phases(CONFIG, data, with_logits=True)
-  by_hand = pairs.branch_pass(
+  by_hand = model_flops.group_pass(
     CONFIG,
     name="update",
     columns=2 * 18,
     attended=2 * (55 + 2 * (40 + 10)),
-    read_out=2 * 8,
+    states=2 * 8,
     logits=2 * 8,
     passes=3,
   )
@@ -85,5 +60,5 @@ def test_each_call_is_one_update():
     total = jnp.sum(params["embedding"]["table"] ** 2) * batch["x"][0]
     return masked.WeightedSum(total, jnp.ones(())), {}
 
-  call = pairs.timed_update(functions.init, loss, {"x": np.ones(1)})
+  call = pairs.make_update(functions.init, loss, {"x": np.ones(1)})
   assert int(call()[0]) == 1 and int(call()[0]) == 2

@@ -31,7 +31,7 @@ def test_it_counts_pairs(monkeypatch, ragged):
   assert (line["pairs"], line["prompt"], line["response"]) == (4, 12, 4)
 
 
-def test_rows_of_their_own_have_the_same_rewards():
+def test_separate_rows_have_the_same_rewards():
   """What the bench compares is the same work."""
   config = testing.tiny_decoder(40)
   model = architectures.scalar(config)
@@ -42,19 +42,21 @@ def test_rows_of_their_own_have_the_same_rewards():
   )
   data = pairs.random_pairs(4, 12, 4, ragged=True, vocab_size=40)
   shared = reward_model.pair_rewards(model, params, data)
-  separate = reward_model.pair_rewards(reward.apart(model), params, data)
+  separate = reward_model.pair_rewards(
+    reward.repeat_prompts(model), params, data
+  )
   np.testing.assert_allclose(shared, separate, atol=1e-5)
   assert abs(np.asarray(shared[0]) - np.asarray(shared[1])).max() > 1e-3
 
 
-def test_what_is_separate_reads_more(monkeypatch):
+def test_separate_pairs_are_not_packed(monkeypatch):
   seen = []
 
   def stop(init, loss, batch):
     seen.append(batch)
     raise StopIteration
 
-  monkeypatch.setattr(reward.pairs_lib, "timed_update", stop)
+  monkeypatch.setattr(reward.pairs_lib, "make_update", stop)
   for settings in ({}, {"padded": True}, {"separate": True}):
     with pytest.raises(StopIteration):
       reward.run(

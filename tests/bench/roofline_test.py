@@ -38,3 +38,13 @@ def test_rates_are_those_of_the_work_that_was_timed(monkeypatch):
 def test_a_machine_is_measured():
   found = roofline.measure(sides=(64,), numbers=2**14, repetitions=2)
   assert found.flops > 0 and found.bandwidth > 0
+
+
+def test_alternating_calls(monkeypatch):
+  order = []
+  monkeypatch.setattr(
+    roofline, "seconds_of", lambda call, n: [float(call() or n)]
+  )
+  calls = {name: (lambda n=name: order.append(n)) for name in "ab"}
+  assert roofline.alternate(calls, 2) == {"a": 1.0, "b": 1.0}
+  assert order == ["a", "b", "a", "b"]

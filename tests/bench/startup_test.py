@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from rlaif_jax.bench import startup
 from tests import testing
 
@@ -26,8 +24,3 @@ if not kept.exists():
   assert line["first_step_cold_s"] >= 1 > line["first_step_warm_s"]
   assert line["programs"] == 1 and line["import_s"] > 0
   assert "startup" in capsys.readouterr().out
-
-
-def test_it_takes_no_arguments():
-  with pytest.raises(SystemExit, match="no arguments"):
-    startup.main(["--rows=3"])

@@ -34,6 +34,15 @@ def twice(*, output_dir: str, branch: Branch, second: Leaf):
   del output_dir, branch, second
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+  rate: float = 1.0
+
+
+def deep(*, output_dir: str, branch: Branch, train: Train = Train()):
+  del output_dir, branch, train
+
+
 JOBS = {"job": job}
 
 
@@ -45,6 +54,11 @@ def test_fields_name_the_configs_that_have_them():
   fields = configuration.config_fields(job)
   assert fields["rate"] == {"Leaf.rate"}
   assert fields["size"] == {"Branch.size", "Other.size"}
+
+
+def test_own_configs_hide_fields_of_configs_in_configs():
+  fields = configuration.config_fields(deep)
+  assert fields["rate"] == {"Train.rate"}
 
 
 def test_a_config_of_two_parameters_has_no_short_flags():

@@ -12,7 +12,8 @@ from rlaif_jax.jobs import train_sft
 def test_a_job_is_described_with_its_configs():
   text = job_help.describe("train_sft", train_sft.run)
   assert text.startswith("--job=train_sft\n\nSupervised fine-tuning")
-  assert "  TrainConfig.batch_size: int = 128" in text
+  assert "  train_sft.train: TrainConfig = TrainConfig(epochs=1.0)" in text
+  assert "  TrainConfig.batch_size: PositiveInt = 128" in text
   assert "  LoraConfig.rank: int = 8" in text
   assert "T5Config: Sizes of an encoder-decoder." in text
 

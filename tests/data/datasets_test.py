@@ -45,7 +45,7 @@ def fixture_second_of_three(monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   monkeypatch.setattr(processes, "sum_of_all", dict)
   monkeypatch.setattr(
-    mesh_lib, "held_rows", lambda mesh, rows: np.arange(rows) // 2 == 1
+    mesh_lib, "addressable_rows", lambda mesh, rows: np.arange(rows) // 2 == 1
   )
 
 

@@ -134,7 +134,7 @@ def trainings(config, mesh):
     )
 
   template = prompts_lib.load("docstring_rating")
-  by_labeler = llm_reward.direct_scorer(
+  by_labeler = llm_reward.labeler_scorer(
     language,
     TOKENIZER,
     parts=template.pointwise_parts(),
@@ -192,7 +192,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
     score,
     config=rl,
     eos_ids=(3, 4),
-    reshard=mesh_lib.mover(language.init, mesh, whole),
+    reshard=mesh_lib.make_reshard(language.init, mesh, whole),
   )
   frozen = {"reference": reference, "scorer": scorer_params}
 

@@ -24,7 +24,7 @@ from tests.e2e import stages
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Compilation dominates.
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
 
 

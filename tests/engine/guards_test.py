@@ -11,32 +11,32 @@ import pytest
 from rlaif_jax.engine import guards
 
 
-def test_compiling_again_is_an_error_where_steps_are_steady():
+def test_recompilation_is_an_error_after_warmup():
   step = jax.jit(lambda x: 2 * x + 1)
   one, two = jnp.ones(3), jnp.ones(5)
-  with guards.steady("step 1", is_steady=False):
+  with guards.no_recompilation("step 1", is_warm=False):
     step(one)
-  with guards.steady("step 2", is_steady=True):
+  with guards.no_recompilation("step 2", is_warm=True):
     step(one)
   with pytest.raises(AssertionError, match=r"step 3 compiled \d+ program"):
-    with guards.steady("step 3", is_steady=True):
+    with guards.no_recompilation("step 3", is_warm=True):
       step(two)
 
 
-def test_a_hidden_transfer_is_an_error_and_an_open_one_is_not():
+def test_implicit_transfers_are_errors():
   step = jax.jit(lambda x, y: x + y)
   x, y = jnp.ones(3), np.ones(3, np.float32)
   step(x, y)
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-    with guards.steady("step", is_steady=True):
+    with guards.no_recompilation("step", is_warm=True):
       step(x, y)
-  with guards.steady("step", is_steady=True):
+  with guards.no_recompilation("step", is_warm=True):
     step(x, jax.device_put(y))
 
 
-def test_batches_of_one_shape_have_one_key():
+def test_batches_of_one_shape_have_one_signature():
   batch = {"a": np.ones((2, 3)), "b": np.ones(2, np.int32)}
   other = {"a": np.zeros((2, 3)), "b": np.ones(2, np.int32)}
-  assert guards.shape_of(batch) == guards.shape_of(other)
+  assert guards.signature(batch) == guards.signature(other)
   for wrong in (np.ones((3, 3)), np.ones((2, 3), np.float32)):
-    assert guards.shape_of({**batch, "a": wrong}) != guards.shape_of(batch)
+    assert guards.signature({**batch, "a": wrong}) != guards.signature(batch)

@@ -68,7 +68,6 @@ def run(
       evaluate_every=4,
       evaluate_at=evaluate_at,
     ),
-    num_rows=4,
     directory=str(directory),
     name="test",
     evaluate=evaluate,
@@ -152,6 +151,9 @@ def test_steps_or_epochs_give_the_length():
   # 60 rows in batches of 8, the last one begun; at least one.
   assert [by_epochs.steps(n) for n in (24, 1)] == [8, 1]
   assert loop.TrainConfig(num_steps=3, epochs=2.5).steps(24) == 3
+  assert loop.TrainConfig(num_steps=3).steps(0) == 3
+  with pytest.raises(ValueError, match="number of rows is 0"):
+    by_epochs.steps(0)
 
 
 def test_memory_does_not_grow_with_the_steps(tmp_path):

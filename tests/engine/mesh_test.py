@@ -55,7 +55,7 @@ def test_a_placement_has_its_own_rules_and_type():
   assert (whole.dtype, table.dtype) == (jnp.float32, jnp.bfloat16)
 
 
-def test_a_moved_copy_has_the_same_numbers_elsewhere():
+def test_a_resharded_copy_has_the_same_values():
   functions = decoder.functions(testing.tiny_decoder(16))
   built = mesh.make_mesh("fsdp:2,model:2", jax.devices()[:4])
   split = jax.tree.map(
@@ -64,7 +64,7 @@ def test_a_moved_copy_has_the_same_numbers_elsewhere():
     mesh.abstract_params(functions.init, built),
   )
   placement = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
-  moved = mesh.mover(functions.init, built, placement)(split)
+  moved = mesh.make_reshard(functions.init, built, placement)(split)
   like = mesh.abstract_params(functions.init, built, placement)
   for x, to, was in zip(
     *map(jax.tree.leaves, (moved, like, split)), strict=True
@@ -75,7 +75,7 @@ def test_a_moved_copy_has_the_same_numbers_elsewhere():
 
 def test_the_rows_that_this_process_holds():
   built = mesh.make_mesh("data:2,sequence:2,model:2", jax.devices()[:8])
-  assert mesh.held_rows(built, 6).all()  # It has all devices.
+  assert mesh.addressable_rows(built, 6).all()  # It has all devices.
 
 
 def test_a_batch_that_does_not_divide_is_an_error():

@@ -154,7 +154,8 @@ def tpu(monkeypatch):
 def test_a_tpu_slice_of_gke_is_detected(setenv, tpu):
   setenv({"TPU_WORKER_HOSTNAMES": "sft-0.sft,sft-1.sft", "TPU_WORKER_ID": "1"})
   group = processes.detect({})
-  assert (group.address, group.count, group.index) == ("sft-0.sft:8482", 2, 1)
+  assert group.address.startswith("sft-0.sft:")
+  assert (group.count, group.index) == (2, 1)
   setenv({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"})
   assert processes.detect({}) is None
 
@@ -169,7 +170,8 @@ def test_a_slice_of_tpu_vms_is_detected(setenv, tpu, monkeypatch):
     tpu, "get_metadata", lambda name: (attributes.get(name), 200)
   )
   group = processes.detect({})
-  assert (group.address, group.count, group.index) == ("10.0.0.2:8482", 3, 2)
+  assert group.address.startswith("10.0.0.2:")
+  assert (group.count, group.index) == (3, 2)
 
 
 def test_a_tpu_without_metadata_server_runs_alone(setenv, tpu, monkeypatch):

@@ -63,7 +63,7 @@ def test_order_statistics_of_nothing():
 
 
 def test_orders_that_cannot_be():
-  with pytest.raises(ValueError, match="one column an order"):
+  with pytest.raises(ValueError, match="one column per order"):
     position.order_statistics(np.ones(4))
   with pytest.raises(ValueError, match="1 values are not in"):
     position.order_statistics(np.array([[0.5, 1.5]]))

@@ -357,5 +357,7 @@ def test_the_reference_weighs_policies_alike():
 
 def test_verdicts_that_cannot_be():
   for values, n in (([1.0, 2.0], 2), ([1.0], 2)):
-    with pytest.raises(ValueError, match="A: . verdicts on 2 responses"):
+    with pytest.raises(
+      ValueError, match="A: there are . judgments and 2 lengths"
+    ):
       win_rate.harmless_rates({"A": np.array(values)}, {"A": np.ones(n)})

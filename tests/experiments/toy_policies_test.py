@@ -28,7 +28,7 @@ def count_first_word(params, prompts, response, mask):
   return jnp.sum((response == 4) * mask, axis=-1)
 
 
-WORDS = toy_policies.Reward(count_first_word, None)
+WORDS = toy_policies.ToyReward(count_first_word, None)
 
 
 def test_best_of_n_by_gold_itself_is_the_best_of_gold(policies):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rig's world from its definition: values, penalty, writers."""
+"""The toy world from its definition: values, penalty, writers."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ TOP_LEVEL = {
   "LICENSE",
   "CHANGELOG.md",
   "CONTRIBUTING.md",
+  "CITATION.cff",
+  "mkdocs.yml",
 }
 
 

@@ -15,6 +15,8 @@ READ_BY_REFLECTION = {
   "GoldConfig.brevity",
   "GoldConfig.no_repetition",
   "GoldConfig.form",
+  # It permits a host, which the class checks itself.
+  "ServerConfig.allow_remote",
 }
 
 

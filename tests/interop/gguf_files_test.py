@@ -70,7 +70,7 @@ def test_metadata_are_plain_values(tmp_path):
 
 def test_something_else_is_refused(tmp_path):
   (tmp_path / "m.gguf").write_bytes(b"GGML and so on")
-  with pytest.raises(ValueError, match="does not begin with GGUF"):
+  with pytest.raises(ValueError, match="does not start with GGUF"):
     gguf_files.GGUFSource(tmp_path / "m.gguf")
 
 
@@ -79,7 +79,7 @@ def test_a_cut_file_is_refused(tmp_path, keep):
   write(tmp_path / "whole.gguf")
   data = (tmp_path / "whole.gguf").read_bytes()
   (tmp_path / "m.gguf").write_bytes(data[:keep])
-  with pytest.raises(ValueError, match="m.gguf.*(cut|needs)"):
+  with pytest.raises(ValueError, match="m.gguf.*(truncated|needs)"):
     gguf_files.GGUFSource(tmp_path / "m.gguf")
 
 
@@ -103,5 +103,5 @@ def test_an_unknown_quantisation_is_named(tmp_path):
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
-  with pytest.raises(ValueError, match="tensor odd is quantised as Q8_K"):
+  with pytest.raises(ValueError, match="tensor odd is quantized as Q8_K"):
     gguf_files.GGUFSource(tmp_path / "m.gguf")

@@ -53,7 +53,7 @@ def test_an_index_cannot_leave_its_directory(tmp_path, file):
   safetensors_files.write(tmp_path, TENSORS.items())
   index = {"weight_map": {"a": file}}
   (tmp_path / "model" / safetensors_files.INDEX).write_text(json.dumps(index))
-  with pytest.raises(ValueError, match="beside their index"):
+  with pytest.raises(ValueError, match="must be in its directory"):
     safetensors_files.SafetensorsSource(tmp_path / "model")
 
 
@@ -63,7 +63,7 @@ def test_an_index_that_names_a_tensor_its_shard_lacks(tmp_path):
   index = json.loads(path.read_text())
   index["weight_map"]["b"] = index["weight_map"]["a"]
   path.write_text(json.dumps(index))
-  with pytest.raises(ValueError, match="lacks tensor b"):
+  with pytest.raises(ValueError, match="has no tensor b"):
     safetensors_files.SafetensorsSource(tmp_path)
 
 
@@ -71,14 +71,14 @@ def test_a_cut_file_is_refused(tmp_path):
   safetensors_files.write(tmp_path, TENSORS.items())
   path = tmp_path / safetensors_files.SINGLE
   path.write_bytes(path.read_bytes()[:-3])
-  with pytest.raises(ValueError, match="no whole safetensors file"):
+  with pytest.raises(ValueError, match="not a complete safetensors file"):
     safetensors_files.SafetensorsSource(tmp_path)
 
 
 def test_a_header_larger_than_the_file_is_refused(tmp_path):
   path = tmp_path / safetensors_files.SINGLE
   path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
-  with pytest.raises(ValueError, match="no whole safetensors file"):
+  with pytest.raises(ValueError, match="not a complete safetensors file"):
     safetensors_files.SafetensorsSource(tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_offsets_outside_the_file_are_refused(tmp_path):
   ).encode()
   path = tmp_path / safetensors_files.SINGLE
   path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
-  with pytest.raises(ValueError, match="no whole safetensors file"):
+  with pytest.raises(ValueError, match="not a complete safetensors file"):
     safetensors_files.SafetensorsSource(tmp_path)
 
 
@@ -105,7 +105,7 @@ class Bomb:
 
 def test_pickles_are_never_loaded(tmp_path):
   (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-  with pytest.raises(ValueError, match="pickle, which is never loaded"):
+  with pytest.raises(ValueError, match="pickle, which is not loaded"):
     safetensors_files.SafetensorsSource(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_json_that_is_none(tmp_path):
   with pytest.raises(ValueError, match="is missing"):
     safetensors_files.read_json(path)
   path.write_text("{")
-  with pytest.raises(ValueError, match="no JSON"):
+  with pytest.raises(ValueError, match="not JSON"):
     safetensors_files.read_json(path)
   path.write_text("[]")
   with pytest.raises(ValueError, match="a list, not an object"):

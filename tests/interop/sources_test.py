@@ -67,7 +67,7 @@ def test_t5x_there_and_back(tmp_path):
 
 def test_t5x_does_not_say_its_sizes(tmp_path):
   sources.write(str(tmp_path), "t5x", T5, arrays(T5).items())
-  with pytest.raises(ValueError, match="does not say its sizes"):
+  with pytest.raises(ValueError, match="does not store its sizes"):
     sources.open_source(str(tmp_path))
 
 
@@ -116,5 +116,5 @@ def test_nothing_known(tmp_path):
   (tmp_path / "notes.txt").write_text("hello")
   with pytest.raises(ValueError, match="expected a T5X checkpoint"):
     sources.open_source(str(tmp_path))
-  with pytest.raises(ValueError, match="does not begin with GGUF"):
+  with pytest.raises(ValueError, match="does not start with GGUF"):
     sources.open_source(str(tmp_path / "notes.txt"))

@@ -158,4 +158,4 @@ def test_unknown_choices_are_named(tmp_path):
   with pytest.raises(ValueError, match="onnx"):
     convert(tmp_path, tmp_path / "ours", format="onnx")
   with pytest.raises(ValueError, match="int8"):
-    convert_checkpoint.DtypeConfig(params="int8")
+    convert_checkpoint.DtypeConfig(param_dtype="int8")

@@ -12,6 +12,7 @@ import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.data import datasets
 from rlaif_jax.engine import mesh
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.jobs import measure_perplexity
@@ -19,10 +20,13 @@ from tests import testing
 
 
 def measure(world, directory, **changes):
+  source = datasets.ExampleSource(
+    examples_file=str(world / "examples.jsonl"), limit=changes.pop("limit", 0)
+  )
   settings = dict(
     output_dir=str(directory),
     model_dir=str(world / "sft" / "model"),
-    examples_file=str(world / "examples.jsonl"),
+    examples=source,
     batch_size=8,
     max_tokens=20,
   )

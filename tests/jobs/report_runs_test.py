@@ -14,7 +14,7 @@ from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.jobs import report_runs
 from rlaif_jax.ops import statistics
-from tests.evaluation import audit_report_test
+from tests.evaluation import judge_report_test
 from tests.evaluation import compare_report_test
 
 
@@ -86,7 +86,7 @@ def fixture_runs(tmp_path):
     },
   )
   put(tmp_path, "more_labels", "label", {"pairs": 3})  # measured nothing
-  put(tmp_path, "grid", "eval_judge", {}, cells=audit_report_test.ROWS)
+  put(tmp_path, "grid", "eval_judge", {}, cells=judge_report_test.ROWS)
   row = {"labels": 1234, "correct": 30, "n": 40}
   put(tmp_path, "reward", "train_reward", {}, reward_accuracy=[row])
   candidate = {"step": 4, "score": 0.5, "preference": 0.75, "n": 8}
@@ -137,7 +137,7 @@ def test_only_what_was_run_is_shown(tmp_path):
   report_runs.run(output_dir=str(tmp_path / "out"), runs_dir=str(tmp_path))
   page = (tmp_path / "out" / "report.html").read_text()
   assert "<h2>Runs</h2>" in page and "Reward models" not in page
-  with pytest.raises(ValueError, match="holds a result.json"):
+  with pytest.raises(ValueError, match="has a result.json"):
     report_runs.run(output_dir="x", runs_dir=str(tmp_path / "data"))
 
 

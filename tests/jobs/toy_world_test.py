@@ -106,6 +106,8 @@ def test_arms_with_labels_of_their_own_and_arms_of_teachers(tmp_path):
   run(tmp_path, plain, right, weak, teachers=teachers)
   rows = jsonl.parse_rows(tmp_path / "rows.jsonl", dict)
   proxies = {r["arm"]: r for r in rows if r["stage"] == "proxy"}
-  assert proxies["right"]["label_accuracy"] == 1.0
+  # Pairs of equal gold count half.
+  ties = (tiny_toy.data(3).train_margins == 0).mean()
+  assert proxies["right"]["label_accuracy"] == pytest.approx(1 - ties / 2)
   assert proxies["right"]["accuracy"] != proxies["plain"]["accuracy"]
   assert [r["step"] for r in rows if r["arm"] == "weak"] == [0, 2]

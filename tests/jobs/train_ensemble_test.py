@@ -14,6 +14,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
+from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_ensemble
@@ -95,7 +96,7 @@ def test_the_trunk_moves_in_the_first_phase_alone(world, trained, tmp_path):
     dataclasses.replace(LORA, first_phase=0.0),
     train=tiny.train_config(epochs=1.0),
   )
-  own = pretrained.part_of(trunk(one), start.params)
+  own = initialization.part_of(trunk(one), start.params)
   assert gap(trunk(one), own) == 0
   assert gap(trunk(trained["lora"][1]), own) > 1e-3
   # Half of 48 labels, four times, in batches of eight: in each phase.

@@ -41,7 +41,13 @@ def test_a_difference_model_reads_both_and_has_no_side(world, tmp_path):
   encode = preferences.make_encoder(model.tokenizer, model.sequence)
   pairs, _ = encode(preferences.read_labels(str(tmp_path / "test.jsonl")))
   margin = kinds.make_pair_scorer("difference", model.functions)
-  flipped = pairs.replace(first=pairs.second, second=pairs.first)
+  texts = pairs.texts
+  flipped = pairs.replace(
+    texts=texts.replace(
+      response=texts.response[:, ::-1],
+      response_valid=texts.response_valid[:, ::-1],
+    )
+  )
   one, zero = margin(model.params, pairs)
   np.testing.assert_allclose(
     one, -margin(model.params, flipped)[0], rtol=1e-4, atol=1e-5

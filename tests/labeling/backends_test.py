@@ -91,13 +91,13 @@ def test_reading_prompts_together_changes_no_answer(backend):
   ask = dict(max_tokens=5, temperature=1.0, top_k=5, seed=3, stop="")
   assert backend.complete(prompts, **ask) == apart.complete(prompts, **ask)
   ragged = [*prompts, same + "z" * 25]
-  assert packed_prompts.documents_of(
+  assert packed_prompts.make_segments(
     [backend.encode(prompt) for prompt in ragged], bucket=16
-  ).differ
+  ).is_uneven
   assert backend.complete(ragged, **ask) == apart.complete(ragged, **ask)
 
 
-def test_what_all_prompts_begin_with_is_read_once_for_all_calls(monkeypatch):
+def test_the_prefix_of_all_prompts_is_read_once_for_all_calls(monkeypatch):
   """And its cache is kept for the last few beginnings alone."""
   read = []
   prefill = prefix_sharing.prefill_prefix
@@ -122,13 +122,13 @@ def test_what_all_prompts_begin_with_is_read_once_for_all_calls(monkeypatch):
   assert read == [20]
   assert ask(begins[0]) == first and read == [20]
   # Others are read, too, and the oldest makes room.
-  for begin in begins[1 : backends.KEPT + 1]:
+  for begin in begins[1 : backends.NUM_PREFIXES + 1]:
     ask(begin)
-  assert len(read) == backends.KEPT + 1
+  assert len(read) == backends.NUM_PREFIXES + 1
   ask(begins[2])
-  assert len(read) == backends.KEPT + 1
+  assert len(read) == backends.NUM_PREFIXES + 1
   assert ask(begins[0]) == first
-  assert len(read) == backends.KEPT + 2
+  assert len(read) == backends.NUM_PREFIXES + 2
 
 
 def test_an_empty_prompt_is_an_error():

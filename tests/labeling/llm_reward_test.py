@@ -34,7 +34,7 @@ def test_it_equals_the_rating_of_the_rendered_prompt(words, chat):
   functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
   params = testing.build(functions)
   template = prompts.load("docstring_rating")
-  score = llm_reward.direct_scorer(
+  score = llm_reward.labeler_scorer(
     functions,
     tokenizer,
     parts=template.pointwise_parts(),
@@ -75,7 +75,7 @@ def test_what_stands_behind_the_end_changes_nothing():
   functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
   params = testing.build(functions)
   template = prompts.load("docstring_rating")
-  scorer = llm_reward.direct_scorer(
+  scorer = llm_reward.labeler_scorer(
     functions,
     tokenizer,
     parts=template.pointwise_parts(),
@@ -93,7 +93,7 @@ def test_what_stands_behind_the_end_changes_nothing():
   )
 
 
-def test_sharing_the_beginning_and_the_context_changes_nothing():
+def test_sharing_the_prefix_and_the_context_changes_nothing():
   """Two responses of each context, shared and each prompt read whole."""
   tokenizer = testing.CharTokenizer(bos=True)
   functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
@@ -105,7 +105,7 @@ def test_sharing_the_beginning_and_the_context_changes_nothing():
   response, mask, _ = converters.encode_responses(texts, tokenizer, 7)
   response, mask = (x.reshape(2, 2, 7) for x in (response, mask))
   scorers = [
-    llm_reward.direct_scorer(
+    llm_reward.labeler_scorer(
       model,
       tokenizer,
       parts=template.pointwise_parts(),
@@ -113,14 +113,14 @@ def test_sharing_the_beginning_and_the_context_changes_nothing():
     )
     for model in (functions, dataclasses.replace(functions, cache=None))
   ]
-  raters = [scorer.prepare(params) for scorer in scorers]
+  labelers = [scorer.prepare(params) for scorer in scorers]
   # The preamble is read by `prepare`, and by nothing after it.
   begin = 1 + len(tokenizer.encode(template.pointwise_parts()[0]))
-  assert raters[0].common.places.shape == (1, begin)
-  assert raters[1].common is None
+  assert labelers[0].prefix.positions.shape == (1, begin)
+  assert labelers[1].prefix is None
   scores = [
     jax.jit(scorer.score)(rater, batch, response, mask)
-    for scorer, rater in zip(scorers, raters, strict=True)
+    for scorer, rater in zip(scorers, labelers, strict=True)
   ]
   assert np.std(scores[0]) > 1e-6
   np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)

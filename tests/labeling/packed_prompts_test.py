@@ -12,7 +12,7 @@ from tests.labeling import prefixes_test
 
 
 def pack(ids, batch_size=8, bucket=8):
-  documents = packed_prompts.documents_of(ids, bucket=bucket)
+  documents = packed_prompts.make_segments(ids, bucket=bucket)
   return list(packed_prompts.pack(documents, batch_size=batch_size))
 
 
@@ -33,7 +33,7 @@ def read_back(parts):
         | (b.continuation_ids[row] == continuation)
       )
       assert mine.nonzero()[0][-1] == column
-      found[prompt] = [*part.common, *map(int, b.tokens[row][mine])]
+      found[prompt] = [*part.prefix, *map(int, b.tokens[row][mine])]
       own = columns[i][columns[i] >= 0]
       assert (b.tokens.flat[own] == b.tokens[row][mine]).all()
   return found
@@ -82,9 +82,9 @@ def test_the_layout_depends_on_the_tokens_alone():
 
 def test_documents_of_one_length_are_better_padded():
   alike = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
-  assert not packed_prompts.documents_of(alike, bucket=8).differ
-  more = packed_prompts.documents_of([*alike, [1] * 90], bucket=8)
-  assert more.differ
+  assert not packed_prompts.make_segments(alike, bucket=8).is_uneven
+  more = packed_prompts.make_segments([*alike, [1] * 90], bucket=8)
+  assert more.is_uneven
 
 
 def test_none_is_none():

@@ -15,14 +15,14 @@ def read_back(parts):
   """Row -> its tokens, as a model would read them."""
   found = {}
   for part in parts:
-    b = part.batch
-    tokens, valid = prefixes.common_row(part.common, bucket=8)
+    b = part.prompts
+    tokens, valid = prefixes.prefix_row(part.prefix, bucket=8)
     assert tokens.shape[1] % 8 == 0 and tokens.shape[1] - valid.sum() <= 8
-    common = tokens[valid]
+    prefix = tokens[valid]
     for i, row in enumerate(part.rows):
       group = b.group_ids[i]
       pieces = (
-        common,
+        prefix,
         b.group_tokens[group][b.group_valid[group]],
         b.suffix[i][b.suffix_valid[i]],
       )
@@ -35,8 +35,8 @@ def read_back(parts):
 def tokens_read(parts):
   return sum(
     int(b.group_valid.sum() + b.suffix_valid.sum())
-    for b in (part.batch for part in parts)
-  ) + len(parts[0].common)
+    for b in (part.prompts for part in parts)
+  ) + len(parts[0].prefix)
 
 
 def judge_prompts(rng, pairs, preamble=40):
@@ -60,25 +60,25 @@ def test_any_prompts_are_whole_and_answered_once():
     ids += ids[: rng.randrange(5)]
     own = [rng.randrange(1, len(row) + 1) for row in ids]
     sizes = {"batch_size": rng.choice((1, 4, 7)), "bucket": rng.choice((1, 4))}
-    parts = list(prefixes.share(ids, own, **sizes))
+    parts = list(prefixes.share_prefixes(ids, own, **sizes))
     assert read_back(parts) == dict(enumerate(ids))
     for part in parts:
       assert len(part.rows) <= sizes["batch_size"]
-      kept = part.batch.suffix_valid.sum(axis=1)
+      kept = part.prompts.suffix_valid.sum(axis=1)
       for i, row in enumerate(part.rows):
         assert kept[i] >= own[row], trial
 
 
 def test_both_orders_read_preamble_and_context_once():
   ids = judge_prompts(random.Random(1), pairs=16)
-  parts = list(prefixes.share(ids, [1] * 32, batch_size=32, bucket=8))
+  parts = list(prefixes.share_prefixes(ids, [1] * 32, batch_size=32, bucket=8))
   contexts = sum(len(row) - 40 - 12 for row in ids[::2])
   # What is read: the preamble once, contexts once, candidates twice.
-  assert {part.common for part in parts} == {tuple(ids[0][:40])}
+  assert {part.prefix for part in parts} == {tuple(ids[0][:40])}
   expected = 40 + contexts + 32 * 12
   assert expected - 32 <= tokens_read(parts) <= expected
   assert tokens_read(parts) < 0.5 * sum(map(len, ids))
-  shapes = {part.batch.suffix.shape for part in parts}
+  shapes = {part.prompts.suffix.shape for part in parts}
   assert len(shapes) <= len(parts) <= 6
 
 
@@ -86,26 +86,28 @@ def test_batches_do_not_depend_on_the_order_of_the_prompts():
   ids = judge_prompts(random.Random(2), pairs=5)
   turned = list(reversed(ids))
   sizes = {"batch_size": 4, "bucket": 8}
-  one = list(prefixes.share(ids, [1] * 10, **sizes))
-  two = list(prefixes.share(turned, [1] * 10, **sizes))
+  one = list(prefixes.share_prefixes(ids, [1] * 10, **sizes))
+  two = list(prefixes.share_prefixes(turned, [1] * 10, **sizes))
   assert len(one) == len(two)
   for a, b in zip(one, two, strict=True):
-    np.testing.assert_array_equal(a.batch.group_tokens, b.batch.group_tokens)
-    np.testing.assert_array_equal(a.batch.suffix, b.batch.suffix)
+    np.testing.assert_array_equal(
+      a.prompts.group_tokens, b.prompts.group_tokens
+    )
+    np.testing.assert_array_equal(a.prompts.suffix, b.prompts.suffix)
 
 
 def test_the_same_prompt_many_times_fills_batches():
   ids = [[1, 2, 3, 4, 5, 6, 7, row] for row in range(10)]
-  parts = list(prefixes.share(ids, [1] * 10, batch_size=4, bucket=2))
+  parts = list(prefixes.share_prefixes(ids, [1] * 10, batch_size=4, bucket=2))
   assert [len(part.rows) for part in parts] == [4, 4, 2]
   assert read_back(parts) == dict(enumerate(ids))
 
 
 def test_nothing_to_read_is_an_error():
-  assert list(prefixes.share([], [], batch_size=4, bucket=2)) == []
+  assert list(prefixes.share_prefixes([], [], batch_size=4, bucket=2)) == []
   for own in (0, 3):
     with pytest.raises(ValueError, match="prompt 0 has 2 tokens"):
-      list(prefixes.share([[1, 2]], [own], batch_size=4, bucket=2))
+      list(prefixes.share_prefixes([[1, 2]], [own], batch_size=4, bucket=2))
 
 
 def test_long_prompts_share_lengths():

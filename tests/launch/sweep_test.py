@@ -35,7 +35,7 @@ def runs(sweep, monkeypatch):
     def pretend(command, **_):
       asked.append(command)
       done = Done()
-      seed = int(next(w for w in command if ".seed=" in w).split("=")[1])
+      seed = int(next(w for w in command if "--seed=" in w).split("=")[1])
       if seed not in results:
         done.returncode = 2
         return done
@@ -64,7 +64,7 @@ def test_each_seed_is_the_recipes_own_command(sweep, runs, tmp_path):
   assert code == 0
   assert asked[0][0] == sys.executable and "--job=train_sft" in asked[0]
   assert asked[0][-3:] == [
-    "--gin.train_sft.seed=4",
+    "--seed=4",
     f"--output_dir={tmp_path}/docstring_sft/seed4",
     "--b",
   ]

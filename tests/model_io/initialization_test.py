@@ -18,7 +18,7 @@ def test_the_trunk_is_a_copy(world):
   params = initialization.scalar_params(
     functions, start, start.mesh, jax.random.key(0)
   )
-  trunk = pretrained.part_of(params["decoder"], start.params)
+  trunk = initialization.part_of(params["decoder"], start.params)
   jax.tree.map(np.testing.assert_array_equal, params["decoder"], trunk)
   jax.tree.map(lambda x: x.delete(), params)
   assert not jax.tree.leaves(start.params)[0].is_deleted()

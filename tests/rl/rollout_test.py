@@ -148,7 +148,7 @@ def test_a_copy_samples_what_the_policy_would(params):
 
   def reshard(policy):
     asked.append(policy)
-    return mesh.mover(POLICY.init, devices, whole)(policy)
+    return mesh.make_reshard(POLICY.init, devices, whole)(policy)
 
   one, _ = collect_with(dict(params, policy=split), split, length_score, batch)
   other, _ = collect_with(

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from rlaif_jax.evaluation import audit_report
+from rlaif_jax.evaluation import judge_report
 from rlaif_jax.evaluation import calibration
 from rlaif_jax.evaluation import position
 from rlaif_jax.ops import statistics
@@ -66,25 +66,25 @@ ROWS = [
 
 def test_the_best_is_chosen_on_its_own_pairs():
   """Not the one that looks best where it is reported."""
-  found = audit_report.best(ROWS)
+  found = judge_report.best(ROWS)
   assert [(r["labeler"], r["cell"]) for r in found] == [
     ("small", "detailed"),
     ("large", "base"),  # the first of equals
   ]
   without = [{**r, "selection": None} for r in ROWS]
-  assert audit_report.best(without) == []
+  assert judge_report.best(without) == []
 
 
 def test_the_page_shows_every_cell_and_escapes_names():
   evil = row("<b>x</b>", "base", 20, 20, task="helpful")
   silent = {**row("mute", "base", 1, 1), "alignment": None, "selection": None}
-  page = audit_report.render([*ROWS, evil, silent])
+  page = judge_report.render([*ROWS, evil, silent])
   assert "<b>x</b>" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
   assert page.count("<svg") == 3 and "http://arxiv" not in page
   assert "97.5 %" in page and "no answer" in page
   assert "0.25" in page and "1.50" in page
-  assert page == audit_report.render([*ROWS, evil, silent])
+  assert page == judge_report.render([*ROWS, evil, silent])
 
 
 def test_without_rows_the_page_says_so():
-  assert "measured nothing" in audit_report.render([])
+  assert "measured nothing" in judge_report.render([])
