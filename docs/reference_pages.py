@@ -2,7 +2,8 @@
 """Adds the generated reference to the site: one page per package.
 
 A hook of mkdocs (`mkdocs.yml`). The pages hold mkdocstrings directives, so
-their text comes from the docstrings when the site is built.
+their text comes from the docstrings when the site is built. The public API is
+in `reference/index.md`, at the line `PUBLIC_API`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "rlaif_jax"
+PUBLIC_API = "<!-- public API -->"
 
 
 def packages() -> list[str]:
   """Returns the names of the library's packages, in alphabetical order."""
   return sorted(p.parent.name for p in PACKAGE.glob("*/__init__.py"))
+
+
+def public_names() -> dict[str, str]:
+  """Returns the public names with the modules that define them."""
+  for node in ast.parse((PACKAGE / "__init__.py").read_text("utf-8")).body:
+    if isinstance(node, ast.Assign) and node.targets[0].id == "_MODULES":
+      return ast.literal_eval(node.value)
+  raise ValueError("rlaif_jax/__init__.py has no _MODULES")
 
 
 def has_docstring(path: pathlib.Path) -> bool:
@@ -46,6 +56,13 @@ def on_config(config):
         {f"rlaif_jax.{name}": f"reference/{name}.md"} for name in packages()
       ]
   return config
+
+
+def on_page_markdown(markdown, page, config, files):
+  """Writes the public API where the reference has its mark."""
+  names = public_names().items()
+  api = [f"::: {module}.{name}" for name, module in names]
+  return markdown.replace(PUBLIC_API, "\n\n".join(api))
 
 
 def on_files(files, config):

@@ -41,9 +41,7 @@ def test_outputs_are_stored_and_small(path):
   notebook = json.loads(path.read_text("utf-8"))
   cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
   assert any(cell["outputs"] for cell in cells)
-  assert [c["execution_count"] for c in cells] == list(
-    range(1, len(cells) + 1)
-  )
+  assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
   kinds = {out["output_type"] for cell in cells for out in cell["outputs"]}
   assert "error" not in kinds
   assert path.stat().st_size < 100_000
