@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds the generated reference to the site: one page per package.
+"""Adds the generated reference to the site, and links of notebooks.
 
 A hook of mkdocs (`mkdocs.yml`). The pages hold mkdocstrings directives, so
 their text comes from the docstrings when the site is built. The public API is
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import re
 
 from mkdocs.structure.files import File
 
@@ -63,6 +64,18 @@ def on_page_markdown(markdown, page, config, files):
   names = public_names().items()
   api = [f"::: {module}.{name}" for name, module in names]
   return markdown.replace(PUBLIC_API, "\n\n".join(api))
+
+
+def on_page_content(html, page, config, files):
+  """Points links of notebooks at pages; mkdocs does so for Markdown alone."""
+  if not page.file.src_uri.endswith(".ipynb"):
+    return html
+
+  def to_page(match):
+    name = match[1].removesuffix("index")
+    return f'href="../{name}/"'.replace("//", "/")
+
+  return re.sub(r'href="(\.\./[\w/]+)\.md"', to_page, html)
 
 
 def on_files(files, config):

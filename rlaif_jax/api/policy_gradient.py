@@ -104,7 +104,9 @@ def policy_gradient(
     scorer.score,
     config=config,
     eos_ids=policy.tokenizer.eos_ids,
-    reshard=mesh_lib.mover(policy.functions.init, mesh, placement.rollout),
+    reshard=mesh_lib.make_reshard(
+      policy.functions.init, mesh, placement.rollout
+    ),
   )
   trained = pretrained.language_model(policy.config, mesh, compute)
   step = step_lib.make_train_step(

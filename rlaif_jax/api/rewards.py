@@ -121,7 +121,9 @@ def text_reward(
       for row, keep in zip(context, valid, strict=True)
     ]
     contexts = [text for text in texts for _ in range(shape[1])]
-    samples = decode.Samples(response=response, mask=mask, log_probs=None)
+    samples = decode.SampledResponses(
+      response=response, mask=mask, log_probs=None
+    )
     responses = [text for row in policy.decode(samples) for text in row]
     values = np.asarray(function(contexts, responses), np.float32)
     if values.shape != (len(responses),):

@@ -258,8 +258,10 @@ def _num_new_tokens(options: OptionIds) -> int:
   return max(map(len, options)) - 1
 
 
-def _options_after(model, params, states, cache, options, *prefix) -> jax.Array:
-  """Returns [B, len(options)] log-probs after states [B, D] and their cache."""
+def _options_after(
+  model, params, states, cache, options, *prefix
+) -> Float[Array, "B options"]:
+  """Returns log-probs after states [B, D] and their cache."""
   after = {(): jax.nn.log_softmax(model.logits(params, states), axis=-1)}
   beginnings = {option[:j] for option in options for j in range(1, len(option))}
   for beginning in sorted(beginnings):

@@ -19,39 +19,35 @@ Pairs = Mapping[tuple[str, str], Sequence[records.Pair]]
 
 
 def pair_responses(
-  texts: Mapping[str, Mapping[str, str]],
-  contexts: Mapping[str, str],
-  *,
-  limit: int = 0,
+  sampled: Mapping[str, Mapping[str, records.Response]], *, limit: int = 0
 ) -> dict[tuple[str, str], list[records.Pair]]:
   """Pairs the responses of each two policies to their common contexts.
 
   Args:
-    texts: policy -> context id -> response.
-    contexts: context id -> context.
+    sampled: policy -> context id -> response, as `run_files.responses`.
     limit: number of contexts to use, in the order of their ids; 0 uses all.
 
   Raises:
     ValueError: the policies have no context in common.
   """
-  order = sorted(set.intersection(*(set(by_id) for by_id in texts.values())))
+  order = sorted(set.intersection(*(set(by_id) for by_id in sampled.values())))
   order = order[:limit] if limit else order
   if not order:
     raise ValueError(
-      f"{sorted(texts)} have no context in common; sample responses of all "
+      f"{sorted(sampled)} have no context in common; sample responses of all "
       "policies for the same split"
     )
   return {
     (a, b): [
       records.Pair(
         id=records.content_id(a, b, name),
-        context=contexts[name],
-        first=texts[a][name],
-        second=texts[b][name],
+        context=sampled[a][name].context,
+        first=sampled[a][name].text,
+        second=sampled[b][name].text,
       )
       for name in order
     ]
-    for a, b in itertools.combinations(texts, 2)
+    for a, b in itertools.combinations(sampled, 2)
   }
 
 

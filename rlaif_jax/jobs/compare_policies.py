@@ -18,7 +18,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.evaluation import compare_report
 from rlaif_jax.evaluation import policy_comparison
 from rlaif_jax.evaluation import rankings
-from rlaif_jax.jobs import evaluate
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pairwise_judge
 
 
@@ -56,11 +56,8 @@ def run(
     loaded = labelers.load_labeler(
       labeler, journal_file=f"{output_dir}/journal.jsonl"
     )
-    texts, rows = evaluate.read_responses(pathlib.Path(runs_dir), responses)
-    contexts = {
-      name: row.context for name, row in next(iter(rows.values())).items()
-    }
-    pairs = policy_comparison.pair_responses(texts, contexts, limit=limit)
+    sampled = run_files.responses(pathlib.Path(runs_dir), responses)
+    pairs = policy_comparison.pair_responses(sampled, limit=limit)
     stored = labelers.label_pairs(
       lambda: (pair for rows in pairs.values() for pair in rows),
       loaded,

@@ -88,9 +88,7 @@ def run(
     system=system,
     dtype=dtypes.param_dtype,
   )
-  pretrained.save_like(
-    target, loaded.params, loaded, name=name or loaded.name, kind="language"
-  )
+  dataclasses.replace(loaded, name=name or loaded.name).save(target)
   return {
     "model": target,
     "parameters": sum(

@@ -96,7 +96,7 @@ class PretrainedModel:
     *,
     num_samples: int = 1,
     **options: Any,
-  ) -> decode.Samples:
+  ) -> decode.SampledResponses:
     """Samples N responses to each prompt: [B, N, R].
 
     Args:
@@ -117,7 +117,7 @@ class PretrainedModel:
     )
 
   def decode(
-    self, samples: decode.Samples | algorithms.Rollout
+    self, samples: decode.SampledResponses | algorithms.Rollout
   ) -> list[list[str]]:
     """Returns the texts of responses [B, N, R]: N for each prompt.
 

@@ -50,6 +50,9 @@ class AnnotationConfig(validation.Validated):
   seed: int = 0
 
 
+RANK = AnnotationConfig()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
   """A context with its responses; `names` are their policies."""

@@ -55,7 +55,12 @@ class ServerConfig:
   port: int = 8321
   allow_remote: bool = False
 
-  def __post_init__(self):
+  def check(self) -> None:
+    """Checks that other machines cannot reach the page unless allowed.
+
+    Raises:
+      ValueError: they can.
+    """
     try:
       is_loopback = ipaddress.ip_address(self.host).is_loopback
     except ValueError:
@@ -66,6 +71,9 @@ class ServerConfig:
         "to allow this, set ServerConfig.allow_remote=True (nothing is "
         "encrypted; an SSH tunnel to 127.0.0.1 is safer)"
       )
+
+
+LOCAL = ServerConfig()
 
 
 def read_key(path: pathlib.Path) -> str:

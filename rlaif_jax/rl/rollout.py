@@ -77,7 +77,7 @@ def make_sample(
   *,
   config: algorithms.RLConfig,
   eos_ids: tuple[int, ...],
-) -> Callable[..., decode.Samples]:
+) -> Callable[..., decode.SampledResponses]:
   """Returns the jitted sample(params, prompts, key) -> Samples [B, N, R].
 
   `params` are the policy's. N is `config.samples_per_prompt`; each prompt is

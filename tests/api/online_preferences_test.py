@@ -99,7 +99,11 @@ def test_a_labeler_is_asked_once_about_every_two(world, tmp_path):
   )
   found = scored(world, given, tmp_path)
   path = tmp_path / "judged/store/labels.jsonl"
-  rows = jsonl.read_records(records.Preference, path)
+  rows = [
+    records.from_row(records.Preference, row)
+    for chunk in jsonl.parse_rows(path, dict)
+    for row in chunk["labels"]
+  ]
   stored = path.read_bytes()
   again = scored(world, given, tmp_path)
   np.testing.assert_array_equal(again.win_probs, found.win_probs)
