@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reward of a policy run: which model, loaded how, in which unit."""
+"""Loads the reward of a policy run: models or a labeler, standardised."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Sequence
+from typing import Annotated, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
@@ -28,16 +29,23 @@ from rlaif_jax.reward import scorers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScorerConfig(validation.Validated):
-  """Exactly one of a reward model and a labeler that rates 1..10.
+  """The reward: a reward model, an ensemble of them, or a labeler.
 
-  `standardize_file` names test or SFT responses (JSONL of Response); the
-  reward is then (r - mean) / std over them, times `scale`. The paper uses the
-  raw reward; in a small world the unit of the reward has to be set by hand.
-  `placement` is that of the model (or models) that score.
-  A `reward_dir` of `train_ensemble`, or several reward models of one size with
-  `more_reward_dirs`, make an ensemble, each member in its own unit over
-  `standardize_file`; `aggregate` and `coefficient` say how they become one
-  reward (`ops.ensembles.aggregate`).
+  Attributes:
+    reward_dir: model of `train_reward`, or ensemble of `train_ensemble`. Set
+      exactly one of reward_dir and labeler_dir.
+    more_reward_dirs: further reward models of the same size; they are an
+      ensemble with the one in reward_dir.
+    aggregate: how members become one reward; see `ops.ensembles.aggregate`.
+    coefficient: weight of the aggregate's uncertainty penalty.
+    labeler_dir: language model whose score of 1 to 10 is the reward (d-RLAIF).
+    rating_template: its pointwise template.
+    standardize_file: JSONL of responses, such as the SFT policy's. The reward
+      is (r - mean) / std over them, times `scale`; each member of an ensemble
+      is standardised on its own. The paper uses the raw reward.
+    standardize_rows: number of its rows that are used.
+    scale: standard deviation of the standardised reward.
+    placement: sharding and dtype of the scoring models.
   """
 
   reward_dir: str = ""
@@ -74,12 +82,14 @@ class ScorerConfig(validation.Validated):
 
 
 def make_scorer(
-  config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
-) -> tuple[protocols.Scorer, Any]:
-  """The Scorer and its parameters, standardised where the config says so.
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+) -> tuple[protocols.Scorer, protocols.Params]:
+  """Returns the Scorer of a config and its parameters.
 
   Raises:
-    ValueError: the reward model reads other prompts than the policy.
+    ValueError: if the reward model does not read the prompts of the policy.
   """
   if config.reward_dir and is_ensemble(config):
     inner, params = make_ensemble(config, policy, devices)
@@ -105,10 +115,10 @@ def make_scorer(
 
 
 def is_ensemble(config: ScorerConfig) -> bool:
-  """Several models, or one of `train_ensemble`.
+  """Returns whether the reward is an ensemble.
 
   Raises:
-    ValueError: ensembles that cannot be read so, or an aggregate of one model.
+    ValueError: if options of ensembles are missing, or set for one model.
   """
   kind = checkpoint.read_description(config.reward_dir)["kind"]
   if kind != "ensemble":
@@ -131,23 +141,25 @@ def is_ensemble(config: ScorerConfig) -> bool:
 def load_reward(
   directory: str,
   policy: pretrained.PretrainedModel,
-  devices: Any,
+  devices: jax.sharding.Mesh,
   placement: compute_lib.Placement,
   kind: str = "scalar",
 ) -> pretrained.PretrainedModel:
-  """A reward model that reads what the policy reads and writes."""
+  """Loads a reward model, and checks that it reads the policy's tokens."""
   reward = pretrained.load(directory, kind, devices, placement)
   check_same_text(directory, reward, policy)
   return reward
 
 
 def make_ensemble(
-  config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
 ) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
-  """The Scorer of several members, each in its own unit.
+  """Returns the Scorer of an ensemble, with its parameters.
 
   Raises:
-    ValueError: they are not of one size, or one does not fit the policy.
+    ValueError: if members differ in size, or do not fit the policy.
   """
   functions, ensemble, params = (
     whole_members(config, policy, devices)
@@ -175,15 +187,23 @@ def make_ensemble(
   return jax.jit(scorer), unit
 
 
-def members_of_a_trunk(config: ScorerConfig, policy: Any, devices: Any):
-  """Functions, config and parameters of an ensemble of `train_ensemble`."""
+def members_of_a_trunk(
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+):
+  """Loads functions, config and parameters of one of `train_ensemble`."""
   place = config.placement
   loaded = load_reward(config.reward_dir, policy, devices, place, "ensemble")
   return loaded.functions, loaded.ensemble, loaded.params
 
 
-def whole_members(config: ScorerConfig, policy: Any, devices: Any):
-  """The same of reward models that have nothing in common."""
+def whole_members(
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+):
+  """Loads independent reward models as the members of an ensemble."""
   directories = (config.reward_dir, *config.more_reward_dirs)
   models = [
     load_reward(name, policy, devices, config.placement) for name in directories
@@ -201,16 +221,16 @@ def whole_members(config: ScorerConfig, policy: Any, devices: Any):
 
 def statistics(
   config: ScorerConfig,
-  score: Any,
-  params: Any,
+  score: protocols.Scorer,
+  params: protocols.Params,
   policy: pretrained.PretrainedModel,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation of the raw reward over stored responses.
+) -> tuple[Float[np.ndarray, "*k"], Float[np.ndarray, "*k"]]:
+  """Returns mean and standard deviation of the reward of stored responses.
 
-  `score` returns [B, N], or [k, B, N] of k members; these have k of each.
+  They are scalars, or [k] if `score` returns [k, B, N] for k members.
 
   Raises:
-    ValueError: too few rows, or all rewards are the same.
+    ValueError: if there are too few rows, or all rewards are equal.
   """
   rows = jsonl.read_records(records.Response, config.standardize_file)
   rows = rows[: config.standardize_rows]
@@ -229,12 +249,12 @@ def statistics(
 
 
 def score_texts(
-  score: Any,
-  params: Any,
+  score: protocols.Scorer,
+  params: protocols.Params,
   rows: Sequence[records.Response],
   policy: pretrained.PretrainedModel,
   batch_size: int,
-) -> np.ndarray:
+) -> Float[np.ndarray, "*k n"]:
   """Returns rewards [n] of stored responses, or [k, n] of k members."""
   arrays, _ = converters.encode_prompts(
     [r.context for r in rows], policy.tokenizer, policy.sequence
@@ -255,10 +275,10 @@ def check_same_text(
   reward: pretrained.PretrainedModel,
   policy: pretrained.PretrainedModel,
 ) -> None:
-  """The reward model reads the policy's tokens, so both must mean the same.
+  """Checks that a reward model and a policy read the same prompts.
 
   Raises:
-    ValueError: another vocabulary, or other text around the context.
+    ValueError: if vocabulary, text around a context or its length differ.
   """
   if reward.tokenizer.fingerprint != policy.tokenizer.fingerprint:
     raise ValueError(

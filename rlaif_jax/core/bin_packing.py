@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which items share a container: the first that has room for one takes it."""
+"""First-fit bin packing with several capacities."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ def first_fit(
   order: Iterable[int],
   room: Callable[[int], Iterable[int]],
 ) -> list[list[int]]:
-  """The items of each container, in the order in which they came.
+  """Assigns each item to the first container that has room for it.
 
   Args:
-    needs: [N, K] what each item takes of each of K quantities.
-    order: of the items; the largest first leaves little room.
-    room: item -> [K] what a container has that is opened for it, no less than
-      the item needs.
+    needs: [N, K] amount of each of K quantities that an item takes.
+    order: order of the items; the largest first wastes least.
+    room: item -> [K] capacity of a new container for it, at least what the
+      item needs.
+
+  Returns:
+    The items of each container, in the order of assignment.
   """
   containers: list[list[int]] = []
   left = np.zeros((0, needs.shape[1]), int)

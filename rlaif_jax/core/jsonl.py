@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSONL files of records: read with the line named, written atomically.
+"""JSONL files of records: atomic writes, and errors that name file and line.
 
-A file that is written whole appears whole or not at all. Bad lines either
-raise, naming file and line, or go to a quarantine file with the reason.
+A bad line either raises, or goes to a quarantine file with the reason.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ T = TypeVar("T")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a file so that it is never seen half-written."""
+  """Writes a file atomically."""
   _write_lines(path, [text])
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-  """The same of bytes."""
+  """Writes a file of bytes atomically."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = partial_of(path)
@@ -35,9 +34,9 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def partial_of(path: pathlib.Path) -> pathlib.Path:
-  """Where a file is written before it takes its name; another at each call.
+  """Returns a new temporary path beside a file.
 
-  Processes of several hosts may share a folder, and a process number.
+  It is unique among hosts that share the folder, even if process ids collide.
   """
   return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
@@ -55,21 +54,21 @@ def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
   os.replace(partial, path)
 
 
-def dump_row(row: Any) -> str:
-  """One line of JSON: the same bytes for the same row."""
+def dump_row(row: object) -> str:
+  """Returns a line of JSON, the same bytes for the same row."""
   return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
-def write_rows(path: str | os.PathLike, rows: Iterable[Any]) -> None:
-  """Writes JSON objects, one a line, atomically."""
+def write_rows(path: str | os.PathLike, rows: Iterable[object]) -> None:
+  """Writes JSON objects, one per line, atomically."""
   _write_lines(path, (dump_row(row) + "\n" for row in rows))
 
 
 def cut_torn_line(path: str | os.PathLike) -> int:
-  """Cuts off a last line that has no end; returns how many bytes it had.
+  """Removes an incomplete last line and returns its number of bytes.
 
-  What a killed process leaves of a file that it added to. A file that is not
-  there has no such line. Memory does not grow with the file.
+  A process that was killed while it appended leaves one. Returns 0 if the file
+  does not exist. Memory use does not depend on the size of the file.
   """
   if not os.path.exists(path):
     return 0
@@ -91,8 +90,8 @@ def cut_torn_line(path: str | os.PathLike) -> int:
     return size - whole
 
 
-def write_records(path: str | os.PathLike, rows: Iterable[Any]) -> int:
-  """Writes records, one a line, atomically; returns how many."""
+def write_records(path: str | os.PathLike, rows: Iterable[object]) -> int:
+  """Writes records, one per line, atomically; returns their number."""
   count = 0
 
   def lines():
@@ -108,8 +107,7 @@ def write_records(path: str | os.PathLike, rows: Iterable[Any]) -> int:
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
   """Yields (line number from 1, line) of a .jsonl or .jsonl.gz file.
 
-  Lines are bytes, which `json.loads` reads, so that one line that is no UTF-8
-  is one bad line.
+  Lines are bytes, so that invalid UTF-8 makes one bad line and not a bad file.
   """
   opener = gzip.open if str(path).endswith(".gz") else open
   with opener(path, "rb") as f:
@@ -119,28 +117,28 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 
 
 def as_text(line: bytes) -> str:
-  """A line for people to read, whatever it holds."""
+  """Returns a line as text, with invalid UTF-8 escaped."""
   return line.decode("utf-8", "backslashreplace").rstrip("\n")
 
 
 class Quarantine:
-  """Collects single bad rows with the reason; written beside the result."""
+  """Collects bad rows with their reasons, for a file beside the result."""
 
   def __init__(self):
-    self.rows: list[dict[str, Any]] = []
+    self.rows: list[records.Row] = []
 
-  def add(self, *, where: str, reason: str, row: Any) -> None:
+  def add(self, *, where: str, reason: str, row: object) -> None:
     self.rows.append({"where": where, "reason": reason, "row": row})
 
   def counts(self) -> dict[str, int]:
-    """How many rows were set aside, by reason."""
+    """Returns the number of rows by reason."""
     result: dict[str, int] = {}
     for row in self.rows:
       result[row["reason"]] = result.get(row["reason"], 0) + 1
     return result
 
   def write(self, path: str | os.PathLike) -> int:
-    """Writes the rows; the file exists only when there is one."""
+    """Writes the rows, if there are any; returns their number."""
     if self.rows:
       write_rows(path, self.rows)
     return len(self.rows)
@@ -160,17 +158,17 @@ def stream_rows(
   parse: Callable[[Any], T],
   quarantine: Quarantine | None = None,
 ) -> Iterator[T]:
-  """Yields what is parsed of each line of a JSONL file.
+  """Yields the parsed lines of a JSONL file.
 
   Args:
     path: .jsonl or .jsonl.gz.
-    parse: makes a record of a decoded line; raises ValueError, KeyError or
-      TypeError for a bad one.
-    quarantine: takes the bad lines; None makes the first one an error.
+    parse: decoded line -> record; raises ValueError, KeyError or TypeError for
+      a bad one.
+    quarantine: receives the bad lines; None raises for the first one.
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a bad line, named by file and line number.
+    FileNotFoundError: if there is no such file.
+    ValueError: if a line is bad; names file and line number.
   """
   for number, line in read_lines(path):
     try:
@@ -201,10 +199,10 @@ def read_records(
 
 
 class RecordsOnDemand(Sequence[T]):
-  """The records of a file, each parsed when it is asked for.
+  """The records of a file, each parsed when it is indexed.
 
-  Holds where the lines begin (the lines themselves of a .gz file), so that a
-  process may read a few rows of a file of any size. Slices are views.
+  Keeps the offset of each line (or the lines of a .gz file), so that a process
+  can read a few rows of a file of any size. Slices are views.
   """
 
   def __init__(self, cls: type[T], path: str | os.PathLike):
@@ -212,7 +210,7 @@ class RecordsOnDemand(Sequence[T]):
     self._path = path
     self._packed = str(path).endswith(".gz")
     # (line number, beginning or line) of each row.
-    self._places: list[tuple[int, Any]] = []
+    self._places: list[tuple[int, int | bytes]] = []
     begin = 0
     opener = gzip.open if self._packed else open
     with opener(path, "rb") as f:
@@ -243,7 +241,7 @@ class RecordsOnDemand(Sequence[T]):
 def open_records(
   cls: type[T], path: str | os.PathLike, *, on_demand: bool
 ) -> Sequence[T]:
-  """Records of a file: all of them now, or each when it is asked for."""
+  """Returns the records of a file: a list, or RecordsOnDemand."""
   return RecordsOnDemand(cls, path) if on_demand else read_records(cls, path)
 
 
@@ -252,5 +250,5 @@ def stream_records(
   path: str | os.PathLike,
   quarantine: Quarantine | None = None,
 ) -> Iterator[T]:
-  """Records of a file of any length, one at a time; see `stream_rows`."""
+  """Yields the records of a file; see `stream_rows`."""
   return stream_rows(path, lambda row: records.from_row(cls, row), quarantine)

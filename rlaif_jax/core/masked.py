@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums with their weights. The only place that divides by a count.
+"""Weighted sums: the only module that divides by a count.
 
-A mean of means over unequal counts is wrong, so every loss and metric travels
-as `WeightedSum` and is divided once, by whoever reports it.
+A mean of means over unequal counts is wrong, so every loss and metric is a
+`WeightedSum` until it is reported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class WeightedSum:
-  """A total and the weight behind it; merging is addition."""
+  """A total and its weight; addition merges two of them."""
 
   total: jax.Array
   weight: jax.Array
@@ -23,13 +23,13 @@ class WeightedSum:
     return WeightedSum(self.total + other.total, self.weight + other.weight)
 
   def mean(self) -> jax.Array:
-    """total / weight, and 0 where nothing was counted. NaN totals stay NaN."""
+    """Returns total / weight, or 0 if the weight is 0. NaN totals stay NaN."""
     safe = jnp.where(self.weight == 0, 1.0, self.weight)
     return self.total / safe
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> WeightedSum:
-  """Sums `values * weights` in float32; what has weight 0 is not read.
+  """Sums `values * weights` in float32; entries of weight 0 are ignored.
 
   Args:
     values: any shape; may hold garbage or NaN where the weight is 0.
@@ -41,5 +41,5 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> WeightedSum:
 
 
 def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-  """Mean over the entries that have weight."""
+  """Returns the weighted mean."""
   return weighted_sum(values, weights).mean()

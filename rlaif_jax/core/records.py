@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host records that cross package borders, and their JSONL form.
+"""Records of text on the host, and their JSONL form.
 
-Owns what a row of text is called between the jobs. Knows neither JAX nor
-tokens; the device-side records are in `core.batches`.
+Records of arrays on the devices are in `core.batches`.
 """
 
 from __future__ import annotations
@@ -11,16 +10,20 @@ import dataclasses
 import hashlib
 import math
 import typing
-from typing import Any, Mapping, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+# A JSON object.
+Row = dict[str, Any]
+# A labeler's output for one prompt: log-probs of its options, or a text.
+Output = list[float] | str
 
 
 def content_id(*parts: str) -> str:
-  """Returns a 16-hex-digit name of the texts, the same on every machine."""
+  """Returns 16 hex digits of the SHA-256 of the texts."""
   digest = hashlib.sha256()
   for part in parts:
-    # Half a surrogate pair is no UTF-8, but has a name as well.
+    # A lone surrogate is not valid UTF-8, but must have an id too.
     data = part.encode("utf-8", "surrogatepass")
     digest.update(len(data).to_bytes(8, "little"))
     digest.update(data)
@@ -28,16 +31,18 @@ def content_id(*parts: str) -> str:
 
 
 def is_odd(name: str) -> bool:
-  """Half of the content ids: decides which of two texts stands first, so that
-  the order carries no information."""
+  """Returns whether a content id is odd.
+
+  It decides which of two texts is stored first, independent of their source.
+  """
   return int(name[-1], 16) % 2 == 1
 
 
-def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
-  """Builds a record from a JSON object, nested ones too.
+def from_row(cls: type[T], row: Row) -> T:
+  """Builds a record, with nested records, from a JSON object.
 
   Raises:
-    ValueError: unknown or missing keys.
+    ValueError: if keys are unknown or missing.
   """
   fields = {f.name: f for f in dataclasses.fields(cls)}
   unknown = sorted(set(row) - set(fields))
@@ -59,22 +64,22 @@ def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
   return cls(**row)
 
 
-def _nested(hint: Any, value: Any) -> Any:
-  """A JSON object where a dataclass is expected becomes that dataclass."""
+def _nested(hint: object, value: object) -> object:
+  """Converts a JSON object to the dataclass that the annotation names."""
   for kind in (hint, *typing.get_args(hint)):
     if isinstance(value, dict) and dataclasses.is_dataclass(kind):
       return from_row(kind, value)
   return value
 
 
-def to_row(record: Any) -> dict[str, Any]:
-  """The JSON object of a record; the inverse of `from_row`."""
+def to_row(record: object) -> Row:
+  """Returns the JSON object of a record; the inverse of `from_row`."""
   return dataclasses.asdict(record)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """A context to respond to, with the human-written response where known."""
+  """A context, with the human-written response if there is one."""
 
   id: str
   context: str  # the document, the post or the dialogue so far
@@ -123,12 +128,12 @@ class Preference:
   """A pair with P(first is better), always in [0, 1].
 
   `p_first` averages the two presentation orders for an AI label and is 0.0 or
-  1.0 for one human rater. `p_orders` keeps what the labeler said in each
-  order, as P(first is better), before averaging: (first shown first, first
-  shown second); empty for humans. `confidence` is the rater's 1..9 scale of
-  the OpenAI comparisons (0 when the data has none). `cut_tokens` of the
-  context did not fit the labeler's prompt. `weight` of the pair in a loss; a
-  mean of 1 leaves the learning rate what it is.
+  1.0 for one human rater. `p_orders` has P(first is better) in each order
+  before averaging: (first shown first, first shown second); it is empty for
+  humans. `confidence` is the rater's 1..9 scale of the OpenAI comparisons, 0 if
+  the data has none. `cut_tokens` counts the tokens of the context that did not
+  fit into the labeler's prompt. `weight` multiplies the pair's loss; weights of
+  mean 1 keep the effective learning rate.
   """
 
   id: str
@@ -160,7 +165,7 @@ class Preference:
 
 
 def example_of(pair: Preference) -> Example:
-  """A pair's context with the better response (the first one of a tie)."""
+  """Returns the context of a pair with the better response, or the first."""
   return Example(
     id=pair.id,
     context=pair.context,
@@ -169,11 +174,11 @@ def example_of(pair: Preference) -> Example:
   )
 
 
-def pair_of_row(row: Mapping[str, Any]) -> Pair:
-  """A pair of its JSON object, or of a Preference's without the label.
+def pair_of_row(row: Row) -> Pair:
+  """Returns the pair of a JSON object of a Pair or of a Preference.
 
   Raises:
-    ValueError: it is neither.
+    ValueError: if it is neither.
   """
   if "p_first" in row:
     fields = {field.name for field in dataclasses.fields(Pair)}
@@ -185,9 +190,9 @@ def pair_of_row(row: Mapping[str, Any]) -> Pair:
 class Rating:
   """A labeler's score of one response, with the distribution it comes from.
 
-  Of a pointwise question: the expected score in [1, 10], and the probabilities
-  of 1 to 10. Of a yes-or-no question: the probability of the good answer, and
-  those of yes and no.
+  A pointwise judge gives the expected score in [1, 10] and the probabilities of
+  1 to 10; a yes-or-no judge the probability of the good answer, and those of
+  yes and no.
   """
 
   id: str
@@ -203,12 +208,12 @@ class Rating:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Usage:
-  """What a labeler read and wrote; adds up.
+  """Tokens and requests of a labeler; usages can be added.
 
-  `cached_input_tokens` are those of the `input_tokens` that an endpoint served
-  from its cache. `requests` counts answered ones, `retries` those that were
-  sent again. `missing_options` counts options whose probability the labeler
-  did not report, so that a bound stands for it.
+  `cached_input_tokens` are the `input_tokens` that an endpoint read from its
+  cache. `requests` counts requests with a reply, `retries` repeated ones.
+  `missing_options` counts options without a reported probability, for which an
+  upper bound is used.
   """
 
   input_tokens: int = 0

@@ -15,12 +15,12 @@ def _name_hash(name: str) -> int:
 
 
 def key(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
-  """The JAX key of a named stream at a step; no state to save or lose."""
+  """Returns the JAX key of a named stream at a step."""
   return jax.random.fold_in(
     jax.random.fold_in(jax.random.key(seed), np.uint32(_name_hash(name))), step
   )
 
 
 def numpy_generator(seed: int, name: str, step: int = 0) -> np.random.Generator:
-  """The same for numpy, for host-side shuffles and simulated raters."""
+  """Returns the NumPy generator of a named stream at a step."""
   return np.random.default_rng([seed, _name_hash(name), step])

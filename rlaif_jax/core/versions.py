@@ -8,7 +8,7 @@ from typing import Iterable
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
-  """The version of each; a package that is not installed is left out."""
+  """Returns the versions of the packages that are installed."""
   found = {}
   for name in names:
     try:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other losses of a policy on pairs: RRHF, KTO's type, and plain imitation.
+"""Other losses of a policy on pairs: RRHF, a KTO variant, and imitation.
 
-All weigh pairs by `pairs.weight`; RDO is any loss here or in `dpo.model` with
-weights from `ops.preference.margin_weights`.
+All of them multiply by `pairs.weight`; RDO is any loss here or in `dpo.model`
+with weights from `ops.preference.margin_weights`.
 """
 
 from __future__ import annotations
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +24,13 @@ def make_rrhf_loss(
 ) -> protocols.LossFn:
   """Returns the RRHF LossFn over pairs: a ranking hinge plus imitation.
 
-  arXiv:2304.05302, eqs. 2 to 4: a hinge on mean log-probs a token, plus
-  `imitation` times the negative log-prob (a sum) of the preferred one. The
-  reference is not read.
+  arXiv:2304.05302, eqs. 2 to 4: a hinge on the mean log-probs per token, plus
+  `imitation` times the negative log-prob (a sum) of the preferred response. The
+  reference is not used.
   """
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
-    del key  # Nothing is drawn.
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
+    del key
     first, second = scoring.pair_log_probs(model, params, pairs)
     counts = jnp.sum(pairs.texts.response_valid, axis=2).astype(jnp.float32)
     counts = jnp.maximum(counts, 1.0)
@@ -51,15 +50,15 @@ def make_rrhf_loss(
 def make_kto_loss(
   model: protocols.LanguageModel, *, beta: float
 ) -> protocols.LossFn:
-  """Returns a LossFn that weighs each response alone, of the type of KTO.
+  """Returns a KTO-like LossFn, which scores each response on its own.
 
-  The preferred one is desired, the other not. KTO's reference point is an
-  estimate of KL(policy || reference) from prompts with others' responses;
-  here it is the mean log-ratio of the batch's own candidates, at least 0.
+  The preferred response is desirable, the other one is not. Departure from KTO:
+  its reference point estimates KL(policy || reference) from mismatched prompts
+  and responses; here it is the mean log-ratio of the batch, at least 0.
   """
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
-    del key  # Nothing is drawn.
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
+    del key
     first, second = scoring.pair_log_probs(model, params, pairs)
     ref_first, ref_second = jnp.moveaxis(pairs.ref_log_probs, -1, 0)
     ratios = jnp.stack([first - ref_first, second - ref_second])
@@ -82,8 +81,8 @@ def make_kto_loss(
 def make_imitation_loss(model: protocols.LanguageModel) -> protocols.LossFn:
   """Returns the LossFn of SFT on the preferred responses alone."""
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
-    del key  # Nothing is drawn.
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
+    del key
     first, second = scoring.pair_log_probs(model, params, pairs)
     chosen = jnp.where(pairs.label > 0.5, first, second)
     return masked.weighted_sum(-chosen, pairs.weight), {}

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct preference optimisation: a policy learns from pairs, without reward.
+"""Direct preference optimisation: trains a policy on pairs, without a reward.
 
-Owns how log-probs of two candidates become a margin; the losses of a margin
-are in `ops.preference`, the reference's log-probs are data.
+The losses of a margin are in `ops.preference`. The reference's log-probs are
+part of the data.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, Mapping
+from typing import Annotated, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -28,17 +29,17 @@ Loss = Literal["logistic", "squared"]
 class DPOConfig(validation.Validated):
   """The objective; the defaults are DPO's (arXiv:2305.18290, eq. 7).
 
-  With h = log pi(y1) / ref(y1) - log pi(y2) / ref(y2) and the label p, that
-  the first is better:
+  With h = log pi(y1) / ref(y1) - log pi(y2) / ref(y2) and the label
+  p = P(first is better):
 
   Fields:
-    beta: weight of the KL to the reference that is implied.
+    beta: weight of the implied KL to the reference.
     loss: "logistic" is - p log sigmoid(beta h) - (1 - p) log sigmoid(-beta h),
       DPO for p in {0, 1}; "squared" is IPO (arXiv:2310.12036), the distance
       of h from 1 / (2 beta) or its opposite.
-    label_smoothing: the chance that a label is wrong (cDPO): p becomes
-      p (1 - s) + (1 - p) s, for either loss. That of `train_reward` is twice
-      as large for the same labels.
+    label_smoothing: probability s that a label is wrong (cDPO): p becomes
+      p (1 - s) + (1 - p) s, for either loss. `RewardModelConfig` smooths with
+      twice this number for the same labels.
   """
 
   beta: validation.PositiveFloat = 0.1
@@ -47,9 +48,11 @@ class DPOConfig(validation.Validated):
 
 
 def margin_loss(
-  ratio: jax.Array, label: jax.Array, config: DPOConfig
-) -> jax.Array:
-  """Loss of h, the difference of log-ratios, in the shape of the label."""
+  ratio: Float[Array, "*pairs"],
+  label: Float[Array, "*pairs"],
+  config: DPOConfig,
+) -> Float[Array, "*pairs"]:
+  """Returns the loss of h, the difference of log-ratios, like the label."""
   label = label + config.label_smoothing * (1 - 2 * label)
   if config.loss == "logistic":
     return preference.pair_logistic(config.beta * ratio, label)
@@ -59,22 +62,22 @@ def margin_loss(
 def make_loss(
   model: protocols.LanguageModel, config: DPOConfig
 ) -> protocols.LossFn:
-  """LossFn over PairBatch with reference log-probs.
+  """Returns the LossFn over a PairBatch with reference log-probs.
 
-  Log-probs are at temperature 1 and of whole responses, the end token with
-  them. "chosen" is the candidate that the label prefers; `kl` is the mean of
-  log pi / ref over both candidates, which are not the policy's samples: it
-  says how far the policy moved on the data, and may be negative.
+  Log-probs are those of whole responses with their end tokens, at temperature
+  1. "chosen" is the response that the label prefers. `kl` is the mean of
+  log pi / ref over both responses. They are not samples of the policy, so it
+  measures the change on the data and can be negative.
   """
 
   def loss(
-    params: Any, pairs: batches.PairBatch, key: jax.Array
+    params: protocols.Params, pairs: batches.PairBatch, key: jax.Array
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
-    del key  # Nothing is drawn.
+    del key
     weight = pairs.weight
     ref_first, ref_second = jnp.moveaxis(pairs.ref_log_probs, -1, 0)
     first, second = scoring.pair_log_probs(model, params, pairs)
-    # Pairs that only fill the batch may hold anything.
+    # Pairs that only fill the batch have arbitrary values.
     real = weight > 0
     ratio_first = jnp.where(real, first - ref_first, 0.0)
     ratio_second = jnp.where(real, second - ref_second, 0.0)

@@ -9,9 +9,10 @@ models in `ScorerConfig.more_reward_dirs`.
 
 from __future__ import annotations
 
-from typing import Any
 
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
+from rlaif_jax.core import rng
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -40,7 +41,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=2.5),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "ensemble",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model and test_rewards.jsonl.
 
   Args:
@@ -82,7 +83,12 @@ def run(
     microbatches=compute.microbatches,
   )
   params = initialization.ensemble_params(
-    functions, ensemble, loaded, devices, train.seed, placement
+    functions,
+    ensemble,
+    loaded,
+    devices,
+    rng.key(train.seed, "init"),
+    placement,
   )
   del loaded  # Only the copy of its trunk is trained.
   everything, first = range(len(rows)), 0

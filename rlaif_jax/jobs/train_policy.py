@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 from rlaif_jax.api import candidates
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -41,7 +41,7 @@ def run(
   selection: candidates.SelectionConfig = candidates.SelectionConfig(),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "policy",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, selects a checkpoint, and writes `output_dir`/model.
 
   Args:
@@ -77,7 +77,7 @@ def run(
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = pretrained.scalar_model(sft.config, devices, compute)
     params["value"] = initialization.scalar_params(
-      value, sft, devices, train.seed, placement.value
+      value, sft, devices, rng.key(train.seed, "init"), placement.value
     )
     configs["value"] = optimizers.value
   # 2. Rollout and update.

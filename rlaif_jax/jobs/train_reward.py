@@ -7,10 +7,11 @@ trains on growing numbers of labels, for the curve of accuracy against labels.
 
 from __future__ import annotations
 
-from typing import Any
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
+from rlaif_jax.core import rng
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
@@ -38,7 +39,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=2.5),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "reward",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model and reward_accuracy.jsonl.
 
   Args:
@@ -92,7 +93,7 @@ def run(
       loaded or [pretrained.load(init_from, "language", devices, placement)]
     ).pop()
     params = initialization.scalar_params(
-      functions, trunk, devices, train.seed, placement
+      functions, trunk, devices, rng.key(train.seed, "init"), placement
     )
     del trunk
     return loop.fit(

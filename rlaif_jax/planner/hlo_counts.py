@@ -227,26 +227,26 @@ class _Counter:
     if user.op != "fusion":
       return whole
     called = self._called(user)
-    asked = sum(
-      self._asked(called, called.parameters[place])
+    total = sum(
+      self._read_in_fusion(called, called.parameters[place])
       for place, operand in enumerate(user.operands)
       if operand == name
     )
-    return min(whole, asked)
+    return min(whole, total)
 
-  def _asked(self, computation, name: str) -> float:
+  def _read_in_fusion(self, computation, name: str) -> float:
     """Bytes of `name` that the other instructions of a fusion read."""
     whole = computation.instructions[name].bytes
     if computation.root.name == name:
       return whole
-    asked = 0.0
+    total = 0.0
     for user in computation.users[name]:
       if user.op in _SAME:
-        part = self._asked(computation, user.name) / max(1, user.bytes)
-        asked += part * whole
+        part = self._read_in_fusion(computation, user.name) / max(1, user.bytes)
+        total += part * whole
       else:
-        asked += self._read(computation, name, user)
-    return min(whole, asked)
+        total += self._read(computation, name, user)
+    return min(whole, total)
 
   def _written(self, computation, instruction) -> list[float]:
     """Bytes that are written for each result."""

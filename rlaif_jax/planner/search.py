@@ -15,7 +15,7 @@ from rlaif_jax.planner import programs
 from rlaif_jax.planner import run_spec
 from rlaif_jax.planner import tables
 
-# "none" tries the mesh that is asked for alone, "fits" others until one fits,
+# "none" tries the requested mesh alone, "fits" others until one fits,
 # "fastest" all of them.
 SEARCHES = ("none", "fits", "fastest")
 
@@ -55,10 +55,10 @@ def plan_phase(
   """
   if search not in SEARCHES:
     raise ValueError(f"plan.search is {search!r}; use one of {SEARCHES}")
-  asked = spec.compute.mesh
-  others = [text for text in MESHES if text != asked and search != "none"]
+  requested = spec.compute.mesh
+  others = [text for text in MESHES if text != requested and search != "none"]
   plans = []
-  for text in [asked, *others]:
+  for text in [requested, *others]:
     plan = plan_mesh(spec, phase, text, devices, chip, report=report)
     plans.append(plan)
     report(tables.table(plan, chip))

@@ -16,6 +16,7 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.planner import run_spec
+from rlaif_jax.rl import algorithms
 
 Init = Callable[[jax.Array], PyTree]
 
@@ -73,10 +74,10 @@ class Shapes:
       row=self.array(rows),
     )
 
-  def samples(self) -> decode.Samples:
+  def samples(self) -> decode.SampledResponses:
     """Returns the sampled responses of a rollout, [B, N, R]."""
     shape = self._response_shape
-    return decode.Samples(
+    return decode.SampledResponses(
       response=self.array(*shape),
       mask=self.array(*shape, dtype=jnp.float32),
       log_probs=self.array(*shape, dtype=jnp.float32),
@@ -160,11 +161,11 @@ class Shapes:
       weight=number,
     )
 
-  def rollout(self) -> batches.Rollout:
+  def rollout(self) -> algorithms.Rollout:
     """Returns the batch of a policy update."""
     shape = self._response_shape
     number = self.array(*shape, dtype=jnp.float32)
-    return batches.Rollout(
+    return algorithms.Rollout(
       prompts=self.prompts(shape[0]),
       response=self.array(*shape),
       mask=number,

@@ -120,14 +120,16 @@ def advice(
   plans: Sequence[Plan], spec: run_spec.RunSpec, chip: chips.Chip
 ) -> str:
   """Returns what to change, given the plans that were tried; "" if nothing."""
-  asked, chosen = plans[0], best(plans)
-  if chosen is asked and asked["fits"]:
+  requested, chosen = plans[0], best(plans)
+  if chosen is requested and requested["fits"]:
     return ""
   if chosen["fits"]:
-    problem = f"does not fit ({asked['reason']})"
-    if asked["fits"]:
-      problem = f"takes {asked['hours']:.2f} hours, not {chosen['hours']:.2f}"
-    return f"{asked['mesh']} {problem}; use mesh={chosen['mesh']}"
+    problem = f"does not fit ({requested['reason']})"
+    if requested["fits"]:
+      problem = (
+        f"takes {requested['hours']:.2f} hours, not {chosen['hours']:.2f}"
+      )
+    return f"{requested['mesh']} {problem}; use mesh={chosen['mesh']}"
   tried = ", ".join(plan["mesh"] for plan in plans)
   possible = [plan for plan in plans if plan["resident"]]
   if not possible:

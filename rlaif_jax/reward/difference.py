@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of how much better one response is than another, read together.
+"""Difference models: score how much better one response is than another.
 
 RDO's difference model (arXiv:2408.09385) and, through a sigmoid, the pairwise
 preference model of RLHF Workflow (arXiv:2405.07863): a scalar model over
@@ -8,10 +8,10 @@ prompt, first response and second response.
 
 from __future__ import annotations
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -23,11 +23,11 @@ from rlaif_jax.ops import preference
 def together(
   first: batches.TokenBatch, second: batches.TokenBatch
 ) -> batches.TokenBatch:
-  """Prompt + first + second: the end token of the first parts the two.
+  """Returns prompt + first + second; the first one's end token separates them.
 
   Args:
     first: [B, P + R].
-    second: [B, P + R], of the same prompts.
+    second: [B, P + R], with the same prompts.
 
   Returns:
     [B, P + 2 R].
@@ -42,11 +42,11 @@ def together(
 
 def both_orders(
   model: protocols.ScalarModel,
-  params: Any,
+  params: protocols.Params,
   first: batches.TokenBatch,
   second: batches.TokenBatch,
-) -> tuple[jax.Array, jax.Array]:
-  """d(first, second) and d(second, first), as the model says them: [B], [B]."""
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+  """Returns the outputs d(first, second) and d(second, first): [B], [B]."""
   rows = jax.tree.map(
     lambda a, b: jnp.concatenate([a, b]),
     together(first, second),
@@ -58,27 +58,27 @@ def both_orders(
 
 def difference(
   model: protocols.ScalarModel,
-  params: Any,
+  params: protocols.Params,
   first: batches.TokenBatch,
   second: batches.TokenBatch,
-) -> jax.Array:
-  """How much better the first is: (d(a, b) - d(b, a)) / 2, in [B].
+) -> Float[Array, " B"]:
+  """Returns (d(a, b) - d(b, a)) / 2 [B], the margin of the first response.
 
-  Antisymmetric by construction, so no preference for a position is left.
+  It is antisymmetric by construction, so it has no position bias.
   """
   forward, backward = both_orders(model, params, first, second)
   return 0.5 * (forward - backward)
 
 
 def make_loss(model: protocols.ScalarModel) -> protocols.LossFn:
-  """LossFn over PairBatch: Bradley-Terry's in both orders.
+  """Returns the LossFn over PairBatch: Bradley-Terry in both orders.
 
       - log sigmoid(d(x, y1, y2)) - log sigmoid(-d(x, y2, y1)), halved
 
   for the label 1, and its expectation for soft ones.
   """
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
     del key  # Nothing is drawn.
     forward, backward = both_orders(model, params, pairs.first, pairs.second)
     terms = preference.pair_logistic(forward, pairs.label)
@@ -88,7 +88,7 @@ def make_loss(model: protocols.ScalarModel) -> protocols.LossFn:
       "accuracy": masked.weighted_sum(
         pair_accuracy.correct(margin, pairs.label), pairs.weight
       ),
-      # How much the order matters: 0 for a model without a position bias.
+      # 0 for a model without position bias.
       "position": masked.weighted_sum(
         jnp.abs(forward + backward), pairs.weight
       ),

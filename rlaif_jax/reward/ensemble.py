@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several reward models as one: whole copies, heads or adapters on one trunk.
+"""Reward ensembles: independent models, or heads or adapters on one trunk.
 
-    independent  k models, nothing in common             k (M + L) parameters
+    independent  k models                                k (M + L) parameters
     heads        one trunk, k heads                      M + k L
     lora         one frozen trunk, k adapters and heads  M + k (A + L)
 
@@ -12,12 +12,13 @@ member function under vmap, with the trunk either mapped over or shared.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, Callable, Mapping
+from typing import Annotated, Callable, Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -36,15 +37,15 @@ Kind = Literal["independent", "heads", "lora"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleConfig(validation.Validated):
-  """How many members, what they share, and how they learn to differ.
+  """Members of an ensemble, what they share, and how they become diverse.
 
-  `head_scale` is the standard deviation of a member's reward at the start;
-  heads on one trunk would stay equal without it. `bootstrap` gives each member
-  its own resample of the pairs. `loss_on` "members" trains each by its own
-  margin; "mean" trains their mean (UP-RLHF's eq. 12), which leaves single
-  members free. `first_phase` is the share of pairs on which the lora kind
-  first trains trunk and heads together; 0 leaves that out. `diversity` is
-  UP-RLHF's weight of the nuclear ratio of the stacked adapters.
+  `head_scale` is the standard deviation of a member's initial reward; heads on
+  one trunk would stay equal without it. `bootstrap` gives each member its own
+  resample of the pairs. `loss_on` "members" trains each member by its own
+  margin; "mean" trains their mean (UP-RLHF, eq. 12), which constrains no single
+  member. `first_phase` is the fraction of pairs on which a lora ensemble first
+  trains trunk and heads together; 0 skips this phase. `diversity` is UP-RLHF's
+  weight of the nuclear ratio of the stacked adapters.
   """
 
   kind: Kind = "independent"
@@ -67,35 +68,38 @@ class EnsembleConfig(validation.Validated):
 
 @flax.struct.dataclass
 class MemberPairs:
-  """Pairs, and how often each member sees each: weights [B, k], or None if
-  all see all, as packed pairs are seen."""
+  """Pairs with the weight of each pair for each member.
+
+  `weights` is [B, k]; None gives all pairs weight 1, and is required for packed
+  pairs.
+  """
 
   pairs: batches.PairBatch
-  weights: Any
+  weights: Float[batches.Array, "B k"] | None
 
 
 @flax.struct.dataclass
 class Unit:
-  """Parameters of an ensemble with the unit of each member's reward [k]."""
+  """Parameters of an ensemble, and mean and deviation [k] of its rewards."""
 
-  params: Any
-  shift: jax.Array
-  scale: jax.Array
+  params: protocols.Params
+  shift: Float[Array, " k"]
+  scale: Float[Array, " k"]
 
 
 def init(
   model: protocols.ScalarModel,
   config: EnsembleConfig,
   key: jax.Array,
-  trunk: Any = None,
-) -> Mapping[str, Any]:
-  """Parameters {"shared": ..., "members": ... with a leading axis k}.
+  trunk: protocols.Params = None,
+) -> protocols.Params:
+  """Returns parameters {"shared", "members"}; members have a leading axis k.
 
   Args:
     model: one member.
     config: the ensemble.
-    key: of all that is drawn.
-    trunk: the unboxed trunk of the kinds that share one; None draws it.
+    key: PRNG key of the initialisation.
+    trunk: unboxed parameters of a shared trunk; None initialises it.
   """
   keys = jax.random.split(key, config.members)
 
@@ -125,13 +129,13 @@ def init(
 def member_rewards(
   model: protocols.ScalarModel,
   config: EnsembleConfig,
-  params: Any,
+  params: protocols.Params,
   batch: batches.TokenBatch | batches.GroupBatch,
-) -> jax.Array:
-  """Returns the reward of every member, [k, B] of rows or [k, B, N] of groups.
+) -> Float[Array, "k B"] | Float[Array, "k B N"]:
+  """Returns each member's rewards, [k, B] of rows or [k, B, N] of groups.
 
-  What members share is computed once; adapters change each layer, so k of
-  them cost k forward passes and save memory alone.
+  A shared trunk is computed once. Adapters change each layer, so k of them cost
+  k forward passes and save memory only.
   """
 
   def one(whole):
@@ -143,11 +147,11 @@ def member_rewards(
 
 
 def of_members(
-  read: Callable[[Any], Any],
+  read: Callable[[protocols.Params], batches.Tree],
   config: EnsembleConfig,
-  params: Mapping[str, Any],
-) -> Any:
-  """What `read` makes of each member's whole parameters: arrays [k, ...]."""
+  params: protocols.Params,
+) -> batches.Tree:
+  """Applies `read` to the parameters of each member: arrays [k, ...]."""
 
   def one(member):
     whole = {**params["shared"], **member}
@@ -162,10 +166,10 @@ def of_members(
 def make_loss(
   model: protocols.ScalarModel, config: EnsembleConfig
 ) -> protocols.LossFn:
-  """LossFn over MemberPairs: the sum of the members' own mean losses."""
+  """Returns the LossFn over MemberPairs: the sum of the members' losses."""
 
-  def loss(params: Any, batch: MemberPairs, key: jax.Array):
-    del key  # Nothing is drawn.
+  def loss(params: protocols.Params, batch: MemberPairs, key: jax.Array):
+    del key
     pairs = batch.pairs
 
     def margin(whole):
@@ -209,8 +213,8 @@ def make_loss(
   return loss
 
 
-def diversity_ratio(adapters: Any) -> jax.Array:
-  """Mean over the adapted kernels of the nuclear ratio of all members' a."""
+def diversity_ratio(adapters: lora_lib.Adapters) -> Float[Array, ""]:
+  """Returns the mean nuclear ratio of the members' stacked `a` matrices."""
   ratios = []
   for adapter in adapters.values():
     a = adapter["a"]  # [k, in, rank]
@@ -221,8 +225,8 @@ def diversity_ratio(adapters: Any) -> jax.Array:
 
 def bootstrap_weights(
   config: EnsembleConfig, generator: np.random.Generator, rows: int
-) -> np.ndarray:
-  """[rows, k]: how often each member's resample holds each pair, or ones."""
+) -> Float[np.ndarray, "rows k"]:
+  """Returns the count of each pair in each member's resample: [rows, k]."""
   if not config.bootstrap:
     return np.ones((rows, config.members), np.float32)
   counts = generator.multinomial(rows, [1.0 / rows] * rows, config.members)
@@ -236,18 +240,18 @@ def ensemble_scorer(
   aggregate: str,
   coefficient: float = 0.0,
 ) -> protocols.Scorer:
-  """A Scorer with `Unit` parameters: members in one unit, then aggregated.
+  """Returns a Scorer with `Unit` parameters: standardises, then aggregates.
 
-  UP-RLHF's penalty, the deviation minus its running mean, is `lcb`: its mean
-  is a constant at each step, which a baseline takes out again.
+  UP-RLHF's penalty, the deviation minus its running mean, equals `lcb`: the
+  running mean is constant within a step, and a baseline cancels it.
   """
 
   def score(
     params: Unit,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     group = scoring.join_groups(prompts, response, mask)
     raw = member_rewards(model, config, params.params, group)
     return ensembles.aggregate(

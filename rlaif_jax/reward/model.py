@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reward model's loss: cross-entropy of soft labels on reward margins.
 
-Owns how two scalar read-outs become the loss of a pair; the formula itself is
-`ops.preference.pair_logistic`.
+The formula is `ops.preference.pair_logistic`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -22,12 +22,12 @@ from rlaif_jax.ops import preference
 
 def pair_rewards(
   model: protocols.ScalarModel,
-  params: Any,
+  params: protocols.Params,
   pairs: batches.PairBatch,
-) -> tuple[jax.Array, jax.Array]:
-  """Rewards of both candidates, each in the shape of the label.
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
+  """Returns the rewards of both responses, each in the shape of the label.
 
-  One forward, in which each context is read once.
+  One forward pass reads each prompt once.
   """
   rewards = model.last(params, pairs.texts)
   return scoring.split_pairs(rewards, pairs.label)
@@ -36,7 +36,7 @@ def pair_rewards(
 def make_loss(
   model: protocols.ScalarModel, *, label_smoothing: float = 0.0
 ) -> protocols.LossFn:
-  """LossFn over pairs, packed or not (paper section 2.2.1 and appendix A.2).
+  """Returns the LossFn over pairs (paper, section 2.2.1 and appendix A.2).
 
       - p log sigmoid(r1 - r2) - (1 - p) log sigmoid(r2 - r1)
 
@@ -48,11 +48,11 @@ def make_loss(
   """
 
   def loss(
-    params: Any,
+    params: protocols.Params,
     pairs: batches.PairBatch,
     key: jax.Array,
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
-    del key  # Nothing is drawn.
+    del key
     first, second = pair_rewards(model, params, pairs)
     margin = first - second
     terms = preference.pair_logistic(

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import flax.struct
-import jax
+from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -14,18 +13,17 @@ from rlaif_jax.engine import scoring
 
 
 def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
-  """The reward model's scalar at the last real token of prompt + response.
+  """Returns the Scorer of a reward model: the scalar at the last token.
 
-  `params` are the reward model's. A response's end token is part of what it
-  reads, as in its training.
+  The model reads the response with its end token, as in training.
   """
 
   def score(
-    params: Any,
+    params: protocols.Params,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     group = scoring.join_groups(prompts, response, mask)
     return model.last(params, group)
 
@@ -34,26 +32,26 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
 
 @flax.struct.dataclass
 class Standardized:
-  """Parameters of a scorer with the unit of its reward."""
+  """Parameters of a scorer, and mean and deviation of its reward."""
 
-  params: Any
-  shift: jax.Array
-  scale: jax.Array
+  params: protocols.Params
+  shift: Float[Array, ""]
+  scale: Float[Array, ""]
 
 
 def standardized(scorer: protocols.Scorer) -> protocols.Scorer:
-  """(reward - shift) / scale, with `Standardized` parameters.
+  """Returns the Scorer (reward - shift) / scale of `Standardized` parameters.
 
-  Not in the paper, which gives no normalisation: it sets the unit in which
-  beta weighs the KL. Preferences determine a reward up to a shift anyway.
+  The paper does not normalise. The scale sets the unit in which beta weighs the
+  KL; preferences determine a reward only up to a shift.
   """
 
   def score(
     params: Standardized,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     raw = scorer(params.params, prompts, response, mask)
     return (raw - params.shift) / params.scale
 

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of policy-gradient algorithms, and their one loss.
+"""The table of policy-gradient algorithms, and the loss that they share.
 
-A row of the table says where the advantage comes from and which term it
-weighs; all share rollouts, KL handling and the update step.
+A row of the table defines the advantage and the per-token term. Rollouts, KL
+and the update step are the same for all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Callable, Literal, Mapping
+from typing import Annotated, Callable, Literal, Mapping
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -25,18 +27,17 @@ from rlaif_jax.ops import policy_gradient
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLConfig(validation.Validated):
-  """The objective and the algorithm; defaults are the paper's.
+  """The objective and the algorithm; the defaults are the paper's.
 
   The paper maximises (1 - beta) E[r] - beta KL(policy || SFT) (appendix A.3)
-  and says that the KL enters the policy-gradient loss, which can be read in
-  two ways: `kl_in="reward"` subtracts beta (log pi - log ref) from each
-  token's reward, so it flows into the return and the baseline; `kl_in="loss"`
-  keeps the terminal score as the whole return and adds beta times a
-  differentiable per-token estimate (`kl_estimator`) to the loss. The first is
-  the objective's exact gradient. The second, with k2, is the KL's gradient at
-  the states that were visited; it leaves out what a token does to later
-  states. k1 has no gradient there and k3 another direction's; see
-  `ops.advantages.KL_ESTIMATORS`.
+  and adds the KL to the policy-gradient loss, which leaves two readings.
+  `kl_in="reward"` subtracts beta (log pi - log ref) from each token's reward,
+  so it is part of return and baseline. This is the exact gradient of the
+  objective. `kl_in="loss"` keeps the score as the return and adds beta times
+  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2, it
+  is the gradient of the KL at the visited states; it ignores the effect of a
+  token on later states. k1 has no gradient there, and k3 that of the reverse
+  KL; see `ops.advantages.KL_ESTIMATORS`.
 
   `loss_mean` "sequence" sums a response's terms and averages over responses
   (the paper's formula); "token" averages over all tokens. `gae_lambda`,
@@ -79,8 +80,41 @@ class RLConfig(validation.Validated):
       )
 
 
+@flax.struct.dataclass
+class Rollout:
+  """Sampled responses with the data of a policy-gradient update.
+
+  Log-probs are under the sampling distribution, softmax(logits / temperature),
+  for the policy and the reference. `values[..., t]` is the value of the state
+  before token t. Advantages and targets (of the value network) are filled in
+  last.
+  """
+
+  prompts: batches.PromptBatch
+  response: Int32[batches.Array, "B N R"]
+  # 1 up to the end token, inclusive.
+  mask: Float32[batches.Array, "B N R"]
+  log_probs: Float32[batches.Array, "B N R"]
+  ref_log_probs: Float32[batches.Array, "B N R"]
+  values: Float32[batches.Array, "B N R"]
+  score: Float32[batches.Array, "B N"]
+  advantages: Float32[batches.Array, "B N R"] | None = None
+  targets: Float32[batches.Array, "B N R"] | None = None
+
+  @property
+  def texts(self) -> batches.GroupBatch:
+    """The prompts with their responses."""
+    return batches.GroupBatch(
+      prompt=self.prompts.prompt,
+      prompt_valid=self.prompts.prompt_valid,
+      response=self.response,
+      response_valid=self.mask > 0,
+    )
+
+
 Advantages = Callable[
-  [batches.Rollout, jax.Array, "RLConfig"], tuple[jax.Array, jax.Array]
+  [Rollout, Float[Array, "B N R"], RLConfig],
+  tuple[Float[Array, "B N R"], Float[Array, "B N R"]],
 ]
 
 
@@ -105,7 +139,9 @@ class Algorithm:
   min_samples: int
 
 
-def _per_response(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+def _per_response(
+  function: Callable[..., jax.Array],
+) -> Callable[..., jax.Array]:
   """Maps a function of one trajectory [R] over [B, N, R]."""
   return jax.vmap(jax.vmap(function))
 
@@ -174,7 +210,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 }
 
 
-def shaped_rewards(rollout: batches.Rollout, config: RLConfig) -> jax.Array:
+def shaped_rewards(rollout: Rollout, config: RLConfig) -> Float[Array, "B N R"]:
   """Returns token rewards [B, N, R].
 
   The score is the reward of the last real token; the KL penalty is subtracted
@@ -215,7 +251,7 @@ def make_loss(
   row = ALGORITHMS[config.algorithm]
   estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
 
-  def loss(params: Any, rollout: batches.Rollout, key: jax.Array):
+  def loss(params: protocols.Params, rollout: Rollout, key: jax.Array):
     del key  # The samples are in the rollout.
     mask, texts = rollout.mask, rollout.texts
     # Cleared before use, not after: 0 times the slope at NaN is NaN.
@@ -265,8 +301,10 @@ def make_loss(
 
 
 def state_values(
-  value: protocols.ScalarModel, params: Any, texts: batches.GroupBatch
-) -> jax.Array:
+  value: protocols.ScalarModel,
+  params: protocols.Params,
+  texts: batches.GroupBatch,
+) -> Float[Array, "B N R"]:
   """Returns the values [B, N, R] of the states before each response token."""
   return value.states(params, texts)[..., :-1]
 

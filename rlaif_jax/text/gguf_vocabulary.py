@@ -85,8 +85,8 @@ def write_tokenizer(
   # All checks come before the first file is written.
   finish = write(metadata, tokens, types, ids, add_bos)
   directory.mkdir(parents=True, exist_ok=True)
-  turns = _turns(tokens, types, ids)
-  _write_beside(metadata, tokens, ids, add_bos, turns, directory)
+  special = _extra_special_tokens(tokens, types, ids)
+  _write_beside(metadata, tokens, ids, add_bos, special, directory)
   finish(path)
 
 
@@ -156,7 +156,7 @@ def _special_ids(
   return ids
 
 
-def _turns(tokens, types, ids) -> list[str]:
+def _extra_special_tokens(tokens, types, ids) -> list[str]:
   """Returns the control tokens that are not begin, end or padding."""
   named = [ids[role] for role in ("bos", "eos", "padding")]
   return [
@@ -166,7 +166,7 @@ def _turns(tokens, types, ids) -> list[str]:
   ]
 
 
-def _write_beside(metadata, tokens, ids, add_bos, turns, directory) -> None:
+def _write_beside(metadata, tokens, ids, add_bos, special, directory) -> None:
   """Writes tokenizer_config.json, generation_config.json, the template."""
   roles = {"bos": "bos", "eos": "eos", "pad": "padding"}
   config = {
@@ -174,7 +174,7 @@ def _write_beside(metadata, tokens, ids, add_bos, turns, directory) -> None:
     for name, role in roles.items()
   }
   config |= {"add_bos_token": add_bos, "clean_up_tokenization_spaces": False}
-  config |= {"additional_special_tokens": turns}
+  config |= {"additional_special_tokens": special}
   config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
   ends = [ids["eos"]] + [i for i in [ids["eot"]] if i not in (None, ids["eos"])]
   generation = {"eos_token_id": ends}

@@ -13,8 +13,10 @@ import os
 import pathlib
 import re
 import tomllib
+from typing import Literal
 
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _POOL = "_exemplars"  # suffix of the names of pools
@@ -25,6 +27,8 @@ _PLACEHOLDERS = {
 }
 _PLACEHOLDER = re.compile(r"\{(?:context|first|second|response)\}")
 _SCORES = tuple(str(score) for score in range(1, 11))
+# Whether the prompt asks for the better candidate or for the worse one.
+Polarity = Literal["prefer", "flip"]
 _EXAMPLE = "=== Example ===\n"
 _YOUR_TURN = "=== Now answer for this one ===\n"
 
@@ -50,23 +54,23 @@ class Exemplar:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pool:
+class Pool(validation.Validated):
   """Exemplars to choose from.
 
   The labels are for templates of `polarity`. A template of the other polarity
   gets the other option.
   """
 
-  polarity: str
+  polarity: Polarity
   exemplars: tuple[Exemplar, ...]
 
   def __post_init__(self):
+    super().__post_init__()
     object.__setattr__(self, "exemplars", tuple(self.exemplars))
-    _check_polarity(self.polarity)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Template:
+class Template(validation.Validated):
   """A prompt template of a judge; every text is used verbatim.
 
   Attributes:
@@ -86,7 +90,7 @@ class Template:
   """
 
   name: str
-  kind: str
+  kind: Literal["pairwise", "pointwise", "yesno"]
   preamble: str
   sample: str
   ending: str
@@ -94,16 +98,12 @@ class Template:
   exemplars: tuple[Exemplar, ...] = ()
   exemplars_file: str = ""
   cot_ending: str = ""
-  polarity: str = "prefer"
+  polarity: Polarity = "prefer"
 
   def __post_init__(self):
+    super().__post_init__()
     object.__setattr__(self, "options", tuple(self.options))
     object.__setattr__(self, "exemplars", tuple(self.exemplars))
-    if self.kind not in _PLACEHOLDERS:
-      raise ValueError(
-        f"kind is {self.kind!r}; it should be one of {sorted(_PLACEHOLDERS)}"
-      )
-    _check_polarity(self.polarity)
     if self.kind == "pointwise" and self.polarity == "flip":
       raise ValueError(
         "polarity is 'flip', but scores have none; leave it out and let 10 "
@@ -188,14 +188,6 @@ class Template:
     before, *between, after = self.glue
     before = self.preamble + self.exemplars_text(cot=cot) + before
     return (before, *between, after + self.asking(cot=cot))
-
-
-def _check_polarity(polarity: str) -> None:
-  if polarity not in ("prefer", "flip"):
-    raise ValueError(
-      f"polarity is {polarity!r}; it should be 'prefer' (the answer names the "
-      "better candidate) or 'flip' (it names the worse one)"
-    )
 
 
 def _check_options(template: Template) -> None:

@@ -147,8 +147,8 @@ class SentencePieceTokenizer:
         f"{self.vocab_size} ids in {path}; take both from one checkpoint"
       )
     config = _beside(path, "tokenizer_config.json")
-    turns = config.get("additional_special_tokens")
-    self._plain = _as_control(data, turns) if turns else self._pieces
+    special = config.get("additional_special_tokens")
+    self._plain = _as_control(data, special) if special else self._pieces
     self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
     self.segmentable, self.keeps_newlines = _newlines(self)
 
@@ -274,14 +274,14 @@ class JsonTokenizer:
       )
     return i
 
-  def _bos_id(self, asked: bool | None, named: int | None) -> int | None:
-    if asked is not None:
-      if asked and named is None:
+  def _bos_id(self, add_bos: bool | None, named: int | None) -> int | None:
+    if add_bos is not None:
+      if add_bos and named is None:
         raise ValueError(
           f"{self._path.with_name('tokenizer_config.json')}: add_bos_token is "
           "true and bos_token is missing; add it, or set add_bos_token to false"
         )
-      return named if asked else None
+      return named if add_bos else None
     bare = self._pieces.encode("a", add_special_tokens=False).ids
     whole = self._pieces.encode("a", add_special_tokens=True).ids
     return whole[0] if bare and whole[1 : 1 + len(bare)] == bare else None

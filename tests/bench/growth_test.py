@@ -61,7 +61,7 @@ def test_all_is_measured_printed_and_drawn(monkeypatch, capsys, tmp_path):
   assert path.read_text().startswith("<svg")
 
 
-def test_parts_of_logits_take_less_memory():
+def test_chunks_of_logits_need_less_memory():
   usual = scoring.LOGITS_AT_ONCE
   few, many = (
     growth.compare_chunks(

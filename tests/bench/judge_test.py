@@ -37,7 +37,7 @@ def test_shared_and_plain_agree(monkeypatch):
   )
 
 
-def test_the_preamble_costs_no_reading_but_is_seen():
+def test_the_preamble_is_attended_but_not_computed():
   def flops(pairs, shared):
     return judge.phases(CONFIG, pairs, shared, 7, 2)[0].flops
 

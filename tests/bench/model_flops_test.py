@@ -34,7 +34,7 @@ def test_flops_agree_with_the_compiler():
   )
 
 
-def test_a_token_reads_weights_and_cache():
+def test_a_decode_step_reads_weights_and_cache():
   config = testing.tiny_decoder(50)
   phase = model_flops.forward(
     config, name="token", rows=3, columns=1, logits=1, cached=7
@@ -44,7 +44,7 @@ def test_a_token_reads_weights_and_cache():
   assert phase.bytes == 4 * (weights + cache)
 
 
-def test_a_pass_over_one_branch_is_a_plain_forward():
+def test_a_group_pass_with_one_response_is_a_forward_pass():
   plain = model_flops.forward(CONFIG, name="a", rows=3, columns=7, logits=7)
   branch = model_flops.group_pass(
     CONFIG,
@@ -58,7 +58,7 @@ def test_a_pass_over_one_branch_is_a_plain_forward():
   assert branch.flops == pytest.approx(plain.flops)
 
 
-def test_columns_that_nobody_reads_save_the_last_layers_queries_and_mlp():
+def test_unread_states_save_queries_and_mlp_of_the_last_layer():
   given = dict(name="a", columns=20, attended=100, logits=0, passes=1)
   all_read = model_flops.group_pass(CONFIG, states=20, **given)
   two_read = model_flops.group_pass(CONFIG, states=2, **given)

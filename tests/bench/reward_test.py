@@ -31,7 +31,7 @@ def test_it_counts_pairs(monkeypatch, ragged):
   assert (line["pairs"], line["prompt"], line["response"]) == (4, 12, 4)
 
 
-def test_rows_of_their_own_have_the_same_rewards():
+def test_separate_rows_have_the_same_rewards():
   """What the bench compares is the same work."""
   config = testing.tiny_decoder(40)
   model = architectures.scalar(config)
@@ -49,7 +49,7 @@ def test_rows_of_their_own_have_the_same_rewards():
   assert abs(np.asarray(shared[0]) - np.asarray(shared[1])).max() > 1e-3
 
 
-def test_what_is_separate_reads_more(monkeypatch):
+def test_separate_pairs_are_not_packed(monkeypatch):
   seen = []
 
   def stop(init, loss, batch):

@@ -26,7 +26,7 @@ def test_the_model_is_the_peers():
   assert model_flops.block_params(workload.MODEL) == kernels
 
 
-def test_the_line_says_what_was_reached(monkeypatch, capsys):
+def test_the_report(monkeypatch, capsys):
   monkeypatch.setattr(roofline, "seconds_of", lambda call, n: [8.0, 4.0, 5.0])
   machine = roofline.Machine(flops=1.0, bandwidth=1.0)
   monkeypatch.setattr(roofline, "measure", lambda: machine)

@@ -87,8 +87,8 @@ def test_lengths(tmp_path, synopsis, long, reason):
   root = write_lists(tmp_path / "lists", texts, {"a": "", "b": ""})
   rows, manifest = debian.build(str(root))
   assert len(all_rows((rows, manifest))) == 1
-  ((said, count),) = [i for i in manifest["left_out"].items() if i[1]]
-  assert reason in said and count == 1
+  ((found, count),) = [i for i in manifest["left_out"].items() if i[1]]
+  assert reason in found and count == 1
 
 
 def test_one_row_per_source_and_text(tmp_path):
@@ -122,8 +122,8 @@ def test_held_out_splits_share_no_run_of_words(tmp_path):
   held = [n for n in names if splits.split_of(f"debian:{n}") in (
     "validation", "test")]  # fmt: skip
   assert held
-  said = "held out, but shares twelve words in a row"
-  assert manifest["left_out"][said] == len(held)
+  found = "held out, but shares twelve words in a row"
+  assert manifest["left_out"][found] == len(held)
   for name, part in rows.items():
     for row in part:
       assert splits.split_of(f"debian:{row.source}") == name

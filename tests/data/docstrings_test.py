@@ -91,7 +91,7 @@ def test_prose_ends_where_sections_begin(section):
     "code",
   ],
 )
-def test_what_has_no_such_form_is_left_out(doc):
+def test_other_docstrings_are_left_out(doc):
   assert docstrings.split_docstring(doc) is None
 
 
@@ -113,7 +113,7 @@ def letters(i: int, salt: str) -> str:
   return " ".join(f"{salt}{code}{chr(97 + j)}" for j in range(20))
 
 
-def test_no_text_stands_in_two_splits(tmp_path):
+def test_splits_have_no_common_text(tmp_path):
   """Copies of a document, whole or in part, and of a summary are dropped."""
   files = {}
   for i in range(60):

@@ -82,7 +82,7 @@ def unpacked(packed):
   return found
 
 
-def test_every_pair_is_there_once_and_whole():
+def test_every_pair_is_packed_once_and_whole():
   batch = with_reference(pairs())
   lengths = packing.lengths_of(batch)
   shape = packing.row_shape(lengths, round_to=8)

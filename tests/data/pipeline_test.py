@@ -110,17 +110,17 @@ def test_hh(hh, tmp_path):
   assert ids["study"] < ids["train"] and 8 <= len(ids["study"]) <= 35
   assert not ids["train"] & (ids["validation"] | ids["test"])
   assert not ids["validation"] & ids["test"]
-  # The folder of the other set lies beside it and stays there.
+  # The folder of the other set is in the same directory.
   numbers = [int(row.first.split()[1]) for row in parts["train"]]
   assert max(numbers) < 1000
 
 
 def test_nothing_is_dropped_silently(hh, tmp_path):
   load("harmless", "train", tmp_path, hh)
-  said = manifest(tmp_path / "cache", "harmless")
-  counts = said["counts"]
+  stored = manifest(tmp_path / "cache", "harmless")
+  counts = stored["counts"]
   total = counts["train"] + counts["validation"] + counts["test"]
-  assert total + sum(said["quarantined"].values()) == 292
+  assert total + sum(stored["quarantined"].values()) == 292
   path = tmp_path / "cache" / "harmless" / "quarantine.jsonl.txt"
   bad = [json.loads(line) for line in path.read_text().splitlines()]
   folder = hh / "harmless-base"
@@ -142,7 +142,7 @@ def test_a_held_out_row_is_not_trained_on(tmp_path):
   }
 
 
-def test_one_dialogue_stands_in_one_held_out_split(tmp_path):
+def test_a_dialogue_is_in_one_held_out_split(tmp_path):
   root = tmp_path / "hh"
   write(root / "train.jsonl", hh_rows(0, 3))
   rows = [
@@ -166,7 +166,7 @@ def test_comparisons_go_to_the_split_that_they_name(tmp_path, layout):
   train = [comparison_row(i, "train", 1 + i % 9) for i in range(400)]
   held = [comparison_row(1000 + i, f"valid{1 + i % 2}") for i in range(20)]
   if layout == "batches":
-    # One file holds rows of both; the split is said in the row.
+    # One file holds rows of both; the row names its split.
     write(root / "comparisons" / "batch3.json", train[:200] + held[:10])
     write(root / "comparisons" / "batch4.json", held[10:] + train[200:])
   else:
@@ -188,7 +188,7 @@ def test_comparisons_go_to_the_split_that_they_name(tmp_path, layout):
   assert not manifest(tmp_path / "cache", "tldr_comparisons")["quarantined"]
 
 
-def test_the_row_knows_its_split_better_than_the_file(tmp_path):
+def test_the_split_of_the_row_overrides_the_file(tmp_path):
   root = tmp_path / "openai"
   rows = [comparison_row(i, "valid2" if i < 4 else "train") for i in range(9)]
   write(root / "train.jsonl", rows)
@@ -197,13 +197,13 @@ def test_the_row_knows_its_split_better_than_the_file(tmp_path):
   assert len(load("tldr_comparisons", "validation", tmp_path, root)) == 5
 
 
-def test_batches_without_a_split_are_set_aside(tmp_path):
+def test_batches_without_a_split_are_quarantined(tmp_path):
   rows = [comparison_row(i, "train") for i in range(3)]
   rows += [comparison_row(3, None), comparison_row(4, "trial")]
   write(tmp_path / "openai" / "batch3.json", rows)
   load("tldr_comparisons", "train", tmp_path, tmp_path / "openai")
-  said = manifest(tmp_path / "cache", "tldr_comparisons")["quarantined"]
-  assert len(said) == 2 and sum(said.values()) == 2
+  stored = manifest(tmp_path / "cache", "tldr_comparisons")["quarantined"]
+  assert len(stored) == 2 and sum(stored.values()) == 2
 
 
 def test_tldr_and_limits(tmp_path):
@@ -233,7 +233,7 @@ def test_parquet_through_the_same_code(tmp_path):
   assert len(load("tldr_comparisons", "validation", tmp_path, root)) == 20
 
 
-def test_missing_files_say_what_to_put_where(tmp_path):
+def test_missing_files_are_named(tmp_path):
   with pytest.raises(ValueError, match="does not exist.*helpful-base/test"):
     load("helpful", "train", tmp_path, tmp_path / "none")
   write(tmp_path / "tldr" / "train.jsonl", tldr_rows(0, 3))
@@ -242,7 +242,7 @@ def test_missing_files_say_what_to_put_where(tmp_path):
   assert not (tmp_path / "cache" / "tldr" / "manifest.json").exists()
 
 
-def test_the_cache_is_read_again_but_not_for_other_files(hh, tmp_path):
+def test_the_cache_is_read_again_for_the_same_source(hh, tmp_path):
   first = load("harmless", "train", tmp_path, hh)
   for path in hh.rglob("*.gz"):
     path.unlink()
@@ -362,9 +362,9 @@ def test_real_harmless_rows(tmp_path):
     split: load("harmless", split, tmp_path, root.parent)
     for split in ("train", "validation", "test")
   }
-  said = manifest(tmp_path / "cache", "harmless")["quarantined"]
+  stored = manifest(tmp_path / "cache", "harmless")["quarantined"]
   count = sum(len(rows) for rows in parts.values())
-  assert count + sum(said.values()) == len(lines)
+  assert count + sum(stored.values()) == len(lines)
   assert count >= 0.98 * len(lines)
   rows = [row for part in parts.values() for row in part]
   assert 0.45 < sum(row.p_first for row in rows) / len(rows) < 0.55

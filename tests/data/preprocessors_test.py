@@ -68,7 +68,7 @@ def test_tldr():
   )
 
 
-def test_comparison_keeps_what_was_said():
+def test_comparison():
   for choice in (0, 1):
     p = preprocessors.comparison(comparison(choice=choice))
     better = p.first if p.p_first == 1.0 else p.second
@@ -108,7 +108,7 @@ def test_dialogue_splits_at_the_last_assistant_turn():
   ],
   ids=["dialogue", "comparison"],
 )
-def test_position_says_nothing(parse, make):
+def test_position_is_random(parse, make):
   """The files give the better text first, or the first summary first."""
   rows = [parse(make(i)) for i in range(2000)]
   share = sum(row.p_first for row in rows) / len(rows)

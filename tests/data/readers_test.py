@@ -95,7 +95,7 @@ def test_files_of_the_first_stem_that_has_some(tmp_path):
 
 
 @pytest.mark.parametrize("directory", ["", "nowhere"])
-def test_a_missing_directory_says_what_belongs_there(tmp_path, directory):
+def test_a_missing_directory_names_the_expected_files(tmp_path, directory):
   place = str(tmp_path / directory) if directory else ""
   with pytest.raises(ValueError) as error:
     readers.require_directory(place, ("train", "data/train"), what="my set")
@@ -103,7 +103,7 @@ def test_a_missing_directory_says_what_belongs_there(tmp_path, directory):
     assert part in str(error.value)
 
 
-def test_missing_files_say_which(tmp_path):
+def test_missing_files_name_the_prefixes(tmp_path):
   with pytest.raises(ValueError, match=r"my set.*none of.*test\*\.jsonl"):
     readers.require_files(tmp_path, ("test",), what="my set")
 

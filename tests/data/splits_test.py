@@ -26,7 +26,7 @@ def test_split_is_the_same_everywhere():
   assert {name: splits.split_of(name) for name in known} == known
 
 
-def test_word_runs_find_what_was_copied():
+def test_word_runs_detect_copies():
   words = [f"w{i}" for i in range(40)]
   text = " ".join(words)
   copied = "Before it: " + ", ".join(words[5:17]).upper() + "; after it."

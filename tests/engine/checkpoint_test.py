@@ -33,7 +33,7 @@ def test_round_trip_with_files(tmp_path):
   assert (tmp_path / "model" / "tokenizer.model").read_text() == "v"
 
 
-def test_a_half_written_model_is_none(tmp_path):
+def test_an_incomplete_model_is_refused(tmp_path):
   checkpoint.save_model(tmp_path / "model", PARAMS, {"kind": "x"})
   (tmp_path / "model" / "model.json").unlink()
   with pytest.raises(ValueError, match="no finished model"):

@@ -11,7 +11,7 @@ import pytest
 from rlaif_jax.engine import guards
 
 
-def test_compiling_again_is_an_error_where_steps_are_steady():
+def test_recompilation_is_an_error_after_warmup():
   step = jax.jit(lambda x: 2 * x + 1)
   one, two = jnp.ones(3), jnp.ones(5)
   with guards.no_recompilation("step 1", is_warm=False):
@@ -23,7 +23,7 @@ def test_compiling_again_is_an_error_where_steps_are_steady():
       step(two)
 
 
-def test_a_hidden_transfer_is_an_error_and_an_open_one_is_not():
+def test_implicit_transfers_are_errors():
   step = jax.jit(lambda x, y: x + y)
   x, y = jnp.ones(3), np.ones(3, np.float32)
   step(x, y)
@@ -34,7 +34,7 @@ def test_a_hidden_transfer_is_an_error_and_an_open_one_is_not():
     step(x, jax.device_put(y))
 
 
-def test_batches_of_one_shape_have_one_key():
+def test_batches_of_one_shape_have_one_signature():
   batch = {"a": np.ones((2, 3)), "b": np.ones(2, np.int32)}
   other = {"a": np.zeros((2, 3)), "b": np.ones(2, np.int32)}
   assert guards.signature(batch) == guards.signature(other)

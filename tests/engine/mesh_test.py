@@ -55,7 +55,7 @@ def test_a_placement_has_its_own_rules_and_type():
   assert (whole.dtype, table.dtype) == (jnp.float32, jnp.bfloat16)
 
 
-def test_a_moved_copy_has_the_same_numbers_elsewhere():
+def test_a_resharded_copy_has_the_same_values():
   functions = decoder.functions(testing.tiny_decoder(16))
   built = mesh.make_mesh("fsdp:2,model:2", jax.devices()[:4])
   split = jax.tree.map(

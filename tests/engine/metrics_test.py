@@ -8,7 +8,7 @@ import pytest
 from rlaif_jax.engine import metrics
 
 
-def test_rows_past_the_restored_step_and_torn_lines_go(tmp_path):
+def test_rows_past_the_restored_step_and_torn_lines_are_removed(tmp_path):
   file = metrics.MetricsFile(tmp_path / "m.jsonl")
   assert file.read() == []
   for step in (1, 2, 3):
@@ -40,7 +40,7 @@ def test_progress_shows_rate_and_time_left(capsys, monkeypatch):
   assert "50/50" in lines[2] and "0s left" in lines[2]
 
 
-def test_the_last_of_two_late_reports_is_no_rate(capsys, monkeypatch):
+def test_two_late_reports_give_no_rate(capsys, monkeypatch):
   now = iter([0.0, 40.0, 40.1])
   monkeypatch.setattr(metrics.time, "monotonic", lambda: next(now))
   progress = metrics.Progress("job", 2)
@@ -49,7 +49,7 @@ def test_the_last_of_two_late_reports_is_no_rate(capsys, monkeypatch):
   assert "2/2 steps, 0.0499 steps/s" in capsys.readouterr().err
 
 
-def test_the_clock_tells_the_share_of_making_batches(monkeypatch):
+def test_input_share(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
   clock = metrics.StepClock()

@@ -70,7 +70,9 @@ def test_a_plan_that_fits(tmp_path, chip, capsys):
   assert "data:-1: compiling SFT update\n" in out
 
 
-def test_another_mesh_is_found_where_the_asked_one_does_not_fit(tmp_path, chip):
+def test_another_mesh_is_found_if_the_requested_one_does_not_fit(
+  tmp_path, chip
+):
   # Parameters and their moments are most of it.
   model = testing.tiny_decoder(4096, width=64)
   short = converters.SequenceConfig(max_context=6, max_response=2)
@@ -87,7 +89,7 @@ def test_another_mesh_is_found_where_the_asked_one_does_not_fit(tmp_path, chip):
   assert alone["meshes"]["sft"] is None and alone["hours"] is None
 
 
-def test_meshes_that_rows_do_not_divide_by_are_passed_over(
+def test_meshes_that_rows_do_not_divide_by_are_skipped(
   tmp_path, chip, uncompiled
 ):
   chip(1e9)
@@ -113,7 +115,7 @@ def test_models_that_are_too_large_are_not_compiled(tmp_path, chip, capsys):
   assert "then more chips, about" in result["advice"]["sft"]
 
 
-def test_a_compiler_that_runs_out_of_memory_says_no(
+def test_compilers_that_run_out_of_memory_give_a_reason(
   tmp_path, chip, monkeypatch
 ):
   chip(1e9)
@@ -166,7 +168,7 @@ def test_all_meshes_are_tried_for_the_fastest(tmp_path, chip, monkeypatch):
   assert "data:-1 takes 8.00 hours, not 5.00" in result["advice"]["sft"]
 
 
-def test_judged_by_another_chip(tmp_path, uncompiled):
+def test_memory_and_rates_of_another_chip(tmp_path, uncompiled):
   result = plan(tmp_path, chip="H100 SXM")
   assert result["chips"].endswith("x H100 SXM")
   assert stored(tmp_path)["chip"]["memory"] == 80e9

@@ -30,7 +30,7 @@ def small_task(monkeypatch):
   )
 
 
-def test_it_counts_and_learns_a_vocabulary(small_task, tmp_path):
+def test_it_counts_rows_and_trains_a_vocabulary(small_task, tmp_path):
   result = prepare_data.run(
     output_dir=str(tmp_path),
     splits=("train", "test"),

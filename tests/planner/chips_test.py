@@ -35,7 +35,7 @@ def test_no_memory_is_slower_than_its_links():
     assert 10e9 < chip.memory < 200e9
 
 
-def test_without_the_compiler_it_says_what_to_type(monkeypatch):
+def test_a_missing_compiler_is_an_error_with_the_command(monkeypatch):
   real = builtins.__import__
 
   def without(name, *rest):

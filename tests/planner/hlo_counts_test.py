@@ -23,7 +23,7 @@ OTHERS = """
 
 
 def entry(*lines, root="%result = f32[] parameter(9)"):
-  """A program of these lines, whose last names its result."""
+  """A program of these lines, the last of which is the root."""
   *lines, last = [*lines, root]
   body = "".join(f"  {line}\n" for line in lines)
   return (
@@ -114,7 +114,7 @@ def test_a_collective_by_hand(line, kind, sent):
   assert one.sent_bytes == pytest.approx(sent)
 
 
-def test_the_end_of_one_is_none():
+def test_the_end_of_a_collective_is_not_counted():
   found = count(
     "%all-gather.1 = f32[4] parameter(0)",
     "%d = f32[4] all-gather-done(%all-gather.1)",
@@ -123,7 +123,7 @@ def test_the_end_of_one_is_none():
   assert found.collectives == ()
 
 
-def test_a_collective_in_several_operations_is_one():
+def test_a_collective_in_several_operations_counts_once():
   line = "%{} = f32[8] all-gather(%p), channel_id={}, replica_groups=[1,4]<=[4]"
   begin = "%p = f32[2] parameter(0)"
   same = [line.format(name, 7) for name in "abc"]
@@ -284,7 +284,7 @@ ARRAY = 4 * 6 * 8
       "%x = f32[6,8] all-reduce-start(%a), replica_groups=[1,3]<=[3]",
       2 * ARRAY,
     ),
-    # A part of a collective beside what is computed: the start counted it.
+    # A part of a collective in a fusion: counted at its start.
     (
       "%x = (f32[8], f32[2,8], f32[6,8]) fusion(%part, %a, %eight), "
       "output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%send",
@@ -317,7 +317,7 @@ def test_traffic_by_hand(line, moved):
   ],
 )
 @pytest.mark.parametrize("order", [("much", "little"), ("little", "much")])
-def test_of_branches_the_one_with_most_traffic_counts(names, order):
+def test_the_branch_with_most_traffic_counts(names, order):
   branches = """%much (p: f32[6,8]) -> f32[6,8] {
   %p = f32[6,8] parameter(0)
   ROOT %s = f32[6,8] add(%p, %p)

@@ -33,7 +33,7 @@ ENTRY %main (p: f32[4]) -> (s32[], f32[4]) {{
   %first = s32[] constant(2)
   %start = s32[] copy(%first)
   %begin = (s32[], f32[4]) tuple(%start, %p)
-  ROOT %w = (s32[], f32[4]) while(%begin), condition=%test, body=%body{said}
+  ROOT %w = (s32[], f32[4]) while(%begin), condition=%test, body=%body{config}
 }}
 """
 
@@ -46,7 +46,7 @@ def counter(limit, **changes):
     "step": 1,
     "index": 0,
     "added": "%kept, %one",
-    "said": "",
+    "config": "",
   }
   return LOOP.format(**{**settings, **changes})
 
@@ -72,8 +72,8 @@ def test_trip_counts_of_counters(limit, step, expected):
 
 
 def test_annotated_trip_counts():
-  said = ', backend_config={"known_trip_count":{"n":"6"}}'
-  assert trip_count(counter("parameter(1)", said=said)) == 6
+  config = ', backend_config={"known_trip_count":{"n":"6"}}'
+  assert trip_count(counter("parameter(1)", config=config)) == 6
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_annotated_trip_counts():
     {"added": "%kept, %kept"},
   ],
 )
-def test_of_other_loops_nothing_is_known(changes):
+def test_loops_of_unknown_trip_count(changes):
   assert trip_count(counter(**{"limit": "constant(12)", **changes})) is None
 
 

@@ -65,7 +65,7 @@ def test_a_product_as_the_tpu_compiler_writes_it(
   assert found.flops == 2 * products
 
 
-def test_a_product_of_a_gpus_library():
+def test_a_product_of_a_gpu_library():
   found = counts.count(
     "%p = bf16[4,8,32] parameter(0)",
     "%q = bf16[4,32,16] parameter(1)",
@@ -77,7 +77,7 @@ def test_a_product_of_a_gpus_library():
   assert found.flops == 2 * 4 * 8 * 32 * 16
 
 
-def test_a_sum_is_an_addition_less_than_its_numbers():
+def test_a_reduction_of_n_numbers_has_n_minus_1_additions():
   found = counts.count(
     "%p = f32[8,32] parameter(0)",
     "%z = f32[] constant(0)",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program's text, taken apart."""
+"""Parsing of HLO text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENTRY %main.2_spmd (a: f32[4,8], b: s32[]) -> (f32[1,8], /*index=1*/s32[]) {
 """
 
 
-def test_computations_and_what_is_called():
+def test_computations_and_calls():
   module = hlo_text.parse(TEXT)
   assert sorted(module.computations) == ["fused", "main.2_spmd"]
   assert module.entry is module.computations["main.2_spmd"]
@@ -55,12 +55,12 @@ def test_an_instruction():
   assert cut.numbers("dimensions") == ()
 
 
-def test_what_a_constant_is_names_nothing():
+def test_constants_have_no_operands():
   text = "ENTRY %m () -> s32[] {\n  ROOT %c = s32[] constant(7)\n}\n"
   root = hlo_text.parse(text).entry.root
   assert (root.argument, root.operands) == ("7", ())
 
 
-def test_other_text_is_an_error():
+def test_text_that_is_no_hlo_is_an_error():
   with pytest.raises(ValueError, match="has no ENTRY"):
     hlo_text.parse("module @jit_f {\n}")

@@ -24,8 +24,8 @@ CHIP = chips.Chip(
 )
 
 
-def test_a_tpus_compiler_stops_where_it_knows_enough():
-  """And says what it says when it goes on to the end."""
+def test_a_tpu_compiler_stops_before_code_generation():
+  """With the result of a compilation to the end."""
   pytest.importorskip("libtpu")
   mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:2x2"))
   split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
@@ -74,7 +74,7 @@ allocation 4: size 300, page 0, preallocated-temp:
     )
 
 
-def test_what_a_tpus_compiler_assigned():
+def test_buffers_of_a_tpu_compiler():
   compiler = Compiler(lambda options: "")
   found = program_costs.compile_program(compiler, for_tpu=True)
   assert (found.text, found.memory) == ("HLO", 100 + 20 + 8 + 300)
@@ -82,7 +82,7 @@ def test_what_a_tpus_compiler_assigned():
   assert len(compiler.options) == 1
 
 
-def test_a_compiler_that_does_not_know_where_to_stop_goes_on():
+def test_a_compiler_without_the_option_compiles_to_the_end():
   def refuses(options):
     names = [name for name in options if not name.startswith("xla_dump_")]
     return names and f"INVALID_ARGUMENT: No such compile option: '{names[0]}'"
@@ -92,13 +92,13 @@ def test_a_compiler_that_does_not_know_where_to_stop_goes_on():
   assert len(compiler.options) == 2
 
 
-def test_other_errors_of_the_compiler_are_the_callers():
+def test_compiler_errors_are_raised():
   compiler = Compiler(lambda options: "RESOURCE_EXHAUSTED: 20G of 15G")
   with pytest.raises(jax.errors.JaxRuntimeError, match="20G of 15G"):
     program_costs.compile_program(compiler, for_tpu=True)
 
 
-def test_a_product_split_over_devices():
+def test_a_sharded_product():
   mesh = mesh_lib.make_mesh("model:8", jax.devices()[:8])
   spec = jax.sharding.PartitionSpec
   across = jax.sharding.NamedSharding(mesh, spec(None, "model"))
@@ -139,7 +139,7 @@ def test_pieces_add_up_and_keep_the_memory_of_the_whole():
   )
 
 
-def test_of_programs_in_sequence_only_the_results_stay():
+def test_a_sequence_keeps_only_results():
   piece = tiny_plan.cost_of_ones(
     memory=10.0,  # 3 of arguments, 5 of results, 2 that are temporary
     arguments=3.0,

@@ -52,7 +52,7 @@ def test_an_update_costs_six_flops_per_parameter_and_token():
   assert cost.flops == pytest.approx(3 * 2 * products / 8, rel=0.1)
 
 
-def test_products_that_a_tpu_overlaps_with_gathers_are_counted_whole():
+def test_products_overlapped_with_gathers_are_counted_fully():
   """The compiler hides them in loops where parameters are split."""
   pytest.importorskip("libtpu")
   rows, length, response = 64, 512, 64
@@ -113,7 +113,7 @@ def test_the_labeler_may_score_in_the_loop(model):
     assert cost.flops > 2 * parameters * 16 * (48 + 12) / 8
 
 
-def test_microbatches_are_counted_whole():
+def test_microbatches_are_all_counted():
   one, two = (
     cost_of(
       planned(tiny_plan.spec(microbatches=n), "sft", "data:8")["SFT update"]
@@ -125,9 +125,9 @@ def test_microbatches_are_counted_whole():
 
 
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
-def test_layers_in_a_loop_cost_what_they_cost_apart(model):
+def test_scanned_layers_cost_the_same(model):
   deep = dataclasses.replace(model, num_layers=5)
-  apart, loop = (
+  unrolled, loop = (
     cost_of(
       planned(tiny_plan.spec(deep, scan_layers=is_loop, remat="full"), "sft")[
         "SFT update"
@@ -135,14 +135,16 @@ def test_layers_in_a_loop_cost_what_they_cost_apart(model):
     )
     for is_loop in (False, True)
   )
-  assert loop.flops == pytest.approx(apart.flops, rel=0.05)
-  assert loop.arguments == pytest.approx(apart.arguments, rel=1e-3)
-  sent = [sum(c.sent_bytes for c in cost.collectives) for cost in (loop, apart)]
+  assert loop.flops == pytest.approx(unrolled.flops, rel=0.05)
+  assert loop.arguments == pytest.approx(unrolled.arguments, rel=1e-3)
+  sent = [
+    sum(c.sent_bytes for c in cost.collectives) for cost in (loop, unrolled)
+  ]
   assert sent[0] == pytest.approx(sent[1], rel=0.1)
 
 
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
-def test_a_rollout_is_its_prompts_and_its_tokens(model):
+def test_a_rollout_is_prefill_and_decode_steps(model):
   """Of one program; the products of each are those of a hand count."""
   found = planned(tiny_plan.spec(model), "policy", "data:8")
   prompts, token = (
@@ -164,7 +166,7 @@ def test_a_rollout_is_its_prompts_and_its_tokens(model):
     assert before.flops < 1.2 * 2 * rows * 48 * (weights + 2 * 48 * c.width)
 
 
-def test_in_slots_a_rollout_takes_more_steps():
+def test_slots_need_more_decode_steps():
   sampling = decode.SamplingConfig(max_tokens=12, slots=6)
   rl = tiny_plan.rl(sampling=sampling)
   found = planned(tiny_plan.spec(rl=rl), "policy", "data:8")
@@ -172,12 +174,12 @@ def test_in_slots_a_rollout_takes_more_steps():
   assert cost_of(found["rollout, decode step"]).flops > 0
 
 
-def test_values_of_ppo_are_read_with_the_reference():
+def test_ppo_computes_values_with_the_reference():
   old = planned(tiny_plan.spec(rl=tiny_plan.rl(algorithm="ppo")), "policy")
   new = planned(tiny_plan.spec(), "policy")
   values, reference = old["reference, values"], new["reference log-probs"]
   assert cost_of(values).flops > 1.5 * cost_of(reference).flops
-  # Both models are its arguments, so less is there beside it.
+  # Both models are its arguments, so they are not resident besides.
   mesh = mesh_lib.make_mesh("data:2,fsdp:2,model:2", jax.devices()[:8])
   found = programs.resident_bytes(tiny_plan.spec(), "policy", mesh)
   less = reference.resident - values.resident
@@ -205,7 +207,7 @@ def test_resident_bytes():
   assert alone.resident == 0, "what it started from is given away"
 
 
-def test_the_copy_that_samples_is_gathered_once_and_not_for_a_token():
+def test_the_rollout_copy_is_gathered_once_per_rollout():
   whole = compute_lib.Placement(rules=(("embed", ""),), dtype="bfloat16")
   split = planned(tiny_plan.spec(), "policy", "fsdp:8")
   copied = planned(
@@ -243,7 +245,7 @@ def test_ppo_updates_several_times():
   assert planned(tiny_plan.spec(rl=rl), "policy")["policy update"].runs == 8
 
 
-def test_without_a_value_network_there_is_none():
+def test_no_value_network_has_no_parameters():
   rl = tiny_plan.rl(algorithm="rloo", samples_per_prompt=2)
   mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
   one, two = (
@@ -262,9 +264,7 @@ def test_without_a_value_network_there_is_none():
   ],
 )
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
-def test_split_parameters_come_one_at_a_time_and_activations_never(
-  model, phase, scan_layers, mesh
-):
+def test_parameters_are_gathered_one_at_a_time(model, phase, scan_layers, mesh):
   """What is gathered in an update is a parameter, whole or its model part."""
   deep = dataclasses.replace(model, num_layers=3)
   settings = tiny_plan.spec(deep, remat="full", scan_layers=scan_layers)
@@ -284,7 +284,7 @@ def test_split_parameters_come_one_at_a_time_and_activations_never(
   assert gathered and max(gathered) <= largest
 
 
-def test_the_state_is_given_away_and_remat_frees_memory():
+def test_the_state_is_donated_and_remat_saves_memory():
   """By the compiler's own count."""
   deep = dataclasses.replace(DECODER, num_layers=4)
   temporary = {}
@@ -296,6 +296,6 @@ def test_the_state_is_given_away_and_remat_frees_memory():
     mesh = mesh_lib.make_mesh("data:8", jax.devices()[:8])
     parts = programs.resident_bytes(settings, "sft", mesh)
     state = parts["trained parameters"] + parts["optimizer state"]
-    # The new state lies where the old one lay.
+    # The new state reuses the memory of the old one.
     assert found.alias_size_in_bytes == pytest.approx(state, rel=0.01)
   assert temporary["full"] < temporary["dots"] < temporary["none"]

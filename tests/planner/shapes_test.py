@@ -31,7 +31,7 @@ def test_parameters_of_a_placement():
     assert shard == (table.shape[0], table.shape[1] // parts)
 
 
-def test_the_labelers_parts_are_its_whole_prompt():
+def test_shared_labeler_prompts_have_the_length_of_whole_ones():
   shapes = shapes_lib.Shapes(tiny_plan.spec(), mesh("data:8"))
   common, shared = shapes.shared_labeler_prompts(
     architectures.language(tiny_plan.DECODER)

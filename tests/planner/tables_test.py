@@ -39,7 +39,7 @@ def test_chips_needed(memory, needed):
   assert tables.chips_needed(memory, 16, CHIP) == needed
 
 
-def test_what_frees_memory_where_the_models_are_too_large():
+def test_advice_if_the_models_are_too_large():
   text = tables.advice([plan()], tiny_plan.spec(), CHIP)
   assert text == (
     "none of fsdp:-1 fits; fsdp:-1 comes nearest with 40.0 of 16 GB; try "
@@ -49,7 +49,7 @@ def test_what_frees_memory_where_the_models_are_too_large():
   )
 
 
-def test_what_frees_memory_where_activations_are_too_large():
+def test_advice_if_the_activations_are_too_large():
   row = {"program": "policy update"}
   done = tiny_plan.spec(**tiny_plan.BFLOAT16, remat="full", microbatches=2)
   text = tables.advice([plan(programs=[row])], done, CHIP)
@@ -58,7 +58,7 @@ def test_what_frees_memory_where_activations_are_too_large():
   assert "try remat='full', then microbatches=2, then Placement.dtype" in text
 
 
-def test_a_mesh_that_cannot_be_is_no_nearest():
+def test_impossible_meshes_are_not_recommended():
   odd = plan(resident={}, mesh="data:-1", reason="2 rows do not divide")
   text = tables.advice([odd], tiny_plan.spec(), CHIP)
   assert text == (
@@ -98,7 +98,7 @@ def test_the_summary_adds_up_phases():
   assert text == "does not fit on 16 x TPU v5e: policy"
 
 
-def test_the_table_says_why():
+def test_the_table_gives_the_reason():
   text = tables.table(plan(), CHIP)
   assert "DOES NOT FIT: the resident arrays alone are larger" in text
   assert "reference 4.00 GB" in text

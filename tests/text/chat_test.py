@@ -99,7 +99,7 @@ def test_same_text_as_transformers(family, prompt, system):
   assert text == expected and "Is 2 > 1?" in text
 
 
-def test_names_that_authors_count_on():
+def test_functions_that_authors_expect():
   def of(template, **options):
     return chat.render(template, [USER], **options)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a model whose tokenizer is not at hand."""
+"""Token counts without a tokenizer."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_qwen2_composes_letters_and_llama_takes_whole_words(metadata, tmp_path):
   assert [len(ids[pre]) for pre in ("qwen2", "llama-bpe")] == [2, 1]
 
 
-def test_files_beside(metadata, tmp_path):
+def test_config_files(metadata, tmp_path):
   template = "{{ bos_token }}\u00e9\n{{ messages[0].content }}"
   metadata["tokenizer.chat_template"] = template
   metadata[f"{KEY}eot_token_id"] = 0
@@ -238,7 +238,7 @@ def test_same_pieces_as_the_model_it_was_made_of(
   assert (made.bos_id, made.eos_ids, made.vocab_size) == (1, (2,), 330)
 
 
-def test_names_of_turns_are_read_and_cannot_be_smuggled_in(llama, tmp_path):
+def test_turn_tokens_are_encoded_by_templates_only(llama, tmp_path):
   turn = llama[f"{KEY}tokens"].index("<turn>")
   llama[f"{KEY}eot_token_id"] = turn
   llama[f"{KEY}add_bos_token"] = False

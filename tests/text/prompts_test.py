@@ -220,7 +220,7 @@ def test_fit_reads_a_long_context_once(context, max_tokens):
   assert fitted.context == "" and tokenizer.calls <= 12
 
 
-def test_fit_ends_where_proportion_is_no_guide():
+def test_fit_of_unevenly_spread_tokens():
   """Guesses alone would take longer: tokens are at the end, and many."""
   context = "a" * 500_000 + "?" * 500_000
 
@@ -241,7 +241,7 @@ def test_fit_ends_where_proportion_is_no_guide():
   assert tokenizer.calls <= 50
 
 
-def test_fit_says_by_how_much_the_limit_is_too_low():
+def test_fit_reports_the_needed_limit():
   template = prompts.load("docstring_rating")
   tokenizer = testing.CharTokenizer(bos=True)
   needed = len(prompts.render_pointwise(template, "", "resp")) + 1

@@ -92,7 +92,7 @@ def better(shown):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_neither_place_nor_length_tells_the_answer(task):
+def test_answers_do_not_correlate_with_position_or_length(task):
   exemplars = pool(task)
   for number in (2, 4, 8):
     labels = [shown.label for shown in exemplars[:number]]
@@ -276,7 +276,7 @@ def test_a_seed_draws_without_replacement():
   assert titles == ["SUBREDDIT: r/running"] * 2 + ["SUBREDDIT: r/relationships"]
 
 
-def test_fingerprint_counts_the_exemplars_and_not_where_they_stand(tmp_path):
+def test_fingerprint_depends_on_exemplars_but_not_on_their_file(tmp_path):
   rows = exemplar("a") + exemplar("b", "2")
   write(tmp_path, 'polarity = "prefer"\n' + rows, "pool")
   path = write(tmp_path, 'exemplars_file = "pool"\n' + PAIRWISE)
@@ -325,7 +325,7 @@ def test_a_wrong_pool_names_its_file(tmp_path, text, message):
   assert not template_files.load(path, num_exemplars=0).exemplars
 
 
-def test_requests_that_cannot_be_met(tmp_path):
+def test_impossible_numbers_of_exemplars(tmp_path):
   path = write(tmp_path, PAIRWISE)
   with pytest.raises(ValueError, match="is 1, but the template .* has 0"):
     template_files.load(path, num_exemplars=1)
@@ -351,7 +351,7 @@ YESNO = RATING.replace("pointwise", "yesno").replace(
 )
 
 
-def test_a_pool_is_turned_only_where_there_are_two_answers(tmp_path):
+def test_only_pools_with_two_options_are_flipped(tmp_path):
   row = exemplar("a", "yes").replace(', "y"', "")
   write(tmp_path, 'polarity = "flip"\n' + row, "pool")
   path = write(tmp_path, 'exemplars_file = "pool"\n' + YESNO)

@@ -85,12 +85,12 @@ def test_round_trip(tokenizer, text):
 
 @pytest.mark.parametrize("first", [t + "\n" for t in HARD])
 @pytest.mark.parametrize("second", HARD)
-def test_segments_meet_at_a_newline(tokenizer, first, second):
-  apart = tokenizer.encode(first) + tokenizer.encode(second)
-  assert tokenizer.encode(first + second) == apart
+def test_segments_are_joined_at_newlines(tokenizer, first, second):
+  separate = tokenizer.encode(first) + tokenizer.encode(second)
+  assert tokenizer.encode(first + second) == separate
   before = first.rstrip("\n")
-  apart = tokenizer.encode(before) + tokenizer.encode("\n" + second)
-  assert tokenizer.encode(before + "\n" + second) == apart
+  separate = tokenizer.encode(before) + tokenizer.encode("\n" + second)
+  assert tokenizer.encode(before + "\n" + second) == separate
 
 
 def test_digits_are_pieces_of_their_own(tokenizer):
@@ -108,12 +108,12 @@ def test_extra_symbols_are_one_piece(tokenizer):
   assert len(tokenizer.encode("<judge>")) == 1
 
 
-def test_special_pieces_write_nothing(tokenizer):
+def test_special_pieces_decode_to_nothing(tokenizer):
   ids = [tokenizer.bos_id, *tokenizer.encode("a b"), tokenizer.eos_id, 0]
   assert tokenizer.decode(ids) == "a b"
 
 
-def test_long_lines_are_learned_from(tmp_path):
+def test_long_lines_are_used_in_training(tmp_path):
   # SentencePiece leaves out lines of more than 4,192 bytes by default.
   path = tmp_path / "long.model"
   line = "reinforcement learning " * 300
@@ -121,7 +121,7 @@ def test_long_lines_are_learned_from(tmp_path):
   assert len(tokenizers.load_tokenizer(path).encode("reinforcement")) < 5
 
 
-def test_what_cannot_be_learned_is_an_error(tmp_path):
+def test_texts_that_give_no_vocabulary_are_an_error(tmp_path):
   with pytest.raises(ValueError, match="no texts"):
     tokenizers.train_sentencepiece(
       ["", "\n"], vocab_size=300, path=tmp_path / "a"
@@ -177,7 +177,7 @@ def test_what_public_vocabularies_do_with_newlines(
   assert made.keeps_newlines == keeps_newlines
 
 
-def test_a_response_can_end_and_padding_ends_none(tmp_path):
+def test_padding_is_no_end_token(tmp_path):
   train_public(tmp_path / "a.model", eos_id=-1)
   with pytest.raises(ValueError, match="no end token"):
     tokenizers.load_tokenizer(tmp_path / "a.model")
@@ -187,7 +187,7 @@ def test_a_response_can_end_and_padding_ends_none(tmp_path):
   assert (made.eos_id, made.bos_id, made.pad_id) == (0, 1, 2)
 
 
-def test_files_beside_a_model_name_turns_and_ends(tmp_path):
+def test_config_files_of_a_sentencepiece_model(tmp_path):
   train_public(tmp_path / "tokenizer.model", user_defined_symbols=["<turn>"])
   write(tmp_path, "generation_config", eos_token_id=[2, 3])
   loose = tokenizers.load_tokenizer(tmp_path)
@@ -211,7 +211,7 @@ def write(directory, name, **content):
 
 
 def byte_level(*, special=SPECIAL, begin=None):
-  """A small byte-level vocabulary, digits apart."""
+  """A small byte-level vocabulary, with single digits."""
   made = hub.Tokenizer(models.BPE())
   made.pre_tokenizer = pre_tokenizers.Sequence(
     [
@@ -267,7 +267,7 @@ def test_json_same_ids_as_transformers(directory):
     assert made.encode(text) == twin.encode(text, add_special_tokens=False)
 
 
-def test_a_word_that_is_a_special_token_is_cut(tmp_path):
+def test_a_word_that_is_a_special_token_is_split(tmp_path):
   vocabulary = byte_level(special=["stop"]).get_vocab()
   made = hub.Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
   made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -302,14 +302,14 @@ def test_json_ends(directory):
   assert tokenizers.load_tokenizer(directory).pad_id == 1
 
 
-def test_an_ordinary_piece_ends_nothing(tmp_path):
+def test_an_ordinary_piece_is_no_end_token(tmp_path):
   made = byte_level(special=["<|im_end|>"])
   made.add_tokens(["</s>"])
   made.save(str(tmp_path / "tokenizer.json"))
   assert tokenizers.load_tokenizer(tmp_path).eos_ids == (0,)
 
 
-def test_json_begins_only_if_it_really_does(directory):
+def test_json_bos_is_detected(directory):
   name = "<|endoftext|>"
   assert tokenizers.load_tokenizer(directory).bos_id is None
   config = dict(bos_token={"content": name}, eos_token="<|im_end|>")
@@ -333,7 +333,7 @@ def test_numbers_with_gaps(directory):
   assert tokenizers.load_tokenizer(directory).vocab_size == 501
 
 
-def test_json_is_never_cut_or_filled(directory):
+def test_json_truncation_and_padding_are_disabled(directory):
   made = byte_level()
   made.enable_truncation(2)
   made.enable_padding(length=50)
