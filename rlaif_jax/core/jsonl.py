@@ -55,7 +55,7 @@ def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 
 
 def dump_row(row: object) -> str:
-  """Returns a line of JSON, the same bytes for the same row."""
+  """Returns a line of JSON; equal rows give equal lines."""
   return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
@@ -184,7 +184,7 @@ def stream_rows(
 
 def _bad_line(where: str, error: Exception) -> ValueError:
   return ValueError(
-    f"{where}: {error}. Mend or delete this line, then run the same command "
+    f"{where}: {error}. Fix or delete this line, then run the same command "
     "again."
   )
 
