@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def pair_responses(
 def compare_by_judge(
   pairs: Pairs,
   labels_of: Callable[[Sequence[records.Pair]], Iterable[records.Preference]],
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns win rates by a judge, and its position bias.
 
   A pair of equal texts is a tie in both orders.
@@ -84,7 +84,7 @@ def compare_by_judge(
 
 def compare_by_rankings(
   rows: Sequence[rankings.Ranking],
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns win rates by people's rankings, and the agreement of the raters."""
   return {
     "comparisons": [dataclasses.asdict(c) for c in rankings.matrix(rows)],

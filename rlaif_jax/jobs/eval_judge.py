@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 from rlaif_jax.api import labelers as labelers_lib
 from rlaif_jax.core import jsonl
@@ -33,7 +33,7 @@ def run(
   labeler: labelers_lib.LabelerConfig = labelers_lib.NO_LABELER,
   limit: int = 0,
   chunk_size: int = 32,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes cells.jsonl, eval_judge.html and the labels of every judge.
 
   Args:
@@ -91,8 +91,8 @@ def _evaluate(
   grid: judge_grid.JudgeGridConfig,
   task: str,
   humans: Sequence[records.Preference],
-  label: Callable[..., tuple[list[records.Preference], dict[str, Any]]],
-) -> dict[str, dict[str, Any]]:
+  label: Callable[..., tuple[list[records.Preference], records.Row]],
+) -> dict[str, records.Row]:
   """Returns the row of each judge: its alignment, speed and cost.
 
   label: label(name, judge, pairs) -> (labels, speed and cost).
@@ -124,7 +124,7 @@ def _label(
   labeler: labelers_lib.Labeler,
   store: labelers_lib.StoreConfig,
   quarantine: jsonl.Quarantine,
-) -> tuple[list[records.Preference], dict[str, Any]]:
+) -> tuple[list[records.Preference], records.Row]:
   """Labels the pairs of `humans`; returns the labels, and speed and cost."""
   begin = time.monotonic()
   pairs = [records.pair_of_row(records.to_row(human)) for human in humans]

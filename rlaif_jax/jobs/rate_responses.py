@@ -11,12 +11,13 @@ from __future__ import annotations
 import pathlib
 import threading
 import time
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 from absl import logging
 
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.engine import preemption
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pair_source
@@ -44,7 +45,7 @@ def run(
   raters: int = 0,
   store_dir: str = "",
   server: rating_page.ServerConfig = rating_page.LOCAL,
-) -> dict[str, Any]:
+) -> records.Row:
   """Serves the page; writes each click to annotations.jsonl.
 
   Also writes rankings.jsonl (for `compare`) and labels.jsonl (for `eval_judge`,
