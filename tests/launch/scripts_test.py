@@ -136,7 +136,7 @@ def test_a_dry_run_asks_nobody(place, action):
 
 def test_what_is_missing_is_named(place):
   done = launch(place, "tpu_vm.sh", "create", NAME="a")
-  assert "ZONE is where it is" in done.stderr and done.returncode
+  assert "ZONE: set its zone" in done.stderr and done.returncode
   done = launch(place, "tpu_vm.sh", "fly", **SLICE)
   assert "no action 'fly'" in done.stderr and done.returncode == 2
   done = launch(place, "gke.sh", "--job=x", NAME="a", IMAGE="i", HOSTS="2")
