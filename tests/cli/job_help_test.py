@@ -14,7 +14,7 @@ def test_a_job_is_described_with_its_configs():
   assert text.startswith("--job=train_sft\n\nSupervised fine-tuning")
   assert "  train_sft.train: TrainConfig = TrainConfig(epochs=1.0)" in text
   assert "  TrainConfig.batch_size: PositiveInt = 128" in text
-  assert "  LoraConfig.rank: int = 8" in text
+  assert "  LoraConfig.rank: PositiveInt = 8" in text
   assert "T5Config: Sizes of an encoder-decoder." in text
 
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 
 import pytest
 
+from rlaif_jax.cli import configuration
 from rlaif_jax.cli import job_table
 from rlaif_jax.core import job_spec
 
@@ -18,7 +18,9 @@ def test_overridable_parameters_exist(job):
   spec = job_table.spec_of(module.run)
   assert spec is getattr(module, "JOB", spec)
   assert isinstance(spec, job_spec.JobSpec)
-  assert set(spec.overridable) <= set(inspect.signature(module.run).parameters)
+  targets = (module.run, *configuration.dataclasses_of(module.run))
+  names = {n for t in targets for n in configuration.parameters_of(t)}
+  assert set(spec.overridable) <= names
 
 
 def test_defaults_describe_a_single_process_job_that_runs_once():
