@@ -131,7 +131,7 @@ def check(
     if tuple(found[name]) != expected:
       raise ValueError(
         f"{where}: tensor {name} has shape {tuple(found[name])}; the "
-        f"configuration says {expected}"
+        f"configuration expects {expected}"
       )
 
 

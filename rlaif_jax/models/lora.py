@@ -242,6 +242,6 @@ def _flatten(params: protocols.Params) -> dict[str, Array]:
     if not hasattr(leaf, "shape"):
       raise ValueError(
         f"parameter {path} is {type(leaf).__name__}; unbox the parameters "
-        "(flax.linen.unbox) before adapters are made"
+        "(flax.linen.unbox) before creating adapters"
       )
   return flat

@@ -115,10 +115,10 @@ def _last_key(
   """Returns the own key of a prefix's last token, 0 if none."""
   if prefix is None:
     return 0
-  last = jnp.max(
-    jnp.where(prefix.mask[0, 0], jnp.arange(prefix.mask.shape[2]), 0)
-  )
+  valid = prefix.mask[0, 0]
+  last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0]), 0))
   key = jax.lax.dynamic_slice_in_dim(prefix.layer.own_keys, last, 1, axis=2)
+  key = jnp.where(jnp.any(valid), key, 0)
   return attention.heads_first(key)
 
 
