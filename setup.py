@@ -38,36 +38,38 @@ setuptools.setup(
   # The recipes are a folder of their own here and part of the package there.
   package_dir={"rlaif_jax.gin_configs": "gin_configs"},
   package_data={
-    "rlaif_jax": ["py.typed", "*/*/*.toml", "*/*/*.html"],
+    "rlaif_jax": ["py.typed", "*/templates/*", "*/pages/*"],
     "rlaif_jax.gin_configs": ["*/*.gin"],
   },
   entry_points={"console_scripts": ["rlaif-jax = rlaif_jax.main:console"]},
+  # Tested at these versions: .github/oldest.txt.
   install_requires=[
-    "jax",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "scipy",
-    "jaxtyping",
-    "absl-py",
-    "gin-config",
-    "sentencepiece",
+    "jax>=0.6.2",
+    "flax>=0.10.6",
+    "optax>=0.2.4",
+    "orbax-checkpoint>=0.11.10",
+    "numpy>=2.0.0",
+    "scipy>=1.13.0",
+    "jaxtyping>=0.2.36",
+    "absl-py>=2.1.0",
+    "gin-config>=0.5.0",
+    "sentencepiece>=0.2.0",
+    "jinja2>=3.1.0",
   ],
   extras_require={
     # seqio brings TensorFlow itself, through tensorflow-text.
     "data": ["seqio", "tensorflow-datasets", "pyarrow"],
     # Public checkpoints, tokenizers and chat templates.
-    "models": ["safetensors", "gguf", "tokenizers", "jinja2", "protobuf"],
+    "models": ["safetensors", "gguf", "tokenizers", "protobuf"],
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai"],
-    "report": ["matplotlib>=3.10", "jinja2"],
+    "report": ["matplotlib>=3.10"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
     # The documentation site; ipykernel runs the notebooks.
     "docs": _DOCS,
-    # The TPU compiler, to plan for TPUs without one.
-    # JAX asks the metadata server of Google Cloud by `requests`.
+    # The TPU compiler, also to plan for TPUs without one; JAX uses requests to
+    # find the hosts of a TPU slice.
     "tpu": ["libtpu", "requests"],
     "test": [
       "pytest",

@@ -17,7 +17,8 @@ source launch/environment.sh
 rlaif_environment "$root" data,report,models,test
 rm -f build/coverage/data*
 mkdir -p build/coverage
-python -m coverage run -m pytest -n "${RLAIF_TEST_WORKERS:-2}" "$@" </dev/null
+python -m coverage run -m pytest -n "${RLAIF_TEST_WORKERS:-2}" --dist worksteal \
+  "$@" </dev/null
 python -m coverage combine --quiet
 python -m coverage html --quiet
 python -m coverage report --skip-covered

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes the project's own environment, once; sourced by the other scripts.
-# RLAIF_VENV names another place for it, RLAIF_PYTHON another interpreter.
+# Creates the Python environment of the other scripts, which source this one.
+# RLAIF_VENV is its folder, RLAIF_PYTHON the interpreter.
 
 rlaif_environment() {
   local root=$1 extras=$2 python=${RLAIF_PYTHON:-python3} venv stamp wanted
   venv=${RLAIF_VENV:-$root/.venv}
   stamp=$venv/.rlaif_$extras
   wanted=$(cksum <"$root/setup.py")
-  # Also after a first try that was killed between python and pip.
+  # Also repairs an environment whose creation was interrupted before pip.
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-      echo "$python is older than Python 3.11; name another: RLAIF_PYTHON=..." >&2
+      echo "$python is older than Python 3.11; set RLAIF_PYTHON=..." >&2
       return 1
     fi
     "$python" -m venv "$venv"

@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
-# One job on a TPU slice of GKE, as a JobSet.
+# Runs one job on a TPU slice of GKE, as a JobSet.
 #
 #   NAME=sft IMAGE=... bash launch/gke.sh --job=train_sft --gin_file=... \
 #     --output_dir=/shared/sft
 #
-# Prints the manifest into `kubectl apply -f -`; --dry_run first prints it to
-# the terminal alone. The cluster needs JobSet, and Kueue where QUEUE is set
-# (clusters that XPK makes have both; their queue is multislice-queue). IMAGE
-# has this package installed with jax[tpu]. ACCELERATOR (default
-# tpu-v5-lite-podslice), TOPOLOGY (16x16), HOSTS (64) and CHIPS of a host (4)
-# say what slice; RESTARTS (default 20) how often it is started again. A job
-# that is restarted resumes from its last checkpoint. CLAIM is the volume
-# claim of a disk that all hosts see; it is mounted at /shared. LIBTPU_INIT_ARGS,
-# options of the TPU's compiler, is that of the hosts too.
+# Applies the manifest by kubectl; with --dry_run as first argument, prints it.
+# The cluster needs JobSet, and Kueue if QUEUE is set (clusters created by XPK
+# have both; their queue is multislice-queue). IMAGE has this package and
+# jax[tpu]. ACCELERATOR (default tpu-v5-lite-podslice), TOPOLOGY (16x16), HOSTS
+# (64) and CHIPS per host (4) describe the slice. RESTARTS (default 20) is the
+# maximum number of restarts; a restarted job resumes from its last checkpoint.
+# CLAIM is the volume claim of a shared disk, mounted at /shared.
+# LIBTPU_INIT_ARGS (compiler options) is passed on to the hosts.
 set -euo pipefail
 
 if [ "${1:-}" = "--help" ] || [ $# -eq 0 ]; then
-  sed -n '2,17s/^# \{0,1\}//p' "$0"
+  sed -n '2,16s/^# \{0,1\}//p' "$0"
   exit 0
 fi
 dry_run=
@@ -35,7 +34,7 @@ for side in ${topology//x/ }; do
 done
 if [ "$product" -ne $((hosts * chips)) ]; then
   echo "TOPOLOGY $topology has $product chips and HOSTS x CHIPS are" \
-    "$((hosts * chips)); they should be the same" >&2
+    "$((hosts * chips)); expected equal numbers" >&2
   exit 2
 fi
 
@@ -55,7 +54,7 @@ kind: JobSet
 metadata:
   name: $NAME
   annotations:
-    # One slice to itself.
+    # A slice runs this job only.
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 YAML
   if [ -n "${QUEUE:-}" ]; then
@@ -73,14 +72,14 @@ spec:
       replicas: 1
       template:
         spec:
-          # When one host ends all are started again: they are one program.
+          # All hosts restart if one ends, since they run one program.
           backoffLimit: 0
           parallelism: $hosts
           completions: $hosts
           template:
             spec:
               restartPolicy: Never
-              # Time to save after the notice of preemption.
+              # Time to save a checkpoint after the preemption notice.
               terminationGracePeriodSeconds: 180
               nodeSelector:
                 cloud.google.com/gke-tpu-accelerator: ${ACCELERATOR:-tpu-v5-lite-podslice}

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The checks that are too long for every change.
+# Runs the exhaustive tests, which take two hours on two cores.
 #
-#   bash launch/nightly.sh
+#   bash launch/nightly.sh [pytest arguments]
 #
-# Every training on five meshes of eight devices with both kinds of model, and in
-# several processes; every job killed 20 times at random moments; every plan that
-# is shipped, on v5e, v5p and v6e, compiled by the real compiler (libtpu; no TPU
-# is needed). Two hours on two cores; `-k plans` runs the plans alone.
+# Adds to launch/test.sh: every training job on five meshes of eight devices with
+# both model families, and in several processes; every job killed 20 times at
+# random; every plan recipe on v5e, v5p and v6e, compiled by the TPU compiler
+# (libtpu; needs no TPU). `-k plans` runs the plans alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ fi
 source launch/environment.sh
 rlaif_environment "$PWD" "data,report,models,tpu,test"
 export JAX_PLATFORMS=cpu RLAIF_NIGHTLY=1 RLAIF_KILLS=${RLAIF_KILLS:-20}
-python -m pytest -n "${RLAIF_TEST_WORKERS:-2}" tests/e2e/multidevice_test.py \
+python -m pytest -n "${RLAIF_TEST_WORKERS:-2}" --dist worksteal tests/e2e/multidevice_test.py \
   tests/e2e/processes_test.py tests/e2e/resume_test.py \
   tests/e2e/plans_test.py tests/jobs/plan_run_test.py \
   tests/planner/programs_test.py tests/planner/chips_test.py "$@" </dev/null

@@ -8,16 +8,16 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@180
 #
-# One job on the GPUs of Slurm's nodes, one process per node.
+# Runs one job on Slurm nodes with GPUs, one process per node.
 #
 #   sbatch [OPTIONS] launch/slurm.sh --job=train_sft --gin_file=... \
 #     --output_dir=/shared/runs/sft
 #
-# Options of sbatch (such as --nodes=4) before the script's name replace those above. --output_dir
-# must be a folder that all nodes see. Three minutes before the time limit the
-# job saves and is queued again; the same on preemption. RLAIF_VENV names the
-# environment (default: .venv of this checkout). --dry_run first: print what
-# would run.
+# OPTIONS of sbatch (such as --nodes=4) override those above. --output_dir is a
+# folder that all nodes see. Three minutes before the time limit, and on
+# preemption, the job saves a checkpoint and is requeued. RLAIF_VENV is the
+# environment (default: .venv of this checkout). With --dry_run as first
+# argument, prints the command.
 set -euo pipefail
 
 if [ "${1:-}" = "--help" ] || [ $# -eq 0 ]; then
@@ -29,7 +29,7 @@ if [ "$1" = "--dry_run" ]; then
   dry_run=1
   shift
 fi
-# Slurm runs a copy of this script; the checkout is where sbatch was typed.
+# Slurm runs a copy of this script; sbatch was called in the checkout.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 python=${RLAIF_VENV:-$PWD/.venv}/bin/python
 command=(srun --kill-on-bad-exit=1 "$python" -m rlaif_jax.main "$@")
@@ -39,18 +39,18 @@ if [ -n "$dry_run" ]; then
   exit 0
 fi
 
-# The signal comes to this shell alone; it is passed on to all processes.
+# Slurm signals this shell only, which forwards the signal to all processes.
 "${command[@]}" &
 step=$!
 trap 'kill -TERM "$step"' TERM
 code=0
 wait "$step" || code=$?
-if kill -0 "$step" 2>/dev/null; then # The signal ended only the waiting.
+if kill -0 "$step" 2>/dev/null; then # The signal interrupted `wait`, not the job.
   code=0
   wait "$step" || code=$?
 fi
-if [ "$code" -eq 75 ]; then # Saved, and asked to stop (rlaif_jax.main).
-  echo "stopped and saved; queued again"
+if [ "$code" -eq 75 ]; then # Preempted and saved (rlaif_jax.main).
+  echo "stopped and saved; requeued"
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# One job on all hosts of a Cloud TPU slice, by gcloud.
+# Runs one job on all hosts of a Cloud TPU slice, by gcloud.
 #
 #   bash launch/tpu_vm.sh create
 #   bash launch/tpu_vm.sh run --job=train_sft --gin_file=... --output_dir=...
 #   bash launch/tpu_vm.sh logs | status | delete
 #
-# NAME, ZONE and TYPE (such as v5litepod-256) name the slice, PROJECT (or
-# gcloud's own setting) whose it is. `run` installs this checkout's HEAD on
-# every host, starts the job on all of them and waits: where the hosts are
-# preempted it creates them again and resumes; a job that fails RETRIES times
-# (default 3) in a row ends it. --output_dir must be a folder that all hosts
-# see, such as Filestore: SETUP is a command that each host runs first, to mount
-# it. SPOT=1 asks for spot capacity, VERSION names the image, EXTRAS the extras
-# to install. LIBTPU_INIT_ARGS, options of the TPU's compiler, is that of the
-# hosts too. --dry_run first: print what would run.
+# NAME, ZONE and TYPE (such as v5litepod-256) identify the slice; PROJECT defaults
+# to gcloud's. `run` installs this checkout's HEAD on every host, starts the job
+# on all of them and waits. It recreates a preempted slice and resumes the job;
+# it stops after RETRIES (default 3) failures in a row. --output_dir is a folder
+# that all hosts see, such as Filestore; SETUP is a command that each host runs
+# first, to mount it. SPOT=1 requests spot capacity, VERSION is the image, EXTRAS
+# the extras to install. LIBTPU_INIT_ARGS (compiler options) is passed on to the
+# hosts. With --dry_run as first argument, prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,18 +24,18 @@ fi
 action=${1:---help}
 shift || true
 if [ "$action" = "--help" ]; then
-  sed -n '2,17s/^# \{0,1\}//p' "$0"
+  sed -n '2,16s/^# \{0,1\}//p' "$0"
   exit 0
 fi
-: "${NAME:?NAME is the name of the slice, such as NAME=rlaif}"
-: "${ZONE:?ZONE is where it is, such as ZONE=us-west4-a}"
+: "${NAME:?set the name of the slice, such as NAME=rlaif}"
+: "${ZONE:?set its zone, such as ZONE=us-west4-a}"
 version=${VERSION:-v2-alpha-tpuv5-lite}
 where=("--zone=$ZONE")
 if [ -n "${PROJECT:-}" ]; then
   where+=("--project=$PROJECT")
 fi
 
-tpu() { # tpu VERB [ARGUMENTS...]: gcloud's command for slices, here
+tpu() { # tpu VERB [ARGUMENTS...]: runs gcloud's command for slices
   local command=(gcloud compute tpus tpu-vm "$@" "${where[@]}")
   if [ -n "$dry_run" ]; then
     printf '%q ' "${command[@]}"
@@ -46,12 +45,12 @@ tpu() { # tpu VERB [ARGUMENTS...]: gcloud's command for slices, here
   fi
 }
 
-on_all() { # on_all COMMAND: in a shell on every host
+on_all() { # on_all COMMAND: runs it in a shell on every host
   tpu ssh "$NAME" --worker=all --command="$1"
 }
 
 create() {
-  : "${TYPE:?TYPE is the kind of slice, such as TYPE=v5litepod-256}"
+  : "${TYPE:?set the type of the slice, such as TYPE=v5litepod-256}"
   local more=()
   if [ "${SPOT:-0}" = 1 ]; then
     more+=(--spot)
@@ -69,7 +68,7 @@ cd rlaif_jax && { [ -x .venv/bin/python ] || python3 -m venv .venv; } && \
 .venv/bin/pip install --quiet -e '.[${EXTRAS:-data,report,models}]' 'jax[tpu]'"
 }
 
-state() { # READY, PREEMPTED, TERMINATED ...; GONE where there is none
+state() { # prints READY, PREEMPTED, TERMINATED ...; GONE without a slice
   if [ -n "$dry_run" ]; then
     echo READY
   else
@@ -77,15 +76,15 @@ state() { # READY, PREEMPTED, TERMINATED ...; GONE where there is none
   fi
 }
 
-make_ready() { # a slice with the code on it
+make_ready() { # creates the slice if needed and installs the code
   local now
   now=$(state)
   if [ "$now" != READY ]; then
-    echo "$NAME is $now: creating it again" >&2
+    echo "$NAME is $now: recreating it" >&2
     if [ "$now" != GONE ]; then
       tpu delete "$NAME" --quiet || true
     fi
-    # Spot capacity comes when it comes.
+    # Retries until there is capacity.
     until create; do
       sleep "${WAIT_SECONDS:-60}"
     done
@@ -99,7 +98,7 @@ run() {
     python -m rlaif_jax.main "$@")
   while true; do
     if make_ready; then
-      # What a host says is kept there too, for `logs`.
+      # Each host stores its output for `logs`.
       if on_all "set -o pipefail
 cd rlaif_jax && PATH=\$PWD/.venv/bin:\$PATH $job 2>&1 | tee -a ~/rlaif_jax.log"; then
         return 0
@@ -108,14 +107,14 @@ cd rlaif_jax && PATH=\$PWD/.venv/bin:\$PATH $job 2>&1 | tee -a ~/rlaif_jax.log";
     if [ "$(state)" = READY ]; then
       tries=$((tries + 1))
       if [ "$tries" -ge "${RETRIES:-3}" ]; then
-        echo "$NAME: failed $tries times on hosts that are well; see" \
+        echo "$NAME: failed $tries times on healthy hosts; see" \
           "bash launch/tpu_vm.sh logs" >&2
         return 1
       fi
     else
       tries=0
     fi
-    echo "$NAME: starting again" >&2
+    echo "$NAME: restarting" >&2
     sleep "${WAIT_SECONDS:-60}"
   done
 }

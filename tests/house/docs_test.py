@@ -143,6 +143,7 @@ def test_scripts_pass_shellcheck(path):
   [
     "docs.sh",
     "test.sh",
+    "coverage.sh",
     "nightly.sh",
     "quickstart.sh",
     "toy_world.sh",

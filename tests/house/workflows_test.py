@@ -43,7 +43,7 @@ def extras() -> set[str]:
 def commands(job) -> list[list[str]]:
   """The words of every command of a job."""
   text = "\n".join(step["run"] for step in job["steps"] if "run" in step)
-  return [shlex.split(line) for line in text.splitlines()]
+  return [shlex.split(line) for line in text.splitlines() if line]
 
 
 @pytest.mark.parametrize("path", FILES, ids=source.short)

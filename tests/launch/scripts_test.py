@@ -87,7 +87,7 @@ def test_a_slice_that_is_preempted_is_made_anew_and_the_job_goes_on(place):
   found = [verb for verb in verbs(place) if verb != "describe"]
   made = ["create", "scp", "ssh", "job"]
   assert found == [*made, "delete", *made, "delete", *made]
-  assert "rlaif is PREEMPTED: creating it again" in done.stderr
+  assert "rlaif is PREEMPTED: recreating it" in done.stderr
 
 
 def test_a_job_that_fails_on_well_hosts_is_not_tried_for_ever(place):
@@ -96,7 +96,7 @@ def test_a_job_that_fails_on_well_hosts_is_not_tried_for_ever(place):
   )
   assert done.returncode == 1
   assert verbs(place).count("job") == 2
-  assert "failed 2 times on hosts that are well" in done.stderr
+  assert "failed 2 times on healthy hosts" in done.stderr
 
 
 def test_a_host_gets_the_command_with_its_quotes(place):
@@ -136,7 +136,7 @@ def test_a_dry_run_asks_nobody(place, action):
 
 def test_what_is_missing_is_named(place):
   done = launch(place, "tpu_vm.sh", "create", NAME="a")
-  assert "ZONE is where it is" in done.stderr and done.returncode
+  assert "ZONE: set its zone" in done.stderr and done.returncode
   done = launch(place, "tpu_vm.sh", "fly", **SLICE)
   assert "no action 'fly'" in done.stderr and done.returncode == 2
   done = launch(place, "gke.sh", "--job=x", NAME="a", IMAGE="i", HOSTS="2")
