@@ -9,13 +9,17 @@ R response tokens, L = P + R, N responses of a prompt.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
 
 Array = jax.Array | np.ndarray
+# A pytree of arrays.
+Tree = TypeVar("Tree")
 
 
 @flax.struct.dataclass
@@ -134,7 +138,7 @@ class PromptBatch:
   row: Int[Array, " B"]
 
 
-def repeat_rows(tree: PyTree, times: int) -> PyTree:
+def repeat_rows(tree: Tree, times: int) -> Tree:
   """Returns arrays with each row repeated `times`; scalars are kept."""
   if times == 1:
     return tree
@@ -143,6 +147,6 @@ def repeat_rows(tree: PyTree, times: int) -> PyTree:
   )
 
 
-def take_rows(tree: PyTree, rows: Int[Array, " N"]) -> PyTree:
+def take_rows(tree: Tree, rows: Int[Array, " N"]) -> Tree:
   """Returns arrays with the given rows only; scalars are kept."""
   return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)

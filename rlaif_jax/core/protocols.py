@@ -116,7 +116,7 @@ class PaidBackend(Backend, Protocol):
   output, usage); never for a prompt that failed.
   """
 
-  on_output: Callable[[int, object, records.Usage], None] | None
+  on_output: Callable[[int, records.Output, records.Usage], None] | None
 
 
 class LikelihoodBackend(Protocol):

@@ -56,7 +56,7 @@ def test_options_of_one_and_several_tokens(params):
 
 def test_an_empty_option_is_an_error(params):
   tokens, valid = padded()
-  with pytest.raises(ValueError, match="needs a token"):
+  with pytest.raises(ValueError, match="needs at least one token"):
     scoring.option_log_probs(FUNCTIONS, params, tokens, valid, ((1,), ()))
 
 
