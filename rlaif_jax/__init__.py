@@ -50,7 +50,7 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
   if name not in _MODULES:
     raise AttributeError(f"module 'rlaif_jax' has no attribute {name!r}")
   value = getattr(importlib.import_module(_MODULES[name]), name)

@@ -169,13 +169,17 @@ def all_states(functions: Any, params: Any, tokens: Any, valid: Any) -> Any:
 
 
 def unshared(functions: Any) -> Any:
-  """The same model, which reads each prompt again for each response."""
+  """The same model, which reads a prompt again for each of its responses."""
   import jax.numpy as jnp
 
   from rlaif_jax.core import batches
 
-  def apart(name):
-    def call(params, group):
+  def separate(name):
+    function = getattr(functions, name)
+
+    def call(params, group, *arguments):
+      if not isinstance(group, batches.GroupBatch):
+        return function(params, group, *arguments)
       size = group.response.shape[1]
 
       def join(prompt, response):
@@ -187,15 +191,14 @@ def unshared(functions: Any) -> Any:
         valid=join(group.prompt_valid, group.response_valid),
         weights=jnp.ones((len(group.prompt) * size, group.response.shape[2])),
       )
-      out = getattr(functions, name)(params, text)
+      out = function(params, text)
       return out.reshape(*group.response.shape[:2], *out.shape[1:])
 
     return call
 
   names = ("hidden", "states", "last")
   return dataclasses.replace(
-    functions,
-    **{f"{n}_group": apart(n) for n in names if hasattr(functions, n)},
+    functions, **{n: separate(n) for n in names if hasattr(functions, n)}
   )
 
 

@@ -45,10 +45,12 @@ def examples(limit: int = 1500) -> list[records.Example]:
 def pairs(rows: list[records.Example]) -> list[records.Pair]:
   """Returns each context with its own line and the line of another context.
 
-  Which of the two is first depends on the id.
+  Which of the two is first depends on the id. Equal lines make no pair.
   """
   found = []
   for row, other in zip(rows, rows[1:]):
+    if row.response == other.response:
+      continue
     texts = [row.response, other.response]
     first, second = texts if int(row.id, 16) % 2 else texts[::-1]
     found.append(
@@ -108,7 +110,7 @@ def _train(folder: pathlib.Path, recipe: str, steps: int, *flags: str) -> None:
     raise RuntimeError(output.getvalue())
 
 
-def make(folder: str = "", steps: int = 300) -> tuple[str, str]:
+def make(folder: str = "", steps: int = 150) -> tuple[str, str]:
   """Trains both models once and returns their directories.
 
   Args:

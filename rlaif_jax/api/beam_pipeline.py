@@ -15,7 +15,7 @@ import itertools
 import json
 import pathlib
 import threading
-from typing import Any, Iterator
+from typing import Iterator
 
 from rlaif_jax.api import labelers
 from rlaif_jax.core import jsonl
@@ -57,7 +57,7 @@ def label_files(
   store_config: labelers.StoreConfig,
   *,
   output_dir: str,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes labels-*.jsonl, quarantine-*.jsonl and a label store.
 
   If pairs and labels are on a mounted file system, also writes labels.jsonl, in
@@ -185,7 +185,7 @@ def _merge(
   pattern: str,
   store_dir: str,
   judge: judges.Judge,
-  first: dict[str, Any] | None,
+  first: records.Row | None,
 ) -> None:
   """Writes the labels in the order of the pairs; `first` is any label."""
   if first is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from rlaif_jax.api import sampling as sampling_lib
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
@@ -82,7 +83,7 @@ class Candidates:
     *,
     sampling: decode.SamplingConfig,
     batch_size: int,
-    reshard: Callable[[Any], Any],
+    reshard: Callable[[protocols.Params], protocols.Params],
   ):
     self._directory = pathlib.Path(directory)
     self._sft = sft
@@ -94,7 +95,7 @@ class Candidates:
     self._batch_size = batch_size
     self._reshard = reshard
 
-  def __call__(self, params: Any, step: int) -> dict[str, float]:
+  def __call__(self, params: protocols.Params, step: int) -> dict[str, float]:
     rows = []
     policy = params["policy"]
     generator = self._reshard(policy)
@@ -124,7 +125,7 @@ class Candidates:
       "validation_tokens": float(np.mean([r["tokens"] for r in rows])),
     }
 
-  def load(self, step: int) -> Any:
+  def load(self, step: int) -> protocols.Params:
     """Returns the parameters of a candidate."""
     directory = self._directory / "candidates" / f"{step:06d}"
     like = jax.tree.map(
@@ -136,7 +137,7 @@ class Candidates:
 
 def select(
   directory: str, config: SelectionConfig, devices: jax.sharding.Mesh
-) -> list[dict[str, Any]]:
+) -> list[records.Row]:
   """Returns the candidates of highest validation reward with their win rates.
 
   Step 0 is the SFT policy: the baseline, and no candidate.

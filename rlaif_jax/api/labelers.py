@@ -100,7 +100,7 @@ class Labeler:
   commit: Callable[[bool], None] = lambda complete: None
 
 
-def check(config: LabelerConfig, judge: Any) -> None:
+def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
   """Checks that there is one labeler and that it supports the judge.
 
   Raises:
@@ -236,7 +236,7 @@ def label_file(
   store_config: StoreConfig,
   *,
   output_dir: str,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes labels.jsonl in the order of the pairs, and quarantine.jsonl.
 
   Returns:
@@ -273,9 +273,7 @@ def label_file(
   }
 
 
-def describe_usage(
-  usage: records.Usage, prices: costs.Prices
-) -> dict[str, Any]:
+def describe_usage(usage: records.Usage, prices: costs.Prices) -> records.Row:
   """Returns the usage and its cost as they appear in a result file."""
   return {
     "usage": records.to_row(usage),

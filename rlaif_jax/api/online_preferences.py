@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from typing import Any, Sequence
+from typing import Sequence
 
 import jax
 import numpy as np
@@ -216,7 +216,7 @@ def choose_pairs(
   length_penalty: float,
   generator: np.random.Generator,
   labeler: str,
-) -> tuple[list[records.Preference], dict[str, Any]]:
+) -> tuple[list[records.Preference], records.Row]:
   """Returns one labelled pair of each context, and numbers to report.
 
   Contexts whose two samples tie are dropped. The label is the probability of a

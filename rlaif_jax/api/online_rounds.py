@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Annotated, Any, Callable, Literal, Sequence
+from typing import Annotated, Callable, Literal, Sequence
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def label_samples(
   train: loop.TrainConfig,
   name: str,
   number: int,
-) -> dict[str, Any]:
+) -> records.Row:
   """Judges the samples of a round, and writes its labels.jsonl.
 
   Args:
@@ -161,7 +161,7 @@ def label_samples(
   return {"contexts": len(groups), **numbers}
 
 
-def check_pairs(row: dict[str, Any], folder: pathlib.Path) -> None:
+def check_pairs(row: records.Row, folder: pathlib.Path) -> None:
   """Checks that a round has pairs to train on.
 
   Raises:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, Callable, NamedTuple
 
 import jax
+from jaxtyping import Array, Float, Key
 
 from rlaif_jax.api import rewards
 from rlaif_jax.core import batches
@@ -39,19 +40,20 @@ class PolicyGradient(NamedTuple):
       until the next update.
   """
 
-  init: Callable[[jax.Array], TrainState]
+  init: Callable[[Key[Array, ""]], TrainState]
   rollout: Callable[
-    [TrainState, batches.PromptBatch, jax.Array], algorithms.Rollout
+    [TrainState, batches.PromptBatch, Key[Array, ""]], algorithms.Rollout
   ]
   update: Callable[
-    [TrainState, algorithms.Rollout], tuple[TrainState, dict[str, jax.Array]]
+    [TrainState, algorithms.Rollout],
+    tuple[TrainState, dict[str, Float[Array, ""]]],
   ]
   policy: Callable[[TrainState], pretrained.PretrainedModel]
 
 
 def policy_gradient(
   policy: pretrained.PretrainedModel,
-  reward: Any,
+  reward: rewards.AnyReward,
   optimizer: optimizer_lib.Transform,
   *,
   algorithm: str = "reinforce",
@@ -104,7 +106,9 @@ def policy_gradient(
     scorer.score,
     config=config,
     eos_ids=policy.tokenizer.eos_ids,
-    reshard=mesh_lib.mover(policy.functions.init, mesh, placement.rollout),
+    reshard=mesh_lib.make_reshard(
+      policy.functions.init, mesh, placement.rollout
+    ),
   )
   trained = pretrained.language_model(policy.config, mesh, compute)
   step = step_lib.make_train_step(
@@ -115,7 +119,7 @@ def policy_gradient(
     minibatches=config.minibatches,
   )
 
-  def init(key: jax.Array) -> TrainState:
+  def init(key: Key[Array, ""]) -> TrainState:
     params = {"policy": pretrained.copy_params(policy.params)}
     if value is not None:
       params["value"] = initialization.scalar_params(
@@ -124,13 +128,13 @@ def policy_gradient(
     return step_lib.state_from_params(params, tx, mesh)
 
   def rollout(
-    state: TrainState, prompts: batches.PromptBatch, key: jax.Array
+    state: TrainState, prompts: batches.PromptBatch, key: Key[Array, ""]
   ) -> algorithms.Rollout:
     return collect(state.params, frozen, prompts, key)[0]
 
   def update(
     state: TrainState, found: algorithms.Rollout
-  ) -> tuple[TrainState, dict[str, jax.Array]]:
+  ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     # The key orders the minibatches of PPO and GRPO.
     key = jax.random.fold_in(jax.random.key(0), state.step)
     state, metrics = step(state, found, key)
@@ -145,7 +149,7 @@ def policy_gradient(
 @jax.jit
 def _means(
   metrics: step_lib.Metrics, rollout: algorithms.Rollout
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, ""]]:
   """Returns the metrics of an update and its rollout as scalars."""
   metrics = {**metrics, **rollout_lib.rollout_metrics(rollout)}
   return {name: value.mean() for name, value in metrics.items()}

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Sequence
+from typing import Annotated, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
@@ -81,8 +82,10 @@ class ScorerConfig(validation.Validated):
 
 
 def make_scorer(
-  config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
-) -> tuple[protocols.Scorer, Any]:
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+) -> tuple[protocols.Scorer, protocols.Params]:
   """Returns the Scorer of a config and its parameters.
 
   Raises:
@@ -138,7 +141,7 @@ def is_ensemble(config: ScorerConfig) -> bool:
 def load_reward(
   directory: str,
   policy: pretrained.PretrainedModel,
-  devices: Any,
+  devices: jax.sharding.Mesh,
   placement: compute_lib.Placement,
   kind: str = "scalar",
 ) -> pretrained.PretrainedModel:
@@ -149,7 +152,9 @@ def load_reward(
 
 
 def make_ensemble(
-  config: ScorerConfig, policy: pretrained.PretrainedModel, devices: Any
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
 ) -> tuple[protocols.Scorer, ensemble_lib.Unit]:
   """Returns the Scorer of an ensemble, with its parameters.
 
@@ -182,14 +187,22 @@ def make_ensemble(
   return jax.jit(scorer), unit
 
 
-def members_of_a_trunk(config: ScorerConfig, policy: Any, devices: Any):
+def members_of_a_trunk(
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+):
   """Loads functions, config and parameters of one of `train_ensemble`."""
   place = config.placement
   loaded = load_reward(config.reward_dir, policy, devices, place, "ensemble")
   return loaded.functions, loaded.ensemble, loaded.params
 
 
-def whole_members(config: ScorerConfig, policy: Any, devices: Any):
+def whole_members(
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+):
   """Loads independent reward models as the members of an ensemble."""
   directories = (config.reward_dir, *config.more_reward_dirs)
   models = [
@@ -208,10 +221,10 @@ def whole_members(config: ScorerConfig, policy: Any, devices: Any):
 
 def statistics(
   config: ScorerConfig,
-  score: Any,
-  params: Any,
+  score: protocols.Scorer,
+  params: protocols.Params,
   policy: pretrained.PretrainedModel,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "*k"], Float[np.ndarray, "*k"]]:
   """Returns mean and standard deviation of the reward of stored responses.
 
   They are scalars, or [k] if `score` returns [k, B, N] for k members.
@@ -236,12 +249,12 @@ def statistics(
 
 
 def score_texts(
-  score: Any,
-  params: Any,
+  score: protocols.Scorer,
+  params: protocols.Params,
   rows: Sequence[records.Response],
   policy: pretrained.PretrainedModel,
   batch_size: int,
-) -> np.ndarray:
+) -> Float[np.ndarray, "*k n"]:
   """Returns rewards [n] of stored responses, or [k, n] of k members."""
   arrays, _ = converters.encode_prompts(
     [r.context for r in rows], policy.tokenizer, policy.sequence

@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -24,8 +25,11 @@ from rlaif_jax.text import prompts as prompts_lib
 
 # (contexts, responses) -> one number per response
 TextReward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-# (prompts, response [B, N, R], mask [B, N, R]) -> [B, N]; jitted
-TokenReward = Callable[[batches.PromptBatch, jax.Array, jax.Array], jax.Array]
+# (prompts, response, mask) -> one number per response; jitted
+TokenReward = Callable[
+  [batches.PromptBatch, Int[Array, "B N R"], Float[Array, "B N R"]],
+  Float[Array, "B N"],
+]
 
 
 class Reward(NamedTuple):
@@ -108,9 +112,9 @@ def text_reward(
   def score(
     params: protocols.Params,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     del params
     shape = response.shape[:2]
     context, valid, response, mask = processes.to_host(
@@ -121,7 +125,9 @@ def text_reward(
       for row, keep in zip(context, valid, strict=True)
     ]
     contexts = [text for text in texts for _ in range(shape[1])]
-    samples = decode.Samples(response=response, mask=mask, log_probs=None)
+    samples = decode.SampledResponses(
+      response=response, mask=mask, log_probs=None
+    )
     responses = [text for row in policy.decode(samples) for text in row]
     values = np.asarray(function(contexts, responses), np.float32)
     if values.shape != (len(responses),):
@@ -144,14 +150,13 @@ def token_reward(function: TokenReward) -> Reward:
   return Reward(score, None)
 
 
-def as_reward(
-  reward: Reward
-  | LLMReward
-  | pretrained.PretrainedModel
-  | TextReward
-  | TokenReward,
-  policy: pretrained.PretrainedModel,
-) -> Reward:
+# What `as_reward` takes.
+AnyReward = (
+  Reward | LLMReward | pretrained.PretrainedModel | TextReward | TokenReward
+)
+
+
+def as_reward(reward: AnyReward, policy: pretrained.PretrainedModel) -> Reward:
   """Returns anything that can be a reward as a Scorer with its parameters.
 
   Args:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
@@ -24,20 +25,22 @@ class Samples(NamedTuple):
   """Responses of a batch of prompts.
 
   Attributes:
-    response: token ids [B, R].
-    mask: [B, R], 1 for tokens of the response and its end token.
-    log_prob: [B] log-prob of the response under the policy.
-    ref_log_prob: [B] log-prob under the reference; 0 without one.
+    response: token ids.
+    mask: 1 for tokens of the response and its end token.
+    log_prob: log-prob of the response under the policy.
+    ref_log_prob: log-prob under the reference; 0 without one.
   """
 
-  response: jax.Array
-  mask: jax.Array
-  log_prob: jax.Array
-  ref_log_prob: jax.Array
+  response: Int[Array, "B R"]
+  mask: Float[Array, "B R"]
+  log_prob: Float[Array, " B"]
+  ref_log_prob: Float[Array, " B"]
 
 
 # (params, params of the reference, prompts, key) -> samples
-Sampler = Callable[[Any, Any, batches.PromptBatch, jax.Array], Samples]
+Sampler = Callable[
+  [protocols.Params, protocols.Params, batches.PromptBatch, jax.Array], Samples
+]
 
 
 def make_sampler(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def label_pairs(
   instructions: InstructionConfig | None = None,
   *,
   output_dir: str,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes labels.jsonl, and instructions.jsonl if `instructions` is given.
 
   Returns:

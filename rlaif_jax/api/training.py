@@ -169,7 +169,7 @@ def _fit(
   """Returns `model` with `params` trained on the rows."""
   tx = optimizer or optimizer_lib.make_optimizer(_ADAMW)
 
-  def next_batch(state: step_lib.TrainState, step: int) -> Any:
+  def next_batch(state: step_lib.TrainState, step: int) -> protocols.Batch:
     del state
     index = converters.epoch_rows(
       num_rows=num_rows,

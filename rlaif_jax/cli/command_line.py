@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 from rlaif_jax.cli import configuration
 
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Command:
   return command
 
 
-def bind_parameters(command: Command, run: Callable[..., Any]) -> Command:
+def bind_parameters(command: Command, run: Callable[..., object]) -> Command:
   """Binds --name=value to the job's parameter or to a field of its configs.
 
   Raises:

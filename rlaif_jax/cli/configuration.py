@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import inspect
 import typing
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class ConfigurationError(ValueError):
@@ -52,7 +52,7 @@ class Binding:
   scope: str = ""
   name: str
   field: str
-  value: Any
+  value: object
   where: str
   is_shared: bool = False
 
@@ -65,7 +65,7 @@ class Missing:
   reason: str
 
 
-Targets = Mapping[str, Callable[..., Any]]
+Targets = Mapping[str, Callable[..., object]]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -74,7 +74,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def dataclasses_of(target: Any) -> list[type]:
+def dataclasses_of(target: Callable[..., object]) -> list[type]:
   """Returns the dataclasses in the annotations of a callable, recursively."""
   found: list[type] = []
 
@@ -91,7 +91,7 @@ def dataclasses_of(target: Any) -> list[type]:
   return found
 
 
-def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
+def targets_of(jobs: Targets) -> dict[str, Callable[..., object]]:
   """Returns the jobs by name, and their config dataclasses by class name.
 
   Raises:
@@ -108,7 +108,9 @@ def targets_of(jobs: Targets) -> dict[str, Callable[..., Any]]:
   return targets
 
 
-def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def parameters_of(
+  target: Callable[..., object],
+) -> dict[str, inspect.Parameter]:
   """Returns the parameters that a binding may set: all but `output_dir`."""
   parameters = dict(inspect.signature(target).parameters)
   if not inspect.isclass(target):
@@ -116,7 +118,7 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
   return parameters
 
 
-def config_class(annotation: Any) -> type | None:
+def config_class(annotation: object) -> type | None:
   """The config dataclass that an annotation names, or None for anything else.
 
   A parameter so annotated needs no reference: `Class.field` bindings reach it.
@@ -124,7 +126,7 @@ def config_class(annotation: Any) -> type | None:
   return annotation if dataclasses.is_dataclass(annotation) else None
 
 
-def config_fields(target: Callable[..., Any]) -> dict[str, set[str]]:
+def config_fields(target: Callable[..., object]) -> dict[str, set[str]]:
   """Maps each config field that a job reads once to its `Class.field` names.
 
   A class that serves several parameters of the job is left out, because its
@@ -133,7 +135,7 @@ def config_fields(target: Callable[..., Any]) -> dict[str, set[str]]:
   """
   depths: dict[type, list[int]] = collections.defaultdict(list)
 
-  def visit(annotation: Any, depth: int) -> None:
+  def visit(annotation: object, depth: int) -> None:
     if dataclasses.is_dataclass(annotation):
       depths[annotation].append(depth)
       if len(depths[annotation]) == 1:
@@ -152,7 +154,7 @@ def config_fields(target: Callable[..., Any]) -> dict[str, set[str]]:
   return {field: by_depth[min(by_depth)] for field, by_depth in found.items()}
 
 
-def parts_of(value: Any) -> Iterator[Any]:
+def parts_of(value: object) -> Iterator[Macro | Reference]:
   """The macros and references in a value, however deep."""
   if isinstance(value, (Macro, Reference)):
     yield value
@@ -280,7 +282,9 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
       )
 
 
-def _expand(part: Any, bindings: Sequence[Binding], seen: set[str]):
+def _expand(
+  part: Macro | Reference, bindings: Sequence[Binding], seen: set[str]
+):
   """Yields the references behind a macro or reference."""
   if isinstance(part, Reference):
     yield part

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pathlib
 import re
 import tokenize
-from typing import Any, Iterator
+from typing import Iterator
 
 from gin import config_parser
 
@@ -112,7 +112,7 @@ def read_flag(key: str, value: str) -> configuration.Binding:
     raise command_line.UsageError(
       f"{where}: {key!r} is no name; write --gin.NAME=VALUE"
     )
-  parsed: Any = value
+  parsed: object = value
   try:
     parser = config_parser.ConfigParser(value, _Values())
     candidate = parser.parse_value()
@@ -137,7 +137,7 @@ def read_command(
 
 
 def _binding(
-  key: str, value: Any, where: str, is_shared: bool = False
+  key: str, value: object, where: str, is_shared: bool = False
 ) -> configuration.Binding:
   scope, name, field = config_parser.parse_binding_key(key)
   return configuration.Binding(

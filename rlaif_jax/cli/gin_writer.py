@@ -6,13 +6,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 from rlaif_jax.cli import configuration
 
 
 def render(
-  job: str, run: Callable[..., Any], arguments: Mapping[str, Any]
+  job: str, run: Callable[..., object], arguments: Mapping[str, object]
 ) -> str:
   """Returns gin text with every value of a run, defaults included.
 

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
-from typing import Any, Callable
+from typing import Callable
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
@@ -37,7 +37,7 @@ def first_line(module: str) -> str:
   return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
-def describe(job: str, run: Callable[..., Any]) -> str:
+def describe(job: str, run: Callable[..., object]) -> str:
   """Returns the docstrings and parameters of a job and of its configs."""
   lines = [f"--job={job}", "", inspect.getmodule(run).__doc__ or "", ""]
   lines += [inspect.getdoc(run) or "", "", "Parameters:"]
@@ -48,7 +48,7 @@ def describe(job: str, run: Callable[..., Any]) -> str:
   return "\n".join(lines)
 
 
-def _parameter_lines(name: str, target: Callable[..., Any]) -> list[str]:
+def _parameter_lines(name: str, target: Callable[..., object]) -> list[str]:
   lines = []
   for parameter in configuration.parameters_of(target).values():
     kind = re.sub(r"\b\w+\.(?=\w)", "", str(parameter.annotation))
@@ -59,7 +59,7 @@ def _parameter_lines(name: str, target: Callable[..., Any]) -> list[str]:
   return lines
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
   """Returns a default; of a config, only what differs from its own defaults."""
   if not dataclasses.is_dataclass(value):
     return repr(value)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, Callable
+from typing import Callable
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 
-Run = Callable[..., dict[str, Any]]
+Run = Callable[..., records.Row]
 
 # Up to `evaluate` in the paper's order, each followed by the next; then others.
 JOBS = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pathlib
 import re
 import shlex
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
@@ -17,7 +17,7 @@ from rlaif_jax.cli import gin_reader
 def suggest(
   command: command_line.Command,
   bindings: Sequence[configuration.Binding],
-  jobs: Mapping[str, Callable[..., Any]],
+  jobs: Mapping[str, Callable[..., object]],
   advice: str = "",
 ) -> str:
   """Returns the command of the next job, or "" after the last one.

@@ -37,7 +37,7 @@ class _Builder:
 
   def arguments(
     self, scope: str, name: str, is_partial: bool = False
-  ) -> dict[str, Any]:
+  ) -> dict[str, object]:
     """Returns a target's arguments in a scope; notes and omits missing ones.
 
     A partial target takes what is not bound from an instance.
@@ -66,8 +66,8 @@ class _Builder:
     return result
 
   def _implied(
-    self, scope: str, cls: type, default: Any, is_partial: bool, flag: str
-  ) -> Any:
+    self, scope: str, cls: type, default: object, is_partial: bool, flag: str
+  ) -> object:
     """A config that no binding refers to: its default with its bindings.
 
     The builder itself stands for a default that nothing changes, and for a
@@ -95,7 +95,7 @@ class _Builder:
       for bound, name in self._values
     )
 
-  def _note(self, flag: str, reason: str, hint: Any = Any) -> None:
+  def _note(self, flag: str, reason: str, hint: object = Any) -> None:
     if dataclasses.is_dataclass(hint):
       reason += f": bind {flag} = @{hint.__name__}() in a gin file"
       self.missing.append(configuration.Missing(flag=flag, reason=reason))
@@ -104,7 +104,7 @@ class _Builder:
     if all(m.flag != flag for m in self.missing):
       self.missing.append(configuration.Missing(flag=flag, reason=reason))
 
-  def _value(self, value: Any, scope: str, flag: str, seen: tuple) -> Any:
+  def _value(self, value: object, scope: str, flag: str, seen: tuple) -> object:
     """Evaluates a value; returns the builder itself if a part is missing."""
     if isinstance(value, configuration.Macro):
       if value.is_required:
@@ -128,7 +128,7 @@ class _Builder:
       return self if any(i is self for i in items) else type(value)(items)
     return value
 
-  def _make(self, scope: str, name: str, flag: str) -> Any:
+  def _make(self, scope: str, name: str, flag: str) -> object:
     problems = len(self.missing) + len(self.wrong)
     arguments = self.arguments(scope, name)
     if len(self.missing) + len(self.wrong) > problems:
@@ -136,15 +136,21 @@ class _Builder:
     return self._called(self._targets[name], arguments, flag, name)
 
   def _called(
-    self, make: Callable[..., Any], arguments: Any, flag: str, name: str
-  ) -> Any:
+    self,
+    make: Callable[..., object],
+    arguments: dict[str, object],
+    flag: str,
+    name: str,
+  ) -> object:
     try:
       return make(**arguments)
     except (ValueError, TypeError) as error:
       self.wrong.append(f"{flag} = @{name}(): {error}")
       return self
 
-  def _checked(self, value: Any, hint: Any, flag: str, where: str) -> Any:
+  def _checked(
+    self, value: object, hint: object, flag: str, where: str
+  ) -> object:
     if not accepts(value, hint):
       kind = getattr(hint, "__name__", None)
       kind = kind if isinstance(hint, type) and kind else str(hint)
@@ -159,7 +165,7 @@ class _Builder:
     return value
 
 
-def accepts(value: Any, hint: Any) -> bool:
+def accepts(value: object, hint: object) -> bool:
   """Whether a value matches an annotation; unknown ones accept all values."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):
@@ -198,7 +204,7 @@ def resolve(
   job: str,
   bindings: Sequence[configuration.Binding],
   jobs: configuration.Targets,
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Returns the keyword arguments of a job; later bindings override earlier.
 
   Raises:

@@ -9,14 +9,17 @@ R response tokens, L = P + R, N responses of a prompt.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 Array = jax.Array | np.ndarray
+# A pytree of arrays.
+Tree = TypeVar("Tree")
 
 
 @flax.struct.dataclass
@@ -32,9 +35,9 @@ class TokenBatch:
   train on whole texts, R = L - 1 and the first token begins the sequence.
   """
 
-  tokens: Array  # [B, L] int32
-  valid: Array  # [B, L] bool
-  weights: Array  # [B, R] float32
+  tokens: Int[Array, "B L"]
+  valid: Bool[Array, "B L"]
+  weights: Float[Array, "B R"]
 
 
 @flax.struct.dataclass
@@ -48,10 +51,10 @@ class GroupBatch:
   the left, so that their last column is valid.
   """
 
-  prompt: Array  # [B, P] int32
-  prompt_valid: Array  # [B, P] bool
-  response: Array  # [B, N, R] int32
-  response_valid: Array  # [B, N, R] bool
+  prompt: Int[Array, "B P"]
+  prompt_valid: Bool[Array, "B P"]
+  response: Int[Array, "B N R"]
+  response_valid: Bool[Array, "B N R"]
 
   def rows(self, index: int) -> TokenBatch:
     """Response `index` of every prompt as a TokenBatch [B, P + R]."""
@@ -74,11 +77,11 @@ class PairBatch:
   """
 
   texts: GroupBatch | PackedBatch
-  label: Array  # [B] or [B, K] float32
-  weight: Array  # likewise; 0 for pairs that only fill the batch
-  # [..., 2] float32 log-probs of both whole responses under a frozen
-  # reference, for the losses that read them.
-  ref_log_probs: Array | None = None
+  label: Float[Array, "*pairs"]
+  weight: Float[Array, "*pairs"]  # 0 if unused
+  # Log-probs of both whole responses under a frozen reference, for the losses
+  # that read them.
+  ref_log_probs: Float[Array, "*pairs 2"] | None = None
 
   @property
   def is_packed(self) -> bool:
@@ -109,33 +112,33 @@ class PackedBatch:
   those of the prompts' last tokens, and the fields below it are None.
   """
 
-  tokens: Array  # [B, L] int32
-  segment_ids: Array  # [B, L] int32
-  continuation_ids: Array  # [B, L] int32
-  columns: Array  # [B, T] int32; 0 if unused
-  targets: Array | None = None  # [B, T] int32
-  response_ids: Array | None = None  # [B, T] int32 in [0, M), -1 if unused
-  last: Array | None = None  # [B, M] int32; 0 if unused
+  tokens: Int[Array, "B L"]
+  segment_ids: Int[Array, "B L"]
+  continuation_ids: Int[Array, "B L"]
+  columns: Int[Array, "B T"]  # 0 if unused
+  targets: Int[Array, "B T"] | None = None
+  response_ids: Int[Array, "B T"] | None = None  # In [0, M), -1 if unused
+  last: Int[Array, "B M"] | None = None  # 0 if unused
 
 
 @flax.struct.dataclass
 class PromptBatch:
   """Prompts for a rollout.
 
-  `prompt` is what the policy reads (left-padded); `context` is the bare
-  document in the same vocabulary, for a labeler that builds its own prompt
-  around it; `row` names the example and seeds its samples, so that a sample
-  does not depend on its place in the batch.
+  `prompt` is the policy's prompt, left-padded. `context` is the document in the
+  same vocabulary, left-padded, for a labeler that puts its own prompt around
+  it. `row` is the example's number, which seeds its samples, so that they do
+  not depend on the batch.
   """
 
-  prompt: Array  # [B, P] int32
-  prompt_valid: Array  # [B, P] bool
-  context: Array  # [B, C] int32, left-padded
-  context_valid: Array  # [B, C] bool
-  row: Array  # [B] int32
+  prompt: Int[Array, "B P"]
+  prompt_valid: Bool[Array, "B P"]
+  context: Int[Array, "B C"]
+  context_valid: Bool[Array, "B C"]
+  row: Int[Array, " B"]
 
 
-def repeat_rows(tree: Any, times: int) -> Any:
+def repeat_rows(tree: Tree, times: int) -> Tree:
   """Returns arrays with each row repeated `times`; scalars are kept."""
   if times == 1:
     return tree
@@ -144,6 +147,6 @@ def repeat_rows(tree: Any, times: int) -> Any:
   )
 
 
-def take_rows(tree: Any, rows: jax.Array) -> Any:
-  """Returns arrays with the given rows [N] only; scalars are kept."""
+def take_rows(tree: Tree, rows: Int[Array, " N"]) -> Tree:
+  """Returns arrays with the given rows only; scalars are kept."""
   return jax.tree.map(lambda x: x[rows] if x.ndim else x, tree)

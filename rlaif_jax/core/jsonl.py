@@ -54,12 +54,12 @@ def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
   os.replace(partial, path)
 
 
-def dump_row(row: Any) -> str:
+def dump_row(row: object) -> str:
   """Returns a line of JSON, the same bytes for the same row."""
   return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
-def write_rows(path: str | os.PathLike, rows: Iterable[Any]) -> None:
+def write_rows(path: str | os.PathLike, rows: Iterable[object]) -> None:
   """Writes JSON objects, one per line, atomically."""
   _write_lines(path, (dump_row(row) + "\n" for row in rows))
 
@@ -90,7 +90,7 @@ def cut_torn_line(path: str | os.PathLike) -> int:
     return size - whole
 
 
-def write_records(path: str | os.PathLike, rows: Iterable[Any]) -> int:
+def write_records(path: str | os.PathLike, rows: Iterable[object]) -> int:
   """Writes records, one per line, atomically; returns their number."""
   count = 0
 
@@ -125,9 +125,9 @@ class Quarantine:
   """Collects bad rows with their reasons, for a file beside the result."""
 
   def __init__(self):
-    self.rows: list[dict[str, Any]] = []
+    self.rows: list[records.Row] = []
 
-  def add(self, *, where: str, reason: str, row: Any) -> None:
+  def add(self, *, where: str, reason: str, row: object) -> None:
     self.rows.append({"where": where, "reason": reason, "row": row})
 
   def counts(self) -> dict[str, int]:
@@ -210,7 +210,7 @@ class RecordsOnDemand(Sequence[T]):
     self._path = path
     self._packed = str(path).endswith(".gz")
     # (line number, beginning or line) of each row.
-    self._places: list[tuple[int, Any]] = []
+    self._places: list[tuple[int, int | bytes]] = []
     begin = 0
     opener = gzip.open if self._packed else open
     with opener(path, "rb") as f:

@@ -1,42 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contracts between packages; a plain function satisfies most of them."""
+"""Contracts between packages; plain functions satisfy most of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import Callable, Mapping, Protocol, Sequence
 
 import flax.struct
-import jax
 import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
 from rlaif_jax.core import records
 
 
-# A pytree of arrays: a model's parameters, adapters, or several of them.
-Params = Any
-# A pytree that only the model that made it reads.
-Cache = Any
+# Arrays of a model's parameters, of adapters, or of several models.
+Params = PyTree
+# Arrays that only the model that made them reads.
+Cache = PyTree
+# Arrays with the batch as their first axis.
+Batch = PyTree
 
 
 class Tokenizer(Protocol):
   """Converts text to token ids and back.
 
-  `encode(a) + encode(b) == encode(a + b)` if `a` ends or `b` begins with a
-  newline, so that prompts can be composed of encoded segments (public
-  vocabularies may merge a newline with the text before it; see
-  `text.tokenizers`).
+  `encode(a) + encode(b) == encode(a + b)` if `a` ends or `b` starts with a
+  newline, so that prompts can be assembled from encoded segments. (Public
+  vocabularies may join a newline with the text before it; see
+  `text.tokenizers`.)
 
   Attributes:
-    eos_id: ends a response in training.
-    eos_ids: any of them ends a sampled response; includes `eos_id`.
-    bos_id: first token of a sequence, or None.
-
-  `encode` adds no special tokens. It encodes the names of special tokens in a
-  text, such as those of a chat template, as these tokens; `encode_plain`, for
-  documents and responses, never does.
+    pad_id: id of padding.
+    eos_id: id that ends a response in training data.
+    eos_ids: ids that end a sampled response, `eos_id` among them.
+    bos_id: id that starts a sequence; None if the model has none.
+    vocab_size: number of ids.
   """
 
   pad_id: int
@@ -45,29 +45,41 @@ class Tokenizer(Protocol):
   bos_id: int | None
   vocab_size: int
 
-  def encode(self, text: str) -> list[int]: ...
+  def encode(self, text: str) -> list[int]:
+    """Encodes a template; names of special tokens become these tokens.
 
-  def encode_plain(self, text: str) -> list[int]: ...
+    No beginning or end token is added.
+    """
+    ...
 
-  def decode(self, ids: Sequence[int]) -> str: ...
+  def encode_plain(self, text: str) -> list[int]:
+    """Encodes a document or response; names of special tokens are text."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of token ids."""
+    ...
 
 
 class Backend(Protocol):
-  """A language model as the judges see it."""
+  """A language model as the judges use it.
+
+  `name` is recorded in label stores.
+  """
 
   name: str
 
   def score_options(
     self, prompts: Sequence[str], options: Sequence[str]
   ) -> tuple[list[list[float]], records.Usage]:
-    """Returns the log-prob of each whole option after each prompt."""
+    """Returns the log-prob of each whole option string after each prompt."""
     ...
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
-    """Maps each option to its longest prefix option.
+    """Returns the index of each option's longest prefix option, or -1.
 
-    The value is the index of the longest other option that the tokens of an
-    option start with, or -1. All are -1 if outputs are exactly the options.
+    The log-prob of an option includes those of options that it is a prefix
+    of. All are -1 if the backend's outputs are exactly an option.
     """
     ...
 
@@ -81,9 +93,18 @@ class Backend(Protocol):
     seed: int,
     stop: str,
   ) -> tuple[list[str], records.Usage]:
-    """Continues each prompt; temperature 0 is greedy, top_k 0 has no limit.
+    """Continues each prompt.
 
-    A text ends before the first `stop` string; "" has no effect.
+    Args:
+      prompts: texts to continue.
+      max_tokens: maximum number of sampled tokens.
+      temperature: of the softmax; 0 is greedy.
+      top_k: samples from the k most probable tokens; 0 is off.
+      seed: of the samples.
+      stop: string before which a text ends; "" is none.
+
+    Returns:
+      The texts, and their usage.
     """
     ...
 
@@ -95,11 +116,11 @@ class PaidBackend(Backend, Protocol):
   output, usage); never for a prompt that failed.
   """
 
-  on_output: Callable[[int, Any, records.Usage], None] | None
+  on_output: Callable[[int, records.Output, records.Usage], None] | None
 
 
 class LikelihoodBackend(Protocol):
-  """A backend that scores whole texts."""
+  """A language model as the likelihood judge uses it."""
 
   name: str
 
@@ -111,43 +132,52 @@ class LikelihoodBackend(Protocol):
 
 
 class Scorer(Protocol):
-  """A reward: a reward model, an ensemble, a labeler or a function."""
+  """A reward: of a reward model, an ensemble, a labeler or a function."""
 
   def __call__(
     self,
-    params: Any,
+    params: Params,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
-    """Scores responses [B, N, R] with their mask: [B, N] float32."""
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
+    """Returns the float32 scores of responses."""
     ...
 
 
 class TensorSource(Protocol):
-  """Named tensors of a file; several threads may read them."""
+  """Named tensors of a checkpoint; several threads may read them."""
 
-  def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-
-  def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
-    """Returns a tensor; a borrowed one is valid until the next read."""
+  def shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """Returns the shapes by tensor name."""
     ...
 
-  def close(self) -> None: ...
+  def read(self, name: str, *, borrow: bool = False) -> np.ndarray:
+    """Returns a tensor.
+
+    Args:
+      name: of the tensor.
+      borrow: whether this thread's next read may overwrite the result.
+    """
+    ...
+
+  def close(self) -> None:
+    """Frees the file."""
+    ...
 
 
 class LossFn(Protocol):
-  """A loss and metrics as weighted sums."""
+  """A loss and its metrics as sums with their weights."""
 
   def __call__(
-    self, params: Any, batch: Any, key: jax.Array
+    self, params: Params, batch: Batch, key: Key[Array, ""]
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]: ...
 
 
 class NextBatch(Protocol):
-  """Returns the batch of a step."""
+  """The batch of a step, which depends on the training state and the step."""
 
-  def __call__(self, state: Any, step: int) -> Any: ...
+  def __call__(self, state: PyTree, step: int) -> Batch: ...
 
 
 @flax.struct.dataclass
@@ -178,7 +208,7 @@ class CacheFunctions:
 
   init_cache: Callable[[Cache, int, int], Cache]
   grow_cache: Callable[[Cache, int], Cache]
-  insert_row: Callable[[Cache, jax.Array, Cache, jax.Array], Cache]
+  insert_row: Callable[[Cache, Int[Array, ""], Cache, Int[Array, ""]], Cache]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,12 +249,12 @@ class LanguageModel:
     row_devices: number of devices that share the rows of a batch.
   """
 
-  init: Callable[[jax.Array], Params]
-  hidden: Callable[..., jax.Array]
-  logits: Callable[[Params, jax.Array], jax.Array]
-  prefill: Callable[..., tuple[jax.Array, Cache]]
-  prefill_packed: Callable[..., tuple[jax.Array, Cache]] | None
-  decode_step: Callable[..., tuple[jax.Array, Cache]]
+  init: Callable[[Key[Array, ""]], Params]
+  hidden: Callable[..., Array]
+  logits: Callable[[Params, Array], Array]
+  prefill: Callable[..., tuple[Array, Cache]]
+  prefill_packed: Callable[..., tuple[Array, Cache]] | None
+  decode_step: Callable[..., tuple[Array, Cache]]
   prepare: Callable[[Params], PreparedParams]
   cache: CacheFunctions | None
   vocab_size: int
@@ -250,7 +280,7 @@ class ScalarModel:
     is_causal: whether `last` takes a PackedBatch.
   """
 
-  init: Callable[[jax.Array], Params]
-  states: Callable[..., jax.Array]
-  last: Callable[..., jax.Array]
+  init: Callable[[Key[Array, ""]], Params]
+  states: Callable[..., Array]
+  last: Callable[..., Array]
   is_causal: bool

@@ -10,9 +10,13 @@ import dataclasses
 import hashlib
 import math
 import typing
-from typing import Any, Mapping, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+# A JSON object.
+Row = dict[str, Any]
+# A labeler's output for one prompt: log-probs of its options, or a text.
+Output = list[float] | str
 
 
 def content_id(*parts: str) -> str:
@@ -34,7 +38,7 @@ def is_odd(name: str) -> bool:
   return int(name[-1], 16) % 2 == 1
 
 
-def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
+def from_row(cls: type[T], row: Row) -> T:
   """Builds a record, with nested records, from a JSON object.
 
   Raises:
@@ -60,7 +64,7 @@ def from_row(cls: type[T], row: Mapping[str, Any]) -> T:
   return cls(**row)
 
 
-def _nested(hint: Any, value: Any) -> Any:
+def _nested(hint: object, value: object) -> object:
   """Converts a JSON object to the dataclass that the annotation names."""
   for kind in (hint, *typing.get_args(hint)):
     if isinstance(value, dict) and dataclasses.is_dataclass(kind):
@@ -68,7 +72,7 @@ def _nested(hint: Any, value: Any) -> Any:
   return value
 
 
-def to_row(record: Any) -> dict[str, Any]:
+def to_row(record: object) -> Row:
   """Returns the JSON object of a record; the inverse of `from_row`."""
   return dataclasses.asdict(record)
 
@@ -170,7 +174,7 @@ def example_of(pair: Preference) -> Example:
   )
 
 
-def pair_of_row(row: Mapping[str, Any]) -> Pair:
+def pair_of_row(row: Row) -> Pair:
   """Returns the pair of a JSON object of a Pair or of a Preference.
 
   Raises:

@@ -8,7 +8,7 @@ and `response` the text after the prompt. All arrays are numpy, on the host.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Sequence
+from typing import Annotated, Sequence
 
 import numpy as np
 
@@ -213,7 +213,7 @@ def encode_preferences(
   return batch, counts
 
 
-def take(arrays: Any, rows: np.ndarray) -> Any:
+def take(arrays: batches.Tree, rows: np.ndarray) -> batches.Tree:
   """Returns the given rows of every array of a batch."""
   import jax
 

@@ -8,7 +8,7 @@ encodes only the rows that its own devices hold.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import processes
 
 # records -> (arrays of as many rows, counts to report)
-Encode = Callable[[Sequence[Any]], tuple[Any, Mapping[str, int]]]
+Encode = Callable[[Sequence[object]], tuple[protocols.Batch, Mapping[str, int]]]
 
 # Rows that are encoded at once to be checked and counted.
 _CHUNK = 1024
@@ -180,10 +180,10 @@ def prompt_encoder(
 class HeldRows:
   """Rows that are already encoded."""
 
-  def __init__(self, arrays: Any):
+  def __init__(self, arrays: protocols.Batch):
     self.arrays = arrays
 
-  def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> Any:
+  def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> protocols.Batch:
     """Returns the rows with these indices [B], on the mesh."""
     return mesh_lib.put_batch(mesh, converters.take(self.arrays, rows))
 
@@ -202,7 +202,7 @@ class TrainingRows:
     ValueError: if a row is bad; names it.
   """
 
-  def __init__(self, rows: Sequence[Any], encode: Encode):
+  def __init__(self, rows: Sequence[object], encode: Encode):
     self._rows = rows
     self._encode = encode
     self._held = None
@@ -214,13 +214,13 @@ class TrainingRows:
       self.counts = _counts_together(rows, encode)
 
   @property
-  def arrays(self) -> Any:
+  def arrays(self) -> protocols.Batch | None:
     return self._held and self._held.arrays
 
   def __len__(self) -> int:
     return len(self._rows)
 
-  def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> Any:
+  def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> protocols.Batch:
     """Returns the rows with these indices [B], on the mesh."""
     if self._held is not None:
       return self._held.batch(mesh, rows)
@@ -243,7 +243,7 @@ class TrainingRows:
     mesh: jax.sharding.Mesh,
     train: loop.TrainConfig,
     name: str,
-  ) -> Any:
+  ) -> protocols.Batch:
     """Returns the batch of a step; see `converters.epoch_rows`."""
     rows = converters.epoch_rows(
       num_rows=len(self),
@@ -255,7 +255,7 @@ class TrainingRows:
     return self.batch(mesh, rows)
 
 
-def _counts_together(rows: Sequence[Any], encode: Encode) -> dict[str, int]:
+def _counts_together(rows: Sequence[object], encode: Encode) -> dict[str, int]:
   """Returns the encoder's counts of all rows; each process encodes a share."""
   total: dict[str, int] = {}
   count, index = jax.process_count(), jax.process_index()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple, Sequence
 
+from jaxtyping import Int
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -26,13 +27,13 @@ class RowShape:
 
 
 class Lengths(NamedTuple):
-  """Tokens of each pair: of the prompt, and of both responses; [n] each."""
+  """Tokens of each pair: of the prompt, and of both responses."""
 
-  prompt: np.ndarray
-  responses: np.ndarray
+  prompt: Int[np.ndarray, " pairs"]
+  responses: Int[np.ndarray, " pairs"]
 
   @property
-  def both(self) -> np.ndarray:
+  def both(self) -> Int[np.ndarray, " pairs"]:
     """Tokens of prompt and responses."""
     return self.prompt + self.responses
 

@@ -7,7 +7,6 @@ with weights from `ops.preference.margin_weights`.
 
 from __future__ import annotations
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ def make_rrhf_loss(
   reference is not used.
   """
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
     del key
     first, second = scoring.pair_log_probs(model, params, pairs)
     counts = jnp.sum(pairs.texts.response_valid, axis=2).astype(jnp.float32)
@@ -58,7 +57,7 @@ def make_kto_loss(
   and responses; here it is the mean log-ratio of the batch, at least 0.
   """
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
     del key
     first, second = scoring.pair_log_probs(model, params, pairs)
     ref_first, ref_second = jnp.moveaxis(pairs.ref_log_probs, -1, 0)
@@ -82,7 +81,7 @@ def make_kto_loss(
 def make_imitation_loss(model: protocols.LanguageModel) -> protocols.LossFn:
   """Returns the LossFn of SFT on the preferred responses alone."""
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
     del key
     first, second = scoring.pair_log_probs(model, params, pairs)
     chosen = jnp.where(pairs.label > 0.5, first, second)

@@ -8,10 +8,11 @@ part of the data.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, Mapping
+from typing import Annotated, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -47,8 +48,10 @@ class DPOConfig(validation.Validated):
 
 
 def margin_loss(
-  ratio: jax.Array, label: jax.Array, config: DPOConfig
-) -> jax.Array:
+  ratio: Float[Array, "*pairs"],
+  label: Float[Array, "*pairs"],
+  config: DPOConfig,
+) -> Float[Array, "*pairs"]:
   """Returns the loss of h, the difference of log-ratios, like the label."""
   label = label + config.label_smoothing * (1 - 2 * label)
   if config.loss == "logistic":
@@ -68,7 +71,7 @@ def make_loss(
   """
 
   def loss(
-    params: Any, pairs: batches.PairBatch, key: jax.Array
+    params: protocols.Params, pairs: batches.PairBatch, key: jax.Array
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:
     del key
     weight = pairs.weight

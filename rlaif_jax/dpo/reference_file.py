@@ -6,6 +6,7 @@ from __future__ import annotations
 import pathlib
 from typing import Callable, Sequence
 
+from jaxtyping import Float
 import numpy as np
 
 from rlaif_jax.core import jsonl
@@ -15,10 +16,12 @@ from rlaif_jax.core import records
 def reference_log_probs(
   path: pathlib.Path,
   labels: Sequence[records.Preference],
-  compute: Callable[[], tuple[np.ndarray, np.ndarray]],
+  compute: Callable[
+    [], tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+  ],
   *,
   reference: str,
-) -> np.ndarray:
+) -> Float[np.ndarray, "n 2"]:
   """Returns the reference's log-probs of both responses of n pairs, [n, 2].
 
   Args:

@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import shutil
-from typing import Any, Mapping
+from typing import Mapping
 
 import jax
 from jaxtyping import PyTree
@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.engine import processes
 
 
@@ -117,7 +118,7 @@ def _checkpointer(tree: PyTree) -> ocp.Checkpointer:
   )
 
 
-def read_description(directory: str | os.PathLike) -> dict[str, Any]:
+def read_description(directory: str | os.PathLike) -> records.Row:
   """Returns the model.json of a finished model.
 
   Raises:

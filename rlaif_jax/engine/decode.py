@@ -44,7 +44,7 @@ class SamplingConfig(validation.Validated):
 
 
 @flax.struct.dataclass
-class Samples:
+class SampledResponses:
   """Sampled responses.
 
   Attributes:
@@ -58,7 +58,7 @@ class Samples:
   mask: Float[Array, "*rows R"]
   log_probs: Float[Array, "*rows R"]
 
-  def reshape(self, shape: tuple[int, ...]) -> Samples:
+  def reshape(self, shape: tuple[int, ...]) -> SampledResponses:
     """Returns the samples with `shape` in place of their leading axes."""
     return jax.tree.map(lambda x: x.reshape(*shape, x.shape[-1]), self)
 
@@ -84,7 +84,7 @@ class _Loop:
   waiting: Int[Array, ""]
   states: Float[Array, "S D"]
   cache: protocols.Cache
-  samples: Samples
+  samples: SampledResponses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class _Sampler:
       waiting=jnp.asarray(slots, jnp.int32),
       states=states,
       cache=cache,
-      samples=Samples(
+      samples=SampledResponses(
         response=jnp.zeros(shape, jnp.int32),
         mask=jnp.zeros(shape, jnp.float32),
         log_probs=jnp.zeros(shape, jnp.float32),
@@ -158,7 +158,7 @@ class _Sampler:
       running=loop.running & ~ended & (age < self.limits[response]),
       states=states[:, -1],
       cache=cache,
-      samples=Samples(
+      samples=SampledResponses(
         response=put(loop.samples.response, token),
         mask=put(loop.samples.mask, 1.0),
         log_probs=put(loop.samples.log_probs, log_prob),
@@ -235,7 +235,7 @@ def generate(
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
   limits: Int[Array, "*rows"] | None = None,
-) -> Samples:
+) -> SampledResponses:
   """Samples one response per key; call under jit.
 
   With [B, N] keys, each prompt is prefilled once and its cache is repeated N
@@ -253,7 +253,7 @@ def generate(
       default) config.max_tokens.
 
   Returns:
-    Samples of shape [B, R] or [B, N, R], R = config.max_tokens.
+    Responses of shape [B, R] or [B, N, R], R = config.max_tokens.
 
   Raises:
     ValueError: config.slots is set and the model has no causal cache.
@@ -277,7 +277,7 @@ def generate_shared(
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
-) -> Samples:
+) -> SampledResponses:
   """Returns `generate` of a causal model for prompts after `prefix`.
 
   `prefix` is from `prefix_sharing.prefill_prefix`.
@@ -304,7 +304,7 @@ def generate_packed(
   *,
   config: SamplingConfig,
   eos_ids: tuple[int, ...],
-) -> Samples:
+) -> SampledResponses:
   """Returns `generate` of a causal model for packed prompts.
 
   `prefix` is from `prefix_sharing.prefill_prefix`. `prompts` are columns of
@@ -337,7 +337,7 @@ def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
 
 def _sample_after(
   sampler: _Sampler, prefix, is_prompt, states, cache
-) -> Samples:
+) -> SampledResponses:
   """Samples after `prefix`; unused rows end after one token."""
   sampler = dataclasses.replace(
     sampler,
@@ -349,7 +349,7 @@ def _sample_after(
 
 def _sample(
   sampler: _Sampler, states: Float[Array, "N D"], cache: protocols.Cache
-) -> Samples:
+) -> SampledResponses:
   """Samples from states of the prompts' last tokens and their cache."""
   start = sampler.start(sampler.num_responses, states, cache)
   return jax.lax.while_loop(
@@ -359,7 +359,7 @@ def _sample(
 
 def _sample_in_slots(
   sampler: _Sampler, params, prompt, prompt_valid
-) -> Samples:
+) -> SampledResponses:
   """Prefills all prompts and samples as many responses at once as slots."""
   model, slots = sampler.model, sampler.config.slots
   if not model.is_causal:

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import json
 import math
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 import jax
 import numpy as np
@@ -83,7 +83,7 @@ class TrainConfig(validation.Validated):
 
 
 StepFn = Callable[
-  [step_lib.TrainState, Any, jax.Array],
+  [step_lib.TrainState, protocols.Batch, jax.Array],
   tuple[step_lib.TrainState, step_lib.Metrics],
 ]
 
@@ -97,7 +97,8 @@ def fit(
   num_rows: int = 0,
   directory: str,
   name: str,
-  evaluate: Callable[[Any, int], Mapping[str, float]] | None = None,
+  evaluate: Callable[[protocols.Params, int], Mapping[str, float]]
+  | None = None,
 ) -> step_lib.TrainState:
   """Trains for config.steps(num_rows) updates; resumes from a checkpoint.
 
@@ -133,8 +134,8 @@ def fit(
   done = int(state.step)
   progress = metrics_lib.Progress(name, num_steps, done=done)
   clock = metrics_lib.StepClock()
-  pending: tuple[int, Any] | None = None
-  seen: collections.Counter[Any] = collections.Counter()
+  pending: tuple[int, step_lib.Metrics] | None = None
+  seen: collections.Counter[object] = collections.Counter()
 
   def flush():
     nonlocal pending

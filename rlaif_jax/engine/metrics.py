@@ -10,9 +10,10 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any, Iterator, Mapping
+from typing import Iterator, Mapping
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.engine import processes
 
 
@@ -48,7 +49,7 @@ class MetricsFile:
     with open(self.path, "a", encoding="utf-8") as f:
       f.write(row + "\n")
 
-  def read(self) -> list[dict[str, Any]]:
+  def read(self) -> list[records.Row]:
     """Returns all rows, oldest first; none if there is no file."""
     if not self.path.exists():
       return []

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal, Mapping
+from typing import Annotated, Literal, Mapping
 
 import jax
+from jaxtyping import PyTree
 import optax
 
 from rlaif_jax.core import validation
@@ -119,7 +120,7 @@ def join(
       and "value".
   """
 
-  def labels(params: Mapping[str, Any]):
+  def labels(params: Mapping[str, PyTree]):
     if set(params) != set(transforms):
       raise ValueError(
         f"parameters have the entries {sorted(params)} and the optimizers "
@@ -133,6 +134,6 @@ def join(
   return optax.multi_transform(dict(transforms), labels)
 
 
-def _constant(value: Any, leaf: Any) -> Any:
+def _constant(value: str, leaf: object) -> str:
   del leaf
   return value

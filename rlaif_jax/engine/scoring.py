@@ -258,17 +258,21 @@ def _num_new_tokens(options: OptionIds) -> int:
   return max(map(len, options)) - 1
 
 
-def _options_after(model, params, states, cache, options, *prefix) -> jax.Array:
-  """Returns [B, len(options)] log-probs after states [B, D] and their cache."""
+def _options_after(
+  model, params, states, cache, options, *prefix
+) -> Float[Array, "B options"]:
+  """Returns log-probs after states [B, D] and their cache."""
   after = {(): jax.nn.log_softmax(model.logits(params, states), axis=-1)}
-  beginnings = {option[:j] for option in options for j in range(1, len(option))}
-  for beginning in sorted(beginnings):
-    shape = (states.shape[0], len(beginning))
-    ids = jnp.broadcast_to(jnp.asarray(beginning, jnp.int32)[None], shape)
+  partial_options = {
+    option[:j] for option in options for j in range(1, len(option))
+  }
+  for partial in sorted(partial_options):
+    shape = (states.shape[0], len(partial))
+    ids = jnp.broadcast_to(jnp.asarray(partial, jnp.int32)[None], shape)
     found, _ = model.decode_step(
       params, ids, jnp.ones(shape, bool), cache, *prefix
     )
-    after[beginning] = jax.nn.log_softmax(
+    after[partial] = jax.nn.log_softmax(
       model.logits(params, found[:, -1]), axis=-1
     )
   sums = [

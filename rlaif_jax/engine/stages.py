@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any, Callable
+from typing import Callable
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.engine import processes
 
 
 def run_once(
   path: pathlib.Path,
-  stage: Callable[..., dict[str, Any]],
-  *arguments: Any,
-) -> dict[str, Any]:
+  stage: Callable[..., records.Row],
+  *arguments: object,
+) -> records.Row:
   """Returns the result of a stage, and keeps it in a file.
 
   All processes run the stage together, or none does.

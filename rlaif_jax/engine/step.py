@@ -8,12 +8,13 @@ total weight, so unequal token counts do not bias the mean.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 import optax
 
 from rlaif_jax.core import compute as compute_lib
@@ -29,12 +30,12 @@ class TrainState:
   """Parameters, optimizer state and the number of finished updates."""
 
   step: jax.Array
-  params: Any
-  opt_state: Any
+  params: protocols.Params
+  opt_state: PyTree
 
 
 def init_state(
-  init: Callable[[jax.Array], Any],
+  init: Callable[[jax.Array], protocols.Params],
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   mesh: jax.sharding.Mesh,
@@ -57,7 +58,9 @@ def init_state(
 
 
 def state_from_params(
-  params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+  params: protocols.Params,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Returns the initial state of given parameters, which it then owns.
 
@@ -74,7 +77,7 @@ def state_from_params(
 
 
 def abstract_state(
-  init: Callable[[jax.Array], Any],
+  init: Callable[[jax.Array], protocols.Params],
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
@@ -91,7 +94,9 @@ def abstract_state(
   )
 
 
-def _layout(params: Any, opt_state: Any, mesh: jax.sharding.Mesh) -> TrainState:
+def _layout(
+  params: protocols.Params, opt_state: PyTree, mesh: jax.sharding.Mesh
+) -> TrainState:
   """Returns the sharding of each leaf of a state."""
   everywhere = mesh_lib.replicated(mesh)
   by_name = {
@@ -115,7 +120,7 @@ def _layout(params: Any, opt_state: Any, mesh: jax.sharding.Mesh) -> TrainState:
   )
 
 
-def _names(path: Any) -> tuple[str, ...]:
+def _names(path: jax.tree_util.KeyPath) -> tuple[str, ...]:
   return tuple(
     str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
     for k in path
@@ -124,11 +129,11 @@ def _names(path: Any) -> tuple[str, ...]:
 
 def accumulate_gradients(
   loss_fn: protocols.LossFn,
-  params: Any,
-  batch: Any,
+  params: protocols.Params,
+  batch: protocols.Batch,
   key: jax.Array,
   microbatches: int,
-) -> tuple[Any, Metrics]:
+) -> tuple[protocols.Params, Metrics]:
   """Returns the exact gradient of the weighted mean loss, and the metrics.
 
   Raises:
@@ -173,7 +178,8 @@ def make_train_step(
   microbatches: int = 1,
   epochs: int = 1,
   minibatches: int = 1,
-  combine: Callable[[Any, Any], Any] | None = None,
+  combine: Callable[[protocols.Params, protocols.Params], protocols.Params]
+  | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Returns the jitted update (state, batch, key, frozen=None) -> (state,
   metrics), which donates the state.
@@ -210,7 +216,12 @@ def make_train_step(
     metrics = dict(metrics, grad_norm=masked.WeightedSum(norm, one))
     return (params, opt_state), metrics
 
-  def run(state: TrainState, batch: Any, key: jax.Array, frozen: Any):
+  def run(
+    state: TrainState,
+    batch: protocols.Batch,
+    key: jax.Array,
+    frozen: protocols.Params,
+  ):
     carry = (state.params, state.opt_state)
     if epochs * minibatches == 1:
       carry, metrics = update(carry, batch, key, frozen)
@@ -245,7 +256,12 @@ def make_train_step(
     leaves, structure = jax.tree.flatten(state)
     return jitted(tuple(leaf.sharding for leaf in leaves), structure)
 
-  def step(state: TrainState, batch: Any, key: jax.Array, frozen: Any = None):
+  def step(
+    state: TrainState,
+    batch: protocols.Batch,
+    key: jax.Array,
+    frozen: protocols.Params = None,
+  ):
     step.compiled = program(state)
     return step.compiled(state, batch, key, frozen)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Iterable, Sequence
+from typing import Iterable, Sequence
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class PositionBias:
   p_value: float
 
 
-def to_row(record: Alignment | PositionBias) -> dict[str, Any]:
+def to_row(record: Alignment | PositionBias) -> records.Row:
   """Returns a JSON-serialisable dict of a dataclass of this module."""
   return dataclasses.asdict(record)
 

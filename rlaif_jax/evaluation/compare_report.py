@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import pages
 
 
-def render(results: Mapping[str, Any]) -> str:
+def render(results: records.Row) -> str:
   """Returns the whole page."""
   return pages.render("comparison.html", **results)
 
 
-def write_report(results: Mapping[str, Any], path: str | os.PathLike) -> None:
+def write_report(results: records.Row, path: str | os.PathLike) -> None:
   """Writes the page; it needs no network and no other file."""
   jsonl.write_text(path, render(results))

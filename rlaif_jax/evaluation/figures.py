@@ -6,6 +6,8 @@ from __future__ import annotations
 import io
 from typing import Any, Callable, Mapping, Sequence
 
+from rlaif_jax.core import records
+
 # Okabe and Ito's palette, told apart by all common kinds of colour vision.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -43,7 +45,7 @@ def _draw(
   return svg[svg.index("<svg") :]
 
 
-def reward_against_kl(curves: Mapping[str, Any]) -> str:
+def reward_against_kl(curves: records.Row) -> str:
   """Draws gold and optimised reward against KL, one line per policy."""
   if not curves:
     return ""
@@ -128,7 +130,7 @@ def against_kl(lines: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
   return _draw(3.2 * len(panels), len(panels), paint, height=3 + names_high)
 
 
-def growth(rows: Sequence[Mapping[str, Any]]) -> str:
+def growth(rows: Sequence[records.Row]) -> str:
   """Draws time per token against each size, on logarithmic axes.
 
   Args:
@@ -162,7 +164,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> str:
   return _draw(3.0 * len(names), len(names), paint)
 
 
-def training(curves: Mapping[str, Any]) -> str:
+def training(curves: records.Row) -> str:
   """Draws reward, KL and length of rollouts against the step."""
   if not curves:
     return ""
@@ -193,7 +195,7 @@ def smooth(values: list[float], window: int = 9) -> list[float]:
   return [sum(part) / len(part) for part in parts]
 
 
-def accuracy_against_labels(rewards: Mapping[str, Any]) -> str:
+def accuracy_against_labels(rewards: records.Row) -> str:
   """Draws reward-model accuracy against the number of labels."""
   if not rewards:
     return ""
@@ -251,7 +253,7 @@ def _whiskers(estimates: list[Mapping[str, float]]) -> list[list[float]]:
   ]
 
 
-def alignment_by_labeler(rows: Sequence[Mapping[str, Any]]) -> str:
+def alignment_by_labeler(rows: Sequence[records.Row]) -> str:
   """Draws the agreement of labelers with humans, one line per task."""
   if not rows:
     return ""
@@ -280,7 +282,7 @@ def alignment_by_labeler(rows: Sequence[Mapping[str, Any]]) -> str:
   return _draw(6.0, 1, paint)
 
 
-def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
+def alignment_grid(rows: Sequence[records.Row]) -> str:
   """Draws the agreement of every cell with humans, one column per task."""
   rows = [row for row in rows if row["alignment"] is not None]
   if not rows:
@@ -319,7 +321,7 @@ def alignment_grid(rows: Sequence[Mapping[str, Any]]) -> str:
   )
 
 
-def reliability(rows: Sequence[Mapping[str, Any]]) -> str:
+def reliability(rows: Sequence[records.Row]) -> str:
   """Draws the fraction of correct labels against confidence, a line per row."""
   rows = [row for row in rows if row["calibration"]["bins"]]
   if not rows:

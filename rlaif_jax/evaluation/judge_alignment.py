@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from typing import Any, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def measure(
   labels: Sequence[records.Preference],
   humans: Sequence[records.Preference],
   select_share: float,
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns alignment on both parts, and bias and calibration on all pairs.
 
   The alignment of a part without any label is None. `kinds` has the alignment

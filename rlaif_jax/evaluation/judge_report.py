@@ -8,24 +8,23 @@ so that the reported agreement has no selection bias.
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping, Sequence
+from typing import Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import figures
 from rlaif_jax.evaluation import pages
-
-Row = Mapping[str, Any]
 
 TITLE = "Agreement of labelers with humans"
 
 
-def best(rows: Sequence[Row]) -> list[Row]:
+def best(rows: Sequence[records.Row]) -> list[records.Row]:
   """Returns the cell of highest agreement for each labeler and task.
 
   Agreement is that on the pairs for selection. Cells without answers are left
   out; without pairs for selection there is no best cell.
   """
-  found: dict[tuple[str, str], Row] = {}
+  found: dict[tuple[str, str], records.Row] = {}
   for row in rows:
     if row["selection"] is None or row["alignment"] is None:
       continue
@@ -35,12 +34,12 @@ def best(rows: Sequence[Row]) -> list[Row]:
   return list(found.values())
 
 
-def selected(row: Row) -> float:
+def selected(row: records.Row) -> float:
   """Returns the agreement by which a cell is selected."""
   return row["selection"]["accuracy"]["value"]
 
 
-def values(rows: Sequence[Row]) -> dict[str, Any]:
+def values(rows: Sequence[records.Row]) -> records.Row:
   """Returns the values of the template's macro `judges`."""
   found = best(rows)
   return {
@@ -55,11 +54,11 @@ def values(rows: Sequence[Row]) -> dict[str, Any]:
   }
 
 
-def render(rows: Sequence[Row]) -> str:
+def render(rows: Sequence[records.Row]) -> str:
   """Returns the whole page."""
   return pages.render("judges.html", title=TITLE, **values(rows))
 
 
-def write_report(rows: Sequence[Row], path: str | os.PathLike) -> None:
+def write_report(rows: Sequence[records.Row], path: str | os.PathLike) -> None:
   """Writes the page; it needs no network and no other file."""
   jsonl.write_text(path, render(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,46 +19,42 @@ Pairs = Mapping[tuple[str, str], Sequence[records.Pair]]
 
 
 def pair_responses(
-  texts: Mapping[str, Mapping[str, str]],
-  contexts: Mapping[str, str],
-  *,
-  limit: int = 0,
+  sampled: Mapping[str, Mapping[str, records.Response]], *, limit: int = 0
 ) -> dict[tuple[str, str], list[records.Pair]]:
   """Pairs the responses of each two policies to their common contexts.
 
   Args:
-    texts: policy -> context id -> response.
-    contexts: context id -> context.
+    sampled: policy -> context id -> response, as `run_files.responses`.
     limit: number of contexts to use, in the order of their ids; 0 uses all.
 
   Raises:
     ValueError: the policies have no context in common.
   """
-  order = sorted(set.intersection(*(set(by_id) for by_id in texts.values())))
+  order = sorted(set.intersection(*(set(by_id) for by_id in sampled.values())))
   order = order[:limit] if limit else order
   if not order:
     raise ValueError(
-      f"{sorted(texts)} have no context in common; sample responses of all "
+      f"{sorted(sampled)} have no context in common; sample responses of all "
       "policies for the same split"
     )
   return {
     (a, b): [
       records.Pair(
         id=records.content_id(a, b, name),
-        context=contexts[name],
-        first=texts[a][name],
-        second=texts[b][name],
+        context=sampled[a][name].context,
+        first=sampled[a][name].text,
+        second=sampled[b][name].text,
       )
       for name in order
     ]
-    for a, b in itertools.combinations(texts, 2)
+    for a, b in itertools.combinations(sampled, 2)
   }
 
 
 def compare_by_judge(
   pairs: Pairs,
   labels_of: Callable[[Sequence[records.Pair]], Iterable[records.Preference]],
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns win rates by a judge, and its position bias.
 
   A pair of equal texts is a tie in both orders.
@@ -88,7 +84,7 @@ def compare_by_judge(
 
 def compare_by_rankings(
   rows: Sequence[rankings.Ranking],
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns win rates by people's rankings, and the agreement of the raters."""
   return {
     "comparisons": [dataclasses.asdict(c) for c in rankings.matrix(rows)],

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import figures
 from rlaif_jax.evaluation import pages
 
-Results = Mapping[str, Any]
+Results = records.Row
 
 
-def conclusion(comparison: Mapping[str, Any]) -> str:
+def conclusion(comparison: records.Row) -> str:
   """Returns the conclusion from the intervals, also at equal length."""
   raw = comparison["win_rate"]
   controlled = comparison["log_length_controlled"]
@@ -26,7 +26,7 @@ def conclusion(comparison: Mapping[str, Any]) -> str:
   return "no difference shown"
 
 
-def oriented(results: Results) -> list[dict[str, Any]]:
+def oriented(results: Results) -> list[records.Row]:
   """Returns the comparisons with the baseline as the second policy."""
   baseline = results["baseline"]
   return [
@@ -34,7 +34,7 @@ def oriented(results: Results) -> list[dict[str, Any]]:
   ]
 
 
-def swap(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def swap(comparison: records.Row) -> records.Row:
   """Returns B against A, from A against B."""
   return {
     **comparison,

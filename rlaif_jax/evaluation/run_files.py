@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import platform
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from rlaif_jax.ops import statistics
 from rlaif_jax.text import prompts
 
 # result.json of a run.
-Summary = dict[str, Any]
+Summary = records.Row
 
 
 def finished(root: pathlib.Path) -> dict[str, dict[str, Summary]]:
@@ -64,7 +64,7 @@ def responses(
 
 def labelers(
   root: pathlib.Path, runs: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, records.Row]:
   """Returns alignment, position bias and usage of `label` runs.
 
   Raises:
@@ -85,7 +85,7 @@ def labelers(
 
 def reward_models(
   root: pathlib.Path, runs: Mapping[str, str]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[records.Row]]:
   """Returns accuracy by number of labels of `train_reward` runs."""
   return {
     name: [
@@ -101,7 +101,7 @@ def reward_models(
 
 def validation(
   directory: str | pathlib.Path,
-) -> dict[int, list[dict[str, Any]]]:
+) -> dict[int, list[records.Row]]:
   """Returns step -> rows of validation/STEP.jsonl, oldest first."""
   return {
     int(path.stem): jsonl.parse_rows(path, dict)
@@ -109,7 +109,7 @@ def validation(
   }
 
 
-def curves(directory: pathlib.Path) -> dict[str, Any]:
+def curves(directory: pathlib.Path) -> records.Row:
   """Returns validation and training curves of a `train_policy` run."""
   curve = []
   for step, rows in validation(directory).items():
@@ -126,7 +126,7 @@ def curves(directory: pathlib.Path) -> dict[str, Any]:
   return {"validation": curve, **training(directory)}
 
 
-def training(directory: pathlib.Path) -> dict[str, Any]:
+def training(directory: pathlib.Path) -> records.Row:
   """Returns the training curve and candidates of a `train_policy` run."""
   rows = jsonl.parse_rows(directory / "metrics.jsonl", dict)
   summary = json.loads((directory / "result.json").read_text("utf-8"))
@@ -149,7 +149,7 @@ def training(directory: pathlib.Path) -> dict[str, Any]:
 
 def harmless(
   root: pathlib.Path, summaries: Mapping[str, Summary]
-) -> list[dict[str, Any]]:
+) -> list[records.Row]:
   """Returns harmless rates of yes-or-no `score` runs, also at equal length."""
   judgments, lengths = {}, {}
   for name, summary in summaries.items():
@@ -163,7 +163,7 @@ def harmless(
   return [_row(rate) for rate in win_rate.harmless_rates(judgments, lengths)]
 
 
-def timings(root: pathlib.Path) -> list[dict[str, Any]]:
+def timings(root: pathlib.Path) -> list[records.Row]:
   """Returns job and seconds of the finished runs, oldest first."""
   result = []
   for path in root.glob("*/result.json"):
@@ -193,7 +193,7 @@ def policy_numbers(
   scores: Sequence[gold.GoldScore],
   lengths: Sequence[int],
   sampled: Sequence[records.Response] | None,
-) -> dict[str, Any]:
+) -> records.Row:
   """Returns gold, its parts, lengths and KL of a policy, with intervals.
 
   Args:
@@ -213,5 +213,5 @@ def policy_numbers(
   return {name: _row(value) for name, value in row.items()}
 
 
-def _row(record: Any) -> dict[str, Any]:
+def _row(record: object) -> records.Row:
   return dataclasses.asdict(record)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import judge_report
 from rlaif_jax.evaluation import figures
 from rlaif_jax.evaluation import pages
@@ -16,7 +17,7 @@ from rlaif_jax.evaluation import run_files
 Runs = Mapping[str, Mapping[str, run_files.Summary]]
 
 
-def values(root: pathlib.Path, runs: Runs) -> dict[str, Any]:
+def values(root: pathlib.Path, runs: Runs) -> records.Row:
   """Returns the values of the template, read from the files of the runs."""
   labels = {
     name: summary
@@ -53,11 +54,11 @@ def values(root: pathlib.Path, runs: Runs) -> dict[str, Any]:
   }
 
 
-def _judges(directory: pathlib.Path) -> dict[str, Any]:
+def _judges(directory: pathlib.Path) -> records.Row:
   return judge_report.values(jsonl.parse_rows(directory / "cells.jsonl", dict))
 
 
-def _results(directory: pathlib.Path) -> dict[str, Any]:
+def _results(directory: pathlib.Path) -> records.Row:
   return json.loads((directory / "results.json").read_text("utf-8"))
 
 
@@ -65,7 +66,7 @@ def render(
   title: str,
   root: pathlib.Path,
   runs: Runs,
-  toys: Sequence[Mapping[str, Any]] = (),
+  toys: Sequence[records.Row] = (),
 ) -> str:
   """Returns the page.
 

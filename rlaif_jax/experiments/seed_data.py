@@ -194,7 +194,7 @@ class SeedData:
   test: batches.PairBatch
   train_margins: np.ndarray
   test_margins: np.ndarray
-  reference: tuple[batches.PromptBatch, decode.Samples]
+  reference: tuple[batches.PromptBatch, decode.SampledResponses]
 
   def rescored(self, world: toy_task.World) -> "SeedData":
     """Returns the data with the values of another world as gold.
@@ -208,7 +208,7 @@ class SeedData:
     )
 
   def gold(
-    self, prompts: batches.PromptBatch, samples: decode.Samples
+    self, prompts: batches.PromptBatch, samples: decode.SampledResponses
   ) -> np.ndarray:
     """Returns gold [B] in units of the first policy: mean 0, deviation 1.
 

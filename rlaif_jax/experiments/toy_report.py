@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import pathlib
 import statistics
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import figures
 from rlaif_jax.experiments import toy_curves
 
 Table = tuple[list[str], list[list[str]]]
 Row = toy_curves.Row
 # "name", "tables" by title, and "figures" with captions.
-Toy = Mapping[str, Any]
+Toy = records.Row
 
 # The KL at which policies are compared, in nats a response.
 TARGETS = (2.0, 5.0, 10.0)

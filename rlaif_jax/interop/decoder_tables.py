@@ -9,7 +9,7 @@ not compute is an error.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Any
 
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
@@ -24,7 +24,7 @@ _CLASSES = {
 _GELU = ("gelu_pytorch_tanh", "gelu_new")
 
 
-def _require(values: Mapping[str, Any], key: str, *allowed: Any) -> None:
+def _require(values: names.JsonObject, key: str, *allowed: object) -> None:
   """Raises if a key is present and its value is not supported."""
   if key in values and values[key] not in allowed:
     raise ValueError(
@@ -33,7 +33,7 @@ def _require(values: Mapping[str, Any], key: str, *allowed: Any) -> None:
     )
 
 
-def _get(values: Mapping[str, Any], key: str) -> Any:
+def _get(values: names.JsonObject, key: str) -> Any:
   if values.get(key) is None:
     raise ValueError(f"config.json: {key} is missing")
   return values[key]
@@ -42,7 +42,7 @@ def _get(values: Mapping[str, Any], key: str) -> Any:
 # ---- Hugging Face configurations.
 
 
-def config_from_hf(values: Mapping[str, Any]) -> decoder.DecoderConfig:
+def config_from_hf(values: names.JsonObject) -> decoder.DecoderConfig:
   """Returns the config of a Hugging Face config.json.
 
   Raises:
@@ -85,7 +85,7 @@ def config_from_hf(values: Mapping[str, Any]) -> decoder.DecoderConfig:
 
 
 def _scaling_from_hf(
-  values: Mapping[str, Any] | None,
+  values: names.JsonObject | None,
 ) -> options_lib.RopeScaling | None:
   values = values or {}
   kind = values.get("rope_type", values.get("type", "default"))
@@ -178,7 +178,7 @@ def family_of(config: decoder.DecoderConfig) -> str:
   )
 
 
-def config_to_hf(config: decoder.DecoderConfig) -> dict[str, Any]:
+def config_to_hf(config: decoder.DecoderConfig) -> names.JsonObject:
   """Returns the config.json of a config; the inverse of `config_from_hf`."""
   family, v = family_of(config), config.architecture_options
   values = {
@@ -219,7 +219,7 @@ def _whole(value: float) -> float | int:
   return round(value) if abs(value - round(value)) < 1e-6 * value else value
 
 
-def _scaling_to_hf(scaling) -> dict[str, Any] | None:
+def _scaling_to_hf(scaling) -> names.JsonObject | None:
   if scaling is None:
     return None
   values = {"rope_type": scaling.kind, "factor": scaling.factor}

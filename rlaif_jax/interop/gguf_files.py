@@ -11,9 +11,14 @@ import gc
 import math
 import os
 import pathlib
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Mapping
 
 import numpy as np
+
+from rlaif_jax.interop import names
+
+if TYPE_CHECKING:
+  import gguf
 
 
 # Exceptions of the library when it reads a damaged file.
@@ -60,11 +65,11 @@ class GGUFSource:
     }
     for name, tensor in self._tensors.items():
       self._check(name, tensor, size)
-    self.metadata: dict[str, Any] = {
+    self.metadata: names.JsonObject = {
       key: field.contents() for key, field in reader.fields.items()
     }
 
-  def _check(self, name: str, tensor: Any, size: int) -> None:
+  def _check(self, name: str, tensor: gguf.ReaderTensor, size: int) -> None:
     import gguf
 
     end = int(tensor.data_offset) + int(tensor.n_bytes)

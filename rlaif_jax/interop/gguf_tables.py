@@ -43,7 +43,7 @@ _TOP_GGUF = {
 
 
 def config_from_gguf(
-  metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+  metadata: names.JsonObject, shapes: Mapping[str, tuple[int, ...]]
 ) -> decoder.DecoderConfig:
   """Returns the config of a GGUF file, from its metadata and tensor shapes.
 

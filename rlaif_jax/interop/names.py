@@ -13,10 +13,14 @@ import os
 from concurrent import futures
 from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
+from jaxtyping import PyTree
 import numpy as np
 
 from rlaif_jax.core import protocols
 from rlaif_jax.interop import buffers
+
+# A JSON object, or metadata of a file like one.
+JsonObject = Mapping[str, Any]
 
 # Maximum number of bytes that are read ahead.
 _READ_AHEAD = 256 << 20
@@ -127,7 +131,7 @@ def check(
     if tuple(found[name]) != expected:
       raise ValueError(
         f"{where}: tensor {name} has shape {tuple(found[name])}; the "
-        f"configuration says {expected}"
+        f"configuration expects {expected}"
       )
 
 
@@ -151,7 +155,7 @@ def fill(
     return 4 * math.prod(wanted[rule.ours])
 
   waiting = sorted(rules, key=size)
-  ahead: collections.deque[tuple[Rule, Any]] = collections.deque()
+  ahead: collections.deque[tuple[Rule, futures.Future]] = collections.deque()
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while waiting or ahead:
       held = sum(size(rule) for rule, _ in ahead)
@@ -163,7 +167,7 @@ def fill(
       yield rule.ours, array.result()
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: PyTree, prefix: str = "") -> dict[str, PyTree]:
   """Returns nested dicts as {"a/b/c": leaf}."""
   flat = {}
   for name, value in tree.items():
@@ -175,9 +179,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, PyTree]) -> dict[str, PyTree]:
   """Returns {"a/b/c": leaf} as nested dicts."""
-  tree: dict[str, Any] = {}
+  tree: dict[str, PyTree] = {}
   for path, value in flat.items():
     *parents, name = path.split("/")
     node = tree

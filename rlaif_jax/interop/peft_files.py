@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import re
-from typing import Any, Sequence
+from typing import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -176,7 +176,7 @@ def _description(
   rules: Sequence[names.Rule],
   modules: list[str],
   base: str,
-) -> dict[str, Any]:
+) -> names.JsonObject:
   """Returns the contents of adapter_config.json."""
   # PEFT adapts all modules whose names have these endings.
   endings = {module.rsplit(".", 1)[-1] for module in modules}

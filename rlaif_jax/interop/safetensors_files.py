@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any, Iterable, Mapping
+from typing import TYPE_CHECKING, Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.interop import buffers
+from rlaif_jax.interop import names
+
+if TYPE_CHECKING:
+  import safetensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -26,7 +30,7 @@ _DTYPES = {
 }
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
+def read_json(path: str | os.PathLike) -> names.JsonObject:
   """Returns the JSON object in a file.
 
   Raises:
@@ -55,8 +59,8 @@ class SafetensorsSource:
 
   def __init__(self, directory: str | os.PathLike):
     self.directory = pathlib.Path(directory)
-    self._files: dict[str, Any] = {}
-    self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
+    self._files: dict[str, safetensors.safe_open] = {}
+    self._headers: dict[str, tuple[int, names.JsonObject]] = {}
     self._where = self._locate()
     self._shapes = {}
     for name, file in self._where.items():
@@ -100,7 +104,7 @@ class SafetensorsSource:
     )
     raise ValueError(f"{self.directory} has neither {SINGLE} nor {INDEX}{hint}")
 
-  def _open(self, file: str) -> Any:
+  def _open(self, file: str) -> safetensors.safe_open:
     import safetensors
 
     if file not in self._files:
@@ -144,7 +148,7 @@ class SafetensorsSource:
     self._files.clear()
 
 
-def _read_header(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
+def _read_header(path: pathlib.Path) -> tuple[int, names.JsonObject]:
   """Returns the offset of the tensors and the header of a checked file.
 
   The first eight bytes are the length of the JSON header that follows (format

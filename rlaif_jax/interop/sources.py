@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Mapping
+import types
+from typing import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Checkpoint:
   config: architectures.Config
   rules: list[names.Rule]
   source: protocols.TensorSource
-  metadata: Mapping[str, Any] | None = None
+  metadata: names.JsonObject | None = None
   ignored: Callable[[str], bool] = lambda name: False
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
@@ -164,7 +165,7 @@ def _open_t5x(
   )
 
 
-def _tables(config: architectures.Config) -> Any:
+def _tables(config: architectures.Config) -> types.ModuleType:
   is_decoder = isinstance(config, decoder.DecoderConfig)
   return decoder_tables if is_decoder else t5_tables
 

@@ -6,8 +6,6 @@ Our names are those of T5X, which needs no table.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
-
 from rlaif_jax.interop import names
 from rlaif_jax.models import t5
 from rlaif_jax.models import t5_layers
@@ -17,7 +15,7 @@ MAX_LENGTH = 2048
 _FEED_FORWARD = {"gated-gelu": True, "relu": False}
 
 
-def config_from_hf(values: Mapping[str, Any], *, has_head: bool) -> t5.T5Config:
+def config_from_hf(values: names.JsonObject, *, has_head: bool) -> t5.T5Config:
   """Returns the config of a Hugging Face config.json with model_type t5.
 
   T5 1.0 has tied, scaled logits; later models have an output layer. Files
@@ -81,7 +79,7 @@ def config_from_hf(values: Mapping[str, Any], *, has_head: bool) -> t5.T5Config:
   )
 
 
-def config_to_hf(config: t5.T5Config) -> dict[str, Any]:
+def config_to_hf(config: t5.T5Config) -> names.JsonObject:
   """Returns the config.json of a config; the inverse of `config_from_hf`."""
   kinds = {gated: kind for kind, gated in _FEED_FORWARD.items()}
   return {

@@ -33,11 +33,12 @@ import pathlib
 import re
 import shutil
 import time
-from typing import Any, Iterable
+from typing import Iterable
 
 import flax.serialization
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing
 
 from rlaif_jax.interop import zarr_files
 
@@ -65,7 +66,7 @@ class T5XSource:
   directory: pathlib.Path
   names: dict[str, tuple[tuple[int, ...], np.dtype]]
   step: int | None
-  _leaves: dict[str, Any]
+  _leaves: dict[str, object]
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Returns the shapes by parameter."""
@@ -84,7 +85,7 @@ class T5XSource:
         f"{self.directory}: no parameter {name!r}; similar names: {near}"
       )
     leaf = self._leaves[name]
-    return leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+    return leaf.read() if isinstance(leaf, zarr_files.ZarrArray) else leaf
 
   def close(self) -> None:
     """Frees the leaves."""
@@ -129,8 +130,8 @@ def open_checkpoint(path: str | os.PathLike) -> T5XSource:
 def write_legacy(
   directory: str | os.PathLike,
   step: int,
-  params: Iterable[tuple[str, Any]],
-  dtype: Any = "float32",
+  params: Iterable[tuple[str, np.ndarray]],
+  dtype: numpy.typing.DTypeLike = "float32",
 ) -> pathlib.Path:
   """Writes checkpoint_<step> in T5X's legacy layout, version 3.
 
@@ -244,7 +245,7 @@ def _step_of(directory: pathlib.Path) -> int | None:
   return int(match.group(1)) if match else None
 
 
-def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
+def _msgpack_leaves(directory: pathlib.Path) -> dict[str, object]:
   file = directory / "checkpoint"
   data = file.read_bytes()
   if data.startswith(b"model_checkpoint_path"):
@@ -276,10 +277,15 @@ def _msgpack_leaves(directory: pathlib.Path) -> dict[str, Any]:
   return leaves
 
 
-def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
-  """Returns an inline array, an Array for a spec, or the leaf itself."""
+def _leaf(
+  file: pathlib.Path,
+  store: zarr_files.Files | zarr_files.Ocdbt,
+  name: str,
+  leaf: object,
+) -> object:
+  """Returns an inline array, a ZarrArray for a spec, or the leaf itself."""
   if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
-    return zarr_files.Array(
+    return zarr_files.ZarrArray(
       store, zarr_files.plain_name(file, leaf[len(_PLACEHOLDER) :])
     )
   if isinstance(leaf, (np.ndarray, np.generic, int, float)):
@@ -297,12 +303,12 @@ def _leaf(file: pathlib.Path, store: Any, name: str, leaf: Any) -> Any:
     )
   if isinstance(path, str) and path.endswith("/"):
     path = path[:-1]
-  return zarr_files.Array(
+  return zarr_files.ZarrArray(
     store, "/".join(zarr_files.plain_path(file, path)), tuple(shape)
   )
 
 
-def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
+def _orbax_leaves(directory: pathlib.Path) -> dict[str, object]:
   file = directory / "_METADATA"
   try:
     metadata = json.loads(file.read_text("utf-8"))
@@ -321,17 +327,17 @@ def _orbax_leaves(directory: pathlib.Path) -> dict[str, Any]:
   for keys, entry in entries:
     if not entry.get("value_metadata", {}).get("skip_deserialize"):
       path = ".".join(zarr_files.plain_name(file, key) for key in keys)
-      leaves["/".join(keys)] = zarr_files.Array(store, path)
+      leaves["/".join(keys)] = zarr_files.ZarrArray(store, path)
   return leaves
 
 
-def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
+def _checked(directory: pathlib.Path, name: str, leaf: object) -> object:
   """Returns a leaf with its header and chunks checked."""
   if isinstance(leaf, np.ndarray) and (
     leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)
   ):
     return leaf
-  if not isinstance(leaf, zarr_files.Array):
+  if not isinstance(leaf, zarr_files.ZarrArray):
     raise ValueError(
       f"{directory}: tensor {name}: expected an array, found {str(leaf)[:80]}"
     )
@@ -341,7 +347,7 @@ def _checked(directory: pathlib.Path, name: str, leaf: Any) -> Any:
     raise ValueError(f"{directory}: tensor {name}: {error}") from error
 
 
-def _scalar(directory: pathlib.Path, name: str, leaf: Any) -> int:
+def _scalar(directory: pathlib.Path, name: str, leaf: object) -> int:
   leaf = _checked(directory, name, leaf)
   if (
     tuple(leaf.shape) not in ((), (1,)) or np.dtype(leaf.dtype).kind not in "iu"
@@ -350,5 +356,5 @@ def _scalar(directory: pathlib.Path, name: str, leaf: Any) -> int:
       f"{directory}: {name}: expected one integer, found {leaf.shape} "
       f"{leaf.dtype}"
     )
-  value = leaf.read() if isinstance(leaf, zarr_files.Array) else leaf
+  value = leaf.read() if isinstance(leaf, zarr_files.ZarrArray) else leaf
   return int(value.reshape(()))

@@ -14,10 +14,10 @@ import json
 import math
 import pathlib
 import re
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+
+from rlaif_jax.interop import names
 
 _HEADER_BYTES = 2**20
 # Maximum compression ratio of a chunk.
@@ -25,7 +25,7 @@ _RATIO = {None: 1, "gzip": 1100, "zlib": 1100, "zstd": 2**16}
 _READ_ERRORS = (ValueError, OSError, RuntimeError, NotImplementedError)
 
 
-def plain_name(file: pathlib.Path, name: Any) -> str:
+def plain_name(file: pathlib.Path, name: object) -> str:
   """Returns the name of a file or folder after checking it.
 
   Raises:
@@ -41,16 +41,16 @@ def plain_name(file: pathlib.Path, name: Any) -> str:
   return name
 
 
-def plain_path(file: pathlib.Path, path: Any) -> list[str]:
+def plain_path(file: pathlib.Path, path: object) -> list[str]:
   """Returns the checked names in a relative path; see `plain_name`."""
-  names = path.split("/") if isinstance(path, str) else [path]
+  parts = path.split("/") if isinstance(path, str) else [path]
   try:
-    return [plain_name(file, name) for name in names]
+    return [plain_name(file, part) for part in parts]
   except ValueError as error:
     raise ValueError(f"{error} (in {path!r})") from error
 
 
-def are_sizes(value: Any, least: int = 0) -> bool:
+def are_sizes(value: object, least: int = 0) -> bool:
   """Returns whether a value is a list of integers that can be sizes."""
   return isinstance(value, list) and all(
     type(size) is int and least <= size < 2**48 for size in value
@@ -58,15 +58,15 @@ def are_sizes(value: Any, least: int = 0) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Array:
+class ZarrArray:
   """A zarr array in a store; `dtype` is None before it is checked."""
 
-  store: Any
+  store: Files | Ocdbt
   path: str
   shape: tuple[int, ...] | None = None
-  dtype: Any = None
+  dtype: np.dtype | None = None
 
-  def checked(self) -> Array:
+  def checked(self) -> ZarrArray:
     """Returns the array with its header's shape and dtype after checking them.
 
     Raises:
@@ -124,7 +124,7 @@ class Array:
       )
     return array
 
-  def _header(self) -> dict[str, Any]:
+  def _header(self) -> names.JsonObject:
     name = f"{self.path}/.zarray"
     if self.store.size(name) is None:
       raise ValueError(f"{name}: expected a zarr header, found no such file")
@@ -186,7 +186,7 @@ class Files:
     with open(self.directory / key, "rb") as file:
       return file.read(_HEADER_BYTES)
 
-  def kvstore(self, path: str) -> dict[str, Any]:
+  def kvstore(self, path: str) -> names.JsonObject:
     """Returns tensorstore's spec of a path."""
     return {"driver": "file", "path": f"{self.directory}/{path}"}
 
@@ -217,7 +217,7 @@ class Ocdbt:
     except _READ_ERRORS as error:
       raise ValueError(f"{key}: {error}") from error
 
-  def kvstore(self, path: str) -> dict[str, Any]:
+  def kvstore(self, path: str) -> names.JsonObject:
     """Returns tensorstore's spec of a path."""
     base = {"driver": "file", "path": f"{self.directory}/"}
     return {"driver": "ocdbt", "base": base, "path": path}

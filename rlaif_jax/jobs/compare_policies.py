@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any, Mapping
+from typing import Mapping
 
 from rlaif_jax.api import labelers
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import compare_report
 from rlaif_jax.evaluation import policy_comparison
 from rlaif_jax.evaluation import rankings
-from rlaif_jax.jobs import evaluate
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pairwise_judge
 
 
@@ -33,7 +34,7 @@ def run(
   limit: int = 0,
   chunk_size: int = 256,
   title: str = "Policies side by side",
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes results.json and compare.html.
 
   Args:
@@ -51,16 +52,13 @@ def run(
   _check(responses, judge, labeler, rankings_files)
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
-  results: dict[str, Any] = {"title": title, "judged": None, "ranked": None}
+  results: records.Row = {"title": title, "judged": None, "ranked": None}
   if judge is not None:
     loaded = labelers.load_labeler(
       labeler, journal_file=f"{output_dir}/journal.jsonl"
     )
-    texts, rows = evaluate.read_responses(pathlib.Path(runs_dir), responses)
-    contexts = {
-      name: row.context for name, row in next(iter(rows.values())).items()
-    }
-    pairs = policy_comparison.pair_responses(texts, contexts, limit=limit)
+    sampled = run_files.responses(pathlib.Path(runs_dir), responses)
+    pairs = policy_comparison.pair_responses(sampled, limit=limit)
     stored = labelers.label_pairs(
       lambda: (pair for rows in pairs.values() for pair in rows),
       loaded,

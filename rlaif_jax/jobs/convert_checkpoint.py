@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
+from rlaif_jax.core import records
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
@@ -51,7 +52,7 @@ def run(
   dtypes: DtypeConfig = DtypeConfig(),
   mesh: str = "data:-1",
   name: str = "",
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes `output_dir`/model.
 
   Args:
@@ -88,9 +89,7 @@ def run(
     system=system,
     dtype=dtypes.param_dtype,
   )
-  pretrained.save_like(
-    target, loaded.params, loaded, name=name or loaded.name, kind="language"
-  )
+  dataclasses.replace(loaded, name=name or loaded.name).save(target)
   return {
     "model": target,
     "parameters": sum(

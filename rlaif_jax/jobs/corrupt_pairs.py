@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -30,7 +30,7 @@ def run(
   kinds: tuple[str, ...] = ("other", "shuffled", "lead"),
   responses_file: str = "",
   limit: int = 0,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes labels.jsonl: preferences for the human response, a row per kind.
 
   `source` of a row is its kind. A hash of the pair decides which response is

@@ -3,8 +3,8 @@
 
 Reproduces the tables of prompts (table 2), labeler sizes (table 3) and position
 bias (table 4) of Lee et al., arXiv 2309.00267, with other models and labels.
-All judges share one label store, so that a killed run resumes and a larger grid
-pays only for new labels.
+All judges share one label store: a killed run resumes, and a larger grid pays
+only for new labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 from rlaif_jax.api import labelers as labelers_lib
 from rlaif_jax.core import jsonl
@@ -33,7 +33,7 @@ def run(
   labeler: labelers_lib.LabelerConfig = labelers_lib.NO_LABELER,
   limit: int = 0,
   chunk_size: int = 32,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes cells.jsonl, eval_judge.html and the labels of every judge.
 
   Args:
@@ -55,33 +55,26 @@ def run(
   }
   if labeler.endpoint is not None:
     configs[labeler.endpoint.model] = labeler
+  store = labelers_lib.StoreConfig(
+    store_dir=f"{output_dir}/store", chunk_size=chunk_size
+  )
   rows = []
   for name, config in configs.items():
     loaded = labelers_lib.load_labeler(
       config, journal_file=f"{output_dir}/journal.jsonl"
     )
     for task, path in tasks.items():
-      humans = jsonl.read_records(records.Preference, path)
-      evaluate = functools.partial(
-        _evaluate_judge,
+      humans = jsonl.read_records(records.Preference, path)[: limit or None]
+      label = functools.partial(
+        _label,
         prefix=f"{name}/{task}",
-        loaded=loaded,
-        store=labelers_lib.StoreConfig(
-          store_dir=f"{output_dir}/store", chunk_size=chunk_size
-        ),
+        labeler=loaded,
+        store=store,
         quarantine=quarantine,
-        select_share=grid.select_share,
       )
-      cells = _evaluate_grid(
-        grid,
-        dict(grid.judges(task)),
-        humans[:limit] if limit else humans,
-        evaluate,
-      )
-      rows += [
-        {"labeler": name, "task": task, "cell": cell, **row}
-        for cell, row in cells.items()
-      ]
+      cells = _evaluate(grid, task, humans, label)
+      shared = {"labeler": name, "task": task}
+      rows += [{**shared, "cell": cell, **row} for cell, row in cells.items()]
     del loaded
   jsonl.write_rows(directory / "cells.jsonl", rows)
   judge_report.write_report(rows, directory / "eval_judge.html")
@@ -94,42 +87,50 @@ def run(
   }
 
 
-def _evaluate_grid(
+def _evaluate(
   grid: judge_grid.JudgeGridConfig,
-  cells: Mapping[str, judges.Judge],
+  task: str,
   humans: Sequence[records.Preference],
-  evaluate: Callable[..., dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
-  """Returns the row of each judge, from evaluate(name, judge, part, humans)."""
+  label: Callable[..., tuple[list[records.Preference], records.Row]],
+) -> dict[str, records.Row]:
+  """Returns the row of each judge: its alignment, speed and cost.
+
+  label: label(name, judge, pairs) -> (labels, speed and cost).
+  """
+  judge_of = dict(grid.judges(task))
+
+  def evaluate(cell, pairs):
+    labels, row = label(cell, judge_of[cell], pairs)
+    row |= judge_alignment.measure(labels, humans, grid.select_share)
+    return row
+
   if not grid.only_best_on_rest:
-    return {c: evaluate(c, j, humans, humans) for c, j in cells.items()}
+    return {cell: evaluate(cell, humans) for cell in judge_of}
   selection, _ = judge_alignment.split_pairs(humans, grid.select_share)
-  rows = {c: evaluate(c, j, selection, humans) for c, j in cells.items()}
+  rows = {cell: evaluate(cell, selection) for cell in judge_of}
   answered = [cell for cell in rows if rows[cell]["selection"]]
   if answered:
     best = max(answered, key=lambda cell: judge_report.selected(rows[cell]))
-    rows[best] = evaluate(best, cells[best], humans, humans)
+    rows[best] = evaluate(best, humans)
   return rows
 
 
-def _evaluate_judge(
+def _label(
   name: str,
   judge: judges.Judge,
-  part: Sequence[records.Preference],
   humans: Sequence[records.Preference],
   *,
   prefix: str,
-  loaded: labelers_lib.Labeler,
+  labeler: labelers_lib.Labeler,
   store: labelers_lib.StoreConfig,
   quarantine: jsonl.Quarantine,
-  select_share: float,
-) -> dict[str, Any]:
-  """Labels the pairs of `part` and measures the judge on those of `humans`."""
+) -> tuple[list[records.Preference], records.Row]:
+  """Labels the pairs of `humans`; returns the labels, and speed and cost."""
   begin = time.monotonic()
-  pairs = [records.pair_of_row(records.to_row(human)) for human in part]
+  pairs = [records.pair_of_row(records.to_row(human)) for human in humans]
   stored = labelers_lib.label_pairs(
     lambda: iter(pairs),
-    loaded,
+    labeler,
     judge,
     store,
     store_dir=store.store_dir,
@@ -143,9 +144,8 @@ def _evaluate_judge(
     stored.requested,
   )
   stored.close()
-  return {
-    **judge_alignment.measure(labels, humans, select_share),
+  return labels, {
     "seconds_per_label": seconds,
-    "cost_usd": loaded.prices.cost_usd(stored.usage),
+    "cost_usd": labeler.prices.cost_usd(stored.usage),
     "usage": records.to_row(stored.usage),
   }

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Mapping
+from typing import Mapping
 
 import numpy as np
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.data import datasets
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
@@ -51,7 +52,7 @@ def run(
   baseline: str = "SFT",
   num_examples: int = 12,
   title: str = "RLAIF, RLHF and d-RLAIF",
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes results.json and report.html.
 
   Args:

@@ -41,7 +41,7 @@ def run(
   store: labelers.StoreConfig = labelers.DEFAULT_STORE,
   parquet: bool = False,
   beam: beam_pipeline.BeamConfig | None = None,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes labels.jsonl (and instructions.jsonl) in the order of the pairs.
 
   Args:

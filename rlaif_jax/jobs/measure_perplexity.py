@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from typing import Any, Literal, Sequence
+from typing import Literal, Sequence
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def run(
   max_tokens: int = 256,
   batch_size: int = 16,
   mesh: str = "data:-1",
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes losses.jsonl, a row per text, and returns the perplexity of all.
 
   Args:

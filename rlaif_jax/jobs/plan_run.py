@@ -13,13 +13,13 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any
 
 import jax
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.planner import chips
@@ -43,7 +43,7 @@ def run(
   topology: str = "",
   chip: str = "",
   search: str = "fits",
-) -> dict[str, Any]:
+) -> records.Row:
   """Prints a table, and writes plan.json.
 
   Args:

@@ -7,7 +7,7 @@ Later jobs read the files that this job writes, without TensorFlow.
 from __future__ import annotations
 
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
@@ -27,7 +27,7 @@ def run(
   vocab_size: int = 2048,
   vocabulary_limit: int = 20_000,
   templates: tuple[str, ...] = (),
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes `output_dir`/TASK/SPLIT.jsonl and `output_dir`/tokenizer.model.
 
   Args:
@@ -58,7 +58,7 @@ def run(
     for row in part
     for text in texts_of(row)
   )
-  summary: dict[str, Any] = {"rows": counts, "characters": characters}
+  summary: records.Row = {"rows": counts, "characters": characters}
   if vocab_size:
     if vocabulary_split not in rows:
       raise ValueError(

@@ -11,14 +11,15 @@ from __future__ import annotations
 import pathlib
 import threading
 import time
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 from absl import logging
 
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.engine import preemption
-from rlaif_jax.jobs import evaluate
+from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pair_source
 from rlaif_jax.rating import annotations
 from rlaif_jax.rating import exports
@@ -30,8 +31,6 @@ JOB = job_spec.JobSpec(
   overridable=("host", "port", "allow_remote", "raters"),
 )
 
-_ANNOTATION = annotations.AnnotationConfig()
-_SERVER = rating_page.ServerConfig()
 _EXPORT_SECONDS = 10.0
 
 
@@ -42,11 +41,11 @@ def run(
   responses: Mapping[str, str] | None = None,
   pairs_file: str = "",
   limit: int = 0,
-  annotation: annotations.AnnotationConfig = _ANNOTATION,
+  annotation: annotations.AnnotationConfig = annotations.RANK,
   raters: int = 0,
   store_dir: str = "",
-  server: rating_page.ServerConfig = _SERVER,
-) -> dict[str, Any]:
+  server: rating_page.ServerConfig = rating_page.LOCAL,
+) -> records.Row:
   """Serves the page; writes each click to annotations.jsonl.
 
   Also writes rankings.jsonl (for `compare`) and labels.jsonl (for `eval_judge`,
@@ -70,17 +69,16 @@ def run(
       f"rate: responses is {responses} and pairs_file is {pairs_file!r}; set "
       "exactly one"
     )
+  server.check()
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
   if pairs_file:
     source = pair_source.PairSource(pairs_file=pairs_file, limit=limit)
     items, skipped = items_lib.from_pairs(source.read(quarantine))
   else:
-    texts, rows = evaluate.read_responses(pathlib.Path(runs_dir), responses)
-    first = next(iter(rows.values()))
-    contexts = {name: row.context for name, row in first.items()}
+    sampled = run_files.responses(pathlib.Path(runs_dir), responses)
     items, skipped = items_lib.from_responses(
-      texts, contexts, mode=annotation.mode, limit=limit
+      sampled, mode=annotation.mode, limit=limit
     )
   log = annotations.AnnotationLog(
     directory / "annotations.jsonl", items, annotation

@@ -9,10 +9,10 @@ compares policies by a known gold reward.
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.evaluation import runs_report
 from rlaif_jax.experiments import toy_report
@@ -26,7 +26,7 @@ def run(
   output_dir: str,
   runs_dir: str,
   title: str = "Runs",
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes report.html, and tables.md if there are toy worlds.
 
   Args:

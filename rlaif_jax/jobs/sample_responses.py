@@ -7,13 +7,13 @@ Finished batches are kept, so a killed run resumes bit-exactly.
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 import numpy as np
 
 from rlaif_jax.api import sampling as sampling_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -40,7 +40,7 @@ def run(
   batch_size: int = 64,
   mesh: str = "data:-1",
   seed: int = 0,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes responses.jsonl and, from two samples on, pairs.jsonl.
 
   Args:

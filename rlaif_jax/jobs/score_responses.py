@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 from rlaif_jax.api import labelers
 from rlaif_jax.core import jsonl
@@ -34,7 +33,7 @@ def run(
   reference_file: str = "",
   limit: int = 0,
   chunk_size: int = 256,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes ratings.jsonl in the order of the responses, and the mean score.
 
   Args:
@@ -111,7 +110,7 @@ def run(
   }
 
 
-def _summary(scores: list[float], kind: str) -> dict[str, Any]:
+def _summary(scores: list[float], kind: str) -> records.Row:
   """Returns the mean score, and the share above 1/2 of probabilities."""
   summary = {"score": dataclasses.asdict(statistics.mean(scores))}
   if kind != "pointwise":

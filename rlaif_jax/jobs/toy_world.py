@@ -10,8 +10,8 @@ Other arms learn from the pairs directly (arXiv:2305.18290) or from a teacher.
 
 from __future__ import annotations
 
-from typing import Any
 
+from rlaif_jax.core import records
 from rlaif_jax.experiments import seed_data
 from rlaif_jax.experiments import toy_arms
 from rlaif_jax.experiments import toy_pairs
@@ -35,7 +35,7 @@ def run(
   pairs: toy_pairs.ToyPairConfig | None = None,
   teachers: toy_teachers.ToyTeacherConfig | None = None,
   seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
-) -> dict[str, Any]:
+) -> records.Row:
   """Runs all arms on all seeds, and writes rows.jsonl and costs.jsonl.
 
   A row has the arm, the seed and its stage: `proxy` (accuracies), `search`

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any
 
 import jax
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
 from rlaif_jax.data import preferences
@@ -43,7 +43,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=1.0, batch_size=64),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "dpo",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model.
 
   Args:

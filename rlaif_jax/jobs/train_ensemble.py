@@ -9,9 +9,9 @@ models in `ScorerConfig.more_reward_dirs`.
 
 from __future__ import annotations
 
-from typing import Any
 
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.data import datasets
@@ -41,7 +41,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=2.5),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "ensemble",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model and test_rewards.jsonl.
 
   Args:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any
 
 from rlaif_jax.api import online_preferences
 from rlaif_jax.api import online_rounds
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preferences
 from rlaif_jax.dpo import model as dpo_model
@@ -45,7 +45,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=2.0, batch_size=64),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "online_dpo",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model, rounds.jsonl and round_*/.
 
   Args:
@@ -66,7 +66,7 @@ def run(
   devices = mesh_lib.make_mesh(compute.mesh)
   contexts = examples.read()
 
-  def label(folder: pathlib.Path, policy: str, number: int) -> dict[str, Any]:
+  def label(folder: pathlib.Path, policy: str, number: int) -> records.Row:
     """Samples and judges; writes the labels of a round."""
     online_rounds.write_contexts(
       folder / "examples.jsonl",
@@ -107,7 +107,7 @@ def run(
     shown = ("kl", "mean_tokens", "finished")
     return {**numbers, **{key: sampled["warm"][key] for key in shown}}
 
-  def learn(folder: pathlib.Path, policy: str, number: int) -> dict[str, Any]:
+  def learn(folder: pathlib.Path, policy: str, number: int) -> records.Row:
     return train_dpo.run(
       output_dir=str(folder / "dpo"),
       labels=preferences.LabelsConfig(labels_file=str(folder / "labels.jsonl")),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 from rlaif_jax.api import candidates
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
@@ -41,7 +41,7 @@ def run(
   selection: candidates.SelectionConfig = candidates.SelectionConfig(),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "policy",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, selects a checkpoint, and writes `output_dir`/model.
 
   Args:

@@ -7,10 +7,10 @@ trains on growing numbers of labels, for the curve of accuracy against labels.
 
 from __future__ import annotations
 
-from typing import Any
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import datasets
@@ -39,7 +39,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=2.5),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "reward",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model and reward_accuracy.jsonl.
 
   Args:

@@ -7,10 +7,10 @@ prompts and whose responses are judgments.
 
 from __future__ import annotations
 
-from typing import Any
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
+from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import loop
@@ -42,7 +42,7 @@ def run(
   train: loop.TrainConfig = loop.TrainConfig(epochs=1.0),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
   name: str = "sft",
-) -> dict[str, Any]:
+) -> records.Row:
   """Trains, and writes `output_dir`/model.
 
   Args:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.data import preferences
 from rlaif_jax.engine import checkpoint
@@ -37,7 +37,7 @@ def run(
   batch_size: int = 64,
   mesh: str = "data:-1",
   seed: int = 0,
-) -> dict[str, Any]:
+) -> records.Row:
   """Writes labels.jsonl: the labels with a weight for every pair.
 
   Args:

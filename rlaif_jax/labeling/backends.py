@@ -273,7 +273,9 @@ class FlaxBackend:
 
   def _generate_calls(
     self, ids: list[list[int]], limit: int
-  ) -> Iterator[tuple[Callable[..., decode.Samples], list[int], tuple]]:
+  ) -> Iterator[
+    tuple[Callable[..., decode.SampledResponses], list[int], tuple]
+  ]:
     """Yields (program, rows, its arrays); prompts are packed if that is faster.
 
     Prompts are padded to fewer lengths than for scoring, since these programs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Callable, Iterator, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -87,7 +87,7 @@ def _read_file(file: Any) -> Iterator[Any]:
         yield beam.pvalue.TaggedOutput(beam_labels.QUARANTINE, row)
 
 
-def _lines(path: str, opened: Any) -> Iterator[tuple[str, bytes]]:
+def _lines(path: str, opened: BinaryIO) -> Iterator[tuple[str, bytes]]:
   """Yields ("file:line number", line) of the lines that are not blank."""
   for number, line in enumerate(iter(opened.readline, b""), start=1):
     if line.strip():
@@ -98,14 +98,14 @@ def _parse(line: bytes) -> records.Pair:
   return beam_labels.as_pair(json.loads(line))
 
 
-def _label_line(row: dict[str, Any]) -> str:
+def _label_line(row: records.Row) -> str:
   """Returns a line that parses as a `records.Preference`."""
   label = {name: value for name, value in row.items() if name != "provenance"}
   return jsonl.dump_row(label)
 
 
 def _write(
-  rows: Any, folder: str, name: str, as_line: Callable[[Any], str]
+  rows: Any, folder: str, name: str, as_line: Callable[[records.Row], str]
 ) -> None:
   """Writes one line per row; the runner chooses the number of files."""
   beam = beam_labels.import_beam()
@@ -116,7 +116,7 @@ def _write(
   _ = lines | f"Write {name}" >> write
 
 
-def read_rows(pattern: str) -> Iterator[dict[str, Any]]:
+def read_rows(pattern: str) -> Iterator[records.Row]:
   """Yields the rows of the JSONL files that match the pattern."""
   return (json.loads(line) for line in _all_lines(pattern))
 

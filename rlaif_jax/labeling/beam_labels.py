@@ -88,7 +88,7 @@ def import_beam() -> ModuleType:
   return apache_beam
 
 
-def as_pair(row: Any) -> records.Pair:
+def as_pair(row: records.Row) -> records.Pair:
   """Makes a pair of a decoded line.
 
   Raises:
@@ -111,14 +111,14 @@ def as_pair(row: Any) -> records.Pair:
 class _Labeled:
   """Labels of a shard, quarantined pairs, and counters."""
 
-  labels: list[dict[str, Any]]
-  quarantine: list[dict[str, Any]]
+  labels: list[records.Row]
+  quarantine: list[records.Row]
   counts: dict[str, int]
 
 
 def label_shard(
   shard: int,
-  rows: Iterable[dict[str, Any]],
+  rows: Iterable[records.Row],
   worker: Worker,
   config: PipelineConfig,
 ) -> _Labeled:

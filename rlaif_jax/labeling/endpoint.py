@@ -18,13 +18,15 @@ import random
 import threading
 import time
 import urllib.parse
-from typing import Any, Callable, Coroutine, Sequence
+from typing import Callable, Coroutine, Sequence, TypeVar
 
 from absl import logging
 
 from rlaif_jax.core import records
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import response_parsing
+
+T = TypeVar("T")
 
 # Consecutive responses without log-probs that a prompt may get by chance.
 _MAX_WITHOUT_LOGPROBS = 3
@@ -35,8 +37,8 @@ class _Call:
 
   def __init__(
     self,
-    requests: Sequence[tuple[str, dict[str, Any]]],
-    parse_choice: Callable[[Any], response_parsing.Outcome],
+    requests: Sequence[tuple[str, records.Row]],
+    parse_choice: Callable[[records.Row], response_parsing.Outcome],
   ):
     self.requests = requests  # (prompt, parameters)
     self.parse_choice = parse_choice
@@ -83,7 +85,9 @@ class EndpointBackend:
     self._openai = openai
     self._config = config
     self._progress = progress
-    self.on_output: Callable[[int, Any, records.Usage], None] | None = None
+    self.on_output: (
+      Callable[[int, records.Output, records.Usage], None] | None
+    ) = None
     self._key = endpoint_config.read_key(config)
     host = urllib.parse.urlsplit(config.base_url).hostname or ""
     is_local = host.startswith("127.") or host in ("localhost", "::1")
@@ -140,7 +144,7 @@ class EndpointBackend:
         "template"
       )
     max_tokens = self._config.answer_tokens or max(map(len, options))
-    log_probs: dict[str, Any] = {"logprobs": self._config.top_logprobs}
+    log_probs: records.Row = {"logprobs": self._config.top_logprobs}
     if self._config.api == "chat":
       log_probs = {"logprobs": True, "top_logprobs": self._config.top_logprobs}
     parameters = {"max_tokens": max_tokens, "temperature": 0.0, **log_probs}
@@ -192,8 +196,8 @@ class EndpointBackend:
     return self._outputs(call, failed="")
 
   def _outputs(
-    self, call: _Call, *, failed: Any
-  ) -> tuple[list[Any], records.Usage]:
+    self, call: _Call, *, failed: T
+  ) -> tuple[list[T], records.Usage]:
     """Sends all requests and waits; returns outputs in order of the prompts."""
     self._wait_for(self._send_all(call))
     if call.fatal_error:
@@ -213,7 +217,7 @@ class EndpointBackend:
       logging.warning("%s", what)
     return [failed if o.error else o.value for o in call.outcomes], usage
 
-  def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+  def _wait_for(self, work: Coroutine[object, object, None]) -> None:
     """Runs a coroutine on the backend's event loop."""
     future = asyncio.run_coroutine_threadsafe(work, self._loop)
     try:
@@ -310,7 +314,7 @@ class EndpointBackend:
       self._has_log_probs = True
     return outcome._replace(error=self._clean(outcome.error))
 
-  async def _post(self, prompt: str, parameters: dict[str, Any]) -> bytes:
+  async def _post(self, prompt: str, parameters: records.Row) -> bytes:
     # Not `create`: its validation takes longer than the rest of the client.
     body = {"model": self._config.model, "prompt": prompt, **parameters}
     body[self._config.token_limit] = body.pop("max_tokens")

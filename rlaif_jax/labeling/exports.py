@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, Iterable, Mapping
+from typing import Iterable
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -19,7 +19,7 @@ _ROWS = 10_000  # rows of a row group, held in memory
 def write_parquet(
   path: str | os.PathLike,
   labels: Iterable[records.Preference],
-  provenance: Mapping[str, Any],
+  provenance: records.Row,
 ) -> int:
   """Writes one label per row, atomically; returns the number of rows.
 

@@ -12,13 +12,15 @@ import collections
 import json
 import os
 import pathlib
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence, TypeVar
 
 from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+
+T = TypeVar("T")
 
 
 class JournaledBackend:
@@ -38,7 +40,7 @@ class JournaledBackend:
     self._backend = backend
     self._path = pathlib.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._outputs: dict[str, tuple[Any, records.Usage]] = {}
+    self._outputs: dict[str, tuple[records.Output, records.Usage]] = {}
     self._read()
     self._file = open(self._path, "ab")
 
@@ -51,7 +53,7 @@ class JournaledBackend:
     for line in self._path.read_bytes().splitlines():
       self._apply(json.loads(line))
 
-  def _apply(self, row: dict[str, Any]) -> None:
+  def _apply(self, row: records.Row) -> None:
     if "accounted" in row:
       free = records.Usage()
       self._outputs = {key: (o, free) for key, (o, _) in self._outputs.items()}
@@ -59,7 +61,7 @@ class JournaledBackend:
       usage = records.from_row(records.Usage, row["usage"])
       self._outputs[row["key"]] = (row["output"], usage)
 
-  def _write(self, row: dict[str, Any]) -> None:
+  def _write(self, row: records.Row) -> None:
     self._file.write((jsonl.dump_row(row) + "\n").encode("utf-8"))
     self._file.flush()
     self._apply(row)
@@ -93,7 +95,7 @@ class JournaledBackend:
     )
 
   def complete(
-    self, prompts: Sequence[str], **settings: Any
+    self, prompts: Sequence[str], **settings: float | str
   ) -> tuple[list[str], records.Usage]:
     """See `protocols.Backend`."""
     return self._lookup(
@@ -106,17 +108,19 @@ class JournaledBackend:
     self,
     prompts: Sequence[str],
     request: tuple[str, ...],
-    compute: Callable[[list[str]], tuple[list[Any], records.Usage]],
-  ) -> tuple[list[Any], records.Usage]:
+    compute: Callable[[list[str]], tuple[list[T], records.Usage]],
+  ) -> tuple[list[T], records.Usage]:
     """Returns the outputs of the prompts; computes those not in the journal."""
     keys = _keys(prompts, request)
     missing = [row for row, key in enumerate(keys) if key not in self._outputs]
 
-    def record(number: int, output: Any, usage: records.Usage) -> None:
+    def record(
+      number: int, output: records.Output, usage: records.Usage
+    ) -> None:
       row = {"key": keys[missing[number]], "output": output}
       self._write({**row, "usage": records.to_row(usage)})
 
-    result: list[Any] = [None] * len(prompts)
+    result: list[T | None] = [None] * len(prompts)
     total = records.Usage()
     for row, key in enumerate(keys):
       if key in self._outputs:

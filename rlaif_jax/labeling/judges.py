@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Sequence
+from typing import Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
@@ -25,7 +25,7 @@ MODULES: dict[type, ModuleType] = {
 
 def judge_pairs(
   pairs: Sequence[records.Pair],
-  backend: Any,
+  backend: protocols.Backend | protocols.LikelihoodBackend,
   config: Judge,
   *,
   tokenizer: protocols.Tokenizer | None = None,

@@ -9,7 +9,7 @@ and never a guess.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
@@ -77,7 +77,7 @@ JUDGE_FUNCTIONS = {"log_probs": from_log_probs, "text": from_text}
 
 
 def complete(
-  backend: protocols.Backend, texts: Sequence[str], **settings: Any
+  backend: protocols.Backend, texts: Sequence[str], **settings: float | str
 ) -> tuple[list[str], records.Usage]:
   """Calls `backend.complete` and checks the number of outputs.
 

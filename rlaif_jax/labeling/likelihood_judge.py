@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Annotated, Any, Literal, Sequence
+from typing import Annotated, Literal, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
@@ -58,7 +58,7 @@ class LikelihoodJudgeConfig(validation.Validated):
         "newline, so that it shares no token with the response"
       )
 
-  def provenance(self, backend_name: str) -> dict[str, Any]:
+  def provenance(self, backend_name: str) -> records.Row:
     """Returns everything that a label depends on besides the pair."""
     return {
       "template": "likelihood",

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
-from typing import Any, Sequence
+from typing import Sequence, TypeVar
 
 import numpy as np
 
+from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+
+Score = TypeVar("Score")
 
 # Minimum share of its mass that a prefix of other options keeps.
 _MIN_OWN_SHARE = 1e-6
@@ -56,8 +59,11 @@ def _is_prefix(short: tuple[int, ...], long: tuple[int, ...]) -> bool:
 
 
 def probabilities_from_log_probs(
-  log_probs: Any, prefix_of: Sequence[int], *, xp: ModuleType = np
-) -> Any:
+  log_probs: batches.Array | Sequence[float],
+  prefix_of: Sequence[int],
+  *,
+  xp: ModuleType = np,
+) -> batches.Array:
   """Normalizes option log-probs after subtracting the mass of longer options.
 
       mass(i) = P(i) - sum of P(j) over the j whose longest prefix is i
@@ -94,7 +100,9 @@ def probabilities_from_log_probs(
   return mass / xp.sum(mass, axis=-1, keepdims=True)
 
 
-def expected_score(probabilities: Any, *, xp: ModuleType = np) -> Any:
+def expected_score(
+  probabilities: batches.Array, *, xp: ModuleType = np
+) -> batches.Array:
   """sum over i of i * P(i), in [1, N] (section 2.2.2).
 
   Args:
@@ -107,7 +115,7 @@ def expected_score(probabilities: Any, *, xp: ModuleType = np) -> Any:
   return xp.clip(probabilities @ scores, 1.0, float(count))
 
 
-def to_reward(score: Any) -> Any:
+def to_reward(score: Score) -> Score:
   """Maps a score in [1, 10] to [-1, 1] by (score - 5.5) / 4.5.
 
   The paper normalizes to [-1, 1] without a formula; the linear map is our
@@ -151,7 +159,7 @@ def score_options(
 
 
 def reject(
-  quarantine: jsonl.Quarantine | None, *, row: Any, reason: str
+  quarantine: jsonl.Quarantine | None, *, row: object, reason: str
 ) -> None:
   """Quarantines a row without a valid judgment, or raises.
 

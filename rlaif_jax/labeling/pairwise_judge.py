@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from typing import Any, Literal, Sequence
+from typing import Literal, Sequence
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class PairwiseJudgeConfig(validation.Validated):
     template.pairwise_parts(cot=self.chain_of_thought)
     return template
 
-  def provenance(self, backend_name: str) -> dict[str, Any]:
+  def provenance(self, backend_name: str) -> records.Row:
     """Returns everything that a label depends on besides the pair.
 
     Settings that do not affect the labels, such as the seed of a greedy judge,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -73,7 +73,7 @@ def rate_in_chunks(
   return ratings, total
 
 
-def _read_chunks(path: pathlib.Path) -> list[dict[str, Any]]:
+def _read_chunks(path: pathlib.Path) -> list[records.Row]:
   """Reads the chunks and removes an incomplete last line."""
   if not path.exists():
     return []

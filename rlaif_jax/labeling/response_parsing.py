@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import re
-from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
+from typing import Callable, Literal, Mapping, NamedTuple, Sequence
 
 from rlaif_jax.core import records
 
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     retry_after: seconds that the server asks to wait.
   """
 
-  value: Any = None
+  value: records.Output | None = None
   usage: records.Usage = records.Usage()
   error: str = ""
   kind: ErrorKind = "transient"
@@ -66,7 +66,9 @@ class Position(NamedTuple):
   listed: tuple[tuple[str, float], ...]
 
 
-def parse(content: bytes, parse_choice: Callable[[Any], Outcome]) -> Outcome:
+def parse(
+  content: bytes, parse_choice: Callable[[records.Row], Outcome]
+) -> Outcome:
   """Parses the first choice of a response; further choices are ignored.
 
   Args:
@@ -102,7 +104,7 @@ def parse(content: bytes, parse_choice: Callable[[Any], Outcome]) -> Outcome:
   return outcome._replace(usage=usage + outcome.usage)
 
 
-def _usage(counts: Mapping[str, Any]) -> records.Usage:
+def _usage(counts: records.Row) -> records.Usage:
   """Returns the billed tokens; missing counts are 0."""
   details = counts.get("prompt_tokens_details") or {}
   return records.Usage(
@@ -112,7 +114,7 @@ def _usage(counts: Mapping[str, Any]) -> records.Usage:
   )
 
 
-def parse_text(choice: Mapping[str, Any], *, chat: bool, stop: str) -> Outcome:
+def parse_text(choice: records.Row, *, chat: bool, stop: str) -> Outcome:
   """Returns the text of a choice up to `stop` ("" is no stop string)."""
   output = choice["message"]["content"] if chat else choice["text"]
   # None: a refusal, or all tokens were spent on reasoning.
@@ -126,7 +128,7 @@ def parse_text(choice: Mapping[str, Any], *, chat: bool, stop: str) -> Outcome:
   return Outcome(output, usage)
 
 
-def parse_scores(choice: Mapping[str, Any], options: Sequence[str]) -> Outcome:
+def parse_scores(choice: records.Row, options: Sequence[str]) -> Outcome:
   """Returns the log-probs of the options; see `option_log_probs`."""
   positions = parse_positions(choice.get("logprobs") or {})
   positions = list(itertools.takewhile(lambda p: p.listed, positions))
@@ -148,7 +150,7 @@ def parse_scores(choice: Mapping[str, Any], options: Sequence[str]) -> Outcome:
   return Outcome(row, records.Usage(requests=1, missing_options=missing))
 
 
-def parse_positions(log_probs: Mapping[str, Any]) -> list[Position]:
+def parse_positions(log_probs: records.Row) -> list[Position]:
   """Returns the tokens of a choice's `logprobs` in either API format.
 
   Raises:

@@ -25,19 +25,20 @@ import os
 import pathlib
 import sqlite3
 from typing import (
-  Any,
   BinaryIO,
   Callable,
   Iterable,
   Iterator,
-  Mapping,
   Sequence,
+  TypeVar,
 )
 
 from absl import logging
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+
+T = TypeVar("T")
 
 # Labels pairs: returns the labels and their usage.
 LabelFn = Callable[
@@ -79,7 +80,7 @@ class LabelStore:
     directory: str | os.PathLike,
     *,
     fingerprint: str,
-    provenance: Mapping[str, Any] | None = None,
+    provenance: records.Row | None = None,
     writer: str = "labels",
   ):
     self._directory = pathlib.Path(directory)
@@ -135,7 +136,7 @@ class LabelStore:
         "pairs are then labelled again"
       ) from error
 
-  def _insert(self, labels: Sequence[dict[str, Any]]) -> None:
+  def _insert(self, labels: Sequence[records.Row]) -> None:
     for row in labels:
       key = _number(row.pop("key"))
       place = self._table.execute(
@@ -269,7 +270,7 @@ class LabelStore:
           yield records.Preference(**vars(pair), **label)
 
 
-def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
   """Yields lists of `size` items; the last one may be shorter.
 
   Raises:

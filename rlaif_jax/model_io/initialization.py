@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
@@ -70,14 +71,16 @@ def ensemble_params(
   return {"shared": {"decoder": trunk}, "members": make(key, trunk)}
 
 
-def part_of(wanted: Any, tree: Any) -> Any:
+def part_of(wanted: PyTree, tree: PyTree) -> PyTree:
   """Returns the entries of `tree` that `wanted` has, such as a trunk."""
   if not isinstance(wanted, Mapping):
     return tree
   return {name: part_of(wanted[name], tree[name]) for name in wanted}
 
 
-def trunk_of(start: pretrained.PretrainedModel, shardings: Any) -> Any:
+def trunk_of(
+  start: pretrained.PretrainedModel, shardings: PyTree
+) -> protocols.Params:
   """Returns a copy of a language model's trunk with the given shardings."""
   return jax.tree.map(
     lambda x, place: jax.device_put(jnp.copy(x), place),

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -56,7 +57,7 @@ class PretrainedModel:
   sequence: converters.SequenceConfig
   tokenizer: tokenizers.FileTokenizer
   chat: tuple[str, str]
-  functions: Any  # protocols.LanguageModel or protocols.ScalarModel
+  functions: protocols.LanguageModel | protocols.ScalarModel
   params: protocols.Params
   ensemble: ensemble_lib.EnsembleConfig | None = None
 
@@ -92,11 +93,11 @@ class PretrainedModel:
   def generate(
     self,
     prompts: batches.PromptBatch,
-    key: jax.Array,
+    key: Key[Array, ""],
     *,
     num_samples: int = 1,
     **options: Any,
-  ) -> decode.Samples:
+  ) -> decode.SampledResponses:
     """Samples N responses to each prompt: [B, N, R].
 
     Args:
@@ -117,7 +118,7 @@ class PretrainedModel:
     )
 
   def decode(
-    self, samples: decode.Samples | algorithms.Rollout
+    self, samples: decode.SampledResponses | algorithms.Rollout
   ) -> list[list[str]]:
     """Returns the texts of responses [B, N, R]: N for each prompt.
 
@@ -136,7 +137,9 @@ class PretrainedModel:
       for rows in zip(response, mask, strict=True)
     ]
 
-  def backend(self, progress: Any = None) -> backends.FlaxBackend:
+  def backend(
+    self, progress: Callable[[int, int], None] | None = None
+  ) -> backends.FlaxBackend:
     """Returns this language model as the backend of a judge."""
     return backends.FlaxBackend(
       self.functions,
@@ -329,7 +332,7 @@ def ensemble_shapes(
   ensemble: ensemble_lib.EnsembleConfig,
   mesh: jax.sharding.Mesh,
   placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> Any:
+) -> protocols.Params:
   """Returns shapes and shardings of an ensemble with a shared trunk.
 
   The trunk is sharded like that of one model; members are replicated.
@@ -352,7 +355,7 @@ def ensemble_shapes(
 
 def save_like(
   directory: str,
-  params: Any,
+  params: protocols.Params,
   start: PretrainedModel,
   *,
   name: str,
@@ -365,7 +368,9 @@ def save_like(
   ).save(directory)
 
 
-def split_params(model: PretrainedModel) -> tuple[Any, PretrainedModel]:
+def split_params(
+  model: PretrainedModel,
+) -> tuple[protocols.Params, PretrainedModel]:
   """Returns the parameters of a model, and the model without them.
 
   Training donates the parameters; no second copy stays on the devices.
@@ -373,6 +378,6 @@ def split_params(model: PretrainedModel) -> tuple[Any, PretrainedModel]:
   return model.params, dataclasses.replace(model, params=None)
 
 
-def copy_params(params: Any) -> Any:
+def copy_params(params: protocols.Params) -> protocols.Params:
   """Returns a copy that may be donated."""
   return jax.tree.map(jnp.copy, params)

@@ -12,6 +12,7 @@ import math
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import validation
 
@@ -92,8 +93,8 @@ class ArchitectureOptions(validation.Validated):
 
 def rope_frequencies(
   head_dim: int, theta: float, scaling: RopeScaling | None
-) -> jnp.ndarray:
-  """Returns float32 rotary frequencies [head_dim / 2], radians per token."""
+) -> Float[Array, " half"]:
+  """Returns float32 rotary frequencies of head_dim / 2, radians per token."""
   half = head_dim // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   if scaling is None:
@@ -107,6 +108,6 @@ def rope_frequencies(
   return (1 - keep) * frequency / scaling.factor + keep * frequency
 
 
-def soft_cap(x: jnp.ndarray, cap: float) -> jnp.ndarray:
+def soft_cap(x: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
   """Returns cap * tanh(x / cap), or x if cap is 0."""
   return cap * jnp.tanh(x / cap) if cap else x

@@ -10,19 +10,24 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 # Finite in place of minus infinity: a query with no key then gives a uniform
 # average instead of NaN. Such queries are padding and are not read.
 MASKED = -1e30
 
 
-def positions_from_valid(valid: jax.Array, start: jax.Array | int = 0):
-  """Returns [B, L] int32 positions of the valid tokens [B, L] in their row."""
+def positions_from_valid(
+  valid: Bool[Array, "B L"], start: Int[Array, "B 1"] | int = 0
+) -> Int[Array, "B L"]:
+  """Returns positions that count the valid tokens of each row from `start`."""
   return jnp.maximum(start + jnp.cumsum(valid, axis=1) - 1, 0)
 
 
-def last_real(values: jax.Array, valid: jax.Array) -> jax.Array:
-  """Returns values [B, ...] at the last valid column of [B, L, ...].
+def last_real(
+  values: Shaped[Array, "B L *rest"], valid: Bool[Array, "B L"]
+) -> Shaped[Array, " B *rest"]:
+  """Returns the values at the last valid column of each row.
 
   The column comes from `valid`, so a token id that is both pad and end token is
   read correctly. Rows without a valid token read column 0.
@@ -33,25 +38,24 @@ def last_real(values: jax.Array, valid: jax.Array) -> jax.Array:
   return jnp.take_along_axis(values, last, axis=1)[:, 0]
 
 
-def causal_mask(valid: jax.Array) -> jax.Array:
-  """Returns [B, L, L] bool: query i attends to valid key j if j <= i."""
+def causal_mask(valid: Bool[Array, "B L"]) -> Bool[Array, "B L L"]:
+  """Returns a mask: query i attends to valid key j if j <= i."""
   length = valid.shape[1]
   causal = jnp.tril(jnp.ones((length, length), bool))
   return causal[None] & valid[:, None, :]
 
 
 def packed_mask(
-  segment_ids: jax.Array, continuation_ids: jax.Array
-) -> jax.Array:
+  segment_ids: Int[Array, "B L"], continuation_ids: Int[Array, "B L"]
+) -> Bool[Array, "B L L"]:
   """Returns the attention mask of packed rows; see `batches.PackedBatch`.
 
-  Args:
-    segment_ids: [B, L] int32, 0 for padding.
-    continuation_ids: [B, L] int32, 0 for the prompt of a segment.
+  Query i attends to valid key j if j <= i, both have the same segment, and j is
+  in its prompt or in the same continuation.
 
-  Returns:
-    [B, L, L] bool: query i attends to valid key j if j <= i, both have the
-    same segment, and j is in its prompt or in the same continuation.
+  Args:
+    segment_ids: 0 for padding.
+    continuation_ids: 0 for the prompt of a segment.
   """
   length = segment_ids.shape[1]
   valid = segment_ids > 0
@@ -62,19 +66,21 @@ def packed_mask(
   return causal[None] & same & visible & valid[:, None, :]
 
 
-def take_columns(x: jax.Array, columns: jax.Array) -> jax.Array:
-  """Returns [B, T, ...], the columns [B, T] of x [B, L, ...]."""
+def take_columns(
+  x: Shaped[Array, "B L *rest"], columns: Int[Array, "B T"]
+) -> Shaped[Array, "B T *rest"]:
+  """Returns columns of each row."""
   columns = columns.reshape(columns.shape + (1,) * (x.ndim - 2))
   return jnp.take_along_axis(x, columns, axis=1)
 
 
 def within_window(
-  positions: jax.Array, key_positions: jax.Array, window: int
-) -> jax.Array:
-  """Returns [B, L, S] bool: the key is at most window - 1 tokens back.
+  positions: Int[Array, "B L"], key_positions: Int[Array, "#B S"], window: int
+) -> Bool[Array, "B L S"]:
+  """Returns a mask: the key is at most window - 1 tokens back.
 
-  Positions [B, L] and [B, S] count tokens, so that padding inside a row does
-  not use up the window.
+  Positions count tokens, so that padding inside a row does not use up the
+  window.
   """
   return positions[:, :, None] - key_positions[:, None, :] < window
 
@@ -84,9 +90,9 @@ class Layout:
   """Positions of queries and keys, and which keys each query attends to.
 
   Attributes:
-    positions: [B, L] int32 positions of the queries' tokens.
-    key_positions: [B, S] int32 positions of the keys' tokens.
-    mask: [B, L, S] bool.
+    positions: positions of the queries' tokens.
+    key_positions: positions of the keys' tokens.
+    mask: whether a query attends to a key.
     continuations: (number, length) of the continuations at the end of each
       row, none of which attends to another; the columns before them attend
       backwards only.
@@ -94,9 +100,9 @@ class Layout:
       are equally many of each continuation, if there are any.
   """
 
-  positions: jax.Array
-  key_positions: jax.Array
-  mask: jax.Array
+  positions: Int[Array, "B L"]
+  key_positions: Int[Array, "#B S"]
+  mask: Bool[Array, "#B #L S"]
   continuations: tuple[int, int] = flax.struct.field(
     pytree_node=False, default=(0, 0)
   )
@@ -107,8 +113,8 @@ class Layout:
     near = within_window(self.positions, self.key_positions, window)
     return self.replace(mask=self.mask & near)
 
-  def at(self, columns: jax.Array) -> Layout:
-    """Returns the layout of queries at columns [B, T] only."""
+  def at(self, columns: Int[Array, "B T"]) -> Layout:
+    """Returns the layout of queries at these columns only."""
     return self.replace(
       positions=take_columns(self.positions, columns),
       mask=take_columns(self.mask, columns),
@@ -116,14 +122,14 @@ class Layout:
     )
 
 
-def causal_layout(valid: jax.Array) -> Layout:
-  """Returns the layout of rows of one text each, from valid [B, L]."""
+def causal_layout(valid: Bool[Array, "B L"]) -> Layout:
+  """Returns the layout of rows of one text each."""
   positions = positions_from_valid(valid)
   return Layout(positions, positions, causal_mask(valid))
 
 
 def packed_layout(
-  segment_ids: jax.Array, continuation_ids: jax.Array
+  segment_ids: Int[Array, "B L"], continuation_ids: Int[Array, "B L"]
 ) -> Layout:
   """Returns the layout of packed rows; see `packed_mask`."""
   mask = packed_mask(segment_ids, continuation_ids)
@@ -131,45 +137,42 @@ def packed_layout(
   return Layout(positions, positions, mask)
 
 
-def heads_first(x: jax.Array) -> jax.Array:
-  """Returns x [B, L, K, C] as [B, K, L, C]."""
+def heads_first(x: Shaped[Array, "B L K C"]) -> Shaped[Array, "B K L C"]:
+  """Swaps the axes of columns and heads."""
   return jnp.swapaxes(x, 1, 2)
 
 
 def attend(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  mask: jax.Array,
+  query: Float[Array, "B L H C"],
+  key: Float[Array, "B K S C"],
+  value: Float[Array, "B K S C"],
+  mask: Bool[Array, "B L S"],
   *,
   scale: float = 0.0,
-  bias: jax.Array | None = None,
-) -> jax.Array:
+  bias: Float[Array, "B H L S"] | None = None,
+) -> Float[Array, "B L H C"]:
   """Softmax attention with H = G * K query heads; softmax in float32.
 
   Keys and values have their heads first, as in caches.
 
   Args:
-    query: [B, L, H, C].
-    key: [B, K, S, C].
-    value: [B, K, S, C].
-    mask: [B, L, S] bool.
+    query: queries.
+    key: keys; H is a multiple of K.
+    value: values.
+    mask: whether a query attends to a key.
     scale: factor of the scores; 0 is C ** -0.5.
-    bias: [B, H, L, S] float32, added to the scores.
-
-  Returns:
-    [B, L, H, C].
+    bias: float32, added to the scores.
   """
   batch, length, heads, channels = query.shape
   kv_heads = key.shape[1]
   # The queries of all heads that share a key are rows of one product.
   joined = (batch, kv_heads, heads // kv_heads * length, channels)
-  apart = (batch, kv_heads, heads // kv_heads, length)
+  split = (batch, kv_heads, heads // kv_heads, length)
   query = heads_first(query).reshape(joined)
   scores = jnp.einsum(
     "bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32
   ) * (scale or channels**-0.5)
-  scores = scores.reshape(*apart, -1)
+  scores = scores.reshape(*split, -1)
   if bias is not None:
     scores = scores + bias.reshape(scores.shape)
   scores = jnp.where(mask[:, None, None], scores, MASKED)
@@ -185,24 +188,21 @@ CHUNK = 128
 
 
 def attend_rows(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
+  query: Float[Array, "B T H C"],
+  key: Float[Array, "B K L C"],
+  value: Float[Array, "B K L C"],
   layout: Layout,
   *,
   scale: float = 0.0,
-) -> jax.Array:
+) -> Float[Array, "B T H C"]:
   """`attend` within rows; skips most of the scores that are always masked.
 
   Args:
-    query: [B, T, H, C], of all columns or of `layout.at` some.
-    key: [B, K, L, C], of all columns.
-    value: [B, K, L, C].
+    query: queries of all columns, or of those of `layout.at`.
+    key: keys of all columns.
+    value: values of all columns.
     layout: of the queries.
     scale: factor of the scores; 0 is C ** -0.5.
-
-  Returns:
-    [B, T, H, C].
   """
   mask, (number, length) = layout.mask, layout.continuations
   if not number and not layout.is_whole:
@@ -228,7 +228,9 @@ def attend_rows(
   return jnp.concatenate(out, axis=1)
 
 
-def _split_continuations(x: jax.Array, prompt: int, number: int) -> jax.Array:
+def _split_continuations(
+  x: Float[Array, "B K L C"], prompt: int, number: int
+) -> Float[Array, "rows K S C"]:
   """[B, K, P + N R, C] -> [B N, K, P + R, C]: the prompt and one's own."""
   rows, heads, _, channels = x.shape
   shape = (rows, number, heads, prompt, channels)
@@ -238,7 +240,9 @@ def _split_continuations(x: jax.Array, prompt: int, number: int) -> jax.Array:
   return both.reshape(rows * number, heads, -1, channels)
 
 
-def _split_mask(mask: jax.Array, prompt: int, number: int) -> jax.Array:
+def _split_mask(
+  mask: Bool[Array, "B T L"], prompt: int, number: int
+) -> Bool[Array, "rows Q S"]:
   """[B, N Q, P + N R] -> [B N, Q, P + R]: the prompt and one's own."""
   rows, columns = mask.shape[0], mask.shape[2]
   mask = mask.reshape(rows, number, -1, columns)

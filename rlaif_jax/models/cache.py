@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.models import attention
 
 
-class LayerCache(NamedTuple):
+@flax.struct.dataclass
+class LayerCache:
   """Keys and values of one layer.
 
   The heads come before the columns, so that a token's attention of one head is
-  a product with a contiguous matrix. The functions of this module apply to any
-  tuple of arrays [B, heads, S, channels].
+  a product with a contiguous matrix. The functions of this module also apply
+  to a subclass with more arrays [B, heads, S, channels].
   """
 
-  keys: jax.Array  # [B, K, S, C]
-  values: jax.Array  # [B, K, S, C]
+  keys: Float[Array, "B K S C"]
+  values: Float[Array, "B K S C"]
 
 
 @flax.struct.dataclass
@@ -30,20 +32,20 @@ class Cache:
 
   Attributes:
     layers: one LayerCache per layer.
-    positions: [B, S] int32 positions of the columns' tokens, -1 if unused.
-    next_column: scalar int32, the column to write next.
-    first_column: scalar int32, the column to write after the last one.
+    positions: positions of the columns' tokens, -1 if unused.
+    next_column: the column to write next.
+    first_column: the column to write after the last one.
   """
 
   layers: tuple[LayerCache, ...]
-  positions: jax.Array
-  next_column: jax.Array
-  first_column: jax.Array
+  positions: Int[Array, "B S"]
+  next_column: Int[Array, ""]
+  first_column: Int[Array, ""]
 
   def next_positions(
-    self, valid: jax.Array, prefix: Cache | None = None
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns positions [B, L] of the next columns, and `positions` with them.
+    self, valid: Bool[Array, "B L"], prefix: Cache | None = None
+  ) -> tuple[Int[Array, "B L"], Int[Array, "B S"]]:
+    """Returns positions of the next columns, and `positions` with them.
 
     They continue those of the row, and of the prefix of all rows.
     """
@@ -56,7 +58,10 @@ class Cache:
     )
 
   def written(
-    self, layers: Sequence[LayerCache], positions: jax.Array, length: int
+    self,
+    layers: Sequence[LayerCache],
+    positions: Int[Array, "B S"],
+    length: int,
   ) -> Cache:
     """Returns the cache after `length` columns were written."""
     column = self.next_column + length
@@ -100,15 +105,17 @@ def grow_cache(cache: Cache, num_new_tokens: int) -> Cache:
 
 
 def unpack(
-  positions: jax.Array, layers: Sequence[LayerCache], columns: jax.Array
+  positions: Int[Array, "B L"],
+  layers: Sequence[LayerCache],
+  columns: Int[Array, "N W"],
 ) -> Cache:
   """Returns the cache of prompts that were read in packed rows.
 
   Args:
-    positions: [B, L] int32.
-    layers: arrays [B, heads, L, channels].
-    columns: [N, W] int32 columns of each prompt's tokens in order, counted
-      through all rows; -1 if unused.
+    positions: positions of the columns.
+    layers: keys and values of the columns.
+    columns: columns of each prompt's tokens in order, counted through all rows;
+      -1 if unused.
   """
   index = jnp.maximum(columns, 0)
 
@@ -127,7 +134,7 @@ def unpack(
 
 
 def insert_row(
-  cache: Cache, row: jax.Array, other: Cache, other_row: jax.Array
+  cache: Cache, row: Int[Array, ""], other: Cache, other_row: Int[Array, ""]
 ) -> Cache:
   """Returns `cache` with one row replaced by a row of another cache.
 

@@ -8,20 +8,20 @@ continuation_ids [ 0 0 0 0 0 | 1 1 1 1 | 2 2 2 2 ]
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from rlaif_jax.core import batches
 
 
 def pack(
-  batch: batches.GroupBatch, columns: jax.Array | None = None
+  batch: batches.GroupBatch, columns: Int[Array, "B T"] | None = None
 ) -> batches.PackedBatch:
   """Packs prompts [B, P] and responses [B, N, R] into rows [B, P + N R].
 
   Args:
     batch: prompts with their responses.
-    columns: [B, T]; `columns_before(batch)` if None.
+    columns: those of the result; `columns_before(batch)` if None.
   """
   rows, group_size, length = batch.response.shape
 
@@ -39,8 +39,8 @@ def pack(
   )
 
 
-def columns_before(batch: batches.GroupBatch) -> jax.Array:
-  """Returns [B, N R]: the column that predicts each response column.
+def columns_before(batch: batches.GroupBatch) -> Int[Array, "B NR"]:
+  """Returns the columns that predict the response columns.
 
   The prompt's last column predicts the first one of each response.
   """
@@ -48,22 +48,22 @@ def columns_before(batch: batches.GroupBatch) -> jax.Array:
   return table[:, :, :-1].reshape(table.shape[0], -1)
 
 
-def columns_around(batch: batches.GroupBatch) -> jax.Array:
-  """Returns [B, N (R + 1)]: `columns_before`, and each response's last one."""
+def columns_around(batch: batches.GroupBatch) -> Int[Array, "B columns"]:
+  """Returns `columns_before` and the last column of each response."""
   table = _table(batch)
   return table.reshape(table.shape[0], -1)
 
 
-def last_columns(batch: batches.GroupBatch) -> jax.Array:
-  """Returns [B, N]: each response's last valid column, or the prompt's."""
+def last_columns(batch: batches.GroupBatch) -> Int[Array, "B N"]:
+  """Returns each response's last valid column, or the prompt's if empty."""
   length = batch.response.shape[2]
   count = jnp.arange(1, length + 1)
   last = jnp.max(jnp.where(batch.response_valid, count, 0), axis=2)
   return jnp.take_along_axis(_table(batch), last[:, :, None], axis=2)[..., 0]
 
 
-def _table(batch: batches.GroupBatch) -> jax.Array:
-  """Returns [B, N, R + 1]: the prompt's last column, the response's columns."""
+def _table(batch: batches.GroupBatch) -> Int[Array, "B N columns"]:
+  """Returns the prompt's last column and the columns of each response."""
   rows, group_size, length = batch.response.shape
   prompt = batch.prompt.shape[1]
   own = prompt + jnp.arange(group_size * length).reshape(group_size, length)

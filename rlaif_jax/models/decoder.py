@@ -1,79 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Llama-like decoder-only language model: its config, module and functions.
+"""A Llama-like decoder-only language model: its module and functions.
 
 Families differ in `architecture_options` only.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
-from rlaif_jax.core import validation
 from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import continuations
 from rlaif_jax.models import decoder_block
+from rlaif_jax.models import decoder_config
 from rlaif_jax.models import layers
 from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import self_attention
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(validation.Validated):
-  """Sizes of a decoder.
-
-  Attributes:
-    vocab_size: number of tokens of the vocabulary.
-    width: channels of the hidden states.
-    num_layers: number of layers.
-    num_heads: number of query heads.
-    num_kv_heads: number of key and value heads; it divides num_heads.
-    head_dim: channels of a head, an even number.
-    mlp_dim: channels inside the MLP.
-    max_length: maximum number of tokens of a prompt with its response.
-    rope_theta: base of the rotary frequencies.
-    norm_epsilon: of the RMS norms.
-    tie_embeddings: whether the token table also gives the logits.
-    architecture_options: departures from Llama 2.
-    dtype: of the computation, "float32" or "bfloat16".
-  """
-
-  vocab_size: validation.PositiveInt
-  width: validation.PositiveInt
-  num_layers: validation.PositiveInt
-  num_heads: validation.PositiveInt
-  num_kv_heads: validation.PositiveInt
-  head_dim: int
-  mlp_dim: validation.PositiveInt
-  max_length: validation.PositiveInt
-  rope_theta: float = 10_000.0
-  norm_epsilon: float = 1e-6
-  tie_embeddings: bool = True
-  architecture_options: options_lib.ArchitectureOptions = (
-    options_lib.ArchitectureOptions()
-  )
-  dtype: validation.FloatDtype = "float32"
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f"DecoderConfig: num_heads is {self.num_heads} and num_kv_heads is "
-        f"{self.num_kv_heads}; the first must be a multiple of the second"
-      )
-    if self.head_dim % 2:
-      raise ValueError(
-        f"DecoderConfig.head_dim is {self.head_dim}; rotary embedding needs "
-        "an even number"
-      )
+DecoderConfig = decoder_config.DecoderConfig
 
 
 class Decoder(nn.Module):
@@ -106,12 +58,16 @@ class Decoder(nn.Module):
         out_dtype=jnp.float32,
       )
 
-  def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns logits [B, L, V] of tokens [B, L]; creates all parameters."""
+  def __call__(
+    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"]
+  ) -> Float[Array, "B L V"]:
+    """Returns logits; creates all parameters."""
     return self.logits(self.read(tokens, valid))
 
-  def read(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns the final states [B, L, D] of tokens [B, L]."""
+  def read(
+    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"]
+  ) -> Float[Array, "B L D"]:
+    """Returns the final states of tokens."""
     layout = attention.causal_layout(valid)
     if self.options.compute.scan_layers and not self.is_initializing():
       return self._scan(tokens, layout)
@@ -119,8 +75,8 @@ class Decoder(nn.Module):
 
   def read_packed(
     self, batch: batches.PackedBatch, endings: tuple[int, int] = (0, 0)
-  ) -> jax.Array:
-    """Returns the final states [B, T, D] of a packed batch's columns.
+  ) -> Float[Array, "B T D"]:
+    """Returns the final states of a packed batch's columns.
 
     The last layer computes these columns only.
 
@@ -136,8 +92,8 @@ class Decoder(nn.Module):
       return attention.take_columns(states, batch.columns)
     return self._read(batch.tokens, layout, batch.columns)[0]
 
-  def logits(self, states: jax.Array) -> jax.Array:
-    """Returns float32 logits [..., V] of states [..., D]."""
+  def logits(self, states: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    """Returns float32 logits."""
     if self.config.tie_embeddings:
       logits = self.embedding.logits(states)
     else:
@@ -146,9 +102,12 @@ class Decoder(nn.Module):
     return options_lib.soft_cap(logits, cap)
 
   def prefill(
-    self, prompt: jax.Array, valid: jax.Array, num_new_tokens: int
-  ) -> tuple[jax.Array, cache_lib.Cache]:
-    """Reads prompts [B, P]; see `protocols.LanguageModel`.
+    self,
+    prompt: Int[Array, "B P"],
+    valid: Bool[Array, "B P"],
+    num_new_tokens: int,
+  ) -> tuple[Float[Array, "B D"], cache_lib.Cache]:
+    """Reads prompts; see `protocols.LanguageModel`.
 
     The last layer computes the last valid column only.
     """
@@ -167,13 +126,13 @@ class Decoder(nn.Module):
 
   def decode_step(
     self,
-    tokens: jax.Array,
-    valid: jax.Array,
+    tokens: Int[Array, "B L"],
+    valid: Bool[Array, "B L"],
     cache: cache_lib.Cache,
     prefix: cache_lib.Cache | None = None,
-    columns: jax.Array | None = None,
-  ) -> tuple[jax.Array, cache_lib.Cache]:
-    """Reads tokens [B, L] after the cache; see `protocols.LanguageModel`."""
+    columns: Int[Array, "B T"] | None = None,
+  ) -> tuple[Float[Array, "B T D"], cache_lib.Cache]:
+    """Reads tokens after the cache; see `protocols.LanguageModel`."""
     positions, key_positions = cache.next_positions(valid, prefix)
     # By position, since the columns of a cache are in any order.
     mask = key_positions[:, None, :] <= positions[:, :, None]
@@ -184,10 +143,12 @@ class Decoder(nn.Module):
 
   def read_after(
     self, prefix: cache_lib.Cache, batch: batches.PackedBatch
-  ) -> tuple[jax.Array, jax.Array, Sequence[cache_lib.LayerCache]]:
-    """`read_packed` of rows that continue a prefix of one row.
+  ) -> tuple[
+    Float[Array, "B T D"], Int[Array, "B L"], Sequence[cache_lib.LayerCache]
+  ]:
+    """Returns `read_packed` of rows that continue a prefix of one row.
 
-    Also returns the positions [B, L], and the layers' keys and values.
+    Also returns the positions, and the layers' keys and values.
     """
     layout = attention.packed_layout(batch.segment_ids, batch.continuation_ids)
     positions = jnp.max(prefix.positions) + 1 + layout.positions
@@ -200,12 +161,12 @@ class Decoder(nn.Module):
 
   def _continue(
     self,
-    tokens: jax.Array,
+    tokens: Int[Array, "B L"],
     layout: attention.Layout,
     cache: cache_lib.Cache,
     prefix: cache_lib.Cache | None,
-    columns: jax.Array | None,
-  ) -> tuple[jax.Array, list[cache_lib.LayerCache]]:
+    columns: Int[Array, "B T"] | None,
+  ) -> tuple[Float[Array, "B T D"], list[cache_lib.LayerCache]]:
     """Returns final states after a cache and a prefix, and the new caches."""
     layouts = self._layouts(layout)
     prefixes = [(None, None)] * len(self.blocks)
@@ -232,10 +193,10 @@ class Decoder(nn.Module):
 
   def _read(
     self,
-    tokens: jax.Array,
+    tokens: Int[Array, "B L"],
     layout: attention.Layout,
-    columns: jax.Array | None = None,
-  ) -> tuple[jax.Array, list[cache_lib.LayerCache]]:
+    columns: Int[Array, "B T"] | None = None,
+  ) -> tuple[Float[Array, "B T D"], list[cache_lib.LayerCache]]:
     """Returns final states of all columns or of some, and the new caches."""
     layouts = self._layouts(layout)
     x, layer_caches = self._embed(tokens), []
@@ -246,7 +207,9 @@ class Decoder(nn.Module):
       layer_caches.append(layer)
     return self.final_norm(x), layer_caches
 
-  def _scan(self, tokens: jax.Array, layout: attention.Layout) -> jax.Array:
+  def _scan(
+    self, tokens: Int[Array, "B L"], layout: attention.Layout
+  ) -> Float[Array, "B L D"]:
     """Returns the final states by a loop over layers; see `layers.scanned`."""
     layouts = self._layouts(layout)
     period = self.config.architecture_options.period
@@ -274,7 +237,7 @@ class Decoder(nn.Module):
       x = self.options.shard(x)
     return self.final_norm(x)
 
-  def _embed(self, tokens: jax.Array) -> jax.Array:
+  def _embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     x = self.embedding(tokens)
     if self.config.architecture_options.embedding_scale:
       # The factor is rounded to the compute type first, as in Gemma's code.

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 
 from rlaif_jax.models import attention
+from rlaif_jax.models import decoder_config
 from rlaif_jax.models import layers
 from rlaif_jax.models import self_attention
 
@@ -18,7 +17,7 @@ class Block(nn.Module):
   A subclass may replace the attention layer.
   """
 
-  config: Any  # A decoder.DecoderConfig.
+  config: decoder_config.DecoderConfig
   is_local: bool
 
   attention_type = self_attention.Attention

@@ -8,8 +8,8 @@ position.
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -35,17 +35,19 @@ class ScalarDecoder(nn.Module):
     self.decoder = self.decoder_type(self.config, self.options)
     self.head = layers.scalar_head()
 
-  def __call__(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns float32 scalars [B, L], one per token."""
+  def __call__(
+    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"]
+  ) -> Float[Array, "B L"]:
+    """Returns a float32 scalar per token."""
     return self._scalars(self.decoder.read(tokens, valid))
 
   def read_packed(
     self, batch: batches.PackedBatch, endings: tuple[int, int] = (0, 0)
-  ) -> jax.Array:
-    """Returns scalars [B, T]; see `decoder.Decoder.read_packed`."""
+  ) -> Float[Array, "B T"]:
+    """Returns a scalar per column; see `decoder.Decoder.read_packed`."""
     return self._scalars(self.decoder.read_packed(batch, endings))
 
-  def _scalars(self, states: jax.Array) -> jax.Array:
+  def _scalars(self, states: Float[Array, "B L D"]) -> Float[Array, "B L"]:
     return self.head(states.astype(jnp.float32))[..., 0]
 
 

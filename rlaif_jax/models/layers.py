@@ -10,11 +10,12 @@ from typing import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
 
-Dtype = jnp.dtype | str
+Dtype = jax.typing.DTypeLike
 
 # What the backward pass keeps of a block; see `compute.ComputeConfig.remat`.
 _POLICIES = {
@@ -57,8 +58,8 @@ class ForwardOptions:
     shape = self.activation_sharding.mesh.shape
     return math.prod(shape[name] for name in names)
 
-  def shard(self, x: jax.Array) -> jax.Array:
-    """Returns x [B, L, D] with the sharding's axes that divide B (and L)."""
+  def shard(self, x: Float[Array, "B L *rest"]) -> Float[Array, "B L *rest"]:
+    """Returns x with the sharding's axes that divide B (and L)."""
     if self.activation_sharding is None:
       return x
     mesh, spec = self.activation_sharding.mesh, []
@@ -75,13 +76,13 @@ DEFAULT_OPTIONS = ForwardOptions()
 
 
 def scanned(
-  apply: Callable[[protocols.Params, jax.Array], jax.Array],
+  apply: Callable[[protocols.Params, Array], Array],
   params: Sequence[protocols.Params],
-  x: jax.Array,
+  x: Float[Array, "B L D"],
   *,
   options: ForwardOptions,
   dtype: Dtype,
-) -> jax.Array:
+) -> Float[Array, "B L D"]:
   """Applies blocks with parameters of the same structure in one loop.
 
   The result is that of a Python loop, but the size of the program, and the
@@ -91,7 +92,7 @@ def scanned(
   Args:
     apply: (parameters of a block, x) -> x.
     params: parameters of each block.
-    x: [...] input of the first block.
+    x: input of the first block.
     options: remat, and sharding of x.
     dtype: of products.
   """
@@ -112,8 +113,10 @@ def scanned(
   return jax.lax.scan(layer, options.shard(x), stacked)[0]
 
 
-def matmul(a: jax.Array, b: jax.Array, out_dtype: Dtype | None) -> jax.Array:
-  """Returns a [..., K] @ b [K, N] in `out_dtype`, by default a's dtype.
+def matmul(
+  a: Float[Array, "*rows K"], b: Float[Array, "K N"], out_dtype: Dtype | None
+) -> Float[Array, "*rows N"]:
+  """Returns a @ b in `out_dtype`, by default a's dtype.
 
   On CPUs the leading axes are flattened, since XLA has a faster routine for
   matrices than for arrays of more axes. bfloat16 products are computed in
@@ -152,7 +155,9 @@ class Projection(nn.Module):
   out_dtype: Dtype | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, "*rows_inputs"]
+  ) -> Float[Array, "*rows_features"]:
     inputs = x.shape[-self.num_inputs :]
     fan_in, fan_out = math.prod(inputs), math.prod(self.features)
     init = nn.initializers.truncated_normal(self.scale / math.sqrt(fan_in))
@@ -191,7 +196,7 @@ class RMSNorm(nn.Module):
   axis: str = "embed"
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     init = nn.initializers.zeros if self.offset else nn.initializers.ones
     scale = self.param(
       "scale",
@@ -228,11 +233,11 @@ class Embedding(nn.Module):
       jnp.float32,
     )
 
-  def __call__(self, tokens: jax.Array) -> jax.Array:
+  def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     return jnp.take(self.table, tokens, axis=0).astype(self.dtype)
 
-  def logits(self, states: jax.Array) -> jax.Array:
-    """Returns float32 logits [..., V] of states [..., D]."""
+  def logits(self, states: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    """Returns float32 logits."""
     if self.has_variable("params", "head"):
       head = self.get_variable("params", "head")
       return matmul(states, head, jnp.float32)
@@ -257,17 +262,16 @@ def with_head(params: protocols.Params, dtype: Dtype) -> protocols.Params:
 
 
 def rotations(
-  positions: jax.Array, frequency: jax.Array, bound: int
-) -> tuple[jax.Array, jax.Array]:
-  """Returns cosine and sine [B, L, C / 2] of the rotary angles, float32.
+  positions: Int[Array, "B L"], frequency: Float[Array, " half"], bound: int
+) -> tuple[Float[Array, "B L half"], Float[Array, "B L half"]]:
+  """Returns cosine and sine of the rotary angles, float32.
 
   On CPUs they are looked up in a table, since XLA would recompute them for
   each head of each layer there.
 
   Args:
-    positions: [B, L] int32.
-    frequency: [C / 2] radians per token, from
-      `architecture_options.rope_frequencies`.
+    positions: positions of tokens.
+    frequency: radians per token, from `architecture_options.rope_frequencies`.
     bound: number larger than all positions, such as the number of columns.
   """
 
@@ -284,8 +288,11 @@ def rotations(
   return jax.lax.platform_dependent(positions, cpu=looked_up, default=computed)
 
 
-def rotary(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates channel pairs (i, i + C / 2) of x [B, L, H, C] by `rotations`.
+def rotary(
+  x: Float[Array, "B L H C"],
+  angles: tuple[Float[Array, "B L half"], Float[Array, "B L half"]],
+) -> Float[Array, "B L H C"]:
+  """Rotates the channel pairs (i, i + C / 2) by `rotations`.
 
   arXiv:2104.09864.
   """
@@ -305,7 +312,7 @@ class GatedMLP(nn.Module):
   activation: str = "silu"
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     def project(features: int, axes: Sequence[str], name: str) -> Projection:
       return Projection((features,), tuple(axes), dtype=self.dtype, name=name)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank adapters on the kernels of any parameter tree (arXiv:2106.09685).
 
-A kernel W of shape [*inputs, *features], seen as a matrix [in, out], becomes
-W + (alpha / rank) a b with a [in, rank] and b [rank, out]; only a and b learn.
-Parameters here are unboxed nested dicts; a path joins their keys by '/'.
+A kernel W of shape [*inputs, *features], as a matrix [in, out], becomes
+W + (alpha / rank) a b with a [in, rank] and b [rank, out]. Only a and b are
+trained. Parameters are unboxed nested dicts; a path joins their keys by '/'.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ import dataclasses
 import difflib
 import math
 import re
-from typing import Any, Mapping, TypeVar
+from typing import Mapping, TypeVar
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
 
-Adapters = Mapping[str, Mapping[str, jax.Array]]
+Adapters = Mapping[str, Mapping[str, Float[Array, "rows columns"]]]
 Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig(validation.Validated):
-  """Which kernels get an adapter, and of what size.
+  """Kernels with an adapter, and the adapters' size.
 
-  `targets` are regular expressions that a whole path must match; the paper
-  adapts queries and values. `dtype` is that of a and b.
+  Attributes:
+    rank: inner dimension of a b.
+    alpha: the product a b is multiplied by alpha / rank.
+    targets: regular expressions that match whole paths of kernels; the paper
+      adapts queries and values.
+    dtype: of a and b.
   """
 
   rank: validation.PositiveInt = 8
@@ -45,27 +50,27 @@ class LoraConfig(validation.Validated):
         f"LoraConfig.targets is {self.targets!r}; give a tuple of one or more "
         "regular expressions"
       )
-    # A list, as JSON has it, is as good.
+    # JSON has lists in place of tuples.
     object.__setattr__(self, "targets", tuple(self.targets))
     for target in self.targets:
       try:
         re.compile(target)
       except re.error as error:
         raise ValueError(
-          f"LoraConfig.targets: {target!r} is no regular expression: {error}"
+          f"LoraConfig.targets: {target!r} is not a regular expression: {error}"
         ) from error
 
   @property
   def scale(self) -> float:
-    """What a b is multiplied by."""
+    """Factor of the product a b."""
     return self.alpha / self.rank
 
 
 def inputs_of(path: str, shape: tuple[int, ...]) -> int:
-  """How many leading axes of a kernel are inputs.
+  """Returns the number of leading axes of a kernel that are inputs.
 
-  Two for .../out/kernel with three axes, the attention's output projection
-  [heads, head_dim, width]; one for all others.
+  It is 2 for .../out/kernel with three axes, the attention's output projection
+  [heads, head_dim, width], and 1 for all others.
   """
   return (
     2 if path.split("/")[-2:] == ["out", "kernel"] and len(shape) == 3 else 1
@@ -73,27 +78,27 @@ def inputs_of(path: str, shape: tuple[int, ...]) -> int:
 
 
 def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-  """(in, out) of a kernel.
+  """Returns (in, out) of a kernel.
 
   Raises:
-    ValueError: not a kernel of two axes or more (embeddings, norms, biases).
+    ValueError: not a kernel of at least two axes (embeddings, norms, biases).
   """
   if path.split("/")[-1] != "kernel" or len(shape) < 2:
     raise ValueError(
-      f"parameter {path} {tuple(shape)} takes no adapter: it is no kernel with "
-      "inputs and outputs (embeddings, norms and biases are not); narrow "
+      f"parameter {path} {tuple(shape)} takes no adapter: it is not a kernel "
+      "with inputs and outputs (embeddings, norms and biases are not); narrow "
       "LoraConfig.targets"
     )
   inputs = inputs_of(path, shape)
   return math.prod(shape[:inputs]), math.prod(shape[inputs:])
 
 
-def target_paths(params: Any, config: LoraConfig) -> list[str]:
-  """Sorted paths of the kernels that get an adapter.
+def target_paths(params: protocols.Params, config: LoraConfig) -> list[str]:
+  """Returns the sorted paths of the kernels with an adapter.
 
   Raises:
-    ValueError: a target that matches nothing (near names are listed), or
-      something that is no kernel.
+    ValueError: a target that matches no path (similar names are listed), or a
+      parameter that is not a kernel.
   """
   flat = _flatten(params)
   chosen = set()
@@ -104,7 +109,7 @@ def target_paths(params: Any, config: LoraConfig) -> list[str]:
       near = difflib.get_close_matches(target, kernels, 4, 0.2) or kernels[:4]
       raise ValueError(
         f"LoraConfig.targets: {target!r} matches no whole path of the "
-        f"parameters; near names: {', '.join(near)}"
+        f"parameters; similar names: {', '.join(near)}"
       )
     for path in matched:
       matrix_shape(path, flat[path].shape)
@@ -112,16 +117,18 @@ def target_paths(params: Any, config: LoraConfig) -> list[str]:
   return sorted(chosen)
 
 
-def init(key: jax.Array, params: Any, config: LoraConfig) -> Adapters:
-  """New adapters, which change nothing yet.
+def init(
+  key: Key[Array, ""], params: protocols.Params, config: LoraConfig
+) -> Adapters:
+  """Returns new adapters, with which the model computes the same.
 
-  b is zero; a is uniform in +-1/sqrt(in), which is PEFT's Kaiming start (the
-  paper says Gaussian).
+  b is zero; a is uniform in +-1/sqrt(in), PEFT's Kaiming initialization (the
+  paper uses a Gaussian).
 
   Args:
-    key: of jax.random.
+    key: PRNG key.
     params: arrays, or ShapeDtypeStructs.
-    config: the config.
+    config: targets and size.
 
   Returns:
     {path: {"a": [in, rank], "b": [rank, out]}}.
@@ -146,12 +153,13 @@ def init(key: jax.Array, params: Any, config: LoraConfig) -> Adapters:
   return adapters
 
 
-def apply(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
-  """Parameters with the adapters in effect, W + (alpha / rank) a b.
+def apply(
+  params: protocols.Params, adapters: Adapters, config: LoraConfig
+) -> protocols.Params:
+  """Returns parameters with the adapters applied, W + (alpha / rank) a b.
 
-  Pure, and differentiable in both; a loss of the result, differentiated by
-  the adapters, trains them alone. Under vmap over adapters with a leading axis
-  it gives an ensemble on one frozen model.
+  It is differentiable in both. vmap over adapters with a leading axis gives an
+  ensemble on one frozen model.
 
   Raises:
     ValueError: an adapter without its kernel, or of another shape.
@@ -161,7 +169,8 @@ def apply(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
     if path not in flat:
       near = difflib.get_close_matches(path, flat, 3, 0.3)
       raise ValueError(
-        f"adapter {path}: the model has no such parameter; near names: {near}"
+        f"adapter {path}: the model has no such parameter; similar names: "
+        f"{near}"
       )
     kernel = flat[path]
     fan_in, fan_out = matrix_shape(path, kernel.shape)
@@ -179,27 +188,31 @@ def apply(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def merge(params: Any, adapters: Adapters, config: LoraConfig) -> Any:
-  """`apply`, finished: a model that needs no adapters any more."""
+def merge(
+  params: protocols.Params, adapters: Adapters, config: LoraConfig
+) -> protocols.Params:
+  """Returns `apply` after it is computed, as a model without adapters."""
   return jax.block_until_ready(apply(params, adapters, config))
 
 
 def count(adapters: Adapters) -> int:
-  """How many numbers learn."""
+  """Returns the number of trained parameters."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(adapters))
 
 
-def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
-  """The model's functions, whose parameters are the adapters alone.
+def wrap(
+  functions: Model, frozen: protocols.Params, config: LoraConfig
+) -> Model:
+  """Returns a model's functions with the adapters as their parameters.
 
   Args:
     functions: a protocols.LanguageModel, ScalarModel, or another dataclass of
       functions whose first argument is the parameters (`init` takes a key).
-    frozen: the model's unboxed parameters, closed over.
-    config: the config.
+    frozen: the model's unboxed parameters.
+    config: targets and size of the adapters.
 
   Returns:
-    The same dataclass; init(key) gives new adapters, unboxed.
+    The same dataclass. init(key) returns new unboxed adapters.
 
   Raises:
     ValueError: see `target_paths`.
@@ -223,12 +236,12 @@ def wrap(functions: Model, frozen: Any, config: LoraConfig) -> Model:
   return dataclasses.replace(functions, **changes)
 
 
-def _flatten(params: Any) -> dict[str, Any]:
+def _flatten(params: protocols.Params) -> dict[str, Array]:
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   for path, leaf in flat.items():
     if not hasattr(leaf, "shape"):
       raise ValueError(
         f"parameter {path} is {type(leaf).__name__}; unbox the parameters "
-        "(flax.linen.unbox) before adapters are made"
+        "(flax.linen.unbox) before creating adapters"
       )
   return flat

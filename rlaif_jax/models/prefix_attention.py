@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Sequence
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
@@ -20,17 +20,17 @@ class Prefix(NamedTuple):
   """One layer's cache of a prefix of C columns, and its attention mask."""
 
   layer: cache_lib.LayerCache  # Arrays of one row.
-  mask: jax.Array  # [B or 1, L or 1, C] bool
+  mask: Bool[Array, "#B #L C"]
 
-  def at(self, columns: jax.Array) -> Prefix:
-    """Returns the prefix for queries at columns [B, T] only."""
+  def at(self, columns: Int[Array, "B T"]) -> Prefix:
+    """Returns the prefix for queries at these columns only."""
     if self.mask.shape[1] == 1:  # The same for all queries.
       return self
     return self._replace(mask=attention.take_columns(self.mask, columns))
 
 
 def of_layers(
-  cache: cache_lib.Cache, masks: Sequence[jax.Array]
+  cache: cache_lib.Cache, masks: Sequence[Bool[Array, "#B #L C"]]
 ) -> list[tuple[Prefix, ...]]:
   """Returns, for each layer, the prefix with each of the masks."""
   return [
@@ -39,29 +39,26 @@ def of_layers(
 
 
 def attend_after(
-  query: jax.Array,
+  query: Float[Array, "B L H C"],
   prefix: Prefix,
-  key: jax.Array,
-  value: jax.Array,
-  mask: jax.Array,
+  key: Float[Array, "B K S C"],
+  value: Float[Array, "B K S C"],
+  mask: Bool[Array, "B L S"],
   *,
   scale: float = 0.0,
-) -> jax.Array:
+) -> Float[Array, "B L H C"]:
   """`attention.attend` to a shared prefix and to each row's own columns.
 
   One softmax over both: the sums over the prefix and over the row's own
   columns are added and divided by the sum of both parts' weights.
 
   Args:
-    query: [B, L, H, C].
-    prefix: of all rows.
-    key: [B, K, S, C].
-    value: [B, K, S, C].
-    mask: [B, L, S] bool.
+    query: queries.
+    prefix: shared keys and values.
+    key: keys of the row's own columns.
+    value: values of the row's own columns.
+    mask: whether a query attends to an own column.
     scale: factor of the scores; 0 is C ** -0.5.
-
-  Returns:
-    [B, L, H, C].
   """
   batch, length, heads, channels = query.shape
   kv_heads = key.shape[1]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+from jaxtyping import Array, Float, Int
 
 from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
@@ -20,12 +21,12 @@ class CacheSlice(NamedTuple):
 
   Attributes:
     layer: keys and values of the rows' own columns.
-    column: scalar int32, the next column to write.
+    column: the next column to write.
     prefix: the prefix that all rows continue, if any.
   """
 
   layer: cache_lib.LayerCache
-  column: jax.Array
+  column: Int[Array, ""]
   prefix: prefix_attention.Prefix | None = None
 
   @property
@@ -34,13 +35,17 @@ class CacheSlice(NamedTuple):
     own = self.layer.keys.shape[2]
     return own + (self.prefix.layer.keys.shape[2] if self.prefix else 0)
 
-  def put(self, array: jax.Array, new: jax.Array) -> jax.Array:
-    """Returns `array` with `new` [B, heads, L, C] in the next columns."""
+  def put(
+    self, array: Float[Array, "B K S C"], new: Float[Array, "B K L C"]
+  ) -> Float[Array, "B K S C"]:
+    """Returns `array` with `new` in the next columns."""
     new = new.astype(array.dtype)
     return jax.lax.dynamic_update_slice(array, new, (0, 0, self.column, 0))
 
-  def write(self, key: jax.Array, value: jax.Array) -> cache_lib.LayerCache:
-    """Returns the layer with keys and values [B, K, L, C] of new columns."""
+  def write(
+    self, key: Float[Array, "B K L C"], value: Float[Array, "B K L C"]
+  ) -> cache_lib.LayerCache:
+    """Returns the layer with keys and values of new columns."""
     return cache_lib.LayerCache(
       self.put(self.layer.keys, key), self.put(self.layer.values, value)
     )
@@ -61,22 +66,22 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
+    x: Float[Array, "B L D"],
     layout: attention.Layout,
     cached: CacheSlice | None = None,
-    columns: jax.Array | None = None,
-  ) -> tuple[jax.Array, cache_lib.LayerCache]:
+    columns: Int[Array, "B T"] | None = None,
+  ) -> tuple[Float[Array, "B T D"], cache_lib.LayerCache]:
     """Attends from x.
 
     Args:
-      x: [B, L, D].
+      x: states of all columns.
       layout: positions and mask of all L columns. Its keys are the columns of
         the cache, or those of x without one.
       cached: cache to write into and read from.
-      columns: [B, T] queries; all columns if None.
+      columns: queries; all columns if None (T = L).
 
     Returns:
-      Output [B, L, D], or [B, T, D], and the keys and values.
+      Outputs of the queries, and the keys and values.
     """
     queries = x if columns is None else attention.take_columns(x, columns)
     query = self._project(queries, self.num_heads, "heads", "query")
@@ -118,7 +123,9 @@ class Attention(nn.Module):
     out = prefix_attention.attend_after(query, prefix, *own, scale=scale)
     return out, layer
 
-  def _project(self, x, heads: int, axis: str, name: str) -> jax.Array:
+  def _project(
+    self, x: Float[Array, "B L D"], heads: int, axis: str, name: str
+  ) -> Float[Array, "B L H C"]:
     return layers.Projection(
       (heads, self.head_dim),
       ("embed", axis, "head_dim"),
@@ -136,7 +143,7 @@ class Attention(nn.Module):
       name=name,
     )
 
-  def _frequencies(self) -> jax.Array:
+  def _frequencies(self) -> Float[Array, " half"]:
     theta, scaling = self.rope_theta, self.options.rope_scaling
     if self.is_local and self.options.local_rope_theta:
       theta, scaling = self.options.local_rope_theta, None

@@ -12,14 +12,16 @@ have neither.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
 from rlaif_jax.models import attention
+from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import decoder
 from rlaif_jax.models import decoder_block
 from rlaif_jax.models import heads
@@ -57,15 +59,14 @@ class SmallWorldConfig(decoder.DecoderConfig):
       )
 
 
-class LayerCache(NamedTuple):
+@flax.struct.dataclass
+class SmallWorldLayerCache(cache_lib.LayerCache):
   """A layer's cache with the tokens' own keys of the M previous-key heads."""
 
-  keys: jax.Array  # [B, K, S, C]
-  values: jax.Array  # [B, K, S, C]
-  own_keys: jax.Array  # [B, M, S, C], without rotary embedding
+  own_keys: Float[Array, "B M S C"]  # Without rotary embedding.
 
 
-class Attention(self_attention.Attention):
+class SmallWorldAttention(self_attention.Attention):
   """Attention whose first key heads use the previous token's key."""
 
   previous_key_heads: int = 0
@@ -77,23 +78,20 @@ class Attention(self_attention.Attention):
       [previous, key[:, :, self.previous_key_heads :]], axis=2
     )
     out, layer = super()._attend(query, key, value, layout, cached, columns)
-    return out, LayerCache(*layer, own_keys)
+    return out, SmallWorldLayerCache(layer.keys, layer.values, own_keys)
 
 
 def _previous_keys(
-  own: jax.Array,
+  own: Float[Array, "B L M C"],
   layout: attention.Layout,
   cached: self_attention.CacheSlice | None,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the previous token's keys, and the keys of the cache.
+) -> tuple[Float[Array, "B L M C"], Float[Array, "B M S C"]]:
+  """Returns the previous token's keys (0 if none), and own keys of the cache.
 
   Args:
-    own: [B, L, M, C] keys of the new columns.
+    own: keys of the new columns.
     layout: of all L columns.
     cached: cache that the columns continue.
-
-  Returns:
-    [B, L, M, C], zero for a first token, and [B, M, S, C].
   """
   # The previous token is the visible one whose position is one less.
   before = layout.positions[:, :, None] - 1 == layout.key_positions[:, None, :]
@@ -111,35 +109,37 @@ def _previous_keys(
   return jnp.where(has_previous, previous, _last_key(cached.prefix)), own_keys
 
 
-def _last_key(prefix: prefix_attention.Prefix | None) -> jax.Array | int:
-  """Returns the own key [1, 1, M, C] of a prefix's last token, 0 if none."""
+def _last_key(
+  prefix: prefix_attention.Prefix | None,
+) -> Float[Array, "1 1 M C"] | int:
+  """Returns the own key of a prefix's last token, 0 if none."""
   if prefix is None:
     return 0
-  last = jnp.max(
-    jnp.where(prefix.mask[0, 0], jnp.arange(prefix.mask.shape[2]), 0)
-  )
+  valid = prefix.mask[0, 0]
+  last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0]), 0))
   key = jax.lax.dynamic_slice_in_dim(prefix.layer.own_keys, last, 1, axis=2)
+  key = jnp.where(jnp.any(valid), key, 0)
   return attention.heads_first(key)
 
 
-class Block(decoder_block.Block):
+class SmallWorldBlock(decoder_block.Block):
   """A decoder layer with previous-token keys."""
 
-  def attention_type(self, **sizes) -> Attention:
+  def attention_type(self, **sizes) -> SmallWorldAttention:
     heads = self.config.previous_key_heads
-    return Attention(previous_key_heads=heads, **sizes)
+    return SmallWorldAttention(previous_key_heads=heads, **sizes)
 
 
-class Decoder(decoder.Decoder):
+class SmallWorldDecoder(decoder.Decoder):
   """A decoder with previous-token keys."""
 
-  block_type = Block
+  block_type = SmallWorldBlock
 
 
-class ScalarDecoder(heads.ScalarDecoder):
+class SmallWorldScalar(heads.ScalarDecoder):
   """A scalar decoder with previous-token keys."""
 
-  decoder_type = Decoder
+  decoder_type = SmallWorldDecoder
 
 
 def functions(
@@ -147,7 +147,7 @@ def functions(
   options: layers.ForwardOptions = layers.DEFAULT_OPTIONS,
 ) -> protocols.LanguageModel:
   """Returns the functions of a language model; see `architectures.language`."""
-  plain = decoder.functions(config, options, module_type=Decoder)
+  plain = decoder.functions(config, options, module_type=SmallWorldDecoder)
 
   def init(key):
     params = plain.init(key)
@@ -166,14 +166,14 @@ def scalar_functions(
   options: layers.ForwardOptions = layers.DEFAULT_OPTIONS,
 ) -> protocols.ScalarModel:
   """Returns the functions of a scalar model; see `architectures.scalar`."""
-  return heads.functions(config, options, module_type=ScalarDecoder)
+  return heads.functions(config, options, module_type=SmallWorldScalar)
 
 
 def match_keys_to_queries(params: protocols.Params, gain: float) -> None:
   """Makes each key head a copy of the first query head that reads it.
 
   Args:
-    params: boxed parameters of an `Attention`, changed in place.
+    params: boxed parameters of an attention layer, changed in place.
     gain: factor of both kernels.
   """
   query, key = params["query"]["kernel"], params["key"]["kernel"]

@@ -29,7 +29,7 @@ END_ID = 1
 
 
 @flax.struct.dataclass
-class Cache:
+class T5Cache:
   """Keys and values of prompts and of S response columns for each layer."""
 
   keys: tuple[Float[Array, "B S H C"], ...]
@@ -53,18 +53,22 @@ class T5(nn.Module):
     self.encoder = t5_layers.Encoder(c, self.options)
     self.decoder = t5_layers.ResponseDecoder(c, self.options)
 
-  def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Returns logits [B, 1 + R, V]; creates all parameters."""
+  def __call__(
+    self, prompt, prompt_valid, response, valid
+  ) -> Float[Array, "BN columns V"]:
+    """Returns logits of `states`; creates all parameters."""
     return self.logits(self.states(prompt, prompt_valid, response, valid))
 
-  def states(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Returns the states [B N, 1 + R, D] before each column and after the last.
+  def states(
+    self,
+    prompt: Int[Array, "B P"],
+    prompt_valid: Bool[Array, "B P"],
+    response: Int[Array, "BN R"],
+    valid: Bool[Array, "BN R"],
+  ) -> Float[Array, "BN columns D"]:
+    """Returns the 1 + R states before each response column and after the last.
 
-    Args:
-      prompt: [B, P] int32.
-      prompt_valid: [B, P] bool.
-      response: [B N, R] int32; N consecutive rows have the same prompt.
-      valid: [B N, R] bool.
+    N consecutive responses have the same prompt.
     """
     encoded, prompt_valid = self._encode(prompt, prompt_valid)
     tokens = jnp.pad(response, ((0, 0), (1, 0)), constant_values=START_ID)
@@ -89,7 +93,7 @@ class T5(nn.Module):
     prompt: Int[Array, "B P"],
     valid: Bool[Array, "B P"],
     num_new_tokens: int,
-  ) -> tuple[Float[Array, "B D"], Cache]:
+  ) -> tuple[Float[Array, "B D"], T5Cache]:
     """Encodes prompts [B, P] and reads the start token."""
     encoded, prompt_valid = self._encode(prompt, valid)
     cross = self.decoder.cross(encoded)
@@ -97,7 +101,7 @@ class T5(nn.Module):
     empty = jnp.zeros(
       (batch, 1 + num_new_tokens, c.num_heads, c.head_dim), c.dtype
     )
-    cache = Cache(
+    cache = T5Cache(
       keys=(empty,) * c.num_decoder_layers,
       values=(empty,) * c.num_decoder_layers,
       cross_keys=tuple(key for key, _ in cross),
@@ -111,8 +115,8 @@ class T5(nn.Module):
     return hidden[:, 0], cache
 
   def decode_step(
-    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"], cache: Cache
-  ) -> tuple[Float[Array, "B L D"], Cache]:
+    self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"], cache: T5Cache
+  ) -> tuple[Float[Array, "B L D"], T5Cache]:
     """Reads response tokens after those in the cache."""
     all_valid = jax.lax.dynamic_update_slice(
       cache.valid, valid, (0, cache.column)
@@ -132,8 +136,10 @@ class T5(nn.Module):
       column=cache.column + tokens.shape[1],
     )
 
-  def _encode(self, prompt, valid) -> tuple[jax.Array, jax.Array]:
-    """Returns states [B, P + 1, D] of prompts and end tokens, and valid."""
+  def _encode(
+    self, prompt: Int[Array, "B P"], valid: Bool[Array, "B P"]
+  ) -> tuple[Float[Array, "B columns D"], Bool[Array, "B columns"]]:
+    """Returns states of prompts and end tokens, and valid."""
     pad = ((0, 0), (0, 1))
     tokens = jnp.pad(prompt, pad, constant_values=END_ID)
     valid = jnp.pad(valid, pad, constant_values=True)
@@ -154,8 +160,10 @@ class ScalarT5(nn.Module):
     self.decoder = T5(self.config, self.options)
     self.head = layers.scalar_head()
 
-  def __call__(self, prompt, prompt_valid, response, valid) -> jax.Array:
-    """Returns float32 [B N, 1 + R]; see `T5.states`."""
+  def __call__(
+    self, prompt, prompt_valid, response, valid
+  ) -> Float[Array, "BN columns"]:
+    """Returns float32 scalars; see `T5.states`."""
     states = self.decoder.states(prompt, prompt_valid, response, valid)
     return self.head(states.astype(jnp.float32))[..., 0]
 

@@ -82,15 +82,19 @@ class T5Config(validation.Validated):
 
 
 def buckets(
-  distance: jax.Array, *, count: int, max_distance: int, both_ways: bool
-) -> jax.Array:
+  distance: Int[Array, "*shape"],
+  *,
+  count: int,
+  max_distance: int,
+  both_ways: bool,
+) -> Int[Array, "*shape"]:
   """Returns the bucket of a relative position (arXiv:1910.10683, section 2.1).
 
   Small distances have one bucket each, larger ones share logarithmic buckets
   up to `max_distance`, and all beyond it share the last one.
 
   Args:
-    distance: [...] int32 key position - query position.
+    distance: key position - query position.
     count: number of buckets.
     max_distance: smallest distance of the last bucket.
     both_ways: whether the second half of the buckets is for later keys.
@@ -142,7 +146,7 @@ class RelativeBias(nn.Module):
     )
 
 
-class Attention(nn.Module):
+class T5Attention(nn.Module):
   """Multi-head attention; the initialization replaces scaled scores."""
 
   config: T5Config
@@ -166,20 +170,24 @@ class Attention(nn.Module):
     """Returns keys and values [B, S, H, C] of x [B, S, D]."""
     return self._split(self.key(x)), self._split(self.value(x))
 
-  def read(self, x, key, value, mask, bias=None) -> jax.Array:
-    """Attends from x [B N, L, D] to keys and values [B, S, H, C].
+  def read(
+    self,
+    x: Float[Array, "BN L D"],
+    key: Float[Array, "B S H C"],
+    value: Float[Array, "B S H C"],
+    mask: Bool[Array, "B NL S"],
+    bias: Float[Array, "B H NL S"] | None = None,
+  ) -> Float[Array, "BN L D"]:
+    """Attends from x to keys and values.
 
     N consecutive rows of x share a row of keys and values.
 
     Args:
-      x: [B N, L, D].
-      key: [B, S, H, C].
-      value: [B, S, H, C].
-      mask: [B, N L, S] bool.
-      bias: [B, H, N L, S] float32, added to the scores.
-
-    Returns:
-      [B N, L, D].
+      x: states of the queries.
+      key: keys.
+      value: values.
+      mask: whether a query attends to a key.
+      bias: float32, added to the scores.
     """
     rows = (key.shape[0], -1, x.shape[-1])
     query = self._split(self.query(x.reshape(rows)))
@@ -187,17 +195,17 @@ class Attention(nn.Module):
     out = attention.attend(query, key, value, mask, scale=1.0, bias=bias)
     return self.out(out.reshape(*x.shape[:2], -1))
 
-  def _split(self, x: jax.Array) -> jax.Array:
+  def _split(self, x: Float[Array, "B S HC"]) -> Float[Array, "B S H C"]:
     return x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_dim)
 
 
-class MLP(nn.Module):
+class T5MLP(nn.Module):
   """wo(gelu(wi_0(x)) * wi_1(x)) of T5 1.1, or wo(relu(wi(x))) of 1.0."""
 
   config: T5Config
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
     c = self.config
 
     def inward(name):
@@ -226,9 +234,9 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     self.pre_attention_layer_norm = _norm(self.config)
-    self.attention = Attention(self.config)
+    self.attention = T5Attention(self.config)
     self.pre_mlp_layer_norm = _norm(self.config)
-    self.mlp = MLP(self.config)
+    self.mlp = T5MLP(self.config)
 
   def __call__(self, x, mask, bias):
     normed = self.pre_attention_layer_norm(x)
@@ -244,11 +252,11 @@ class DecoderLayer(nn.Module):
 
   def setup(self):
     self.pre_self_attention_layer_norm = _norm(self.config)
-    self.self_attention = Attention(self.config)
+    self.self_attention = T5Attention(self.config)
     self.pre_cross_attention_layer_norm = _norm(self.config)
-    self.encoder_decoder_attention = Attention(self.config)
+    self.encoder_decoder_attention = T5Attention(self.config)
     self.pre_mlp_layer_norm = _norm(self.config)
-    self.mlp = MLP(self.config)
+    self.mlp = T5MLP(self.config)
 
   def __call__(self, x, masks, bias, cross, cached=None):
     """Applies the layer.
@@ -365,7 +373,7 @@ class ResponseDecoder(nn.Module):
       states.append(state)
     return self.decoder_norm(x), states
 
-  def scan(self, x, valid, encoded, prompt_valid) -> jax.Array:
+  def scan(self, x, valid, encoded, prompt_valid) -> Float[Array, "BN L D"]:
     """Returns final states of whole responses; see `layers.scanned`."""
     masks, bias = self._masks(x.shape[1], valid, 0, prompt_valid)
     template = DecoderLayer(self.config, parent=None)
@@ -393,7 +401,7 @@ class ResponseDecoder(nn.Module):
     causal = (
       jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
     )
-    # Several responses may share a prompt; see `Attention.read`.
+    # Several responses may share a prompt; see `T5Attention.read`.
     rows, prompt = prompt_valid.shape
     queries = all_valid.shape[0] // rows * length
     cross = jnp.broadcast_to(prompt_valid[:, None], (rows, queries, prompt))

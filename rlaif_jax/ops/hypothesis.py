@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Sequence
 
+from jaxtyping import Shaped
 import numpy as np
 from scipy import stats
 
@@ -171,7 +172,7 @@ def two_sample_t(
   return _t_result(value, math.sqrt(squared), df, n + m, alternative, method)
 
 
-def concordance(ranks: np.ndarray) -> TestResult:
+def concordance(ranks: Shaped[np.ndarray, "m n"]) -> TestResult:
   """Returns the test that raters agree on a ranking more than by chance.
 
   Friedman's chi-square m (n - 1) W with n - 1 degrees of freedom, corrected

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Callable, Hashable, Sequence
 
+from jaxtyping import Float
 import numpy as np
 from scipy import optimize
 from scipy import special
@@ -56,8 +57,8 @@ class LogisticFit:
 
 
 def fit_logistic(
-  features: np.ndarray,
-  targets: np.ndarray,
+  features: Float[np.ndarray, "n k"],
+  targets: Float[np.ndarray, " n"],
   *,
   ridge: float = 1e-3,
   clusters: Sequence[Hashable] | None = None,

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from typing import Hashable, Sequence
 
+from jaxtyping import Shaped
 import numpy as np
 from scipy import stats
 
@@ -228,7 +229,7 @@ def resampled_sums(
   return samples
 
 
-def kendalls_w(ranks: np.ndarray) -> float:
+def kendalls_w(ranks: Shaped[np.ndarray, "m n"]) -> float:
   """Returns Kendall's coefficient of concordance, corrected for ties.
 
   W = 12 S / (m^2 (n^3 - n) - m T), with S the spread of the rank sums of the

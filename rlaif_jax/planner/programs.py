@@ -117,7 +117,7 @@ def programs_of(
 def resident_bytes(
   spec: run_spec.RunSpec, phase: str, mesh: jax.sharding.Mesh
 ) -> dict[str, float]:
-  """Returns bytes on each device of what a phase always keeps, by name."""
+  """Returns the bytes of a phase's resident arrays on each device, by name."""
   shapes = shapes_lib.Shapes(spec, mesh)
   build = {"sft": _sft, "reward": _reward, "policy": _policy}[phase]
   model = spec.reward_model if phase == "reward" else spec.models.policy

@@ -74,10 +74,10 @@ class Shapes:
       row=self.array(rows),
     )
 
-  def samples(self) -> decode.Samples:
+  def samples(self) -> decode.SampledResponses:
     """Returns the sampled responses of a rollout, [B, N, R]."""
     shape = self._response_shape
-    return decode.Samples(
+    return decode.SampledResponses(
       response=self.array(*shape),
       mask=self.array(*shape, dtype=jnp.float32),
       log_probs=self.array(*shape, dtype=jnp.float32),

@@ -17,7 +17,7 @@ import pathlib
 import re
 import threading
 import time
-from typing import Any, Iterator, Literal, Sequence
+from typing import Iterator, Literal, Sequence
 
 from absl import logging
 
@@ -48,6 +48,9 @@ class AnnotationConfig(validation.Validated):
   question: str = ""
   items_per_rater: validation.NonNegativeInt = 0
   seed: int = 0
+
+
+RANK = AnnotationConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -339,7 +342,7 @@ class AnnotationLog:
     return self._apply(annotation)
 
 
-def _from_row(row: dict[str, Any]) -> Annotation:
+def _from_row(row: records.Row) -> Annotation:
   return Annotation(
     rater=row["rater"],
     item=row["item"],

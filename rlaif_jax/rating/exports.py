@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -102,11 +102,9 @@ def add_to_store(
     labels.close()
 
 
-def summarize(
-  annotations: Annotations, items: Items, mode: str
-) -> dict[str, Any]:
+def summarize(annotations: Annotations, items: Items, mode: str) -> records.Row:
   """Returns counts per rater, and first ranks or harmless rates per policy."""
-  summary: dict[str, Any] = {
+  summary: records.Row = {
     "raters": {rater: len(own) for rater, own in _by_rater(annotations).items()}
   }
   if mode == "rank":

@@ -10,8 +10,7 @@ from rlaif_jax.rating import annotations
 
 
 def from_responses(
-  texts: Mapping[str, Mapping[str, str]],
-  contexts: Mapping[str, str],
+  sampled: Mapping[str, Mapping[str, records.Response]],
   *,
   mode: str,
   limit: int = 0,
@@ -19,8 +18,7 @@ def from_responses(
   """Returns one item per context that all policies answered.
 
   Args:
-    texts: policy -> context id -> response.
-    contexts: context id -> context.
+    sampled: policy -> context id -> response, as `run_files.responses`.
     mode: see `annotations.AnnotationConfig.mode`; "rank" skips contexts whose
       responses are all equal.
     limit: number of contexts, in the order of their ids; 0 takes all.
@@ -31,19 +29,19 @@ def from_responses(
   Raises:
     ValueError: "rank" has fewer than two policies, or there are no items.
   """
-  names = tuple(texts)
+  names = tuple(sampled)
   if mode == "rank" and len(names) < 2:
     raise ValueError(
       f"rate: responses has the policies {list(names)}; set two or more to "
       "rank, or set AnnotationConfig.mode to 'harmful'"
     )
-  order = sorted(set.intersection(*(set(by_id) for by_id in texts.values())))
+  order = sorted(set.intersection(*(set(by_id) for by_id in sampled.values())))
   items = [
     annotations.Item(
       id=name,
-      context=contexts[name],
+      context=sampled[names[0]][name].context,
       names=names,
-      responses=tuple(texts[policy][name] for policy in names),
+      responses=tuple(sampled[policy][name].text for policy in names),
     )
     for name in (order[:limit] if limit else order)
   ]

@@ -26,9 +26,12 @@ import socket
 import sys
 import urllib.parse
 from http import HTTPStatus
-from typing import Any, Callable
+from typing import Callable, TypeVar
 
+from rlaif_jax.core import records
 from rlaif_jax.rating import annotations
+
+T = TypeVar("T")
 
 MAX_BODY = 65536  # bytes of a request
 
@@ -55,7 +58,12 @@ class ServerConfig:
   port: int = 8321
   allow_remote: bool = False
 
-  def __post_init__(self):
+  def check(self) -> None:
+    """Checks that other machines cannot reach the page unless allowed.
+
+    Raises:
+      ValueError: they can.
+    """
     try:
       is_loopback = ipaddress.ip_address(self.host).is_loopback
     except ValueError:
@@ -66,6 +74,9 @@ class ServerConfig:
         "to allow this, set ServerConfig.allow_remote=True (nothing is "
         "encrypted; an SSH tunnel to 127.0.0.1 is safer)"
       )
+
+
+LOCAL = ServerConfig()
 
 
 def read_key(path: pathlib.Path) -> str:
@@ -121,7 +132,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
   daemon_threads = True
 
-  def handle_error(self, *where: Any) -> None:
+  def handle_error(self, *where: object) -> None:
     """Ignores connections that the browser closed."""
     if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
       super().handle_error(*where)
@@ -160,7 +171,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     else:
       self._error(HTTPStatus.NOT_FOUND, f"{self.path:.80} does not exist")
 
-  def log_message(self, *_: Any) -> None:
+  def log_message(self, *_: object) -> None:
     """Logs nothing, since requests contain names and the key."""
 
   def _has_key(self, key: str) -> bool:
@@ -188,7 +199,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       {"Content-Security-Policy": policy},
     )
 
-  def _reply(self, compute: Callable[[], dict[str, Any]]) -> None:
+  def _reply(self, compute: Callable[[], records.Row]) -> None:
     """Sends the result of `compute`, or its error."""
     if not self._has_key(self.headers.get(KEY_HEADER, "")):
       self._error(HTTPStatus.FORBIDDEN, f"the header {KEY_HEADER} is wrong")
@@ -206,7 +217,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     else:
       self._json(HTTPStatus.OK, row)
 
-  def _view(self, view: annotations.View | None) -> dict[str, Any]:
+  def _view(self, view: annotations.View | None) -> records.Row:
     """Returns what the page displays, without the names of the policies."""
     if view is None:
       return {"done": True}
@@ -224,7 +235,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       "count": view.count,
     }
 
-  def _annotate(self, row: dict[str, Any]) -> dict[str, Any]:
+  def _annotate(self, row: records.Row) -> records.Row:
     rater, final = _typed(row, "rater", str), _typed(row, "final", bool)
     picks = _typed(row, "picks", list)
     if not all(type(place) is int for place in picks):
@@ -240,7 +251,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return self._view(self.log.view(rater))
     return {"version": annotation.version}
 
-  def _reopen(self, row: dict[str, Any]) -> dict[str, Any]:
+  def _reopen(self, row: records.Row) -> records.Row:
     return self._view(self.log.reopen(_typed(row, "rater", str)))
 
   def _body(self) -> bytes | None:
@@ -260,7 +271,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.close_connection = True
     self._json(status, {"error": why})
 
-  def _json(self, status: HTTPStatus, row: dict[str, Any]) -> None:
+  def _json(self, status: HTTPStatus, row: records.Row) -> None:
     # ASCII, since half a surrogate pair in a text is not valid UTF-8.
     data = json.dumps(row).encode("ascii")
     self._send(status, data, "application/json", {})
@@ -289,7 +300,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.wfile.write(data)
 
 
-def _typed(row: Any, name: str, kind: type) -> Any:
+def _typed(row: object, name: str, kind: type[T]) -> T:
   """Returns a field of a request.
 
   Raises:

@@ -8,10 +8,10 @@ prompt, first response and second response.
 
 from __future__ import annotations
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -42,10 +42,10 @@ def together(
 
 def both_orders(
   model: protocols.ScalarModel,
-  params: Any,
+  params: protocols.Params,
   first: batches.TokenBatch,
   second: batches.TokenBatch,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
   """Returns the outputs d(first, second) and d(second, first): [B], [B]."""
   rows = jax.tree.map(
     lambda a, b: jnp.concatenate([a, b]),
@@ -58,10 +58,10 @@ def both_orders(
 
 def difference(
   model: protocols.ScalarModel,
-  params: Any,
+  params: protocols.Params,
   first: batches.TokenBatch,
   second: batches.TokenBatch,
-) -> jax.Array:
+) -> Float[Array, " B"]:
   """Returns (d(a, b) - d(b, a)) / 2 [B], the margin of the first response.
 
   It is antisymmetric by construction, so it has no position bias.
@@ -78,7 +78,7 @@ def make_loss(model: protocols.ScalarModel) -> protocols.LossFn:
   for the label 1, and its expectation for soft ones.
   """
 
-  def loss(params: Any, pairs: batches.PairBatch, key: jax.Array):
+  def loss(params: protocols.Params, pairs: batches.PairBatch, key: jax.Array):
     del key  # Nothing is drawn.
     forward, backward = both_orders(model, params, pairs.first, pairs.second)
     terms = preference.pair_logistic(forward, pairs.label)

@@ -12,12 +12,13 @@ member function under vmap, with the trunk either mapped over or shared.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, Callable, Mapping
+from typing import Annotated, Callable, Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -74,24 +75,24 @@ class MemberPairs:
   """
 
   pairs: batches.PairBatch
-  weights: Any
+  weights: Float[batches.Array, "B k"] | None
 
 
 @flax.struct.dataclass
 class Unit:
   """Parameters of an ensemble, and mean and deviation [k] of its rewards."""
 
-  params: Any
-  shift: jax.Array
-  scale: jax.Array
+  params: protocols.Params
+  shift: Float[Array, " k"]
+  scale: Float[Array, " k"]
 
 
 def init(
   model: protocols.ScalarModel,
   config: EnsembleConfig,
   key: jax.Array,
-  trunk: Any = None,
-) -> Mapping[str, Any]:
+  trunk: protocols.Params = None,
+) -> protocols.Params:
   """Returns parameters {"shared", "members"}; members have a leading axis k.
 
   Args:
@@ -128,9 +129,9 @@ def init(
 def member_rewards(
   model: protocols.ScalarModel,
   config: EnsembleConfig,
-  params: Any,
+  params: protocols.Params,
   batch: batches.TokenBatch | batches.GroupBatch,
-) -> jax.Array:
+) -> Float[Array, "k B"] | Float[Array, "k B N"]:
   """Returns each member's rewards, [k, B] of rows or [k, B, N] of groups.
 
   A shared trunk is computed once. Adapters change each layer, so k of them cost
@@ -146,10 +147,10 @@ def member_rewards(
 
 
 def of_members(
-  read: Callable[[Any], Any],
+  read: Callable[[protocols.Params], batches.Tree],
   config: EnsembleConfig,
-  params: Mapping[str, Any],
-) -> Any:
+  params: protocols.Params,
+) -> batches.Tree:
   """Applies `read` to the parameters of each member: arrays [k, ...]."""
 
   def one(member):
@@ -167,7 +168,7 @@ def make_loss(
 ) -> protocols.LossFn:
   """Returns the LossFn over MemberPairs: the sum of the members' losses."""
 
-  def loss(params: Any, batch: MemberPairs, key: jax.Array):
+  def loss(params: protocols.Params, batch: MemberPairs, key: jax.Array):
     del key
     pairs = batch.pairs
 
@@ -212,7 +213,7 @@ def make_loss(
   return loss
 
 
-def diversity_ratio(adapters: Any) -> jax.Array:
+def diversity_ratio(adapters: lora_lib.Adapters) -> Float[Array, ""]:
   """Returns the mean nuclear ratio of the members' stacked `a` matrices."""
   ratios = []
   for adapter in adapters.values():
@@ -224,7 +225,7 @@ def diversity_ratio(adapters: Any) -> jax.Array:
 
 def bootstrap_weights(
   config: EnsembleConfig, generator: np.random.Generator, rows: int
-) -> np.ndarray:
+) -> Float[np.ndarray, "rows k"]:
   """Returns the count of each pair in each member's resample: [rows, k]."""
   if not config.bootstrap:
     return np.ones((rows, config.members), np.float32)
@@ -248,9 +249,9 @@ def ensemble_scorer(
   def score(
     params: Unit,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     group = scoring.join_groups(prompts, response, mask)
     raw = member_rewards(model, config, params.params, group)
     return ensembles.aggregate(

@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jaxtyping import Float
 import numpy as np
 
 from rlaif_jax.core import batches
@@ -73,12 +74,12 @@ class Trainer:
   def fit(
     self,
     ensemble: ensemble_lib.EnsembleConfig,
-    params: Any,
+    params: protocols.Params,
     rows: range,
     optimizer: optimizer_lib.OptimizerConfig,
     directory: str,
     name: str,
-  ) -> Any:
+  ) -> protocols.Params:
     """Returns the parameters after training heads and trunk, or adapters and
     heads of a lora ensemble.
 
@@ -119,8 +120,11 @@ class Trainer:
     return combine(trained, frozen) if combine else trained
 
   def fit_trunk(
-    self, ensemble: ensemble_lib.EnsembleConfig, params: Any, *arguments: Any
-  ) -> Any:
+    self,
+    ensemble: ensemble_lib.EnsembleConfig,
+    params: protocols.Params,
+    *arguments: Any,
+  ) -> protocols.Params:
     """Returns the parameters after training a lora ensemble's trunk and heads.
 
     Args:
@@ -138,10 +142,10 @@ class Trainer:
 def predict_members(
   functions: protocols.ScalarModel,
   ensemble: ensemble_lib.EnsembleConfig,
-  params: Any,
+  params: protocols.Params,
   pairs: batches.PairBatch,
   batch_size: int,
-) -> np.ndarray:
+) -> Float[np.ndarray, "2 k n"]:
   """Returns each member's rewards of both responses of n pairs: [2, k, n]."""
 
   @jax.jit

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Callable, Literal
+from typing import Annotated, Callable, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -24,7 +25,10 @@ from rlaif_jax.reward import model as reward_model
 KINDS = ("scalar", "difference")
 
 # (params, pairs) -> scores of both responses
-PairScorer = Callable[[Any, batches.PairBatch], tuple[jax.Array, jax.Array]]
+PairScorer = Callable[
+  [protocols.Params, batches.PairBatch],
+  tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]],
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

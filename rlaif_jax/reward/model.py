@@ -6,10 +6,11 @@ The formula is `ops.preference.pair_logistic`.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -21,9 +22,9 @@ from rlaif_jax.ops import preference
 
 def pair_rewards(
   model: protocols.ScalarModel,
-  params: Any,
+  params: protocols.Params,
   pairs: batches.PairBatch,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
   """Returns the rewards of both responses, each in the shape of the label.
 
   One forward pass reads each prompt once.
@@ -47,7 +48,7 @@ def make_loss(
   """
 
   def loss(
-    params: Any,
+    params: protocols.Params,
     pairs: batches.PairBatch,
     key: jax.Array,
   ) -> tuple[masked.WeightedSum, Mapping[str, masked.WeightedSum]]:

@@ -4,23 +4,28 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
+from jaxtyping import Array, Float
 import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import processes
 
 
 def predict_pairs(
-  score_pairs: Callable[[Any, batches.PairBatch], tuple[Any, Any]],
-  params: Any,
+  score_pairs: Callable[
+    [protocols.Params, batches.PairBatch],
+    tuple[Float[Array, "*rows B"], Float[Array, "*rows B"]],
+  ],
+  params: protocols.Params,
   pairs: batches.PairBatch,
   batch_size: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "*rows n"], Float[np.ndarray, "*rows n"]]:
   """Returns the scores of both responses of n pairs: two arrays [..., n].
 
   Args:
@@ -41,8 +46,8 @@ def predict_pairs(
 def write_test_rewards(
   directory: str | os.PathLike,
   labels: Sequence[records.Preference],
-  rewards: Sequence[np.ndarray],
-  **extras: np.ndarray,
+  rewards: Sequence[Float[np.ndarray, " n"]],
+  **extras: Float[np.ndarray, " n"],
 ) -> None:
   """Writes test_rewards.jsonl: the rewards of both responses of each pair.
 

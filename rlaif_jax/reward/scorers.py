@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import flax.struct
-import jax
+from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
@@ -20,11 +19,11 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
   """
 
   def score(
-    params: Any,
+    params: protocols.Params,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     group = scoring.join_groups(prompts, response, mask)
     return model.last(params, group)
 
@@ -35,9 +34,9 @@ def reward_scorer(model: protocols.ScalarModel) -> protocols.Scorer:
 class Standardized:
   """Parameters of a scorer, and mean and deviation of its reward."""
 
-  params: Any
-  shift: jax.Array
-  scale: jax.Array
+  params: protocols.Params
+  shift: Float[Array, ""]
+  scale: Float[Array, ""]
 
 
 def standardized(scorer: protocols.Scorer) -> protocols.Scorer:
@@ -50,9 +49,9 @@ def standardized(scorer: protocols.Scorer) -> protocols.Scorer:
   def score(
     params: Standardized,
     prompts: batches.PromptBatch,
-    response: jax.Array,
-    mask: jax.Array,
-  ) -> jax.Array:
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
     raw = scorer(params.params, prompts, response, mask)
     return (raw - params.shift) / params.scale
 

@@ -8,11 +8,12 @@ and the update step are the same for all.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Callable, Literal, Mapping
+from typing import Annotated, Callable, Literal, Mapping
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -33,9 +34,9 @@ class RLConfig(validation.Validated):
   `kl_in="reward"` subtracts beta (log pi - log ref) from each token's reward,
   so it is part of return and baseline. This is the exact gradient of the
   objective. `kl_in="loss"` keeps the score as the return and adds beta times
-  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2 it
+  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2, it
   is the gradient of the KL at the visited states; it ignores the effect of a
-  token on later states. k1 has no gradient there, and k3 has that of the reverse
+  token on later states. k1 has no gradient there, and k3 that of the reverse
   KL; see `ops.advantages.KL_ESTIMATORS`.
 
   `loss_mean` "sequence" sums a response's terms and averages over responses
@@ -90,14 +91,15 @@ class Rollout:
   """
 
   prompts: batches.PromptBatch
-  response: batches.Array  # [B, N, R] int32
-  mask: batches.Array  # [B, N, R] float32, 1 up to the end token, inclusive
-  log_probs: batches.Array  # [B, N, R] float32
-  ref_log_probs: batches.Array  # [B, N, R] float32
-  values: batches.Array  # [B, N, R] float32
-  score: batches.Array  # [B, N] float32
-  advantages: batches.Array | None = None  # [B, N, R] float32
-  targets: batches.Array | None = None  # [B, N, R] float32
+  response: Int32[batches.Array, "B N R"]
+  # 1 up to the end token, inclusive.
+  mask: Float32[batches.Array, "B N R"]
+  log_probs: Float32[batches.Array, "B N R"]
+  ref_log_probs: Float32[batches.Array, "B N R"]
+  values: Float32[batches.Array, "B N R"]
+  score: Float32[batches.Array, "B N"]
+  advantages: Float32[batches.Array, "B N R"] | None = None
+  targets: Float32[batches.Array, "B N R"] | None = None
 
   @property
   def texts(self) -> batches.GroupBatch:
@@ -111,7 +113,8 @@ class Rollout:
 
 
 Advantages = Callable[
-  [Rollout, jax.Array, RLConfig], tuple[jax.Array, jax.Array]
+  [Rollout, Float[Array, "B N R"], RLConfig],
+  tuple[Float[Array, "B N R"], Float[Array, "B N R"]],
 ]
 
 
@@ -136,7 +139,9 @@ class Algorithm:
   min_samples: int
 
 
-def _per_response(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+def _per_response(
+  function: Callable[..., jax.Array],
+) -> Callable[..., jax.Array]:
   """Maps a function of one trajectory [R] over [B, N, R]."""
   return jax.vmap(jax.vmap(function))
 
@@ -205,7 +210,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 }
 
 
-def shaped_rewards(rollout: Rollout, config: RLConfig) -> jax.Array:
+def shaped_rewards(rollout: Rollout, config: RLConfig) -> Float[Array, "B N R"]:
   """Returns token rewards [B, N, R].
 
   The score is the reward of the last real token; the KL penalty is subtracted
@@ -246,7 +251,7 @@ def make_loss(
   row = ALGORITHMS[config.algorithm]
   estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
 
-  def loss(params: Any, rollout: Rollout, key: jax.Array):
+  def loss(params: protocols.Params, rollout: Rollout, key: jax.Array):
     del key  # The samples are in the rollout.
     mask, texts = rollout.mask, rollout.texts
     # Cleared before use, not after: 0 times the slope at NaN is NaN.
@@ -296,8 +301,10 @@ def make_loss(
 
 
 def state_values(
-  value: protocols.ScalarModel, params: Any, texts: batches.GroupBatch
-) -> jax.Array:
+  value: protocols.ScalarModel,
+  params: protocols.Params,
+  texts: batches.GroupBatch,
+) -> Float[Array, "B N R"]:
   """Returns the values [B, N, R] of the states before each response token."""
   return value.states(params, texts)[..., :-1]
 

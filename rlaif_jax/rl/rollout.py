@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,10 @@ from rlaif_jax.rl import algorithms
 
 Metrics = Mapping[str, masked.WeightedSum]
 Collect = Callable[
-  [Any, Any, batches.PromptBatch, jax.Array], tuple[algorithms.Rollout, Metrics]
+  [protocols.Params, protocols.Params, batches.PromptBatch, jax.Array],
+  tuple[algorithms.Rollout, Metrics],
 ]
+Reshard = Callable[[protocols.Params], protocols.Params]
 
 
 def make_collect(
@@ -29,7 +31,7 @@ def make_collect(
   *,
   config: algorithms.RLConfig,
   eos_ids: tuple[int, ...],
-  reshard: Callable[[Any], Any] = lambda params: params,
+  reshard: Reshard = lambda params: params,
 ) -> Collect:
   """Returns collect(params, frozen, prompts, key) -> (Rollout, metrics).
 
@@ -77,7 +79,7 @@ def make_sample(
   *,
   config: algorithms.RLConfig,
   eos_ids: tuple[int, ...],
-) -> Callable[..., decode.Samples]:
+) -> Callable[..., decode.SampledResponses]:
   """Returns the jitted sample(params, prompts, key) -> Samples [B, N, R].
 
   `params` are the policy's. N is `config.samples_per_prompt`; each prompt is

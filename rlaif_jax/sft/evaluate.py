@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from rlaif_jax.data import converters
 
 def make_evaluate(
   loss: protocols.LossFn, arrays: batches.TokenBatch, batch_size: int
-) -> Callable[[Any], dict[str, float]]:
+) -> Callable[[protocols.Params], dict[str, float]]:
   """Returns evaluate(params) -> mean metrics over all rows.
 
   Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -41,7 +42,9 @@ def make_loss(
   return loss if context_weight > 0 else response_loss
 
 
-def full_weights(batch: batches.TokenBatch, context_weight: float) -> jax.Array:
+def full_weights(
+  batch: batches.TokenBatch, context_weight: float
+) -> Float[jax.Array, "batch targets"]:
   """Returns loss weights [B, L - 1] of all columns but the first, as targets.
 
   A prompt's first token (bos) is not a target.

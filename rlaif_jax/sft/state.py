@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 import jax
 
@@ -28,10 +28,12 @@ class Start(NamedTuple):
   """
 
   state: step_lib.TrainState
-  frozen: Any
-  combine: Callable[[Any, Any], Any] | None
+  frozen: protocols.Params
+  combine: (
+    Callable[[protocols.Params, protocols.Params], protocols.Params] | None
+  )
 
-  def merged(self, trained: Any) -> Any:
+  def merged(self, trained: protocols.Params) -> protocols.Params:
     """Returns the parameters of the model."""
     if self.combine is None:
       return trained
@@ -41,7 +43,7 @@ class Start(NamedTuple):
 def start(
   functions: protocols.LanguageModel,
   optimizer: optax.GradientTransformation,
-  params: Any,
+  params: protocols.Params,
   lora: lora_lib.LoraConfig | None,
   *,
   seed: int,

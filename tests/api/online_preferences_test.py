@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlaif_jax.api import loading
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import preferences
@@ -99,17 +100,27 @@ def test_a_labeler_is_asked_once_about_every_two(world, tmp_path):
   )
   found = scored(world, given, tmp_path)
   path = tmp_path / "judged/store/labels.jsonl"
-  rows = jsonl.read_records(records.Preference, path)
+  chunks = jsonl.parse_rows(path, dict)
   stored = path.read_bytes()
   again = scored(world, given, tmp_path)
   np.testing.assert_array_equal(again.win_probs, found.win_probs)
   assert path.read_bytes() == stored, "no pair is asked for twice"
   # Three pairs of the first context; of the second two texts are the same.
-  assert len(rows) == 4
-  known = {(row.first, row.second): row.p_first for row in rows}
-  assert found.win_probs[0, 0, 1] == known["a cat sat", "ten dogs saw one"]
-  assert found.win_probs[0, 2, 0] == 1.0 - known["a cat sat", "the mat"]
-  assert found.win_probs[1, 1, 2] == known["red hat", "near it ten cat"]
+  assert sum(len(chunk["labels"]) for chunk in chunks) == 4
+  model = loading.load(world / "sft")
+
+  def judged(number, a, b):
+    first, second = (GROUPS[number][i] for i in (a, b))
+    pair = records.Pair(
+      context=first.context, first=first.text, second=second.text
+    )
+    (label,), _ = pairwise_judge.judge_pairs([pair], model.backend(), JUDGE)
+    return label.p_first
+
+  for number, a, b in ((0, 0, 1), (0, 0, 2), (1, 1, 2)):
+    expected = judged(number, a, b)
+    assert found.win_probs[number, a, b] == pytest.approx(expected, abs=1e-5)
+    assert found.win_probs[number, b, a] == 1 - found.win_probs[number, a, b]
   assert found.win_probs[1, 0, 1] == 0.5
   alike = [group("3", "red hat", "red hat")]
   assert (scored(world, given, tmp_path, alike).win_probs == 0.5).all()

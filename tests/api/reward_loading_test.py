@@ -49,7 +49,8 @@ def scores(config, policy):
     ["a cat and a dog"] * 4, policy.tokenizer, policy.sequence
   )
   response, mask, _ = converters.encode_responses(TEXTS, policy.tokenizer, 8)
-  return np.asarray(score(params, batch, response, mask))
+  found = score(params, batch, response[:, None], mask[:, None])
+  return np.asarray(found)[:, 0]
 
 
 def test_a_labeler_with_another_vocabulary_gives_the_same_score(world, policy):

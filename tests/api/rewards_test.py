@@ -45,7 +45,9 @@ def test_a_function_of_texts_gets_contexts_and_responses(policy, sampled):
 
   found = score(words, policy, sampled)
   texts = policy.decode(
-    decode.Samples(response=sampled[1], mask=sampled[2], log_probs=None)
+    decode.SampledResponses(
+      response=sampled[1], mask=sampled[2], log_probs=None
+    )
   )
   np.testing.assert_array_equal(
     found, [[len(text) for text in row] for row in texts]

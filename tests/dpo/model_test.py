@@ -203,9 +203,9 @@ def test_the_minimum_over_all_pairs_is_the_tilted_reference():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"beta": 0.0}, "positive"),
+    ({"beta": 0.0}, "beta is 0.0; it must be > 0"),
     ({"loss": "hinge"}, "logistic"),
-    ({"label_smoothing": 0.5}, "half"),
+    ({"label_smoothing": 0.5}, "< 0.5"),
   ],
 )
 def test_bad_options(changes, message):

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+import rlaif_jax
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -37,6 +40,23 @@ def test_every_module_is_in_the_reference(site):
   for path in (ROOT / "rlaif_jax").glob("*/*.py"):
     if path.name != "__init__.py":
       assert f'id="rlaif_jax.{path.parent.name}.{path.stem}"' in pages, path
+
+
+def test_every_public_name_is_in_the_reference(site):
+  page = (site / "reference" / "index.html").read_text("utf-8")
+  for name in rlaif_jax.__all__:
+    if name != "__version__":
+      module = getattr(rlaif_jax, name).__module__
+      assert f'id="{module}.{name}"' in page, name
+
+
+def test_links_of_notebooks_lead_to_pages(site):
+  pages = sorted(site.glob("tutorials/*/index.html"))
+  assert len(pages) == len(list((ROOT / "docs/tutorials").glob("*.ipynb")))
+  for path in pages:
+    for link in re.findall(r'href="(\.\./[^"#]*)"', path.read_text("utf-8")):
+      target = path.parent / link
+      assert target.is_file() or (target / "index.html").is_file(), link
 
 
 def test_figures_and_tables_are_copied(site):

@@ -60,18 +60,18 @@ def test_log_probs_are_those_of_the_full_forward_at_the_temperature(params):
   """Trap: another temperature or precision in rollout than in training makes
   the first importance ratio differ from 1."""
   tokens, valid = prompts()
-  drawn = draw(params, tokens, valid, range(8))
+  sampled = draw(params, tokens, valid, range(8))
   batch = batches.TokenBatch(
-    tokens=jnp.concatenate([tokens, drawn.response], axis=1),
-    valid=jnp.concatenate([valid, drawn.mask > 0], axis=1),
-    weights=drawn.mask,
+    tokens=jnp.concatenate([tokens, sampled.response], axis=1),
+    valid=jnp.concatenate([valid, sampled.mask > 0], axis=1),
+    weights=sampled.mask,
   )
   full = scoring.response_log_probs(
     FUNCTIONS, params, batch, temperature=CONFIG.temperature
   )
-  ratio = jnp.exp(jnp.where(drawn.mask > 0, full - drawn.log_probs, 0.0))
+  ratio = jnp.exp(jnp.where(sampled.mask > 0, full - sampled.log_probs, 0.0))
   np.testing.assert_allclose(ratio, 1.0, atol=1e-5)
-  assert float(drawn.mask.sum()) > 8
+  assert float(sampled.mask.sum()) > 8
 
 
 def test_samples_of_one_prompt_are_those_of_the_repeated_prompt(params):
@@ -113,9 +113,9 @@ def test_a_row_does_not_depend_on_its_batch(params):
 
 def test_mask_ends_with_the_first_end_token(params):
   tokens, valid = prompts(64)
-  drawn = draw(params, tokens, valid, range(64))
+  sampled = draw(params, tokens, valid, range(64))
   ended = 0
-  for response, mask in zip(*map(np.asarray, (drawn.response, drawn.mask))):
+  for response, mask in zip(*map(np.asarray, (sampled.response, sampled.mask))):
     places = np.flatnonzero(response == EOS)
     length = places[0] + 1 if len(places) else LENGTH
     ended += len(places) > 0
@@ -127,9 +127,9 @@ def test_mask_ends_with_the_first_end_token(params):
 def test_any_of_several_end_tokens_ends(params):
   """Trap: only one of the stop tokens is looked for."""
   tokens, valid = prompts(64)
-  drawn = draw(params, tokens, valid, range(64), eos_ids=(EOS, 5, 6))
-  last = np.asarray(drawn.mask).sum(axis=1).astype(int) - 1
-  ends = np.asarray(drawn.response)[np.arange(64), last]
+  sampled = draw(params, tokens, valid, range(64), eos_ids=(EOS, 5, 6))
+  last = np.asarray(sampled.mask).sum(axis=1).astype(int) - 1
+  ends = np.asarray(sampled.response)[np.arange(64), last]
   short = last < LENGTH - 1
   assert short.any() and np.isin(ends[short], (EOS, 5, 6)).all()
   assert len(set(ends[short])) > 1
@@ -138,17 +138,17 @@ def test_any_of_several_end_tokens_ends(params):
 def test_greedy_is_the_argmax_of_full_forwards(params):
   tokens, valid = prompts(2)
   config = decode.SamplingConfig(max_tokens=4, temperature=0.0)
-  drawn = draw(params, tokens, valid, range(2), config=config, eos_ids=(99,))
+  sampled = draw(params, tokens, valid, range(2), config=config, eos_ids=(99,))
   for step in range(4):
     hidden = testing.all_hidden(
       FUNCTIONS,
       params,
-      jnp.concatenate([tokens, drawn.response[:, :step]], axis=1),
-      jnp.concatenate([valid, drawn.mask[:, :step] > 0], axis=1),
+      jnp.concatenate([tokens, sampled.response[:, :step]], axis=1),
+      jnp.concatenate([valid, sampled.mask[:, :step] > 0], axis=1),
     )
     logits = FUNCTIONS.logits(params, hidden[:, -1])
     np.testing.assert_array_equal(
-      drawn.response[:, step], jnp.argmax(logits, axis=-1)
+      sampled.response[:, step], jnp.argmax(logits, axis=-1)
     )
 
 
@@ -164,7 +164,7 @@ def test_bad_settings_are_named(changes):
 def test_sample_frequencies_follow_the_probabilities(params):
   tokens, valid = prompts(1)
   many = 4000
-  drawn = draw(
+  sampled = draw(
     params,
     jnp.repeat(tokens, many, axis=0),
     jnp.repeat(valid, many, axis=0),
@@ -174,7 +174,7 @@ def test_sample_frequencies_follow_the_probabilities(params):
   hidden = testing.all_hidden(FUNCTIONS, params, tokens, valid)
   logits = FUNCTIONS.logits(params, hidden[:, -1])[0] / 0.7
   expected = np.asarray(jax.nn.softmax(logits))
-  seen = np.bincount(np.asarray(drawn.response)[:, 0], minlength=VOCAB) / many
+  seen = np.bincount(np.asarray(sampled.response)[:, 0], minlength=VOCAB) / many
   np.testing.assert_allclose(seen, expected, atol=0.035)
 
 

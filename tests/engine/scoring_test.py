@@ -56,7 +56,7 @@ def test_options_of_one_and_several_tokens(params):
 
 def test_an_empty_option_is_an_error(params):
   tokens, valid = padded()
-  with pytest.raises(ValueError, match="needs a token"):
+  with pytest.raises(ValueError, match="needs at least one token"):
     scoring.option_log_probs(FUNCTIONS, params, tokens, valid, ((1,), ()))
 
 
@@ -74,8 +74,8 @@ def test_response_log_probs_with_padding_on_both_sides(params):
 
 
 def test_rows_that_begin_alike_are_read_once(params):
-  """Common beginning [3, 4], prefixes [5] and [6, 7], three suffixes."""
-  common = prefix_sharing.prefill_prefix(
+  """Prefix [3, 4], group prefixes [5] and [6, 7], three suffixes."""
+  prefix = prefix_sharing.prefill_prefix(
     FUNCTIONS,
     params,
     jnp.array([[0, 3, 4]]),
@@ -91,7 +91,7 @@ def test_rows_that_begin_alike_are_read_once(params):
   whole = ([3, 4, 6, 7, 2], [3, 4, 5, 8, 3], [3, 4, 6, 7, 2, 5])
   options = ((1,), (1, 8))
   found = scoring.shared_option_log_probs(
-    FUNCTIONS, params, common, batch, options
+    FUNCTIONS, params, prefix, batch, options
   )
   for row, prompt in enumerate(whole):
     for column, option in enumerate(options):
@@ -99,7 +99,7 @@ def test_rows_that_begin_alike_are_read_once(params):
       assert abs(float(found[row, column]) - expected) < 1e-4
   weights = jnp.array([[0.0, 0], [0, 1], [0, 1], [0, 0]])
   sums = scoring.shared_log_likelihoods(
-    FUNCTIONS, params, common, batch, weights
+    FUNCTIONS, params, prefix, batch, weights
   )
   expected = [
     0.0,

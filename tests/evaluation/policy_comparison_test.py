@@ -16,11 +16,27 @@ TEXTS = {
   "B": {"1": "b1", "2": "same", "4": "b4"},
   "C": {"1": "c1", "2": "c2"},
 }
-CONTEXTS = {"1": "context 1", "2": "context 2", "3": "context 3"}
+
+
+def sampled(texts):
+  return {
+    policy: {
+      i: records.Response(
+        id=i,
+        index=0,
+        context=f"context {i}",
+        text=text,
+        tokens=1,
+        finished=True,
+      )
+      for i, text in by_id.items()
+    }
+    for policy, by_id in texts.items()
+  }
 
 
 def test_each_two_policies_meet_on_common_contexts():
-  pairs = policy_comparison.pair_responses(TEXTS, CONTEXTS)
+  pairs = policy_comparison.pair_responses(sampled(TEXTS))
   assert list(pairs) == [("A", "B"), ("A", "C"), ("B", "C")]
   rows = pairs["A", "B"]
   assert [(r.context, r.first, r.second) for r in rows] == [
@@ -29,16 +45,16 @@ def test_each_two_policies_meet_on_common_contexts():
   ]
   ids = {row.id for rows in pairs.values() for row in rows}
   assert len(ids) == 6
-  few = policy_comparison.pair_responses(TEXTS, CONTEXTS, limit=1)
+  few = policy_comparison.pair_responses(sampled(TEXTS), limit=1)
   assert few["A", "B"] == rows[:1]
   with pytest.raises(ValueError, match="no context in common"):
     policy_comparison.pair_responses(
-      {"A": {"1": "x"}, "B": {"2": "y"}}, CONTEXTS
+      sampled({"A": {"1": "x"}, "B": {"2": "y"}})
     )
 
 
 def test_equal_texts_are_a_tie_and_missing_labels_are_counted():
-  pairs = policy_comparison.pair_responses(TEXTS, CONTEXTS)
+  pairs = policy_comparison.pair_responses(sampled(TEXTS))
 
   def labels_of(rows):
     for row in rows:

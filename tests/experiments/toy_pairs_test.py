@@ -129,7 +129,7 @@ def test_every_loss_learns_from_labels(loss):
     ({"weights": "heavy"}, "heavy"),
     ({"rounds": 2}, "rounds need a judge"),
     ({"judge": "pointwise", "rounds": 2}, "'initial'"),
-    ({"judge": "pointwise", "weights": "gold"}, "only labelled"),
+    ({"judge": "pointwise", "weights": "gold"}, "unless judge is"),
     ({"judge": "pairwise", "choose": "best"}, "choose"),
   ],
 )

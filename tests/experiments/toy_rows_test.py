@@ -63,7 +63,7 @@ def test_a_stop_in_the_middle_of_a_seed_changes_nothing(tmp_path, monkeypatch):
   calls = iter([False, True])
   with monkeypatch.context() as patch:
     patch.setattr(preemption, "requested", lambda: next(calls))
-    with pytest.raises(preemption.Preempted, match="two, 3"):
+    with pytest.raises(preemption.Preempted, match="two, seed 3"):
       run(tmp_path / "parts", [])
   opened = []
   run(tmp_path / "parts", opened)
@@ -76,5 +76,5 @@ def test_a_stop_in_the_middle_of_a_seed_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_arms_have_their_own_names(tmp_path):
-  with pytest.raises(ValueError, match="toy_world.arms have the names"):
+  with pytest.raises(ValueError, match="names must be unique"):
     run(tmp_path, [], ARMS[:1] * 2)

@@ -81,8 +81,8 @@ def test_worlds_are_functions_of_the_seed():
 @pytest.mark.parametrize(
   "changes, word",
   [
-    ({"longest": 9}, "longest 9"),
-    ({"words": 1}, "words 1"),
+    ({"longest": 9}, "2, 9 and 6"),
+    ({"words": 1}, "words is 1"),
     ({"limit": 3}, "penalty"),
   ],
 )
@@ -91,7 +91,7 @@ def test_bad_worlds_are_named(changes, word):
     toy_task.ToyWorldConfig(**{**CONFIG, **changes})
 
 
-def test_a_taste_is_wrong_about_words_and_writers_stay_at_zero():
+def test_bias_changes_values_and_the_writers_mean_stays_zero():
   world = toy_task.make_world(toy_task.ToyWorldConfig(topics=3, words=400), 1)
   other = world.biased(0.5, np.random.default_rng(0))
   error = other.values - world.values
@@ -101,7 +101,7 @@ def test_a_taste_is_wrong_about_words_and_writers_stay_at_zero():
   np.testing.assert_allclose(same.values, world.values, atol=1e-12)
 
 
-def test_tilted_writers_are_the_optimum_of_value_less_kl():
+def test_tilted_writers_are_the_optimum_of_value_minus_kl():
   """No other use of words has more value - KL / strength."""
   world = toy_task.make_world(toy_task.ToyWorldConfig(**CONFIG), 0)
   tilted = world.tilted(2.0)

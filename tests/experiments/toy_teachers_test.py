@@ -77,8 +77,7 @@ def test_arms_take_as_many_updates_and_end_where_they_should(student):
 def test_feedback_is_about_other_prompts_and_ties_weigh_nothing(student):
   data = tiny_toy.data()
   critic = toy_teachers.make_critic(data, CONFIG)
-  data = student._judged_pairs(data, critic, data.policy, 65)
-  pairs = data.pairs
+  pairs = student._judged_pairs(data, critic, data.policy, 65)
   assert len(pairs.label) == 128 - 65
   expected = data.world.prompts(np.arange(65, 128))[:, 0]
   np.testing.assert_array_equal(pairs.first.tokens[:, 0], expected)

@@ -10,17 +10,7 @@ from tests.house import source
 
 # Names that still have two classes each; shorten this list.
 TWO_CLASSES = {
-  "Array",
-  "Attention",
-  "Block",
-  "Cache",
-  "Decoder",
   "Estimate",
-  "Group",
-  "LayerCache",
-  "Part",
-  "Samples",
-  "ScalarDecoder",
 }
 
 # Annotations that `core.validation` reads.

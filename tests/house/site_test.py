@@ -35,7 +35,11 @@ GENERATED = {
 
 
 def prose(path) -> str:
-  """Returns the text of a document without its code blocks."""
+  """Returns the text of a document or notebook without its code blocks."""
+  if path.suffix == ".ipynb":
+    cells = json.loads(source.text(path))["cells"]
+    texts = ["".join(c["source"]) for c in cells if c["cell_type"] != "code"]
+    return "\n\n".join(texts)
   return re.sub(r"```.*?```", "", source.text(path), flags=re.S)
 
 
@@ -46,7 +50,7 @@ def anchors(path) -> set[str]:
   return {re.sub(r"[-\s]+", "-", head) for head in plain}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=source.short)
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=source.short)
 def test_relative_links_resolve(path):
   wrong = []
   for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
@@ -175,7 +179,7 @@ def exists(dotted: str) -> bool:
   return False
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=source.short)
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=source.short)
 def test_names_in_documents_exist(path):
   if path.name == "CHANGELOG.md":
     pytest.skip("names of earlier versions are allowed there")

@@ -98,7 +98,7 @@ def test_a_whole_source_passes():
   [
     ({"q.weight": None}, "here: tensor q.weight is missing"),
     ({"more": (1,)}, r"here: tensor more with shape \(1,\) is unexpected"),
-    ({"o.weight": (6, 4)}, r"o.weight has shape \(6, 4\).*says \(4, 6\)"),
+    ({"o.weight": (6, 4)}, r"o.weight has shape \(6, 4\).*expects \(4, 6\)"),
     ({"q.bias": (3, 2)}, "q.bias has shape"),
   ],
 )

@@ -117,7 +117,7 @@ def encoder_inputs(tokens, valid):
   prompt, real = tokens[:, :-RESPONSE], valid[:, :-RESPONSE]
   ids = np.concatenate([prompt, end], axis=1)
   mask = np.concatenate([real, end.astype(bool)], axis=1)
-  # Theirs counts positions by column, so padding must not stand inside.
+  # Theirs counts positions by column, so there must be no padding inside.
   packed = np.zeros_like(ids)
   for row in range(len(ids)):
     kept = ids[row][mask[row]]

@@ -69,7 +69,7 @@ def test_reads_chunks_by_either_separator(tmp_path, separator):
   files = {f"0{separator}0": array[:, :2]}
   files[f"0{separator}1"] = array[:, [2, 2]]
   write(tmp_path / "x", array, [2, 2], files, dimension_separator=separator)
-  found = zarr_files.Array(zarr_files.open_store(tmp_path), "x").checked()
+  found = zarr_files.ZarrArray(zarr_files.open_store(tmp_path), "x").checked()
   assert found.shape == (2, 3) and found.dtype == np.int16
   np.testing.assert_array_equal(found.read(), array)
 
@@ -78,7 +78,7 @@ def test_a_short_chunk_is_found_before_it_is_read(tmp_path):
   array = np.ones((2, 3), np.float32)
   write(tmp_path / "x", array, [2, 3], {"0.0": array[:1]})
   with pytest.raises(ValueError, match="chunk of 24 bytes.*found 12 bytes"):
-    zarr_files.Array(zarr_files.open_store(tmp_path), "x").checked()
+    zarr_files.ZarrArray(zarr_files.open_store(tmp_path), "x").checked()
 
 
 def test_a_linked_chunk_elsewhere_is_not_read(tmp_path):
@@ -89,4 +89,4 @@ def test_a_linked_chunk_elsewhere_is_not_read(tmp_path):
   (store / "x" / "0.0").rename(tmp_path / "away")
   (store / "x" / "0.0").symlink_to(tmp_path / "away")
   with pytest.raises(ValueError, match="found no bytes"):
-    zarr_files.Array(zarr_files.open_store(store), "x").checked()
+    zarr_files.ZarrArray(zarr_files.open_store(store), "x").checked()

@@ -151,7 +151,8 @@ def test_a_policy_reads_members_in_their_units(
     if kind == "lora":
       whole = lora.apply(whole, whole.pop("adapters"), LORA.lora)
     group = reward_loading.scorers.reward_scorer(loaded.functions)
-    rewards = np.asarray(group(whole, prompts, response, mask))
+    raw = group(whole, prompts, response[:, None], mask[:, None])
+    rewards = np.asarray(raw)[:, 0]
     members.append((rewards - rewards.mean()) / rewards.std())
   members = np.stack(members)
   expected = members.min(axis=0)

@@ -65,9 +65,9 @@ def test_a_prompt_longer_than_the_model_is_an_error(backend):
     backend.score_options(["x" * 80], ("1", "2"))
 
 
-def test_reading_prompts_together_changes_no_answer(backend):
-  """The paths with and without shared beginnings, and whole likelihoods."""
-  apart = backends.FlaxBackend(
+def test_sharing_prefixes_changes_no_result(backend):
+  """With and without shared prefixes, and whole likelihoods."""
+  unshared = backends.FlaxBackend(
     dataclasses.replace(FUNCTIONS, cache=None),
     testing.build(FUNCTIONS),
     TOKENIZER,
@@ -79,26 +79,26 @@ def test_reading_prompts_together_changes_no_answer(backend):
   for options in (("1", "2"), ("1", "2", "10")):
     np.testing.assert_allclose(
       backend.score_options(prompts, options)[0],
-      apart.score_options(prompts, options)[0],
+      unshared.score_options(prompts, options)[0],
       atol=1e-5,
     )
   texts = ["aa", "b", "ab ab", "c", "b", "d"]
   together, usage = backend.log_likelihoods(prompts, texts)
-  alone, same_usage = apart.log_likelihoods(prompts, texts)
+  alone, same_usage = unshared.log_likelihoods(prompts, texts)
   np.testing.assert_allclose(together, alone, atol=1e-4)
   assert usage == same_usage
   assert len({round(total, 3) for total, _ in together}) == 6
   ask = dict(max_tokens=5, temperature=1.0, top_k=5, seed=3, stop="")
-  assert backend.complete(prompts, **ask) == apart.complete(prompts, **ask)
+  assert backend.complete(prompts, **ask) == unshared.complete(prompts, **ask)
   ragged = [*prompts, same + "z" * 25]
   assert packed_prompts.make_segments(
     [backend.encode(prompt) for prompt in ragged], bucket=16
   ).is_uneven
-  assert backend.complete(ragged, **ask) == apart.complete(ragged, **ask)
+  assert backend.complete(ragged, **ask) == unshared.complete(ragged, **ask)
 
 
 def test_the_prefix_of_all_prompts_is_read_once_for_all_calls(monkeypatch):
-  """And its cache is kept for the last few beginnings alone."""
+  """The caches of the last few prefixes are kept."""
   read = []
   prefill = prefix_sharing.prefill_prefix
 
@@ -121,7 +121,7 @@ def test_the_prefix_of_all_prompts_is_read_once_for_all_calls(monkeypatch):
   first = ask(begins[0])
   assert read == [20]
   assert ask(begins[0]) == first and read == [20]
-  # Others are read, too, and the oldest makes room.
+  # The cache of the oldest prefix is dropped.
   for begin in begins[1 : backends.NUM_PREFIXES + 1]:
     ask(begin)
   assert len(read) == backends.NUM_PREFIXES + 1
@@ -140,7 +140,7 @@ def test_an_empty_prompt_is_an_error():
 
 def test_a_prompt_is_a_user_message_of_a_chat():
   class Specials(testing.CharTokenizer):
-    """`<e>` is a token of its own, unless it stands in a plain text."""
+    """`<e>` is a token of its own, unless it is in a plain text."""
 
     def encode_plain(self, text):
       return [self._ids[character] for character in text]

@@ -121,7 +121,7 @@ def test_failed_answers_are_not_kept(tmp_path):
   assert backend.asked == ["broken", "a", "broken"]
 
 
-def test_settled_answers_go_or_are_free(tmp_path):
+def test_committed_outputs_are_deleted_or_free(tmp_path):
   path = tmp_path / "j"
   noted = journal.JournaledBackend(Paid(), path)
   noted.score_options(["a", "bb"], ("1", "2"))

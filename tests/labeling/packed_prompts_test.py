@@ -12,8 +12,8 @@ from tests.labeling import prefixes_test
 
 
 def pack(ids, batch_size=8, bucket=8):
-  documents = packed_prompts.make_segments(ids, bucket=bucket)
-  return list(packed_prompts.pack(documents, batch_size=batch_size))
+  segments = packed_prompts.make_segments(ids, bucket=bucket)
+  return list(packed_prompts.pack(segments, batch_size=batch_size))
 
 
 def read_back(parts):
@@ -64,15 +64,15 @@ def test_little_is_padding_and_few_programs_are_compiled():
   for _ in range(20):
     ids = prefixes_test.judge_prompts(rng, 64)
     for part in pack(ids, batch_size=32):
-      document = part.batch.segment_ids
-      shapes.add((document.shape, part.batch.columns.shape))
-      cells += document.size
-      real += int((document > 0).sum())
+      segment_ids = part.batch.segment_ids
+      shapes.add((segment_ids.shape, part.batch.columns.shape))
+      cells += segment_ids.size
+      real += int((segment_ids > 0).sum())
   assert real > 0.8 * cells
   assert len(shapes) <= 6
 
 
-def test_the_layout_depends_on_the_tokens_alone():
+def test_the_layout_depends_on_the_tokens_only():
   ids = prefixes_test.judge_prompts(random.Random(0), 20)
   turned = ids[::-1]
   for one, two in zip(pack(ids), pack(turned), strict=True):
@@ -80,7 +80,7 @@ def test_the_layout_depends_on_the_tokens_alone():
     assert [(len(ids) - 1 - p, r, n) for p, r, n in two.places] == one.places
 
 
-def test_documents_of_one_length_are_better_padded():
+def test_prompts_of_one_length_are_padded():
   alike = [[1] * 16 + [2 + i] * 30 + [0] for i in range(8)]
   assert not packed_prompts.make_segments(alike, bucket=8).is_uneven
   more = packed_prompts.make_segments([*alike, [1] * 90], bucket=8)

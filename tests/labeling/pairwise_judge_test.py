@@ -122,11 +122,11 @@ def test_chain_of_thought_takes_two_steps_per_order():
     one, two = shown(prompt)
     return f"  {one} before {two}. \nPreferred Summary=\n1"
 
-  def verdict(prompt, option):
+  def judgment(prompt, option):
     assert prompt.endswith(".\nPreferred Summary=\n")
     return math.log(0.8 if (option == "1") == ("x before" in prompt) else 0.2)
 
-  backend = testing.ScriptedBackend(verdict, rationale)
+  backend = testing.ScriptedBackend(judgment, rationale)
   (label,), usage = one([pair("x", "yy")], backend, chain_of_thought=True)
   assert label.rationales == ("x before yy.", "yy before x.")
   assert label.p_orders == pytest.approx((0.8, 0.8), abs=1e-11)
@@ -153,11 +153,11 @@ def test_self_consistency_averages_distributions():
       seeds.append(seed)
     return f"thought {seeds.index(seed)}"
 
-  def verdict(prompt, option):
+  def judgment(prompt, option):
     p = (0.9, 0.6, 0.0001)[int(prompt.split("thought ")[1][0]) % 3]
     return math.log(p if option == "1" else 1 - p)
 
-  backend = testing.ScriptedBackend(verdict, rationale)
+  backend = testing.ScriptedBackend(judgment, rationale)
   settings = {"chain_of_thought": True, "num_samples": 3, "temperature": 0.7}
   (label,), usage = one([pair("x", "yy")], backend, orders="first", **settings)
   assert label.p_first == pytest.approx((0.9 + 0.6 + 0.0001) / 3, abs=1e-11)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared beginnings: every prompt whole, few tokens read, few shapes."""
+"""Shared prefixes: prompts are complete, few tokens are read, few shapes."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_a_loaded_model_is_saved_as_a_finished_one(
   model = conversion.load(str(hf), device, sequence=SEQUENCE)
   shutil.rmtree(hf)
   target = str(tmp_path / "model")
-  pretrained.save_like(target, model.params, model, name="m", kind="language")
+  model.save(target)
   again = pretrained.load(target, "language", device)
   assert_same(again, params)
   assert again.tokenizer.fingerprint == model.tokenizer.fingerprint

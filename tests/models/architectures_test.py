@@ -184,7 +184,7 @@ def test_padding_changes_nothing(models, name):
 def test_sampled_log_probs_are_those_of_the_full_forward(models, name):
   functions, params = models(name)
   both = batch()
-  drawn = jax.jit(
+  samples = jax.jit(
     lambda p: decode.generate(
       functions,
       p,
@@ -205,11 +205,11 @@ def test_sampled_log_probs_are_those_of_the_full_forward(models, name):
   again = scoring.response_log_probs(
     functions,
     params,
-    scoring.join(prompts, drawn.response, drawn.mask),
+    scoring.join(prompts, samples.response, samples.mask),
     temperature=0.9,
   )
   np.testing.assert_allclose(
-    drawn.log_probs, again * drawn.mask, atol=2e-5, rtol=1e-5
+    samples.log_probs, again * samples.mask, atol=2e-5, rtol=1e-5
   )
 
 

@@ -27,9 +27,9 @@ def filled(rows, columns, start):
 def test_new_columns_are_empty_and_come_next():
   before = filled(2, 4, 0.0)
   after = cache.grow_cache(before, 3)
-  ((keys, values),) = after.layers
-  assert keys.shape == values.shape == (2, 2, 7, 3)
-  np.testing.assert_array_equal(values[:, :, :4], before.layers[0].values)
+  (layer,) = after.layers
+  assert layer.keys.shape == layer.values.shape == (2, 2, 7, 3)
+  np.testing.assert_array_equal(layer.values[:, :, :4], before.layers[0].values)
   np.testing.assert_array_equal(after.positions[:, :4], before.positions)
   np.testing.assert_array_equal(after.positions[:, 4:], -1)
   assert int(after.next_column) == int(after.first_column) == 4
@@ -41,9 +41,10 @@ def test_a_row_replaces_another():
     positions=own.positions.at[:, 4:].set(9), next_column=jnp.asarray(5)
   )
   put = jax.jit(cache.insert_row)(own, 1, other, 3)
-  for mine, theirs, before in zip(
-    put.layers[0], other.layers[0], own.layers[0]
-  ):
+  for name in ("keys", "values"):
+    mine, theirs, before = (
+      getattr(each.layers[0], name) for each in (put, other, own)
+    )
     np.testing.assert_array_equal(mine[1, :, :4], theirs[3])
     np.testing.assert_array_equal(mine[0], before[0])
     np.testing.assert_array_equal(mine[2], before[2])
@@ -73,9 +74,9 @@ def test_rows_after_a_prefix_are_empty():
     first_column=jnp.asarray(3),
   )
   rows = cache.init_cache(prefix, 5, 2)
-  ((keys, values),) = rows.layers
-  assert keys.shape == values.shape == (5, 2, 2, 4)
-  assert not np.any(keys) and np.all(rows.positions == -1)
+  (layer,) = rows.layers
+  assert layer.keys.shape == layer.values.shape == (5, 2, 2, 4)
+  assert not np.any(layer.keys) and np.all(rows.positions == -1)
   assert rows.next_column == rows.first_column == 0
   # Position 2 follows positions 0 and 1; without a prefix it is 0.
   valid = jnp.tile(jnp.array([[False, True]]), (5, 1))

@@ -39,7 +39,7 @@ def texts() -> batches.TokenBatch:
   )
 
 
-def assert_same(apart, together, params):
+def assert_same(separate, grouped, params):
   """Values, and the gradient of a weighted mean of them."""
 
   def both_of(function):
@@ -52,8 +52,8 @@ def assert_same(apart, together, params):
 
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5),
-    both_of(apart),
-    both_of(together),
+    both_of(separate),
+    both_of(grouped),
   )
 
 
@@ -74,14 +74,14 @@ def test_responses_of_one_prompt(name, scan_layers):
   both = texts()
   weights = both.weights[..., None]
 
-  def apart(params):
+  def separate(params):
     return model.hidden(params, both) * weights
 
-  def together(params):
+  def grouped(params):
     hidden = model.hidden(params, testing.grouped(both, GROUP))
     return hidden.reshape(weights.shape[:2] + (-1,)) * weights
 
-  assert_same(apart, together, testing.build(model))
+  assert_same(separate, grouped, testing.build(model))
 
 
 @pytest.mark.parametrize("name", ["small_world", "gemma3", "t5_1_1"])
@@ -94,16 +94,16 @@ def test_scalars_of_one_prompt(name):
   group = testing.grouped(both, GROUP)
   real = jnp.pad(both.weights, ((0, 0), (1, 0)), constant_values=1.0)
 
-  def apart(params):
+  def separate(params):
     states = model.states(params, both) * real
     return jnp.append(states, model.last(params, both)[:, None], axis=1)
 
-  def together(params):
+  def grouped(params):
     states = model.states(params, group).reshape(real.shape) * real
     last = model.last(params, group).reshape(-1, 1)
     return jnp.append(states, last, axis=1)
 
-  assert_same(apart, together, params)
+  assert_same(separate, grouped, params)
 
 
 def test_columns():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layer asked at some columns alone gives what it gives at all of them."""
+"""A layer at some columns gives the same as at all columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.models import architectures_test
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_columns_alone_are_those_of_all(name):
+def test_some_columns_are_those_of_all(name):
   config = architectures_test.FAMILIES[name]
   block = decoder_block.Block(config, is_local=False)
   x = jax.random.normal(jax.random.key(0), (2, 6, config.width))

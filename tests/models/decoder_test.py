@@ -139,20 +139,6 @@ def test_gradient_is_finite_with_rows_of_padding_only():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize(
-  "changes, word",
-  [
-    ({"num_kv_heads": 3}, "num_kv_heads"),
-    ({"head_dim": 5}, "head_dim"),
-    ({"dtype": "float16"}, "dtype"),
-    ({"width": 0}, "width"),
-  ],
-)
-def test_bad_sizes_are_named(changes, word):
-  with pytest.raises(ValueError, match=word):
-    config(**changes)
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_bfloat16_stays_near_float32_and_logits_are_not_rounded(tied):
   functions, params = build(config(tie_embeddings=tied))

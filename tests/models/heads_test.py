@@ -19,7 +19,7 @@ def test_last_real_is_by_index():
   np.testing.assert_array_equal(attention.last_real(values, valid), [1, 7, 10])
 
 
-def test_end_token_that_is_also_the_pad_is_read_where_it_stands():
+def test_end_token_that_is_also_the_pad_is_read_by_index():
   """Trap: pad = eos and a search for the first pad reads the prompt's end."""
   cfg = decoder.DecoderConfig(
     vocab_size=5,
@@ -44,7 +44,7 @@ def test_end_token_that_is_also_the_pad_is_read_where_it_stands():
   np.testing.assert_allclose(rewards, per_token[:, 3], rtol=1e-6)
 
 
-def test_a_fresh_head_says_zero():
+def test_a_new_head_gives_zero():
   cfg = decoder.DecoderConfig(
     vocab_size=5,
     width=8,

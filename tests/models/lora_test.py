@@ -120,8 +120,8 @@ def test_merged_is_applied(model, params):
   np.testing.assert_array_equal(
     model.hidden(merged, batch()), wrapped.hidden(adapters, batch())
   )
-  apart = model.hidden(params, batch()) - model.hidden(merged, batch())
-  assert np.abs(apart).max() > 0.1
+  difference = model.hidden(params, batch()) - model.hidden(merged, batch())
+  assert np.abs(difference).max() > 0.1
 
 
 def test_every_function_is_wrapped(model, params):
@@ -191,14 +191,14 @@ def test_only_adapters_learn_and_the_loss_falls(model, params):
 def test_an_ensemble_is_a_vmap(params):
   members = [filled(params, seed=seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-  together = jax.vmap(
+  stacked_kernels = jax.vmap(
     lambda one: lora.apply(params, one, CONFIG)["blocks_0"]["attention"][
       "query"
     ]["kernel"]
   )(stacked)
   for number, member in enumerate(members):
     alone = flat(lora.apply(params, member, CONFIG))[QUERY]
-    np.testing.assert_allclose(together[number], alone, atol=1e-6)
+    np.testing.assert_allclose(stacked_kernels[number], alone, atol=1e-6)
 
 
 def test_half_precision(params):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A beginning that is there once, against one that each row has."""
+"""Attention to a shared prefix, against a copy in each row."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def arrays(dtype):
   first = [draw(1, KEY_HEADS, COMMON, CHANNELS) for _ in "kv"]
   own = [draw(ROWS, KEY_HEADS, OWN, CHANNELS) for _ in "kv"]
   mask = generator.random((ROWS, LENGTH, OWN)) < 0.6
-  mask[0, 0] = False  # Sees the beginning alone.
+  mask[0, 0] = False  # Attends to the prefix only.
   return query, first, own, jnp.asarray(mask)
 
 
@@ -49,7 +49,7 @@ def masks():
   alike = np.ones((1, 1, COMMON), bool)
   alike[..., 0] = False
   each = generator.random((ROWS, LENGTH, COMMON)) < 0.5
-  each[1] = False  # Too far away; the row sees its own columns alone.
+  each[1] = False  # Too far away; attends to its own columns only.
   each[0, 0, 0] = True
   return {"alike": alike, "each": each}
 
@@ -81,10 +81,10 @@ def test_it_equals_attention_to_copies(which, scale):
 def test_large_scores_do_not_overflow():
   query, first, own, mask = arrays("float32")
   begin_mask = jnp.asarray(masks()["alike"])
-  beginning = prefix_attention.Prefix(
+  prefix = prefix_attention.Prefix(
     cache_lib.LayerCache(first[0] * 100, first[1]), begin_mask
   )
-  found = prefix_attention.attend_after(query * 100, beginning, *own, mask)
+  found = prefix_attention.attend_after(query * 100, prefix, *own, mask)
   assert np.isfinite(found).all() and np.abs(found).max() > 0.1
 
 
@@ -93,22 +93,20 @@ def test_bfloat16_stays_near_float32():
   found = []
   for dtype in ("float32", "bfloat16"):
     query, first, own, mask = arrays(dtype)
-    beginning = prefix_attention.Prefix(
-      cache_lib.LayerCache(*first), begin_mask
-    )
-    out = prefix_attention.attend_after(query, beginning, *own, mask)
+    prefix = prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask)
+    out = prefix_attention.attend_after(query, prefix, *own, mask)
     assert out.dtype == dtype
     found.append(out.astype(jnp.float32))
   np.testing.assert_allclose(*found, atol=0.04)
 
 
 def test_nothing_is_copied_for_each_row():
-  """In the compiled program no array has rows times the beginning's keys."""
+  """In the compiled program no array has the prefix's keys for each row."""
   query, first, own, mask = arrays("float32")
   begin_mask = jnp.asarray(masks()["alike"])
-  beginning = prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask)
+  prefix = prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask)
   call = jax.jit(prefix_attention.attend_after)
-  text = call.lower(query, beginning, *own, mask).compile().as_text()
+  text = call.lower(query, prefix, *own, mask).compile().as_text()
   assert f"[{ROWS},{KEY_HEADS},{COMMON},{CHANNELS}]" not in text
   assert f"[1,{KEY_HEADS},{COMMON},{CHANNELS}]" in text
 
@@ -134,9 +132,9 @@ def test_columns_of_a_mask_are_taken_where_it_has_them():
 
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-4), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
-  """Log-probs after a beginning of 5, prefixes of 2 and 4 and suffixes of 1 to
-  4 tokens, against each row read whole."""
+def test_rows_after_a_prefix_are_whole_rows(name, dtype, atol):
+  """Log-probs after a prefix of 5, group prefixes of 2 and 4 and suffixes of 1
+  to 4 tokens, against each row read whole."""
   config = dataclasses.replace(FAMILIES[name], dtype=dtype)
   functions = testing.jitted(architectures.language(config))
   params = testing.build(functions)
@@ -155,11 +153,13 @@ def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
     padded(prefix, 5),
     padded(suffix, 6),
   )
-  common = prefix_sharing.prefill_prefix(functions, params, *padded([begin], 7))
+  prefix_cache = prefix_sharing.prefill_prefix(
+    functions, params, *padded([begin], 7)
+  )
   found = scoring.shared_option_log_probs(
     functions,
     params,
-    common,
+    prefix_cache,
     prefix_sharing.SharedPrompts(
       group_tokens=prefixes,
       group_valid=prefix_valid,
@@ -182,8 +182,8 @@ def test_rows_after_a_beginning_are_whole_rows(name, dtype, atol):
 
 @pytest.mark.parametrize("begin", [0, 5])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_packed_prompts_are_prompts_alone(name, begin):
-  """After a beginning or none: two documents in one row, one with branches."""
+def test_packed_prompts_are_separate_prompts(name, begin):
+  """After a prefix or none: two segments in one row, one with continuations."""
   functions = testing.jitted(architectures.language(FAMILIES[name]))
   params = testing.build(functions)
   generator = np.random.default_rng(1)
@@ -192,22 +192,22 @@ def test_packed_prompts_are_prompts_alone(name, begin):
     for n in (begin, 4, 2, 3, 0, 5)
   )
   row = np.concatenate([*parts, [0, 0]]).astype(np.int32)
-  document = np.repeat([1, 1, 1, 2, 2, 0], [4, 2, 3, 0, 5, 2])
-  branch = np.repeat([0, 1, 2, 0, 1, 0], [4, 2, 3, 0, 5, 2])
+  segments = np.repeat([1, 1, 1, 2, 2, 0], [4, 2, 3, 0, 5, 2])
+  continuations = np.repeat([0, 1, 2, 0, 1, 0], [4, 2, 3, 0, 5, 2])
   packed = batches.PackedBatch(
     tokens=np.stack([row, 0 * row]),
-    segment_ids=np.stack([document, 0 * document]),
-    continuation_ids=np.stack([branch, 0 * branch]),
+    segment_ids=np.stack([segments, 0 * segments]),
+    continuation_ids=np.stack([continuations, 0 * continuations]),
     columns=np.array([[5, 8, 13, 0], [0, 0, 0, 0]]),
   )
   options = ((4,), (7,), (5,))
-  # The beginning is padded to eight.
+  # The prefix is padded to eight.
   padded = np.pad(first, (8 - begin, 0))[None]
-  common = prefix_sharing.prefill_prefix(
+  prefix_cache = prefix_sharing.prefill_prefix(
     functions, params, padded, np.arange(8)[None] >= 8 - begin
   )
   found = scoring.packed_option_log_probs(
-    functions, params, common, packed, options
+    functions, params, prefix_cache, packed, options
   )
   columns = np.array(
     [
@@ -219,10 +219,10 @@ def test_packed_prompts_are_prompts_alone(name, begin):
   )
   keys = decode.row_keys(jax.random.key(0), np.arange(4))
   write = dict(config=decode.SamplingConfig(max_tokens=5), eos_ids=(1,))
-  drawn = decode.generate_packed(
-    functions, params, common, packed, columns, keys, **write
+  samples = decode.generate_packed(
+    functions, params, prefix_cache, packed, columns, keys, **write
   )
-  assert drawn.mask[3].sum() == 1  # It only fills the batch.
+  assert samples.mask[3].sum() == 1  # Unused.
   for number, own in enumerate(([0, 1], [0, 2], [3, 4])):
     alone = np.concatenate([first, *(parts[i] for i in own)])[None]
     valid = np.ones(alone.shape, bool)
@@ -234,8 +234,8 @@ def test_packed_prompts_are_prompts_alone(name, begin):
     own = decode.generate(
       functions, params, alone, valid, keys[row : row + 1], **write
     )
-    np.testing.assert_array_equal(drawn.response[row], own.response[0])
+    np.testing.assert_array_equal(samples.response[row], own.response[0])
     np.testing.assert_allclose(
-      drawn.log_probs[row], own.log_probs[0], atol=1e-4
+      samples.log_probs[row], own.log_probs[0], atol=1e-4
     )
   assert np.isfinite(found).all() and np.std(found[0, :3]) > 0.01

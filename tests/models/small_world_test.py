@@ -28,7 +28,7 @@ CONFIG = small_world.SmallWorldConfig(
   max_length=64,
   previous_key_heads=1,
 )
-LAYER = small_world.Attention(
+LAYER = small_world.SmallWorldAttention(
   num_heads=4,
   num_kv_heads=2,
   head_dim=8,

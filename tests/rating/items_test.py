@@ -12,17 +12,34 @@ TEXTS = {
   "a": {"1": "x", "2": "same", "3": "z"},
   "b": {"1": "y", "2": "same", "4": "w"},
 }
-CONTEXTS = {str(i): f"context {i}" for i in range(1, 5)}
+
+
+def make(texts, **settings):
+  sampled = {
+    policy: {
+      i: records.Response(
+        id=i,
+        index=0,
+        context=f"context {i}",
+        text=text,
+        tokens=1,
+        finished=True,
+      )
+      for i, text in by_id.items()
+    }
+    for policy, by_id in texts.items()
+  }
+  return items.from_responses(sampled, **settings)
 
 
 def test_common_contexts_whose_responses_differ():
-  found, skipped = items.from_responses(TEXTS, CONTEXTS, mode="rank")
+  found, skipped = make(TEXTS, mode="rank")
   assert [(item.id, item.responses) for item in found] == [("1", ("x", "y"))]
   assert found[0].names == ("a", "b") and found[0].context == "context 1"
   assert skipped == 1
-  found, skipped = items.from_responses(TEXTS, CONTEXTS, mode="harmful")
+  found, skipped = make(TEXTS, mode="harmful")
   assert [item.id for item in found] == ["1", "2"] and skipped == 0
-  few, _ = items.from_responses(TEXTS, CONTEXTS, mode="harmful", limit=1)
+  few, _ = make(TEXTS, mode="harmful", limit=1)
   assert few == found[:1]
 
 
@@ -30,15 +47,15 @@ def test_common_contexts_whose_responses_differ():
 def test_policies_without_a_common_context(mode):
   texts = {"a": {"1": "x"}, "b": {"2": "y"}}
   with pytest.raises(ValueError, match="no context in common"):
-    items.from_responses(texts, CONTEXTS, mode=mode)
+    make(texts, mode=mode)
   same = {"a": {"1": "x"}, "b": {"1": "x"}}
   if mode == "rank":
     with pytest.raises(ValueError, match="no context in common"):
-      items.from_responses(same, CONTEXTS, mode=mode)
+      make(same, mode=mode)
     with pytest.raises(ValueError, match="set two or more"):
-      items.from_responses({"a": {"1": "x"}}, CONTEXTS, mode=mode)
+      make({"a": {"1": "x"}}, mode=mode)
   else:
-    assert items.from_responses({"a": {"1": "x"}}, CONTEXTS, mode=mode)[1] == 0
+    assert make({"a": {"1": "x"}}, mode=mode)[1] == 0
 
 
 def test_pairs_that_differ():
