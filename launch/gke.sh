@@ -10,7 +10,7 @@
 # has this package installed with jax[tpu]. ACCELERATOR (default
 # tpu-v5-lite-podslice), TOPOLOGY (16x16), HOSTS (64) and CHIPS of a host (4)
 # say what slice; RESTARTS (default 20) how often it is started again. A job
-# that is started again goes on from its last checkpoint. CLAIM is the volume
+# that is restarted resumes from its last checkpoint. CLAIM is the volume
 # claim of a disk that all hosts see; it is mounted at /shared. LIBTPU_INIT_ARGS,
 # options of the TPU's compiler, is that of the hosts too.
 set -euo pipefail

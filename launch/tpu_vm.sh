@@ -8,7 +8,7 @@
 # NAME, ZONE and TYPE (such as v5litepod-256) name the slice, PROJECT (or
 # gcloud's own setting) whose it is. `run` installs this checkout's HEAD on
 # every host, starts the job on all of them and waits: where the hosts are
-# preempted it makes them anew and goes on; a job that fails RETRIES times
+# preempted it creates them again and resumes; a job that fails RETRIES times
 # (default 3) in a row ends it. --output_dir must be a folder that all hosts
 # see, such as Filestore: SETUP is a command that each host runs first, to mount
 # it. SPOT=1 asks for spot capacity, VERSION names the image, EXTRAS the extras
@@ -81,7 +81,7 @@ make_ready() { # a slice with the code on it
   local now
   now=$(state)
   if [ "$now" != READY ]; then
-    echo "$NAME is $now: making it anew" >&2
+    echo "$NAME is $now: creating it again" >&2
     if [ "$now" != GONE ]; then
       tpu delete "$NAME" --quiet || true
     fi

@@ -84,17 +84,12 @@ def policy_gradient(
     ValueError: if an option is invalid, or the reward does not fit the policy.
   """
   compute = compute or compute_lib.ComputeConfig()
-  sampling = decode.SamplingConfig(
-    max_tokens=policy.sequence.max_response, temperature=0.9
-  )
-  options = {"sampling": sampling, **options}
+  options = {"sampling": _default_sampling(policy), **options}
   config = algorithms.RLConfig(algorithm=algorithm, beta=kl_coef, **options)
   mesh, placement = policy.mesh, compute.placement
   scorer = rewards.as_reward(reward, policy)
-  frozen = {
-    "reference": pretrained.load_reference(policy, mesh, placement).params,
-    "scorer": scorer.params,
-  }
+  reference = pretrained.load_reference(policy, mesh, placement)
+  frozen = {"reference": reference.params, "scorer": scorer.params}
   value, transforms = None, {"policy": optimizer}
   if algorithms.ALGORITHMS[algorithm].needs_value:
     value = pretrained.scalar_model(policy.config, mesh, compute)
@@ -144,6 +139,15 @@ def policy_gradient(
     return dataclasses.replace(policy, params=state.params["policy"])
 
   return PolicyGradient(init, rollout, update, current)
+
+
+def _default_sampling(
+  policy: pretrained.PretrainedModel,
+) -> decode.SamplingConfig:
+  """Returns the paper's temperature, and the responses of the policy's SFT."""
+  return decode.SamplingConfig(
+    max_tokens=policy.sequence.max_response, temperature=0.9
+  )
 
 
 @jax.jit

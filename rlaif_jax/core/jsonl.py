@@ -184,7 +184,7 @@ def stream_rows(
 
 def _bad_line(where: str, error: Exception) -> ValueError:
   return ValueError(
-    f"{where}: {error}. Mend or delete this line, then run the same command "
+    f"{where}: {error}. Fix or delete this line, then run the same command "
     "again."
   )
 

@@ -87,7 +87,7 @@ class _Loop:
   samples: SampledResponses
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class _Sampler:
   """The arguments that all steps of the loop share.
 
@@ -325,14 +325,8 @@ def generate_packed(
 def _sampler(model, params, keys, config, eos_ids, limits) -> _Sampler:
   if limits is None:
     limits = jnp.full(keys.shape, config.max_tokens, jnp.int32)
-  return _Sampler(
-    model=model,
-    params=model.prepare(params),
-    keys=keys.reshape(-1),
-    limits=limits.reshape(-1),
-    config=config,
-    eos_ids=eos_ids,
-  )
+  prepared, keys, limits = model.prepare(params), keys.ravel(), limits.ravel()
+  return _Sampler(model, prepared, keys, limits, config, eos_ids)
 
 
 def _sample_after(

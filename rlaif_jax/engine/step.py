@@ -171,6 +171,24 @@ def accumulate_gradients(
   return jax.tree.map(lambda g: g / weight, sums), metrics
 
 
+def _minibatch_orders(
+  key: jax.Array, rows: int, epochs: int, minibatches: int
+) -> jax.Array:
+  """Returns the row indices of each minibatch: a permutation per epoch.
+
+  Raises:
+    ValueError: if the rows do not divide into the minibatches.
+  """
+  if rows % minibatches:
+    raise ValueError(
+      f"{rows} rows do not divide into {minibatches} minibatches"
+    )
+  orders = jax.vmap(
+    lambda e: jax.random.permutation(jax.random.fold_in(key, e), rows)
+  )(jnp.arange(epochs))
+  return orders.reshape(epochs * minibatches, rows // minibatches)
+
+
 def make_train_step(
   loss_fn: protocols.LossFn,
   optimizer: optax.GradientTransformation,
@@ -209,11 +227,10 @@ def make_train_step(
     gradients, metrics = accumulate_gradients(
       loss, params, part, key, microbatches
     )
-    norm = optax.global_norm(gradients)
+    norm = masked.WeightedSum(optax.global_norm(gradients), jnp.ones(()))
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     params = optax.apply_updates(params, updates)
-    one = jnp.ones(())
-    metrics = dict(metrics, grad_norm=masked.WeightedSum(norm, one))
+    metrics = dict(metrics, grad_norm=norm)
     return (params, opt_state), metrics
 
   def run(
@@ -227,14 +244,7 @@ def make_train_step(
       carry, metrics = update(carry, batch, key, frozen)
     else:
       rows = jax.tree.leaves(batch)[0].shape[0]
-      if rows % minibatches:
-        raise ValueError(
-          f"{rows} rows do not divide into {minibatches} minibatches"
-        )
-      orders = jax.vmap(
-        lambda e: jax.random.permutation(jax.random.fold_in(key, e), rows)
-      )(jnp.arange(epochs))
-      orders = orders.reshape(epochs * minibatches, rows // minibatches)
+      orders = _minibatch_orders(key, rows, epochs, minibatches)
 
       def one_update(carry, order):
         part = jax.tree.map(lambda x: x[order], batch)

@@ -57,11 +57,16 @@ def run(
     parquet: also write labels.parquet.
     beam: run in an Apache Beam pipeline. `pairs.pairs_file` is then a pattern.
   """
-  has_model = judge is not None or labeler != labelers.NO_LABELER
+  has_model = bool(judge or beam) or labeler != labelers.NO_LABELER
   if has_model == (humans is not None):
     raise ValueError(
       f"label: judge is {judge}, labeler is {labeler} and humans is {humans}; "
-      "set judge and labeler, or humans alone"
+      "set judge and labeler (and beam), or humans alone"
+    )
+  if instructions is not None and humans is None:
+    raise ValueError(
+      f"label: instructions is {instructions} and humans is None; set humans, "
+      "whose labels the instructions teach"
     )
   directory = pathlib.Path(output_dir)
   labels_file = directory / "labels.jsonl"

@@ -6,6 +6,7 @@ Families differ in `architecture_options` only.
 
 from __future__ import annotations
 
+import functools
 from typing import Sequence
 
 import flax.linen as nn
@@ -250,6 +251,16 @@ class Decoder(nn.Module):
     return layout, layout.within(window) if window else layout
 
 
+def _prepare(
+  config: DecoderConfig, params: protocols.Params
+) -> protocols.PreparedParams:
+  weights = layers.cast_kernels(params, config.dtype)
+  if config.tie_embeddings:
+    embedding = layers.with_head(params["embedding"], config.dtype)
+    weights = {**weights, "embedding": embedding}
+  return protocols.PreparedParams(params=weights)
+
+
 def functions(
   config: DecoderConfig,
   options: layers.ForwardOptions = layers.DEFAULT_OPTIONS,
@@ -297,13 +308,6 @@ def functions(
     states = states.reshape(-1, states.shape[-1])[index]
     return states, cache_lib.grow_cache(cache, num_new_tokens)
 
-  def prepare(params):
-    weights = layers.cast_kernels(params, config.dtype)
-    if config.tie_embeddings:
-      embedding = layers.with_head(params["embedding"], config.dtype)
-      weights = {**weights, "embedding": embedding}
-    return protocols.PreparedParams(params=weights)
-
   return protocols.LanguageModel(
     init=init,
     hidden=hidden,
@@ -311,7 +315,7 @@ def functions(
     prefill=method("prefill"),
     prefill_packed=prefill_packed,
     decode_step=method("decode_step"),
-    prepare=prepare,
+    prepare=functools.partial(_prepare, config),
     cache=protocols.CacheFunctions(
       init_cache=cache_lib.init_cache,
       grow_cache=cache_lib.grow_cache,

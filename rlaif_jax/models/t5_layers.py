@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import validation
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
+from rlaif_jax.models import relative_bias
 
 KeysValues = tuple[Float[Array, "B S H C"], Float[Array, "B S H C"]]
 NORM_EPSILON = 1e-6  # Of every public T5.
@@ -81,69 +80,15 @@ class T5Config(validation.Validated):
       )
 
 
-def buckets(
-  distance: Int[Array, "*shape"],
-  *,
-  count: int,
-  max_distance: int,
-  both_ways: bool,
-) -> Int[Array, "*shape"]:
-  """Returns the bucket of a relative position (arXiv:1910.10683, section 2.1).
-
-  Small distances have one bucket each, larger ones share logarithmic buckets
-  up to `max_distance`, and all beyond it share the last one.
-
-  Args:
-    distance: key position - query position.
-    count: number of buckets.
-    max_distance: smallest distance of the last bucket.
-    both_ways: whether the second half of the buckets is for later keys.
-      Otherwise later keys have distance 0.
-  """
-  half = count // 2 if both_ways else count
-  exact = half // 2
-  far = np.maximum(np.arange(max_distance + 1), exact) / exact
-  # 1e-6, so that exact powers are not rounded into the bucket before.
-  steps = np.log(far) / math.log(max_distance / exact) * (half - exact) + 1e-6
-  table = np.minimum(exact + steps.astype(np.int32), half - 1)
-  table[:exact] = np.arange(exact)
-  away = jnp.abs(distance) if both_ways else jnp.maximum(-distance, 0)
-  result = jnp.asarray(table)[jnp.minimum(away, max_distance)]
-  return result + jnp.where(distance > 0, half, 0) if both_ways else result
-
-
-class RelativeBias(nn.Module):
-  """One bias per head and bucket, shared by all layers of a stack."""
-
-  config: T5Config
-  both_ways: bool
-
-  @nn.compact
-  def __call__(
-    self, positions: Int[Array, "B L"], key_positions: Int[Array, "B S"]
-  ) -> Float[Array, "B H L S"]:
-    """Returns the biases of query and key positions."""
-    c = self.config
-    table = self.param(
-      "rel_embedding",
-      nn.with_logical_partitioning(
-        nn.initializers.normal(1.0 / math.sqrt(c.num_heads)),
-        ("heads", "relpos_buckets"),
-      ),
-      (c.num_heads, c.relpos_buckets),
-      jnp.float32,
-    ).astype(jnp.float32)
-    index = buckets(
-      key_positions[:, None, :] - positions[:, :, None],
-      count=c.relpos_buckets,
-      max_distance=c.relpos_max_distance,
-      both_ways=self.both_ways,
-    )
-    # A product, since the gradient of a lookup adds one number at a time.
-    rows = jax.nn.one_hot(index, c.relpos_buckets, dtype=jnp.float32)
-    return jnp.einsum(
-      "blsk,hk->bhls", rows, table, precision=jax.lax.Precision.HIGHEST
-    )
+def _relative_bias(
+  config: T5Config, *, both_ways: bool
+) -> relative_bias.RelativeBias:
+  return relative_bias.RelativeBias(
+    num_heads=config.num_heads,
+    num_buckets=config.relpos_buckets,
+    max_distance=config.relpos_max_distance,
+    both_ways=both_ways,
+  )
 
 
 class T5Attention(nn.Module):
@@ -294,7 +239,7 @@ class Encoder(nn.Module):
 
   def setup(self):
     c = self.config
-    self.relpos_bias = RelativeBias(c, both_ways=True)
+    self.relpos_bias = _relative_bias(c, both_ways=True)
     layer = self.options.remat(EncoderLayer)
     self.layers = [layer(c) for _ in range(c.num_layers)]
     self.encoder_norm = _norm(c)
@@ -330,7 +275,7 @@ class ResponseDecoder(nn.Module):
 
   def setup(self):
     c = self.config
-    self.relpos_bias = RelativeBias(c, both_ways=False)
+    self.relpos_bias = _relative_bias(c, both_ways=False)
     layer = self.options.remat(DecoderLayer)
     self.layers = [layer(c) for _ in range(c.num_decoder_layers)]
     self.decoder_norm = _norm(c)

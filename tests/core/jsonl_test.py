@@ -82,7 +82,7 @@ def test_records_on_demand(tmp_path, name):
   assert len(found) == 5
   assert [found[i] for i in (3, 0, 2)] == [rows[i] for i in (3, 0, 2)]
   assert list(found[1:4]) == rows[1:4] and found[1:][0] == rows[1]
-  with pytest.raises(ValueError, match=rf"{name}:6: .* Mend or delete"):
+  with pytest.raises(ValueError, match=rf"{name}:6: .* Fix or delete"):
     found[4]
 
 

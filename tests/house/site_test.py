@@ -192,6 +192,8 @@ def test_names_in_documents_exist(path):
       continue
     if name.endswith(".gin"):
       found = name in recipes
+    elif name.endswith((".json", ".jsonl", ".html")):
+      found = any(name in source.text(p) for p in source.modules())
     elif head in packages:
       found = exists(f"rlaif_jax.{name}")
     elif head == "rlaif_jax":

@@ -8,7 +8,9 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
+from rlaif_jax.api import beam_pipeline
 from rlaif_jax.api import labelers
+from rlaif_jax.api import simulated_humans
 from rlaif_jax.evaluation import gold
 from rlaif_jax.jobs import label_pairs
 from rlaif_jax.labeling import costs
@@ -185,5 +187,20 @@ def test_exactly_one_kind_of_labeler(world, tmp_path, pairs_file):
     label_pairs.run(output_dir=str(tmp_path), pairs=source)
   with pytest.raises(ValueError, match="or humans alone"):
     label(world, tmp_path, pairs_file, humans=gold.HumanConfig())
+  with pytest.raises(ValueError, match="or humans alone"):
+    label_pairs.run(
+      output_dir=str(tmp_path),
+      pairs=source,
+      humans=gold.HumanConfig(),
+      beam=beam_pipeline.BeamConfig(),
+    )
   with pytest.raises(ValueError, match="set exactly one"):
     label(world, tmp_path, pairs_file, labeler=labelers.NO_LABELER)
+  config = simulated_humans.InstructionConfig(
+    pairwise_template="docstring_pairwise",
+    rating_template="docstring_rating",
+    data_dir=str(world),
+    max_prompt_tokens=150,
+  )
+  with pytest.raises(ValueError, match="humans is None"):
+    label(world, tmp_path, pairs_file, instructions=config)

@@ -46,7 +46,7 @@ def test_the_best_candidate_becomes_the_model(world, tmp_path):
   table = run_files.validation(str(tmp_path))
   assert sorted(table) == [0, 2, 4] and len(table[4]) == 4
   rows = jsonl.parse_rows(tmp_path / "metrics.jsonl", dict)
-  assert len(rows) == 4 and "score" in rows[0]
+  assert len(rows) == 4 and {"score", "kl"} <= set(rows[0])
   devices = mesh.make_mesh("data:-1")
   model = pretrained.load(result["model"], "language", devices)
   assert model.name == "policy"

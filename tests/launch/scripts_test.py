@@ -87,7 +87,7 @@ def test_a_slice_that_is_preempted_is_made_anew_and_the_job_goes_on(place):
   found = [verb for verb in verbs(place) if verb != "describe"]
   made = ["create", "scp", "ssh", "job"]
   assert found == [*made, "delete", *made, "delete", *made]
-  assert "rlaif is PREEMPTED: making it anew" in done.stderr
+  assert "rlaif is PREEMPTED: creating it again" in done.stderr
 
 
 def test_a_job_that_fails_on_well_hosts_is_not_tried_for_ever(place):

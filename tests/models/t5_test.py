@@ -126,7 +126,7 @@ def test_cached_reading_with_holes_equals_the_full_forward(model, step):
   states = [first[:, None]]
   for column in range(prompt, prompt + response - 1, step):
     cut = slice(column, column + step)
-    hidden, cache = functions.extend(
+    hidden, cache = functions.decode_step(
       params, tokens[:, cut], valid[:, cut], cache
     )
     states.append(hidden)
