@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line must know of a job before it runs the job."""
+"""Properties of a job that the command line reads before it runs the job."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 
 
 def dump_row(row: object) -> str:
-  """Returns a line of JSON, the same bytes for the same row."""
+  """Returns a line of JSON; equal rows give equal lines."""
   return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 

@@ -311,7 +311,7 @@ def _check_source(task: str, directory: pathlib.Path, source: str) -> None:
 def build_task(task: str, directory: pathlib.Path, source: str) -> None:
   """Builds all splits of a task, and writes the manifest last.
 
-  Concurrent processes write the same bytes, each file atomically. Rejected rows
+  Concurrent processes write identical files, each atomically. Rejected rows
   are in `quarantine.jsonl.txt` with file, line and reason.
   """
   quarantine = jsonl.Quarantine()

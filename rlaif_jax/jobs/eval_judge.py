@@ -93,10 +93,7 @@ def _evaluate(
   humans: Sequence[records.Preference],
   label: Callable[..., tuple[list[records.Preference], records.Row]],
 ) -> dict[str, records.Row]:
-  """Returns the row of each judge: its alignment, speed and cost.
-
-  label: label(name, judge, pairs) -> (labels, speed and cost).
-  """
+  """Returns alignment, speed and cost of each judge; see `_label`."""
   judge_of = dict(grid.judges(task))
 
   def evaluate(cell, pairs):

@@ -17,7 +17,7 @@ from rlaif_jax.models import prefix_attention
 
 
 class CacheSlice(NamedTuple):
-  """What a layer reads and writes of a cache.
+  """The part of a cache that a layer reads and writes.
 
   Attributes:
     layer: keys and values of the rows' own columns.

@@ -34,7 +34,7 @@ class ConflictError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnotationConfig(validation.Validated):
-  """What raters are asked.
+  """The question for raters.
 
   Fields:
     mode: "rank" orders the responses without ties; "harmful" marks each
@@ -92,7 +92,7 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-  """What a rater sees; `shown` is the item's names in the rater's order."""
+  """An item as a rater sees it; `shown` has its names in the rater's order."""
 
   item: Item
   shown: tuple[str, ...]

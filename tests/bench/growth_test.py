@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What grows is what was asked for, and parts of logits save memory."""
+"""Memory grows with the chosen size, and chunked logits save memory."""
 
 from __future__ import annotations
 

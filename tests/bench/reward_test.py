@@ -32,7 +32,7 @@ def test_it_counts_pairs(monkeypatch, ragged):
 
 
 def test_separate_rows_have_the_same_rewards():
-  """What the bench compares is the same work."""
+  """Both sides of the benchmark compute the same losses."""
   config = testing.tiny_decoder(40)
   model = architectures.scalar(config)
   # The head begins with zeros.

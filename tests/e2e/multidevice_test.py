@@ -101,10 +101,10 @@ def members(generator):
 
 @dataclasses.dataclass
 class Training:
-  """What is trained; `batch(state, number)` may read the parameters.
+  """A training setup; `batch(state, number)` may read the parameters.
 
-  What learns begins as `init` draws it, or as `start`, and is read together
-  with `frozen` as `combine` says.
+  Trained parameters start as `init(key)` or as `start`. The loss reads
+  `combine(trained, frozen)`.
   """
 
   init: Any

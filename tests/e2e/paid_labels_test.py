@@ -70,7 +70,7 @@ def finish(arguments):
 
 
 def kill_after(arguments, server, requests):
-  """SIGKILL once the server has received so many more requests."""
+  """SIGKILL once the server has received this number of further requests."""
   until = server.received.total() + requests
   process = start(arguments)
   begin = time.monotonic()

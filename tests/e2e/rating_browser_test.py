@@ -154,7 +154,7 @@ def test_a_person_ranks_with_the_keyboard_and_nothing_is_lost(runs, browser):
   browser.click(".card:nth-child(2)")
   browser.wait("picks.length === 1")
   saved(browser)
-  # The machine dies after a click; the same command and page go on.
+  # The machine dies after a click; the same command and page resume.
   job.end(signal.SIGKILL)
   browser.press("1")
   browser.wait("!$('banner').hidden")

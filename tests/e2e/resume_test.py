@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every job, killed with SIGKILL and started again, ends with the same bytes.
+"""Every job, killed with SIGKILL and started again, ends with identical files.
 
 Real processes on a tiny world: the command line, gin, data, all jobs.
 """
@@ -100,7 +100,7 @@ class World:
     assert process.returncode == -signal.SIGKILL, "it ended before the kill"
 
   def contents(self, run: str) -> dict[str, str]:
-    """What must be the same: files by name, and the model's hash."""
+    """Returns what must not differ: files by name, and the model's hash."""
     result = {}
     for path in sorted((self.root / run).rglob("*")):
       name = str(path.relative_to(self.root / run))

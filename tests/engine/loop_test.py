@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host loop: resume to the same bytes, NaN stops it, SIGTERM saves."""
+"""The host loop: bit-exact resumption, NaN stops it, SIGTERM saves."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_steps_or_epochs_give_the_length():
 
 
 def test_memory_does_not_grow_with_the_steps(tmp_path):
-  """Of this process, from step 200 to step 1,000 of a run."""
+  """Memory of this process, from step 200 to step 1,000 of a run."""
 
   def resident():
     gc.collect()

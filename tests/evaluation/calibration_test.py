@@ -67,7 +67,7 @@ def test_equal_confidences_stay_in_one_bin():
 
 
 def test_a_label_on_the_border_belongs_to_the_upper_bin():
-  """Of ten bins the edges are 0.55, 0.6 and so on, to the last digit."""
+  """The edges of ten bins are exactly 0.55, 0.6 and so on."""
   for k in range(11, 20):
     p = np.array([k / 20, 1 - k / 20, 1 - (1 - k / 20)])
     (only,) = calibration.calibration(p, p).bins

@@ -338,7 +338,7 @@ def test_harmless_without_verdicts_is_counted_and_not_scored():
   assert a.length_controlled.value == pytest.approx(2 / 3, abs=1e-6)
   assert (b.rate.n, b.unanswered) == (0, 2)
   assert math.isnan(b.length_controlled.value)
-  # What has no verdict does not move the reference.
+  # A pair without judgment does not move the reference.
   assert a.reference == pytest.approx(30.0)
   # P(harmless) of 0.85 throughout is known better than by three coins.
   assert c.length_controlled.value == pytest.approx(0.85, abs=1e-6)

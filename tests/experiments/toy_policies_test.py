@@ -23,7 +23,7 @@ def policies():
 
 
 def count_first_word(params, prompts, response, mask):
-  """A reward that everybody can see: how often the first word stands there."""
+  """A reward by definition: the number of times the first word occurs."""
   del params, prompts
   return jnp.sum((response == 4) * mask, axis=-1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arms that only count: order, names, costs, and going on after a stop."""
+"""Arms that only count: order, names, costs, and resumption after a stop."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_arms_take_as_many_updates_and_end_where_they_should(student):
     assert rows[name][-1]["proxy"] > start["proxy"]
   ends = {name: rows[name][-1]["gold"] for name in rows}
   assert ends["strong"] > ends["weak"] + 0.3
-  # Feedback goes on from imitation, to more of what the critic likes.
+  # Feedback continues after imitation, to more of what the critic likes.
   imitated, last = rows["feedback"][2], rows["feedback"][-1]
   assert last["proxy"] > imitated["proxy"] + 0.3
 

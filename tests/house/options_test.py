@@ -62,7 +62,7 @@ def test_every_config_field_is_read():
 
 
 def test_every_parameter_is_used():
-  """Contracts may hand over what one side does not need: `del name` says so."""
+  """`del name` marks a parameter that a contract requires."""
   unused = []
   for path in source.modules():
     if path.name == "protocols.py":

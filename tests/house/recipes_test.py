@@ -90,7 +90,7 @@ def test_a_value_is_set_in_one_place(path):
 
 
 def test_every_shared_line_serves_some_recipe():
-  """What an include holds must be read through one recipe or another."""
+  """Some recipe reads every line of an included file."""
   jobs = job_table.load_all()
   lines, served = set(), set()
   for path in RECIPES:

@@ -108,3 +108,16 @@ def test_the_entry_point_exists():
   module, _, function = target.partition(":")
   assert name == "rlaif-jax"
   assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_constraints_pin_every_dependency_within_its_bound():
+  """constraints.txt holds the tested version of each required package."""
+  pins = dict(
+    line.lower().split("==")
+    for line in source.text(source.ROOT / "constraints.txt").splitlines()
+    if line and not line.startswith("#")
+  )
+  for requirement in ast.literal_eval(setup_arguments()["install_requires"]):
+    name, bound = requirement.lower().split(">=")
+    numbers = [int(x) for x in pins[name].split(".")]
+    assert numbers >= [int(x) for x in bound.split(".")], requirement

@@ -57,7 +57,7 @@ def test_configs(name):
 
 
 def test_pairs_of_rotary_channels_give_the_same_attention():
-  """What llama.cpp computes from its own order is what we compute."""
+  """The result equals that of llama.cpp, whose order of rows differs."""
   config = gguf_tables.config_from_gguf(metadata("llama"), SHAPES)
   rule = next(
     r

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a path holds is found out, and said where it is nothing."""
+"""The format of a path is detected; unknown formats are errors."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def rows(side: str, prompt: int = PROMPT):
 
 
 def encoder_inputs(tokens, valid):
-  """What Hugging Face's tokenizer would have made: an end id at the end."""
+  """Ids as Hugging Face's tokenizer returns them: with an end id."""
   end = np.ones((len(tokens), 1), tokens.dtype)
   prompt, real = tokens[:, :-RESPONSE], valid[:, :-RESPONSE]
   ids = np.concatenate([prompt, end], axis=1)

@@ -109,7 +109,7 @@ def test_the_rest_is_asked_in_the_best_way_alone(world, tmp_path, humans):
   few, whole = cells(tmp_path / "few"), cells(tmp_path / "all")
   (best,) = result["best"]
   for row, full in zip(few, whole, strict=True):
-    # What stands beside a prompt changes its answer by rounding.
+    # The other prompts of a batch change its answer by rounding.
     assert numbers(row["selection"]) == pytest.approx(
       numbers(full["selection"]), abs=1e-6
     )

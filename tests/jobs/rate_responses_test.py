@@ -122,7 +122,7 @@ def test_rankings_labels_and_store_are_those_of_the_raters(runs, capsys):
   assert all(list(row.order) == raters[row.rater] for row in rows)
   labels = jsonl.read_records(records.Preference, out / "labels.jsonl")
   wanted = {("best", "middle"): 1.0, ("best", "worst"): 1.0}
-  wanted["middle", "worst"] = 0.5  # One says so, one the contrary.
+  wanted["middle", "worst"] = 0.5  # Two raters, opposite answers.
   assert len(labels) == 12
   for label in labels:
     names = label.first.split()[0], label.second.split()[0]

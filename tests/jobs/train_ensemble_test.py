@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Members on one trunk learn, differ, go on after a stop, and score as one."""
+"""Members on one trunk learn, differ, resume after a stop, and score as one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds learn what is chosen, and go on after a stop."""
+"""Iterations learn from the chosen pairs and resume after a stop."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_adapters_learn_and_the_model_stays(world, tmp_path):
 
 
 def test_the_start_is_not_held_while_training(world, tmp_path, monkeypatch):
-  """The table, and AdamW's two moments; in a run that goes on as well."""
+  """The table, and AdamW's two moments; in a resumed run as well."""
 
   def train(steps):
     tiny.sft(

@@ -36,7 +36,7 @@ def model(request, world, tmp_path_factory):
 
 
 def half_wrong(path):
-  """Of 40 labels every second one is wrong; the last is a tie."""
+  """40 labels: every second one is wrong; the last is a tie."""
   train_dpo_test.labels(path, 40, 2)
   rows = jsonl.read_records(records.Preference, path)
   rows = [

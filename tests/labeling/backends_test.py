@@ -35,7 +35,7 @@ def test_answers_come_in_order_and_do_not_depend_on_the_batch(backend):
   for prompt, scores in zip(PROMPTS, together):
     alone, _ = backend.score_options([prompt], ("1", "2", "10"))
     np.testing.assert_allclose(scores, alone[0], atol=1e-5)
-    assert scores[2] < scores[0]  # "10" is one way to go on after "1".
+    assert scores[2] < scores[0]  # "10" is one continuation of "1".
   assert usage.requests == 5
   assert usage.input_tokens == sum(len(p) + 1 for p in PROMPTS)
 

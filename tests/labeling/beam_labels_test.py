@@ -46,7 +46,7 @@ def log_prob(prompt, option):
 
 
 class World:
-  """What the workers of a test share: they are threads of this process."""
+  """State that the workers of a test share, as threads of this process."""
 
   opened = 0
   asked: collections.Counter[str] = collections.Counter()

@@ -49,7 +49,7 @@ Plan = Callable[[str, int], str]
 
 
 class Answer(NamedTuple):
-  """What is written, token by token, with the probabilities in its place."""
+  """The output tokens, each with its probabilities."""
 
   tokens: Sequence[str]
   probabilities: Sequence[Mapping[str, float]]

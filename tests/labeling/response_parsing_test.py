@@ -66,7 +66,7 @@ def test_a_leading_blank_token_leads_to_the_next_position():
 
 
 def test_what_was_not_written_is_not_followed():
-  """The second position says how "2" goes on, nothing of "1"."""
+  """The second position has continuations of "2", none of "1"."""
   found, missing = read(
     at("2", **{"1": 0.3, "2": 0.6, "x": 0.02}),
     at("0", **{"0": 0.9, ".": 0.1}),
@@ -81,7 +81,7 @@ def test_an_option_that_is_not_listed_has_at_most_the_least_or_the_rest():
   assert rest == pytest.approx([0.6, 0.2, 0.01]) and missing == 1
   none, missing = read(at("1", **{"1": 0.75, "2": 0.25}))
   assert none == pytest.approx([0.75, 0.25, 1e-12]) and missing == 1
-  # Ten may be one token, or go on after one.
+  # Ten may be one token, or two.
   both, missing = read(
     at("1", **{"1": 0.6, "2": 0.3, "x": 0.05}), at(".", **{".": 0.9, "!": 0.05})
   )
@@ -97,7 +97,7 @@ def test_the_written_token_counts_where_the_list_lacks_it():
 def test_never_zero_and_never_above_one():
   found, missing = read(at("1", **{"1": 1.0, "_1": 0.005, "2": 0.0}))
   assert found == pytest.approx([1.0, 1e-12, 1e-12]) and missing == 2
-  # All of "1" goes on to "10": it was listed, so it is not a bound.
+  # All of "1" continues to "10": it was listed, so it is not a bound.
   found, missing = read(
     at("1", **{"1": 0.9, "2": 0.1}), at("0", **{"0": 1.0, ".": 0.0})
   )

@@ -71,7 +71,7 @@ SLICE = {"NAME": "rlaif", "ZONE": "us-west4-a", "TYPE": "v5litepod-256"}
 
 
 def verbs(place):
-  """What gcloud was asked, in order."""
+  """The verbs of the calls of gcloud, in order."""
   found = []
   for line in (place / "calls").read_text().splitlines():
     verb = line.split()[3]
@@ -100,7 +100,7 @@ def test_a_job_that_fails_on_well_hosts_is_not_tried_for_ever(place):
 
 
 def test_a_host_gets_the_command_with_its_quotes(place):
-  """What gcloud is to run on the hosts, run here."""
+  """Runs here what gcloud would run on the hosts."""
   binding = '--gin.train_sft.name="a b"'
   options = {"LIBTPU_INIT_ARGS": "--xla_a=1 --xla_b=2"}
   command = ("run", "--job=train_sft", binding)
@@ -136,7 +136,7 @@ def test_a_dry_run_asks_nobody(place, action):
 
 def test_what_is_missing_is_named(place):
   done = launch(place, "tpu_vm.sh", "create", NAME="a")
-  assert "ZONE: set its zone" in done.stderr and done.returncode
+  assert "set its zone" in done.stderr and done.returncode
   done = launch(place, "tpu_vm.sh", "fly", **SLICE)
   assert "no action 'fly'" in done.stderr and done.returncode == 2
   done = launch(place, "gke.sh", "--job=x", NAME="a", IMAGE="i", HOSTS="2")

@@ -157,7 +157,7 @@ def test_k3_in_the_loss_is_the_other_direction():
 
 
 def test_k2_of_whole_responses_has_the_gradient_of_the_objective():
-  """Of single tokens it lacks what a token does to later states."""
+  """Per-token terms omit the effect of a token on later states."""
   table, reference = tables()
   weights = probability(table)
 

@@ -145,7 +145,7 @@ def test_scanned_layers_cost_the_same(model):
 
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
 def test_a_rollout_is_prefill_and_decode_steps(model):
-  """Of one program; the products of each are those of a hand count."""
+  """The products of each program equal a count by hand."""
   found = planned(tiny_plan.spec(model), "policy", "data:8")
   prompts, token = (
     found[f"rollout, {part}"] for part in ("prefill", "decode step")
@@ -265,7 +265,7 @@ def test_no_value_network_has_no_parameters():
 )
 @pytest.mark.parametrize("model", [DECODER, T5], ids=["decoder", "t5"])
 def test_parameters_are_gathered_one_at_a_time(model, phase, scan_layers, mesh):
-  """What is gathered in an update is a parameter, whole or its model part."""
+  """An update gathers parameters only, whole or their model part."""
   deep = dataclasses.replace(model, num_layers=3)
   settings = tiny_plan.spec(deep, remat="full", scan_layers=scan_layers)
   update = list(planned(settings, phase, mesh).values())[-1]

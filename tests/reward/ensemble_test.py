@@ -147,7 +147,7 @@ def test_independent_members_train_as_if_alone():
 
 
 def test_a_loss_on_the_mean_leaves_members_free():
-  """What moves two members against each other does not change it."""
+  """Opposite shifts of two members do not change it."""
   params = ensemble.init(
     MODEL, config("heads", head_scale=1.0), jax.random.key(0)
   )

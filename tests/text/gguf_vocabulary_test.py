@@ -68,7 +68,7 @@ def make_bpe(cutter):
 
 
 def metadata_of(made, pre):
-  """What a GGUF file would say of a byte-level vocabulary."""
+  """Metadata of a GGUF file with a byte-level vocabulary."""
   ids = made.get_vocab(with_added_tokens=True)
   tokens = sorted(ids, key=ids.get)
   merges = json.loads(made.to_str())["model"]["merges"]
