@@ -233,12 +233,7 @@ def make_train_step(
     metrics = dict(metrics, grad_norm=norm)
     return (params, opt_state), metrics
 
-  def run(
-    state: TrainState,
-    batch: protocols.Batch,
-    key: jax.Array,
-    frozen: protocols.Params,
-  ):
+  def run(state: TrainState, batch, key, frozen):
     carry = (state.params, state.opt_state)
     if epochs * minibatches == 1:
       carry, metrics = update(carry, batch, key, frozen)
@@ -266,12 +261,7 @@ def make_train_step(
     leaves, structure = jax.tree.flatten(state)
     return jitted(tuple(leaf.sharding for leaf in leaves), structure)
 
-  def step(
-    state: TrainState,
-    batch: protocols.Batch,
-    key: jax.Array,
-    frozen: protocols.Params = None,
-  ):
+  def step(state: TrainState, batch, key, frozen=None):
     step.compiled = program(state)
     return step.compiled(state, batch, key, frozen)
 

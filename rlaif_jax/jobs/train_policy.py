@@ -95,9 +95,7 @@ def run(
   tx = optimizer_lib.make_joint_optimizer(configs)
   update = step_lib.make_train_step(
     algorithms.make_loss(
-      pretrained.language_model(sft.config, devices, compute),
-      value,
-      rl,
+      pretrained.language_model(sft.config, devices, compute), value, rl
     ),
     tx,
     microbatches=compute.microbatches,

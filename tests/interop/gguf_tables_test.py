@@ -79,7 +79,7 @@ def test_pairs_of_rotary_channels_give_the_same_attention():
   rotated = np.asarray(
     layers.rotary(
       query[None, None],
-      layers.turns(jnp.array([[7]]), jnp.asarray(frequency), 8),
+      layers.rotations(jnp.array([[7]]), jnp.asarray(frequency), 8),
     )
   )[0, 0]
   np.testing.assert_allclose(rotated[:, :2], turned.real, atol=1e-4)

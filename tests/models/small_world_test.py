@@ -85,16 +85,25 @@ def test_without_previous_keys_it_is_a_decoder():
 
 
 def test_key_kernels_start_as_copies_of_the_queries_that_read_them():
-  plain = testing.build(small_world.functions(CONFIG))
+  x = jnp.zeros((1, 2, 16))
+  layout = attention.causal_layout(jnp.ones((1, 2), bool))
+  params = LAYER.init(jax.random.key(0), x, layout)["params"]
+  before = nn.unbox(params)["query"]["kernel"]
+  small_world.match_keys_to_queries(params, 1.5)
+  after = nn.unbox(params)
+  query, key = (after[name]["kernel"] for name in ("query", "key"))
+  np.testing.assert_allclose(query, 1.5 * before)
+  np.testing.assert_array_equal(key, query[:, ::2])
+
+
+def test_a_language_model_starts_with_matched_kernels_in_every_layer():
   config = dataclasses.replace(CONFIG, match_gain=1.5)
-  matched = testing.build(small_world.functions(config))
+  params = testing.build(small_world.functions(config))
   for layer in ("blocks_0", "blocks_1"):
-    before = plain[layer]["attention"]["query"]["kernel"]
     query, key = (
-      matched[layer]["attention"][name]["kernel"] for name in ("query", "key")
+      params[layer]["attention"][name]["kernel"] for name in ("query", "key")
     )
-    np.testing.assert_allclose(query, 1.5 * before)
-    np.testing.assert_array_equal(key, query[:, ::2])
+    np.testing.assert_allclose(key, query[:, ::2], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
