@@ -80,7 +80,7 @@ def test_a_batch_larger_than_the_data_goes_round():
 
 
 def test_an_empty_split_is_an_error():
-  with pytest.raises(ValueError, match="empty"):
+  with pytest.raises(ValueError, match="has no rows"):
     converters.epoch_rows(num_rows=0, batch_size=2, seed=0, name="t", step=0)
 
 

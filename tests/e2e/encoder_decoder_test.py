@@ -24,10 +24,12 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import label_pairs
 from rlaif_jax.jobs import measure_perplexity
 from rlaif_jax.jobs import sample_responses
+from rlaif_jax.api import labelers
 from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.jobs import train_sft
+from rlaif_jax.labeling import pair_source
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.models import lora
 from rlaif_jax.models import t5
@@ -89,8 +91,10 @@ def runs(tmp_path_factory):
   )
   label_pairs.run(
     output_dir=str(root / "labels"),
-    pairs_file=str(root / "pairs" / "pairs.jsonl"),
-    labeler_dir=str(root / "sft" / "model"),
+    pairs=pair_source.PairSource(
+      pairs_file=str(root / "pairs" / "pairs.jsonl")
+    ),
+    labeler=labelers.LabelerConfig(labeler_dir=str(root / "sft" / "model")),
     judge=pairwise_judge.PairwiseJudgeConfig(
       template="docstring_pairwise", max_context_tokens=120
     ),
@@ -159,7 +163,7 @@ def test_perplexity_of_responses(runs, tmp_path):
   settings = dict(
     output_dir=str(tmp_path),
     model_dir=str(runs / "sft" / "model"),
-    examples_file=str(runs / "examples.jsonl"),
+    examples=datasets.ExampleSource(examples_file=str(runs / "examples.jsonl")),
   )
   result = measure_perplexity.run(**settings, target="response")
   assert 1 < result["perplexity"] < math.exp(10)
