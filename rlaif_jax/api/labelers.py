@@ -265,7 +265,6 @@ def label_file(
     "labels": f"{output_dir}/labels.jsonl",
     "pairs": count,
     "answered": answered,
-    "requested": stored.requested,
     "labeler": loaded.backend.name,
     **describe_usage(stored.usage, loaded.prices),
     "quarantined": quarantine.write(directory / "quarantine.jsonl"),

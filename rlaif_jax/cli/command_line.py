@@ -15,7 +15,7 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
 
   --gin_file   a recipe; repeat the flag to add files, later ones win
   --gin.X=V    sets a macro (--gin.STEPS=10) or a parameter
-               (--gin.train_sft.batch_size=8); text needs no quotes
+               (--gin.TrainConfig.batch_size=8); text needs no quotes
   --X=V        a parameter of the job or a field of one of its configs:
                --source=DIR is --gin.convert.source=DIR, and
                --max_tokens=9 is --gin.SamplingConfig.max_tokens=9

@@ -135,7 +135,7 @@ def text_stages(root):
     "humans": (
       "label",
       HUMANS,
-      {"label__pairs_file": root / "pairs" / "pairs.jsonl"},
+      {"PairSource__pairs_file": root / "pairs" / "pairs.jsonl"},
       None,
       (),
     ),
@@ -143,8 +143,8 @@ def text_stages(root):
       "label",
       LABEL,
       {
-        "label__pairs_file": root / "pairs" / "pairs.jsonl",
-        "label__labeler_dir": root / "sft" / "model",
+        "PairSource__pairs_file": root / "pairs" / "pairs.jsonl",
+        "LabelerConfig__labeler_dir": root / "sft" / "model",
         "label__human_labels_file": root / "humans" / "labels.jsonl",
       },
       "store/labels.jsonl",
