@@ -10,17 +10,14 @@ import os
 import pathlib
 import tempfile
 
+from tests import xla_flags
+
 _DEVICES = "--xla_force_host_platform_device_count=8"
-# Tests spend more time on compilation than on computation. Without the fusion
-# emitters a training step compiles in a third of the time.
-_QUICK = (
-  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "device_count" not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES} {_QUICK}"
+    f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES} {xla_flags.QUICK}"
   )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # All tests, workers and runs share compiled programs; RLAIF_TEST_CACHE names

@@ -20,11 +20,10 @@ import pytest
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.text import tokenizers
+from tests import xla_flags
 from tests.e2e import stages
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Compilation dominates.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
 
 
@@ -67,7 +66,7 @@ class World:
     environment = {
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": QUICK,
+      "XLA_FLAGS": xla_flags.QUICK,
       "JAX_COMPILATION_CACHE_DIR": str(self.root / "cache"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
