@@ -15,6 +15,7 @@ import pytest
 
 from rlaif_jax.engine import checkpoint
 from tests import testing
+from tests import xla_flags
 from tests.e2e import resume_test
 from tests.e2e import stages
 from tests.engine import processes_test
@@ -32,7 +33,7 @@ def start(world, command, count, index=0, port=0, devices=1):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"{resume_test.QUICK} {_DEVICES}={devices}",
+    "XLA_FLAGS": f"{xla_flags.QUICK} {_DEVICES}={devices}",
   }
   if count > 1:
     environment |= {
