@@ -50,6 +50,26 @@ class CharTokenizer:
     return "".join(self._pieces[i - 3] for i in ids if i >= 3)
 
 
+def sampled(
+  texts: dict[str, dict[str, str]],
+) -> dict[str, dict[str, records.Response]]:
+  """Returns responses by policy and id, from texts by policy and id."""
+  return {
+    policy: {
+      i: records.Response(
+        id=i,
+        index=0,
+        context=f"context {i}",
+        text=text,
+        tokens=1,
+        finished=True,
+      )
+      for i, text in by_id.items()
+    }
+    for policy, by_id in texts.items()
+  }
+
+
 class ScriptedBackend:
   """A core.protocols.Backend whose answers are functions of the prompt.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import random
+from typing import Callable
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.jobs import train_sft
 from rlaif_jax.models import decoder
+from rlaif_jax.models import t5
 from rlaif_jax.text import tokenizers
 
 WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
@@ -40,6 +42,18 @@ MODEL = decoder.DecoderConfig(
   mlp_dim=16,
   max_length=160,
 )
+T5 = t5.T5Config(
+  vocab_size=320,
+  width=16,
+  num_layers=1,
+  num_decoder_layers=1,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=16,
+  max_length=200,
+)
+# A response that the gold reward prefers to "x".
+GOOD = "the cat sat on a red hat with ten dogs near it all day"
 # The shape of the embedding table, by which tests count copies of a model.
 TABLE = (MODEL.vocab_size, MODEL.width)
 
@@ -71,17 +85,26 @@ def sft(root: pathlib.Path, **changes):
   return train_sft.run(**{**settings, **changes})
 
 
-def labels(path: pathlib.Path, n: int, seed: int) -> str:
+def labels(
+  path: pathlib.Path,
+  n: int,
+  seed: int,
+  *,
+  bad: str = "ten dogs saw",
+  context: Callable[[np.random.Generator], str] = lambda _: (
+    "the mat and the hat"
+  ),
+) -> str:
   """Writes pairs in which the text with "cat" is better; returns the path."""
   generator = np.random.default_rng(seed)
   rows = []
   for i in range(n):
-    good, bad = "a cat sat", "ten dogs saw"
+    good = "a cat sat"
     swap = bool(generator.integers(2))
     rows.append(
       records.Preference(
         id=str(i),
-        context="the mat and the hat",
+        context=context(generator),
         first=bad if swap else good,
         second=good if swap else bad,
         p_first=0.1 if swap else 0.9,
@@ -115,23 +138,46 @@ def reward(world: pathlib.Path, directory: pathlib.Path, **changes):
   return train_reward.run(**{**settings, **changes})
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory) -> pathlib.Path:
-  root = tmp_path_factory.mktemp("tiny")
+def write_corpus(examples: pathlib.Path, tokenizer: pathlib.Path) -> None:
+  """Writes 24 examples and a tokenizer of their words."""
   generator = random.Random(0)
-  examples = []
+  rows = []
   for i in range(24):
     words = generator.choices(WORDS, k=18)
-    examples.append(
+    rows.append(
       records.Example(
         id=f"{i:03d}", context=" ".join(words), response=" ".join(words[:4])
       )
     )
-  jsonl.write_records(root / "examples.jsonl", examples)
+  jsonl.write_records(examples, rows)
   tokenizers.train_sentencepiece(
-    [e.context for e in examples] * 4 + ["Which line sums up the text 1 2 3"],
+    [row.context for row in rows] * 4 + ["Which line sums up the text 1 2 3"],
     vocab_size=320,
-    path=root / "tokenizer.model",
+    path=tokenizer,
   )
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> pathlib.Path:
+  root = tmp_path_factory.mktemp("tiny")
+  write_corpus(root / "examples.jsonl", root / "tokenizer.model")
   sft(root)
   return root
+
+
+@pytest.fixture
+def pairs_file(tmp_path) -> str:
+  """Twelve pairs; the better response is second and first in turns."""
+  pairs = []
+  for i in range(12):
+    texts = (GOOD, "x") if i % 2 else ("x", GOOD)
+    pairs.append(
+      records.Pair(
+        id=f"p{i}",
+        context=f"{GOOD} and {i} mats more",
+        first=texts[0],
+        second=texts[1],
+      )
+    )
+  jsonl.write_records(tmp_path / "pairs.jsonl", pairs)
+  return str(tmp_path / "pairs.jsonl")

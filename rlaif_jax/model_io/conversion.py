@@ -8,6 +8,7 @@ nothing is written to disk.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -109,9 +110,8 @@ def from_checkpoint(
     raise ValueError(f"dtype is {dtype!r}; use one of {DTYPES}")
   tokenizer, chat = read_text_files(checkpoint, tokenizer_dir, system)
   sequence = sequence or DEFAULT_SEQUENCE
-  sequence = converters.SequenceConfig(
-    max_context=sequence.max_context,
-    max_response=sequence.max_response,
+  sequence = dataclasses.replace(
+    sequence,
     prefix=chat[0] + sequence.prefix,
     suffix=sequence.suffix + chat[1],
   )

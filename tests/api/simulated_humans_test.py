@@ -3,32 +3,13 @@
 
 from __future__ import annotations
 
-import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import gold
 from rlaif_jax.api import simulated_humans
 from rlaif_jax.labeling import pair_source
-
-GOOD = "the cat sat on a red hat with ten dogs near it all day"
-
-
-@pytest.fixture
-def pairs_file(tmp_path):
-  pairs = []
-  for i in range(12):
-    texts = (GOOD, "x") if i % 2 else ("x", GOOD)
-    pairs.append(
-      records.Pair(
-        id=f"p{i}",
-        context=f"{GOOD} and {i} mats more",
-        first=texts[0],
-        second=texts[1],
-      )
-    )
-  jsonl.write_records(tmp_path / "pairs.jsonl", pairs)
-  return str(tmp_path / "pairs.jsonl")
+from tests import tiny_world as tiny
 
 
 def test_humans_follow_gold_and_write_instructions(world, tmp_path, pairs_file):
@@ -55,7 +36,8 @@ def test_humans_follow_gold_and_write_instructions(world, tmp_path, pairs_file):
     name, kind = row.id.split("/")
     if kind == "pair":
       # The answer names the position of the better response.
-      better_first = row.context.index(GOOD, 60) < row.context.rindex("\nx\n")
+      good = row.context.index(tiny.GOOD, 60)
+      better_first = good < row.context.rindex("\nx\n")
       assert row.response == ("1" if better_first else "2"), name
     else:
       assert row.response == ("1" if "\nx\n" in row.context else "10")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 
 import pytest
 
@@ -32,11 +31,9 @@ from rlaif_jax.jobs import train_sft
 from rlaif_jax.labeling import pair_source
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.models import lora
-from rlaif_jax.models import t5
 from rlaif_jax.rl import algorithms
-from rlaif_jax.text import tokenizers
+from tests import tiny_world as tiny
 
-WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
 ADAM = optimizer.OptimizerConfig(name="adamw", learning_rate=1e-2)
 TRAIN = loop.TrainConfig(num_steps=2, batch_size=8, save_every=2)
 SAMPLING = decode.SamplingConfig(max_tokens=8, temperature=0.9)
@@ -46,20 +43,7 @@ SAMPLING = decode.SamplingConfig(max_tokens=8, temperature=0.9)
 def runs(tmp_path_factory):
   """SFT, two samples a context, AI labels: where the other jobs begin."""
   root = tmp_path_factory.mktemp("t5")
-  generator = random.Random(0)
-  texts = [" ".join(generator.choices(WORDS, k=18)) for _ in range(24)]
-  jsonl.write_records(
-    root / "examples.jsonl",
-    [
-      records.Example(id=f"{i:02d}", context=text, response=text[:12])
-      for i, text in enumerate(texts)
-    ],
-  )
-  tokenizers.train_sentencepiece(
-    texts * 4 + ["Which line sums up the text 1 2 3"],
-    vocab_size=320,
-    path=root / "tokenizer.model",
-  )
+  tiny.write_corpus(root / "examples.jsonl", root / "tokenizer.model")
   train_sft.run(
     output_dir=str(root / "sft"),
     data=datasets.SFTData(
@@ -70,16 +54,7 @@ def runs(tmp_path_factory):
     ),
     optimizer=ADAM,
     train=TRAIN,
-    model=t5.T5Config(
-      vocab_size=320,
-      width=16,
-      num_layers=1,
-      num_decoder_layers=1,
-      num_heads=2,
-      head_dim=8,
-      mlp_dim=16,
-      max_length=200,
-    ),
+    model=tiny.T5,
   )
   sample_responses.run(
     output_dir=str(root / "pairs"),

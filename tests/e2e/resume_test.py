@@ -17,14 +17,11 @@ import time
 
 import pytest
 
-from rlaif_jax.core import jsonl
-from rlaif_jax.core import records
-from rlaif_jax.text import tokenizers
+from tests import tiny_world as tiny
 from tests import xla_flags
 from tests.e2e import stages
 
 ROOT = pathlib.Path(__file__).parents[2]
-WORDS = "the cat sat on a mat and saw one red hat with ten dogs near it".split()
 
 
 class World:
@@ -32,20 +29,8 @@ class World:
 
   def __init__(self, root: pathlib.Path):
     self.root = root
-    generator = random.Random(0)
-    examples = []
-    for i in range(24):
-      words = generator.choices(WORDS, k=18)
-      examples.append(
-        records.Example(
-          id=f"{i:03d}", context=" ".join(words), response=" ".join(words[:4])
-        )
-      )
-    jsonl.write_records(root / "examples.jsonl", examples)
-    tokenizers.train_sentencepiece(
-      [e.context for e in examples] * 4 + ["Which line sums up the text 1 2 3"],
-      vocab_size=320,
-      path=root / "data" / "tokenizer.model",
+    tiny.write_corpus(
+      root / "examples.jsonl", root / "data" / "tokenizer.model"
     )
 
   def command(self, job: str, run: str, recipe: str, **bindings: str):

@@ -10,6 +10,7 @@ import pytest
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import policy_comparison
 from rlaif_jax.evaluation import rankings
+from tests import testing
 
 TEXTS = {
   "A": {"1": "a1", "2": "same", "3": "a3"},
@@ -18,25 +19,8 @@ TEXTS = {
 }
 
 
-def sampled(texts):
-  return {
-    policy: {
-      i: records.Response(
-        id=i,
-        index=0,
-        context=f"context {i}",
-        text=text,
-        tokens=1,
-        finished=True,
-      )
-      for i, text in by_id.items()
-    }
-    for policy, by_id in texts.items()
-  }
-
-
 def test_each_two_policies_meet_on_common_contexts():
-  pairs = policy_comparison.pair_responses(sampled(TEXTS))
+  pairs = policy_comparison.pair_responses(testing.sampled(TEXTS))
   assert list(pairs) == [("A", "B"), ("A", "C"), ("B", "C")]
   rows = pairs["A", "B"]
   assert [(r.context, r.first, r.second) for r in rows] == [
@@ -45,16 +29,16 @@ def test_each_two_policies_meet_on_common_contexts():
   ]
   ids = {row.id for rows in pairs.values() for row in rows}
   assert len(ids) == 6
-  few = policy_comparison.pair_responses(sampled(TEXTS), limit=1)
+  few = policy_comparison.pair_responses(testing.sampled(TEXTS), limit=1)
   assert few["A", "B"] == rows[:1]
   with pytest.raises(ValueError, match="no context in common"):
     policy_comparison.pair_responses(
-      sampled({"A": {"1": "x"}, "B": {"2": "y"}})
+      testing.sampled({"A": {"1": "x"}, "B": {"2": "y"}})
     )
 
 
 def test_equal_texts_are_a_tie_and_missing_labels_are_counted():
-  pairs = policy_comparison.pair_responses(sampled(TEXTS))
+  pairs = policy_comparison.pair_responses(testing.sampled(TEXTS))
 
   def labels_of(rows):
     for row in rows:

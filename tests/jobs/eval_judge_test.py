@@ -12,19 +12,18 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.jobs import eval_judge
 from rlaif_jax.labeling import judge_grid
-
-GOOD = "the cat sat on a red hat with ten dogs near it all day"
+from tests import tiny_world as tiny
 
 
 @pytest.fixture(name="humans")
 def fixture_humans(tmp_path):
   rows = []
   for i in range(16):
-    first, second = (GOOD, "a mat") if i % 2 else ("a mat", GOOD)
+    first, second = (tiny.GOOD, "a mat") if i % 2 else ("a mat", tiny.GOOD)
     rows.append(
       records.Preference(
         id=f"p{i}",
-        context=f"{GOOD} {i}",
+        context=f"{tiny.GOOD} {i}",
         first=first,
         second=second,
         p_first=float(i % 2),

@@ -18,25 +18,6 @@ from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pair_source
 
-GOOD = "the cat sat on a red hat with ten dogs near it all day"
-
-
-@pytest.fixture
-def pairs_file(tmp_path):
-  pairs = []
-  for i in range(12):
-    texts = (GOOD, "x") if i % 2 else ("x", GOOD)
-    pairs.append(
-      records.Pair(
-        id=f"p{i}",
-        context=f"{GOOD} and {i} mats more",
-        first=texts[0],
-        second=texts[1],
-      )
-    )
-  jsonl.write_records(tmp_path / "pairs.jsonl", pairs)
-  return str(tmp_path / "pairs.jsonl")
-
 
 def test_humans_follow_gold(tmp_path, pairs_file):
   label_pairs.run(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
-from rlaif_jax.core import records
 from rlaif_jax.data import preferences
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
@@ -19,24 +18,16 @@ from tests import tiny_world as tiny
 
 
 def labels(path, n, seed):
-  """The text with "cat" is better; contexts and texts differ in length."""
-  generator = np.random.default_rng(seed)
-  rows = []
-  for i in range(n):
-    good, bad = "a cat sat", "ten dogs saw one red hat"
-    swap = bool(generator.integers(2))
-    rows.append(
-      records.Preference(
-        id=str(i),
-        context=" ".join(["the mat and"] * generator.integers(1, 4)),
-        first=bad if swap else good,
-        second=good if swap else bad,
-        p_first=0.1 if swap else 0.9,
-        labeler="test",
-      )
-    )
-  jsonl.write_records(path, rows)
-  return str(path)
+  """Contexts and texts differ in length."""
+  return tiny.labels(
+    path,
+    n,
+    seed,
+    bad="ten dogs saw one red hat",
+    context=lambda generator: " ".join(
+      ["the mat and"] * generator.integers(1, 4)
+    ),
+  )
 
 
 def settings(world, tmp_path, **changes):

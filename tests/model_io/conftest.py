@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tiny world of the jobs' tests."""
+"""The tiny world of all tests here."""
 
-from tests.jobs.conftest import world  # noqa: F401
+from tests.tiny_world import world  # noqa: F401

@@ -7,6 +7,7 @@ import pytest
 
 from rlaif_jax.core import records
 from rlaif_jax.rating import items
+from tests import testing
 
 TEXTS = {
   "a": {"1": "x", "2": "same", "3": "z"},
@@ -15,21 +16,7 @@ TEXTS = {
 
 
 def make(texts, **settings):
-  sampled = {
-    policy: {
-      i: records.Response(
-        id=i,
-        index=0,
-        context=f"context {i}",
-        text=text,
-        tokens=1,
-        finished=True,
-      )
-      for i, text in by_id.items()
-    }
-    for policy, by_id in texts.items()
-  }
-  return items.from_responses(sampled, **settings)
+  return items.from_responses(testing.sampled(texts), **settings)
 
 
 def test_common_contexts_whose_responses_differ():

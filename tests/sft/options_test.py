@@ -6,20 +6,8 @@ from __future__ import annotations
 import pytest
 
 from rlaif_jax.models import lora
-from rlaif_jax.models import t5
 from rlaif_jax.sft import options
 from tests import tiny_world as tiny
-
-T5 = t5.T5Config(
-  vocab_size=320,
-  width=16,
-  num_layers=1,
-  num_decoder_layers=1,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=16,
-  max_length=200,
-)
 
 
 def check(**changes):
@@ -45,7 +33,7 @@ def test_a_decoder_with_adapters_and_context_weight_is_fine():
     (dict(init_from=""), "set init_from"),
     (dict(config=None), "set model"),
     (dict(sequence=None), "SFTData.sequence"),
-    (dict(config=T5), "SFTData.context_weight is 0.5"),
+    (dict(config=tiny.T5), "SFTData.context_weight is 0.5"),
   ],
 )
 def test_conflicts_are_named(changes, word):
