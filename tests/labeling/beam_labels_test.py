@@ -288,11 +288,11 @@ def test_an_endpoint_with_faults_gives_the_labels_of_one_without():
   pairs = make_pairs(40)
   rows = [records.to_row(pair) for pair in pairs]
   plan = faulty_server.random_plan(0.15)
-  with faulty_server.FaultyServer(plan=plan, slow_seconds=0.5) as server:
+  with faulty_server.FaultyServer(plan=plan, slow_seconds=1.5) as server:
     served = endpoint_config.EndpointConfig(
       model="m",
       base_url=server.url,
-      timeout_seconds=0.3,
+      timeout_seconds=1.0,
       first_backoff_seconds=0.01,
       max_backoff_seconds=0.1,
       max_retries=10,
