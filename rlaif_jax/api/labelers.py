@@ -185,9 +185,8 @@ def label_pairs(
     provenance=judge.provenance(backend.name),
   )
   progress = metrics.Progress("label", sum(1 for _ in pairs()), unit="pairs")
-  complete: bool | None = (
-    None  # whether all pairs of the last chunk have labels
-  )
+  # Whether all pairs of the last chunk have labels.
+  complete: bool | None = None
 
   def label_fn(chunk):
     nonlocal complete

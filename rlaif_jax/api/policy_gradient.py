@@ -90,11 +90,9 @@ def policy_gradient(
   scorer = rewards.as_reward(reward, policy)
   reference = pretrained.load_reference(policy, mesh, placement)
   frozen = {"reference": reference.params, "scorer": scorer.params}
-  value, transforms = None, {"policy": optimizer}
+  value = None
   if algorithms.ALGORITHMS[algorithm].needs_value:
     value = pretrained.scalar_model(policy.config, mesh, compute)
-    transforms["value"] = value_optimizer or optimizer
-  tx = optimizer_lib.join(transforms)
   collect = rollout_lib.make_collect(
     policy.functions,
     value,
@@ -106,20 +104,18 @@ def policy_gradient(
     ),
   )
   trained = pretrained.language_model(policy.config, mesh, compute)
-  step = step_lib.make_train_step(
-    algorithms.make_loss(trained, value, config),
-    tx,
+  tx, step = algorithms.make_update(
+    trained,
+    value,
+    config,
+    {"policy": optimizer, "value": value_optimizer or optimizer},
     microbatches=compute.microbatches,
-    epochs=config.epochs,
-    minibatches=config.minibatches,
   )
 
   def init(key: Key[Array, ""]) -> TrainState:
-    params = {"policy": pretrained.copy_params(policy.params)}
-    if value is not None:
-      params["value"] = initialization.scalar_params(
-        value, policy, mesh, key, placement.value
-      )
+    params = initialization.policy_params(
+      policy, value, mesh, key, placement.value
+    )
     return step_lib.state_from_params(params, tx, mesh)
 
   def rollout(

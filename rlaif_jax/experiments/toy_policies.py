@@ -205,10 +205,8 @@ class Policies:
     """Returns (optimizer, collect, update) of an objective."""
     policy, sampling = self.programs.policy, self.programs.sampling()
     config = dataclasses.replace(rl, sampling=sampling)
-    value, optimizers = None, {"policy": self._config.optimizer}
-    if algorithms.ALGORITHMS[rl.algorithm].needs_value:
-      value = self.programs.value
-      optimizers["value"] = self._config.value
+    needs_value = algorithms.ALGORITHMS[rl.algorithm].needs_value
+    value = self.programs.value if needs_value else None
     collect = rollout_lib.make_collect(
       policy,
       value,
@@ -216,13 +214,11 @@ class Policies:
       config=config,
       eos_ids=(toy_task.END,),
     )
-    tx = optimizer_lib.make_joint_optimizer(optimizers)
-    update = step_lib.make_train_step(
-      algorithms.make_loss(policy, value, config),
-      tx,
-      epochs=rl.epochs,
-      minibatches=rl.minibatches,
-    )
+    optimizers = {
+      "policy": optimizer_lib.make_optimizer(self._config.optimizer),
+      "value": optimizer_lib.make_optimizer(self._config.value),
+    }
+    tx, update = algorithms.make_update(policy, value, config, optimizers)
     return tx, collect, update
 
   def start(self, data, rl: algorithms.RLConfig):

@@ -72,14 +72,12 @@ def run(
   score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
   reference = pretrained.load_reference(sft, devices, placement)
   frozen = {"reference": reference.params, "scorer": scorer_params}
-  params = {"policy": pretrained.copy_params(sft.params)}
-  value, configs = None, {"policy": optimizers.policy}
+  value = None
   if algorithms.ALGORITHMS[rl.algorithm].needs_value:
     value = pretrained.scalar_model(sft.config, devices, compute)
-    params["value"] = initialization.scalar_params(
-      value, sft, devices, rng.key(train.seed, "init"), placement.value
-    )
-    configs["value"] = optimizers.value
+  params = initialization.policy_params(
+    sft, value, devices, rng.key(train.seed, "init"), placement.value
+  )
   # 2. Rollout and update.
   reshard = mesh_lib.make_reshard(
     sft.functions.init, devices, placement.rollout
@@ -92,15 +90,15 @@ def run(
     eos_ids=sft.tokenizer.eos_ids,
     reshard=reshard,
   )
-  tx = optimizer_lib.make_joint_optimizer(configs)
-  update = step_lib.make_train_step(
-    algorithms.make_loss(
-      pretrained.language_model(sft.config, devices, compute), value, rl
-    ),
-    tx,
+  tx, update = algorithms.make_update(
+    pretrained.language_model(sft.config, devices, compute),
+    value,
+    rl,
+    {
+      "policy": optimizer_lib.make_optimizer(optimizers.policy),
+      "value": optimizer_lib.make_optimizer(optimizers.value),
+    },
     microbatches=compute.microbatches,
-    epochs=rl.epochs,
-    minibatches=rl.minibatches,
   )
 
   def next_batch(state, step):

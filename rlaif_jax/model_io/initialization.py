@@ -41,6 +41,28 @@ def scalar_params(
   return {**make(key), "decoder": trunk}
 
 
+def policy_params(
+  policy: pretrained.PretrainedModel,
+  value: protocols.ScalarModel | None,
+  mesh: jax.sharding.Mesh,
+  key: jax.Array,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
+) -> dict[str, protocols.Params]:
+  """Returns the initial parameters of RL: a copy of the policy, and a value.
+
+  Args:
+    policy: language model that training starts from.
+    value: functions of the value network; None: no entry "value".
+    mesh: devices.
+    key: PRNG key of the value head.
+    placement: of the value network.
+  """
+  params = {"policy": pretrained.copy_params(policy.params)}
+  if value is not None:
+    params["value"] = scalar_params(value, policy, mesh, key, placement)
+  return params
+
+
 def ensemble_params(
   functions: protocols.ScalarModel,
   ensemble: ensemble_lib.EnsembleConfig,

@@ -20,7 +20,9 @@ from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
+from rlaif_jax.engine import step as step_lib
 from rlaif_jax.ops import advantages as advantages_lib
 from rlaif_jax.ops import policy_gradient
 
@@ -298,6 +300,39 @@ def make_loss(
     return _reduce(per_token, mask, config), metrics
 
   return loss
+
+
+def make_update(
+  policy: protocols.LanguageModel,
+  value: protocols.ScalarModel | None,
+  config: RLConfig,
+  optimizers: Mapping[str, optimizer_lib.Transform],
+  *,
+  microbatches: int = 1,
+) -> tuple[
+  optimizer_lib.Transform,
+  Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]],
+]:
+  """Returns the optimizer of {"policy", "value"}, and the update on a Rollout.
+
+  Args:
+    policy: see `make_loss`, like the following two.
+    value: functions of the value network.
+    config: objective and algorithm.
+    optimizers: of "policy" and "value"; the latter is unused if there is no
+      value network.
+    microbatches: number of gradient-accumulation steps per update.
+  """
+  names = ["policy"] if value is None else ["policy", "value"]
+  tx = optimizer_lib.join({name: optimizers[name] for name in names})
+  update = step_lib.make_train_step(
+    make_loss(policy, value, config),
+    tx,
+    microbatches=microbatches,
+    epochs=config.epochs,
+    minibatches=config.minibatches,
+  )
+  return tx, update
 
 
 def state_values(
