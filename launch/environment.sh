@@ -18,7 +18,9 @@ rlaif_environment() {
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing rlaif_jax[$extras] into $venv (a few minutes) ..."
     "$venv/bin/python" -m pip install --quiet --upgrade pip
-    "$venv/bin/python" -m pip install --quiet -e "${root}[$extras]"
+    # Setuptools warns about every editable installation.
+    PYTHONWARNINGS=ignore \
+      "$venv/bin/python" -m pip install --quiet -e "${root}[$extras]"
     echo "$wanted" >"$stamp"
   fi
   PATH=$venv/bin:$PATH
