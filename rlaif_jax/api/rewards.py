@@ -52,6 +52,10 @@ class LLMReward:
 
     It is computed on the device if labeler and policy have the same
     vocabulary. Otherwise each rollout is decoded to text on the host.
+
+    Raises:
+      ValueError: if the labeler cannot read the policy's longest context and
+        response in its prompt.
     """
     labeler = self.labeler
     if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
@@ -64,6 +68,18 @@ class LLMReward:
       options=template.options,
       chat=labeler.chat,
     )
+    sequence = policy.sequence
+    texts = sequence.max_context + sequence.max_response
+    needed, limit = scorer.fixed_tokens + texts, labeler.functions.max_length
+    if needed > limit:
+      raise ValueError(
+        f"the labeler {labeler.name} reads {limit} tokens, and its prompt with "
+        f"template {template.name} takes up to {needed}: "
+        f"{scorer.fixed_tokens}, and {sequence.max_context} of the context and "
+        f"{sequence.max_response} of the response. Lower SequenceConfig."
+        "max_context or max_response of the policy, choose a shorter template, "
+        "or use a labeler with a larger max_length"
+      )
     return Reward(jax.jit(scorer.score), scorer.prepare(labeler.params))
 
   def _score_texts(

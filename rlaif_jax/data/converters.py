@@ -8,7 +8,7 @@ and `response` the text after the prompt. All arrays are numpy, on the host.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Sequence
+from typing import Annotated, Literal, Sequence
 
 import numpy as np
 
@@ -36,12 +36,16 @@ class SequenceConfig(validation.Validated):
     max_response: maximum number of response tokens, with the end token.
     prefix: text before the context.
     suffix: text after the context.
+    truncate: the part of a long context that is dropped. Documents lose their
+      "end"; dialogues should lose their "start", since the last turn is the
+      one to answer.
   """
 
   max_context: validation.PositiveInt
   max_response: Annotated[int, validation.Bounds(ge=2)]
   prefix: str = ""
   suffix: str = ""
+  truncate: Literal["start", "end"] = "end"
 
 
 def prompt_length(
@@ -114,7 +118,12 @@ def encode_prompts(
   suffix = tokenizer.encode(config.suffix)
   ids = [tokenizer.encode_plain(text) for text in contexts]
   cut = sum(len(row) > config.max_context for row in ids)
-  ids = [row[: config.max_context] for row in ids]
+  kept = (
+    slice(config.max_context)
+    if config.truncate == "end"
+    else slice(-config.max_context, None)
+  )
+  ids = [row[kept] for row in ids]
   length = len(prefix) + config.max_context + len(suffix)
   prompt, prompt_valid = pad_left([prefix + r + suffix for r in ids], length)
   context, context_valid = pad_left(ids, config.max_context)

@@ -16,18 +16,34 @@ from rlaif_jax.core import validation
 
 Transform = optax.GradientTransformation
 
+# `OptimizerConfig.head_rate` of Adafactor.
+HEAD_RATE = 0.1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(validation.Validated):
   """An optax optimizer; the defaults are the paper's (appendix G).
 
+  The paper says Adafactor with 1e-5, and neither whether that rate is relative
+  to the size of a parameter nor how fast a new head learns. Here it is
+  absolute, and the head has a rate of its own: with a relative rate, a head
+  that starts at zero would move by 1e-8 per update.
+
   Attributes:
     name: "adafactor" or "adamw".
     learning_rate: learning rate after warm-up.
+    head_rate: largest change of a reward or value per update through its scalar
+      head: the kernel [D, 1] learns at head_rate / D, the bias at head_rate.
+      0: the head learns at `learning_rate`. None: 0.1 with Adafactor, 0 with
+      AdamW.
+    parameter_scale: multiplies each Adafactor update by the root mean square
+      of its parameter, at least 1e-3 (Shazeer and Stern 2018, section 8), as
+      T5 does with rates near 1e-2.
     schedule: "constant", "linear" or "cosine".
     warmup_steps: number of steps of a linear warm-up.
     decay_steps: length of a linear or cosine schedule, including warm-up.
-    weight_decay: weight decay of matrices; other parameters have none.
+    weight_decay: weight decay of matrices, multiplied by the learning rate;
+      other parameters have none.
     beta2: decay rate of AdamW's second moment.
     clip_norm: maximum global norm of the gradient; 0: no clipping, as in the
       paper.
@@ -35,6 +51,8 @@ class OptimizerConfig(validation.Validated):
 
   name: Literal["adafactor", "adamw"] = "adafactor"
   learning_rate: validation.PositiveFloat = 1e-5
+  head_rate: validation.NonNegativeFloat | None = None
+  parameter_scale: bool = False
   schedule: Literal["constant", "linear", "cosine"] = "constant"
   warmup_steps: validation.NonNegativeInt = 0
   decay_steps: validation.NonNegativeInt = 0
@@ -48,6 +66,11 @@ class OptimizerConfig(validation.Validated):
       raise ValueError(
         f"OptimizerConfig: the {self.schedule} schedule needs decay_steps > "
         f"warmup_steps; they are {self.decay_steps} and {self.warmup_steps}"
+      )
+    if self.parameter_scale and self.name != "adafactor":
+      raise ValueError(
+        f"OptimizerConfig.parameter_scale is True and name is {self.name!r}; "
+        "only 'adafactor' has it"
       )
 
 
@@ -82,10 +105,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
   if config.name == "adafactor":
-    inner = optax.adafactor(
-      schedule,
-      weight_decay_rate=config.weight_decay or None,
-      weight_decay_mask=matrices,
+    # optax.adafactor would not multiply its weight decay by the rate. Without a
+    # rate it returns a descent direction.
+    inner = optax.chain(
+      optax.adafactor(None, multiply_by_parameter_scale=config.parameter_scale),
+      optax.add_decayed_weights(-config.weight_decay, matrices),
+      optax.scale_by_learning_rate(schedule, flip_sign=False),
     )
   else:
     inner = optax.adamw(
@@ -94,9 +119,30 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
       weight_decay=config.weight_decay,
       mask=matrices,
     )
+  head_rate = config.head_rate
+  if head_rate is None:
+    head_rate = HEAD_RATE if config.name == "adafactor" else 0.0
+  if head_rate:
+    inner = optax.chain(inner, _scale_heads(head_rate / config.learning_rate))
   if config.clip_norm > 0:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
   return inner
+
+
+def _scale_heads(factor: float) -> optax.GradientTransformation:
+  """Multiplies updates of scalar heads by `factor`, of kernels by 1 / D too."""
+
+  def scale(path, update):
+    names = [getattr(key, "key", None) for key in path]
+    if names[-2:-1] != ["head"]:
+      return update
+    # A kernel is [D, 1], or [k, D, 1] in an ensemble.
+    width = update.shape[-2] if names[-1] == "kernel" else 1
+    return update * (factor / width)
+
+  return optax.stateless(
+    lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
+  )
 
 
 def make_joint_optimizer(

@@ -108,7 +108,7 @@ class FlaxBackend:
     self, prompts: Sequence[str], options: Sequence[str]
   ) -> tuple[list[list[float]], records.Usage]:
     """Returns the log-prob of each option; see `protocols.Backend`."""
-    option_ids = tuple(tuple(self._tokenizer.encode(o)) for o in options)
+    option_ids = option_probs.option_ids(options, self._tokenizer)
     ids = [self.encode(prompt) for prompt in prompts]
     result: list[list[float]] = [[] for _ in ids]
     longest = max(len(option) for option in option_ids)

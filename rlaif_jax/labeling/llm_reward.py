@@ -45,10 +45,13 @@ class LabelerScorer(NamedTuple):
   Attributes:
     score: reward function; its parameters are LabelerParams.
     prepare: (parameters of the labeler) -> LabelerParams.
+    fixed_tokens: tokens of a prompt and its option without context and
+      response.
   """
 
   score: protocols.Scorer
   prepare: Callable[[protocols.Params], LabelerParams]
+  fixed_tokens: int
 
 
 def labeler_scorer(
@@ -77,7 +80,7 @@ def labeler_scorer(
   before, between, after = (tuple(tokenizer.encode(part)) for part in parts)
   before = (*begin, *tokenizer.encode(chat[0]), *before)
   after = (*after, *tokenizer.encode(chat[1]))
-  option_ids = tuple(tuple(tokenizer.encode(option)) for option in options)
+  option_ids = option_probs.option_ids(options, tokenizer)
   prefix_of = option_probs.prefix_options(options, tokenizer)
   eos_ids = jnp.asarray(tokenizer.eos_ids)
   # Each context is then prefilled once for all of its responses.
@@ -127,7 +130,10 @@ def labeler_scorer(
     scores = option_probs.expected_score(probabilities, xp=jnp)
     return option_probs.to_reward(scores).reshape(rows, num_samples)
 
-  return LabelerScorer(score=score, prepare=prepare)
+  # The last token of an option is predicted, and not read.
+  fixed = sum(map(len, (before, between, after))) - 1
+  fixed += max(map(len, option_ids))
+  return LabelerScorer(score=score, prepare=prepare, fixed_tokens=fixed)
 
 
 def _join(

@@ -27,6 +27,26 @@ _MIN_OWN_SHARE = 1e-6
 _LOG_TOLERANCE = 1e-2
 
 
+def option_ids(
+  options: Sequence[str], tokenizer: protocols.Tokenizer
+) -> tuple[tuple[int, ...], ...]:
+  """Returns the ids of each option inside a text, after a line break.
+
+  Some SentencePiece vocabularies, such as that of Llama 2, put a blank before
+  every text, so that a text that is only "1" has other ids than the "1" which
+  continues a prompt.
+  """
+  before = tokenizer.encode("\n")
+  result = []
+  for option in options:
+    own = tokenizer.encode(option)
+    whole = tokenizer.encode("\n" + option)
+    if before and whole[: len(before)] == before:
+      own = whole[len(before) :]
+    result.append(tuple(own))
+  return tuple(result)
+
+
 def prefix_options(
   options: Sequence[str], tokenizer: protocols.Tokenizer
 ) -> tuple[int, ...]:
@@ -41,10 +61,10 @@ def prefix_options(
   Raises:
     ValueError: an option has no tokens, or two have the same tokens.
   """
-  ids = [tuple(tokenizer.encode(option)) for option in options]
+  ids = option_ids(options, tokenizer)
   if len(set(ids)) != len(ids) or not all(ids):
     raise ValueError(
-      f"the tokenizer encodes the options {tuple(options)} as {ids}; use "
+      f"the tokenizer encodes the options {tuple(options)} as {list(ids)}; use "
       "options with different, non-empty token sequences in the template"
     )
   result = []

@@ -126,7 +126,7 @@ class Fitted(NamedTuple):
   """A context that fits a token budget.
 
   Attributes:
-    context: the context, or a prefix of it.
+    context: the context, or its beginning or end.
     tokens: tokens of the whole prompt.
     cut_tokens: tokens that were cut from the context.
   """
@@ -171,26 +171,32 @@ def fit(
   whole = len(tokenizer.encode(context))
   if whole <= budget:
     return Fitted(context, fixed + whole, 0)
-  length, kept = _longest_prefix(
-    lambda size: len(tokenizer.encode(context[:size])),
+
+  def part(size: int) -> str:
+    if template.truncate == "end":
+      return context[:size]
+    return context[len(context) - size :]
+
+  length, kept = _longest_part(
+    lambda size: len(tokenizer.encode(part(size))),
     size=len(context),
     tokens=whole,
     budget=budget,
   )
-  return Fitted(context[:length], fixed + kept, whole - kept)
+  return Fitted(part(length), fixed + kept, whole - kept)
 
 
-def _longest_prefix(
+def _longest_part(
   count: Callable[[int], int], *, size: int, tokens: int, budget: int
 ) -> tuple[int, int]:
-  """Returns (characters, tokens) of the longest prefix within a budget.
+  """Returns (characters, tokens) of the longest part within a budget.
 
   Uses the Illinois variant of the false position method. Tokens are spread
   nearly evenly over a text, so interpolation needs fewer and shorter encodings
   than bisection.
 
   Args:
-    count: number of characters -> tokens of that prefix.
+    count: number of characters -> tokens of that part of the text.
     size: number of characters of the text, which exceeds the budget.
     tokens: tokens of the text.
     budget: maximum number of tokens; at least 0.

@@ -85,6 +85,8 @@ class Template(validation.Validated):
     exemplars: exemplars that are shown.
     exemplars_file: pool from which `load` takes other exemplars.
     cot_ending: request for a rationale, in place of `ending`; "": none.
+    truncate: the part of a long context that is dropped: the "end" of a
+      document, the "start" of a dialogue.
     polarity: "prefer"; or "flip" if the prompt asks for the worse candidate, or
       whether the response is bad.
   """
@@ -98,6 +100,7 @@ class Template(validation.Validated):
   exemplars: tuple[Exemplar, ...] = ()
   exemplars_file: str = ""
   cot_ending: str = ""
+  truncate: Literal["start", "end"] = "end"
   polarity: Polarity = "prefer"
 
   def __post_init__(self):

@@ -17,6 +17,7 @@ from rlaif_jax.api import training
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import decode
+from rlaif_jax.text import prompts
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,26 @@ def test_a_labeler_on_the_device_and_by_text_agree(policy, sampled):
   by_text = score(rewards.llm_reward(other, template), policy, sampled)
   assert on_device.shape == (2, 3) and np.std(on_device) > 0
   np.testing.assert_allclose(on_device, by_text, atol=1e-4)
+
+
+def test_a_labeler_that_cannot_read_the_longest_prompt_is_named(policy):
+  reward = rewards.llm_reward(policy, "docstring_rating")
+  functions = policy.functions
+  texts = policy.sequence.max_context + policy.sequence.max_response
+  template = prompts.load("docstring_rating")
+  bos = policy.tokenizer.bos_id is not None
+  parts = [policy.tokenizer.encode(p) for p in template.pointwise_parts()]
+  # "10" is two tokens, of which the second is only predicted.
+  needed = sum(map(len, parts)) + bos + texts + 1
+  for limit, fits in ((needed, True), (needed - 1, False)):
+    short = dataclasses.replace(functions, max_length=limit)
+    labeler = dataclasses.replace(policy, functions=short)
+    reward = rewards.llm_reward(labeler, "docstring_rating")
+    if fits:
+      reward.for_policy(policy)
+    else:
+      with pytest.raises(ValueError, match=f"reads {limit} tokens.*{needed}"):
+        reward.for_policy(policy)
 
 
 class _Renamed:

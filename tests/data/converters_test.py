@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ def test_prompts_are_left_padded_and_lose_the_end_of_long_contexts():
   assert batch.prompt[0][2] == TOKENIZER.bos_id
   assert text(batch.context[0], batch.context_valid[0]) == "ab"
   assert batch.prompt.shape[1] == converters.prompt_length(CONFIG, TOKENIZER)
+
+
+def test_a_long_dialogue_loses_its_start():
+  config = dataclasses.replace(CONFIG, truncate="start")
+  batch, cut = converters.encode_prompts(["ab", "abcdef"], TOKENIZER, config)
+  assert cut == 1
+  assert text(batch.prompt[0], batch.prompt_valid[0]) == "ab\n"
+  assert text(batch.prompt[1], batch.prompt_valid[1]) == "cdef\n"
+  assert text(batch.context[1], batch.context_valid[1]) == "cdef"
 
 
 def test_a_cut_response_has_no_end_token():

@@ -28,6 +28,23 @@ def test_prefix_options_follow_tokens_not_characters():
     option_probs.prefix_options(("é", "ü"), two)  # both unknown: "?"
 
 
+class Blank(testing.CharTokenizer):
+  """Puts a blank before every text, as the vocabulary of Llama 2 does."""
+
+  def encode(self, text):
+    return super().encode(" " + text) if text else []
+
+
+def test_options_have_the_tokens_that_continue_a_prompt():
+  plain = testing.CharTokenizer(words=("10",))
+  expected = tuple(tuple(plain.encode(option)) for option in TEN)
+  assert option_probs.option_ids(TEN, Blank(words=("10",))) == expected
+  assert option_probs.option_ids(TEN, plain) == expected
+  # An option with a blank of its own keeps that one.
+  (own,) = option_probs.option_ids((" 1",), Blank())
+  assert own == tuple(testing.CharTokenizer().encode(" 1"))
+
+
 def test_nested_prefixes_subtract_each_string_once():
   # P(begins with): "1" 0.7, "10" 0.3, "100" 0.1, "2" 0.2.
   log_probs = [math.log(p) for p in (0.7, 0.3, 0.1, 0.2)]

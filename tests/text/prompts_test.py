@@ -145,6 +145,26 @@ def test_fit_cuts_the_end_of_the_context_and_nothing_else():
     assert len(tokenizer.encode(prompt)) == fixed + tokens
 
 
+@pytest.mark.parametrize(
+  "name", [n for n in prompts.names() if n.startswith(("helpful", "harmless"))]
+)
+def test_the_last_turn_of_a_long_dialogue_stays(name):
+  template = prompts.load(name, num_exemplars=0)
+  shown = ("f", "s")[: template.num_candidates]
+  tokenizer = testing.CharTokenizer()
+  whole = prompts.fit(
+    template, "", shown, tokenizer=tokenizer, max_tokens=10_000
+  )
+  fitted = prompts.fit(
+    template,
+    "Human: one\nHuman: two",
+    shown,
+    tokenizer=tokenizer,
+    max_tokens=whole.tokens + 10,
+  )
+  assert fitted == ("Human: two", whole.tokens + 10, 11)
+
+
 class Pieces:
   """Up to four letters are a token, and so is each other character.
 
