@@ -156,7 +156,7 @@ def separable_pairs():
 
 
 def value_loss(model):
-  """Regression of the last value on 1 where the label says so, else 0."""
+  """Regression of the last value on 1 for the preferred response, else on 0."""
 
   def loss(params, pairs, key):
     del key
