@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
+import functools
 import inspect
 import typing
 from typing import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,7 +75,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def dataclasses_of(target: Callable[..., object]) -> list[type]:
+@functools.cache
+def dataclasses_of(target: Callable[..., object]) -> tuple[type, ...]:
   """Returns the dataclasses in the annotations of a callable, recursively."""
   found: list[type] = []
 
@@ -88,7 +90,7 @@ def dataclasses_of(target: Callable[..., object]) -> list[type]:
 
   for kind in typing.get_type_hints(target).values():
     visit(kind)
-  return found
+  return tuple(found)
 
 
 def targets_of(jobs: Targets) -> dict[str, Callable[..., object]]:
