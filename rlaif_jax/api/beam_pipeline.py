@@ -18,6 +18,7 @@ import threading
 from typing import Iterator
 
 from rlaif_jax.api import labelers
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
@@ -86,6 +87,8 @@ def label_files(
       f"StoreConfig.budget_usd is {store_config.budget_usd}; a Beam pipeline "
       "supports none of them, leave them at their defaults"
     )
+  for path in sorted(glob.glob(pairs.pairs_file)):
+    inputs.note(path)
   folder = (config.labels_dir or output_dir).rstrip("/")
   store_dir = store_config.store_dir or f"{folder}/store"
   counts = _run(

@@ -11,6 +11,7 @@ import os
 import pathlib
 from typing import Iterator, Sequence
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 
 # Published .json files of these sets have one object per line too.
@@ -107,7 +108,7 @@ def _parquet(path: pathlib.Path) -> Rows:
   from pyarrow import parquet
 
   number = 0
-  for batch in parquet.ParquetFile(path).iter_batches():
+  for batch in parquet.ParquetFile(inputs.note(path)).iter_batches():
     for row in batch.to_pylist():
       number += 1
       yield f"{path}:{number}", row
