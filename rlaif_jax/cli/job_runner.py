@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import json
 import os
-import pathlib
 import sys
 import time
 import types
@@ -18,12 +17,9 @@ from rlaif_jax.cli import compile_cache
 from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 from rlaif_jax.cli import gin_writer
-from rlaif_jax.cli import input_records
 from rlaif_jax.cli import job_table
 from rlaif_jax.cli import next_command
-from rlaif_jax.cli import output_dirs
-from rlaif_jax.cli import output_lock
-from rlaif_jax.core import inputs
+from rlaif_jax.cli import run_folder
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
@@ -61,8 +57,10 @@ def run(command: command_line.Command) -> None:
     return
   with contextlib.ExitStack() as stack:
     processes = _start_processes(command.job, spec)
-    folder = _Folder(command, config, spec, arguments)
-    folder.open(stack, processes)
+    folder = run_folder.RunFolder(
+      command.output_dir, spec, accept_changes=command.accept_changes
+    )
+    folder.open(stack, config, arguments, processes)
     if folder.is_finished:
       result = json.loads(folder.result.read_text("utf-8"))
       print(f"{command.job}: already done, see {folder.result}")
@@ -98,68 +96,6 @@ def _run_job(
   )
   with lost:
     return dict(job(output_dir=command.output_dir, **arguments))
-
-
-class _Folder:
-  """The output directory of a command."""
-
-  def __init__(
-    self,
-    command: command_line.Command,
-    config: str,
-    spec: job_spec.JobSpec,
-    arguments: Mapping[str, object],
-  ):
-    self.directory = pathlib.Path(command.output_dir)
-    self.result = self.directory / "result.json"
-    self._command, self._config = command, config
-    self._spec, self._arguments = spec, arguments
-
-  @property
-  def is_finished(self) -> bool:
-    """Whether the run has a result and is not run again."""
-    return self.result.exists() and not self._spec.always_rerun
-
-  def open(
-    self, stack: contextlib.ExitStack, processes: types.ModuleType | None
-  ) -> None:
-    """Checks, locks and claims the directory, and records what is read.
-
-    One of several processes does; all stop if it fails.
-
-    Raises:
-      ValueError: if the directory cannot be used; says why.
-    """
-    output_dirs.check(self.directory, self._config, self._spec)
-    output_dirs.check_apart(self.directory, self._arguments)
-    if processes is None:
-      self._take(stack)
-      return
-    error: Exception | None = None
-    if processes.is_writer():
-      try:
-        self._take(stack)
-      except (ValueError, OSError) as caught:
-        error = caught
-    failed = processes.sum_of_all({"failed": int(error is not None)})
-    if error is not None:
-      raise error
-    if failed["failed"]:
-      raise ValueError("process 0 could not start the run; see its log")
-
-  def _take(self, stack: contextlib.ExitStack) -> None:
-    accept = self._command.accept_changes
-    if not self.is_finished or accept:
-      stack.enter_context(output_lock.hold(self.directory))
-      output_dirs.claim(self.directory, self._config, self._spec)
-    is_checked = not self._spec.always_rerun
-    recorder = input_records.Recorder(
-      self.directory, accept=accept or not is_checked, resume=is_checked
-    )
-    recorder.check(is_finished=self.is_finished)
-    if not self.is_finished:
-      recorder.start()
-    stack.enter_context(inputs.recording(recorder.note))
 
 
 def _start_processes(

@@ -132,9 +132,7 @@ with folders.replaced({str(tmp_path / "model")!r}) as partial:
 folders.shutil.rmtree = lambda *a, **k: None
 os._exit(9)
 """
-  done = subprocess.run(
-    [sys.executable, "-c", program], cwd=ROOT, check=False
-  )
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
   assert done.returncode == 9
   with pytest.raises(KeyError):
     with folders.replaced(tmp_path / "model"):
