@@ -18,11 +18,11 @@ from tests.e2e import stages
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Runs a command, and writes which files it opened to read below a folder. The
+# Runs commands, and prints which files each opened to read below a folder. The
 # hook cannot be removed, so it has a process of its own.
 _WATCHED = """
-import json, os, pathlib, sys
-below, opened = sys.argv[1], set()
+import json, os, sys
+below, opened, found = sys.argv[1], set(), []
 def hook(event, arguments):
   if event == "open" and isinstance(arguments[0], str):
     path, flags = os.path.abspath(arguments[0]), arguments[2]
@@ -30,10 +30,12 @@ def hook(event, arguments):
       opened.add(path)
 sys.addaudithook(hook)
 from rlaif_jax import main
-code = main.main(sys.argv[3:])
-opened = sorted(path for path in opened if os.path.isfile(path))
-pathlib.Path(sys.argv[2]).write_text(json.dumps(opened))
-sys.exit(code)
+for command in json.loads(sys.argv[2]):
+  opened.clear()
+  if code := main.main(command):
+    sys.exit(code)
+  found.append(sorted(path for path in opened if os.path.isfile(path)))
+print(json.dumps(found))
 """
 
 _EXEMPLARS = """
@@ -60,18 +62,39 @@ def root(tmp_path_factory):
   return root
 
 
-def run(root, job, recipe, *flags):
-  """Runs a job; returns the files that it opened and those it recorded."""
+def command(root, job, recipe, output_dir, *flags):
   (root / f"{job}.gin").write_text(recipe)
-  arguments = [
-    f"--job={job}",
-    f"--gin_file={root / job}.gin",
-    f"--output_dir={root / job}",
-    *flags,
+  gin = f"--gin_file={root / job}.gin"
+  return [f"--job={job}", gin, f"--output_dir={output_dir}", *flags]
+
+
+def test_all_that_is_opened_is_recorded(root):
+  data = root / "data"
+  outputs = [data / "sft", root / "labels"]
+  commands = [
+    command(
+      root,
+      "train_sft",
+      stages.SFT,
+      outputs[0],
+      f"--data_dir={data}",
+      f"--examples_file={data / 'examples.jsonl'}",
+      "--num_steps=1",
+    ),
+    command(
+      root,
+      "label",
+      stages.LABEL.replace("docstring_pairwise", f"{data}/own.toml"),
+      outputs[1],
+      f"--pairs_file={data / 'train.jsonl'}",
+      f"--human_labels_file={data / 'test.jsonl'}",
+      f"--labeler_dir={outputs[0] / 'model'}",
+      "--num_exemplars=1",
+      "--gin.PairwiseJudgeConfig.max_context_tokens=150",
+    ),
   ]
   done = subprocess.run(
-    [sys.executable, "-c", _WATCHED, root / "data", root / "opened.json"]
-    + arguments,
+    [sys.executable, "-c", _WATCHED, data, json.dumps(commands)],
     cwd=ROOT,
     env={**os.environ, "XLA_FLAGS": xla_flags.QUICK},  # One device.
     capture_output=True,
@@ -79,40 +102,21 @@ def run(root, job, recipe, *flags):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  opened = json.loads((root / "opened.json").read_text())
-  stored = json.loads((root / job / "inputs.json").read_text())["files"]
-  # A finished model is known by its model.json, which has the hashes.
-  return {path for path in opened if "/params/" not in path}, set(stored)
-
-
-def names(root, paths):
-  return {pathlib.Path(p).relative_to(root / "data").as_posix() for p in paths}
-
-
-def test_all_that_is_opened_is_recorded(root):
-  opened, stored = run(
-    root,
-    "train_sft",
-    stages.SFT,
-    f"--data_dir={root / 'data'}",
-    f"--examples_file={root / 'data' / 'examples.jsonl'}",
-    "--num_steps=1",
-  )
-  assert names(root, opened) == {"examples.jsonl", "tokenizer.model"}
-  assert opened <= stored
-  (root / "train_sft" / "model").rename(root / "data" / "model")
-  opened, stored = run(
-    root,
-    "label",
-    stages.LABEL.replace("docstring_pairwise", f"{root / 'data'}/own.toml"),
-    f"--pairs_file={root / 'data' / 'train.jsonl'}",
-    f"--human_labels_file={root / 'data' / 'test.jsonl'}",
-    f"--labeler_dir={root / 'data' / 'model'}",
-    "--num_exemplars=1",
-    "--max_context_tokens=150",
-  )
-  assert names(root, opened) >= {
-    *("train.jsonl", "test.jsonl", "own.toml", "examples.toml"),
-    *("model/model.json", "model/tokenizer.model"),
-  }
-  assert opened <= stored
+  expected = [
+    {"examples.jsonl", "tokenizer.model"},
+    {
+      *("train.jsonl", "test.jsonl", "own.toml", "examples.toml"),
+      *("sft/model/model.json", "sft/model/tokenizer.model"),
+    },
+  ]
+  opened = json.loads(done.stdout.splitlines()[-1])
+  for paths, output, names in zip(opened, outputs, expected, strict=True):
+    stored = json.loads((output / "inputs.json").read_text())["files"]
+    # A finished model is known by its model.json, which has the hashes.
+    read = {
+      path
+      for path in map(pathlib.Path, paths)
+      if not path.is_relative_to(output) and "params" not in path.parts
+    }
+    assert {path.relative_to(data).as_posix() for path in read} == names
+    assert {str(path) for path in read} <= set(stored)
