@@ -129,6 +129,8 @@ def read_tfds(name: str, split: str) -> Rows:
       f"tfds:{name} has no split {split!r}; it has "
       f"{sorted(builder.info.splits)}. Download it with tfds first"
     )
+  for file in sorted(pathlib.Path(builder.data_dir).rglob("*")):
+    inputs.note(file)
   rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
   for number, row in enumerate(rows, start=1):
     yield f"tfds:{name}/{split}:{number}", decoded(row)

@@ -371,3 +371,14 @@ def test_real_harmless_rows(tmp_path):
   for row in rows:
     assert row.context.startswith("Human: ")
     assert row.first and row.second and row.first != row.second
+
+
+def test_a_file_of_somebody_else_is_not_replaced(hh, tmp_path):
+  theirs = tmp_path / "cache" / "harmless" / "test.jsonl"
+  write(theirs, ["{}"])
+  with pytest.raises(ValueError, match="test.jsonl exists, and harmless"):
+    load("harmless", "train", tmp_path, hh)
+  assert theirs.read_text() == "{}\n"
+  theirs.with_name(".begun").touch()  # Of a process that was killed.
+  assert len(load("harmless", "train", tmp_path, hh)) == 200
+  assert not theirs.with_name(".begun").exists()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax import main
+from rlaif_jax.core import inputs
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.interop import names
@@ -70,7 +72,10 @@ def convert(source, directory, **changes):
 
 def test_a_converted_model_is_the_model(world, tmp_path):
   params = hf_model(world, tmp_path / "hf")
-  result = convert(tmp_path / "hf", tmp_path / "ours", name="tiny")
+  read = []
+  with inputs.recording(read.append):
+    result = convert(tmp_path / "hf", tmp_path / "ours", name="tiny")
+  assert set(map(str, read)) == set(map(str, (tmp_path / "hf").iterdir()))
   assert result["source_layout"] == "hf" and not result["chat"]
   assert result["parameters"] == sum(a.size for a in params.values())
   model = pretrained.load(
@@ -98,9 +103,13 @@ def test_there_and_back_is_bit_equal(world, tmp_path, dtype):
 def test_t5x_there_and_back(world, tmp_path):
   params = arrays(T5)
   sources.write(str(tmp_path / "t5x"), "t5x", T5, params.items())
-  convert(
-    tmp_path / "t5x", tmp_path / "ours", model=T5, tokenizer_dir=str(world)
-  )
+  read = []
+  with inputs.recording(read.append):
+    convert(
+      tmp_path / "t5x", tmp_path / "ours", model=T5, tokenizer_dir=str(world)
+    )
+  files = [path for path in (tmp_path / "t5x").rglob("*") if path.is_file()]
+  assert {*files, world / "tokenizer.model"} <= set(map(pathlib.Path, read))
   convert(tmp_path / "ours" / "model", tmp_path / "back", format="t5x")
   again = sources.open_source(str(tmp_path / "back" / "model"), model=T5)
   again.check({path: array.shape for path, array in params.items()})
