@@ -89,7 +89,7 @@ class Recorder:
       changes += self._update(key, location(key))
     if not is_finished:
       changes += self._new_versions()
-    self._settle(changes)
+    self._commit(changes)
 
   def start(self) -> None:
     """Stores the versions before the run does anything."""
@@ -109,7 +109,7 @@ class Recorder:
     with self._lock:
       key = key_of(file)
       is_new = key not in self._files
-      self._settle(self._update(key, file))
+      self._commit(self._update(key, file))
       if is_new:
         self._write()
 
@@ -145,7 +145,7 @@ class Recorder:
       if before.get(name) != now.get(name)
     ]
 
-  def _settle(self, changes: list[str]) -> None:
+  def _commit(self, changes: list[str]) -> None:
     """Records changes if they are accepted."""
     if not changes:
       return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A module that opens files to read says so to `core.inputs`."""
+"""A module that opens files to read notes them in `core.inputs`."""
 
 from __future__ import annotations
 
