@@ -30,6 +30,8 @@ PACKAGES = (
 # environment has them elsewhere.
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
+_LARGE = 5 * 10**9  # bytes
+
 # {"bytes": int, "mtime_ns": int, "sha256": str}
 Entry = dict[str, Any]
 
@@ -193,6 +195,8 @@ def location(key: str) -> str:
 
 
 def hash_of(file: str) -> str:
-  """Returns the SHA-256 of a file."""
+  """Returns the SHA-256 of a file; tells if it takes a while."""
+  if (size := os.path.getsize(file)) > _LARGE:
+    print(f"hashing {file} ({size / 1e9:.0f} GB)", flush=True)
   with open(file, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()

@@ -93,6 +93,14 @@ def test_files_of_the_same_size_and_time_are_not_hashed(
   assert not hashed
 
 
+def test_the_hash_of_a_large_file_is_announced(tmp_path, monkeypatch, capsys):
+  (tmp_path / "x").write_bytes(b"x" * 9)
+  for large, said in ((9, ""), (8, f"hashing {tmp_path / 'x'} (0 GB)\n")):
+    monkeypatch.setattr(input_records, "_LARGE", large)
+    input_records.hash_of(str(tmp_path / "x"))
+    assert capsys.readouterr().out == said
+
+
 def test_accepted_changes_are_written_down_and_then_known(run, tmp_path):
   rewrite(tmp_path / "a.txt", "longer")
   (tmp_path / "b.txt").unlink()

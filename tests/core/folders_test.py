@@ -114,7 +114,7 @@ def test_an_error_leaves_the_old_folder(tmp_path):
 
 @pytest.mark.parametrize("renames, left", [(0, "old"), (1, "old"), (2, "new")])
 def test_a_kill_leaves_one_of_both(tmp_path, renames, left):
-  """The process ends in the middle of `finish`, after so many renames."""
+  """The process ends in the middle of `finish`, after some renames."""
   write(tmp_path / "model", "old")
   program = f"""
 import os, pathlib
