@@ -18,6 +18,7 @@ import threading
 from typing import Iterator
 
 from rlaif_jax.api import labelers
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
@@ -77,7 +78,8 @@ def label_files(
     The summary for the result file.
 
   Raises:
-    ValueError: the pipeline failed, or there are no pairs.
+    ValueError: the pipeline failed, there are no pairs, or `labels_dir` has
+      labels of another run.
     preemption.Preempted: this process was asked to stop.
   """
   if (pairs.limit, pairs.shard, store_config.budget_usd) != (0, "0/1", 0.0):
@@ -86,8 +88,12 @@ def label_files(
       f"StoreConfig.budget_usd is {store_config.budget_usd}; a Beam pipeline "
       "supports none of them, leave them at their defaults"
     )
+  for path in sorted(glob.glob(pairs.pairs_file)):
+    inputs.note(path)
   folder = (config.labels_dir or output_dir).rstrip("/")
   store_dir = store_config.store_dir or f"{folder}/store"
+  if config.labels_dir:
+    _claim(folder, pathlib.Path(output_dir) / "labels_dir.json")
   counts = _run(
     pairs.pairs_file,
     folder,
@@ -131,6 +137,16 @@ def label_files(
     quarantine.write(directory / "quarantine.jsonl")
     summary["labels"] = f"{output_dir}/labels.jsonl"
   return summary
+
+
+def _claim(folder: str, mark: pathlib.Path) -> None:
+  """Checks that no other run has written to a folder, and marks it as ours."""
+  if not mark.exists() and beam_files.written(folder):
+    raise ValueError(
+      f"BeamConfig.labels_dir is {folder}, which has labels of another run; "
+      "name another folder"
+    )
+  jsonl.write_text(mark, json.dumps({"labels_dir": folder}) + "\n")
 
 
 def _run(

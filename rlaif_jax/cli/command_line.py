@@ -22,10 +22,14 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --gin_bindings="X = V"   the same in gin syntax
   --output_dir where the job writes; the same command resumes there
   --dry_run    prints the configuration (and the cost of labels), then exits
+  --accept_changes   resumes although inputs or versions have changed since
+               the first start, and notes that in inputs.json
   --debug      shows the traceback of an error
   --job=JOB --help   documents a job and its parameters
 """
 
+# Flags without a value.
+_SWITCHES = ("--dry_run", "--accept_changes", "--debug")
 _FLAGS = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
 
 
@@ -48,6 +52,7 @@ class Command:
   parameters: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   output_dir: str = ""
   dry_run: bool = False
+  accept_changes: bool = False
   debug: bool = False
   help: bool = False
 
@@ -65,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Command:
     if flag in ("--help", "-h"):
       command.help = True
       continue
-    if flag in ("--dry_run", "--debug"):
+    if flag in _SWITCHES:
       setattr(command, flag[2:], True)
       continue
     name, equals, value = flag.partition("=")
@@ -120,6 +125,6 @@ def bind_parameters(command: Command, run: Callable[..., object]) -> Command:
 def _unknown_flag(
   flag: str, name: str, parameters: Sequence[str] = ()
 ) -> UsageError:
-  known = [*_FLAGS, "--dry_run", "--debug", "--help", *parameters]
+  known = [*_FLAGS, *_SWITCHES, "--help", *parameters]
   hint = configuration.nearest(name, known)
   return UsageError(f"unknown flag {flag!r}{hint}\n\n{USAGE}")

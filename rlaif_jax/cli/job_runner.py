@@ -7,10 +7,10 @@ import contextlib
 import importlib
 import json
 import os
-import pathlib
 import sys
 import time
 import types
+from typing import Mapping
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import compile_cache
@@ -19,9 +19,10 @@ from rlaif_jax.cli import gin_reader
 from rlaif_jax.cli import gin_writer
 from rlaif_jax.cli import job_table
 from rlaif_jax.cli import next_command
-from rlaif_jax.cli import output_dirs
+from rlaif_jax.cli import run_folder
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import records
 from rlaif_jax.engine import preemption
 
 
@@ -30,7 +31,8 @@ def run(command: command_line.Command) -> None:
 
   Raises:
     ValueError: if the command, a gin file or the configuration is wrong, or
-      the output directory belongs to another configuration.
+      the output directory cannot be used: it belongs to another
+      configuration, another process runs there, or its inputs have changed.
   """
   if not command.job:
     raise command_line.UsageError(
@@ -53,36 +55,47 @@ def run(command: command_line.Command) -> None:
     if hasattr(module, "dry_run"):
       print(module.dry_run(**arguments))
     return
-  processes = _start_processes(command.job, spec)
-  directory = pathlib.Path(command.output_dir)
-  output_dirs.claim(directory, config, spec)
-  path = directory / "result.json"
-  if path.exists() and not spec.always_rerun:
-    result = json.loads(path.read_text("utf-8"))
-    print(f"{command.job}: already done, see {path}")
-  else:
-    preemption.install()
-    if cache := os.environ.get(compile_cache.JAX):
-      print(f"compiled programs are cached in {cache}")
-    begin = time.monotonic()
-    with (
-      processes.exit_on_lost_process()
-      if processes
-      else contextlib.nullcontext()
-    ):
-      result = dict(job(output_dir=command.output_dir, **arguments))
-    advice = result.get("next", "")
-    result["next"] = next_command.suggest(command, bindings, jobs, advice)
-    result |= {
-      "job": command.job,
-      "seconds": round(time.monotonic() - begin, 1),
-    }
-    text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
-    if processes is None or processes.is_writer():
-      jsonl.write_text(path, text)
-      print(text, end="")
-  if result["next"]:
-    print(f"next: {result['next']}")
+  with contextlib.ExitStack() as stack:
+    processes = _start_processes(command.job, spec)
+    folder = run_folder.RunFolder(
+      command.output_dir, spec, accept_changes=command.accept_changes
+    )
+    folder.open(stack, config, arguments, processes)
+    if folder.is_finished:
+      result = json.loads(folder.result.read_text("utf-8"))
+      print(f"{command.job}: already done, see {folder.result}")
+    else:
+      begin = time.monotonic()
+      result = _run_job(command, job, arguments, processes)
+      advice = result.get("next", "")
+      result["next"] = next_command.suggest(command, bindings, jobs, advice)
+      result |= {
+        "job": command.job,
+        "seconds": round(time.monotonic() - begin, 1),
+      }
+      text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
+      if processes is None or processes.is_writer():
+        jsonl.write_text(folder.result, text)
+        print(text, end="")
+    if result["next"]:
+      print(f"next: {result['next']}")
+
+
+def _run_job(
+  command: command_line.Command,
+  job: job_table.Run,
+  arguments: Mapping[str, object],
+  processes: types.ModuleType | None,
+) -> records.Row:
+  """Runs the job and returns its result."""
+  preemption.install()
+  if cache := os.environ.get(compile_cache.JAX):
+    print(f"compiled programs are cached in {cache}")
+  lost = (
+    processes.exit_on_lost_process() if processes else contextlib.nullcontext()
+  )
+  with lost:
+    return dict(job(output_dir=command.output_dir, **arguments))
 
 
 def _start_processes(

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 import uuid
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import records
 
 T = TypeVar("T")
@@ -109,6 +110,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 
   Lines are bytes, so that invalid UTF-8 makes one bad line and not a bad file.
   """
+  inputs.note(path)
   opener = gzip.open if str(path).endswith(".gz") else open
   with opener(path, "rb") as f:
     for number, line in enumerate(f, start=1):
@@ -212,6 +214,7 @@ class RecordsOnDemand(Sequence[T]):
     # (line number, beginning or line) of each row.
     self._places: list[tuple[int, int | bytes]] = []
     begin = 0
+    inputs.note(path)
     opener = gzip.open if self._packed else open
     with opener(path, "rb") as f:
       for number, line in enumerate(f, start=1):

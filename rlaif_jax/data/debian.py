@@ -16,6 +16,7 @@ import pathlib
 import re
 from typing import Iterator, Mapping
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import records
 from rlaif_jax.data import splits
 
@@ -31,6 +32,7 @@ def stanzas(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
   opener = _OPENERS.get(path.suffix, open)
   fields: dict[str, str] = {}
   begin, key = 1, ""
+  inputs.note(path)
   with opener(path, "rt", encoding="utf-8") as f:
     for number, line in enumerate(f, start=1):
       line = line.rstrip("\n")

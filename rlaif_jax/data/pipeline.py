@@ -16,6 +16,7 @@ from typing import Callable, Iterable, Sequence
 
 from absl import logging
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import debian
@@ -299,7 +300,8 @@ def _absolute(source: str) -> str:
 
 
 def _check_source(task: str, directory: pathlib.Path, source: str) -> None:
-  manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
+  file = inputs.note(directory / "manifest.json")
+  manifest = json.loads(file.read_text("utf-8"))
   built = manifest.get("source", "")
   if source and _absolute(source) != built:
     raise ValueError(
@@ -313,12 +315,24 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
 
   Concurrent processes write identical files, each atomically. Rejected rows
   are in `quarantine.jsonl.txt` with file, line and reason.
+
+  Raises:
+    ValueError: if the directory holds files of somebody else.
   """
+  files = {name: directory / f"{name}.jsonl" for name in TASKS[task].splits}
+  begun, manifest_file = directory / ".begun", directory / "manifest.json"
+  taken = [path for path in files.values() if path.exists()]
+  if taken and not begun.exists() and not manifest_file.exists():
+    raise ValueError(
+      f"{taken[0]} exists, and {task} would be built there; move it away, or "
+      "use another data_dir (output_dir of the prepare job)"
+    )
+  jsonl.write_text(begun, "")
   quarantine = jsonl.Quarantine()
   splits, manifest = TASKS[task].build(source, quarantine)
-  for name in TASKS[task].splits:
+  for name, path in files.items():
     rows = sorted(splits[name], key=lambda row: row.id)
-    jsonl.write_records(directory / f"{name}.jsonl", rows)
+    jsonl.write_records(path, rows)
   quarantine.write(directory / "quarantine.jsonl.txt")
   if quarantine.rows:
     logging.warning(
@@ -332,7 +346,8 @@ def build_task(task: str, directory: pathlib.Path, source: str) -> None:
     "source": _absolute(source),
     "quarantined": quarantine.counts(),
   }
-  jsonl.write_text(directory / "manifest.json", jsonl.dump_row(manifest) + "\n")
+  jsonl.write_text(manifest_file, jsonl.dump_row(manifest) + "\n")
+  begun.unlink(missing_ok=True)
 
 
 def load_examples(

@@ -11,6 +11,7 @@ import os
 import pathlib
 from typing import Iterator, Sequence
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 
 # Published .json files of these sets have one object per line too.
@@ -107,7 +108,7 @@ def _parquet(path: pathlib.Path) -> Rows:
   from pyarrow import parquet
 
   number = 0
-  for batch in parquet.ParquetFile(path).iter_batches():
+  for batch in parquet.ParquetFile(inputs.note(path)).iter_batches():
     for row in batch.to_pylist():
       number += 1
       yield f"{path}:{number}", row
@@ -128,6 +129,8 @@ def read_tfds(name: str, split: str) -> Rows:
       f"tfds:{name} has no split {split!r}; it has "
       f"{sorted(builder.info.splits)}. Download it with tfds first"
     )
+  for file in sorted(pathlib.Path(builder.data_dir).rglob("*")):
+    inputs.note(file)
   rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
   for number, row in enumerate(rows, start=1):
     yield f"tfds:{name}/{split}:{number}", decoded(row)

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from typing import Mapping
 
 import jax
@@ -20,6 +19,8 @@ from jaxtyping import PyTree
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rlaif_jax.core import folders
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import processes
@@ -82,15 +83,19 @@ def save_model(
   """Writes a finished model, model.json last.
 
   Args:
-    directory: directory of the model; its previous content is removed.
+    directory: directory of the model. It is written beside it and renamed at
+      the end; a model that this library wrote there before is replaced.
     params: unboxed parameter tree.
     description: content of model.json.
     files: name -> content of further files, such as a tokenizer's.
+
+  Raises:
+    ValueError: if the directory holds anything else.
   """
-  directory = pathlib.Path(directory).absolute()
+  target = pathlib.Path(directory).absolute()
+  directory = folders.temporary(target)
   if processes.is_writer():
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    folders.start(target)
   processes.wait_for_all(f"make {directory}")
   # Each chunk of a leaf is copied and compressed separately.
   chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
@@ -103,6 +108,7 @@ def save_model(
       jsonl.write_bytes(directory / name, content)
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     jsonl.write_text(directory / "model.json", text)
+    folders.finish(target)
   processes.wait_for_all(f"wrote {directory}")
 
 
@@ -130,7 +136,7 @@ def read_description(directory: str | os.PathLike) -> records.Row:
       f"{directory} has no finished model (no model.json); finish the job that "
       "trains it, or name another directory"
     )
-  return json.loads(path.read_text("utf-8"))
+  return json.loads(inputs.note(path).read_text("utf-8"))
 
 
 def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:

@@ -12,6 +12,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.core import versions
@@ -24,11 +25,15 @@ from rlaif_jax.text import prompts
 Summary = records.Row
 
 
+def _summary(path: pathlib.Path) -> Summary:
+  return json.loads(inputs.note(path).read_text("utf-8"))
+
+
 def finished(root: pathlib.Path) -> dict[str, dict[str, Summary]]:
   """Returns job -> run -> result.json of the runs in a folder."""
   found: dict[str, dict[str, Summary]] = {}
   for path in sorted(root.glob("*/result.json")):
-    summary = json.loads(path.read_text("utf-8"))
+    summary = _summary(path)
     found.setdefault(summary.get("job", ""), {})[path.parent.name] = summary
   return found
 
@@ -72,7 +77,7 @@ def labelers(
   """
   result = {}
   for name, run in runs.items():
-    summary = json.loads((root / run / "result.json").read_text("utf-8"))
+    summary = _summary(root / run / "result.json")
     if "alignment" not in summary:
       raise ValueError(
         f"{root / run} has no alignment; run the label job with "
@@ -129,7 +134,7 @@ def curves(directory: pathlib.Path) -> records.Row:
 def training(directory: pathlib.Path) -> records.Row:
   """Returns the training curve and candidates of a `train_policy` run."""
   rows = jsonl.parse_rows(directory / "metrics.jsonl", dict)
-  summary = json.loads((directory / "result.json").read_text("utf-8"))
+  summary = _summary(directory / "result.json")
   return {
     "training": [
       {key: row[key] for key in ("step", "score", "kl", "tokens")}
@@ -164,7 +169,10 @@ def harmless(
 
 
 def timings(root: pathlib.Path) -> list[records.Row]:
-  """Returns job and seconds of the finished runs, oldest first."""
+  """Returns job and seconds of the finished runs, oldest first.
+
+  They are not noted as inputs: some jobs run again whenever they are started.
+  """
   result = []
   for path in root.glob("*/result.json"):
     summary = json.loads(path.read_text("utf-8"))

@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Mapping, Sequence
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import judge_report
@@ -59,7 +60,8 @@ def _judges(directory: pathlib.Path) -> records.Row:
 
 
 def _results(directory: pathlib.Path) -> records.Row:
-  return json.loads((directory / "results.json").read_text("utf-8"))
+  path = inputs.note(directory / "results.json")
+  return json.loads(path.read_text("utf-8"))
 
 
 def render(

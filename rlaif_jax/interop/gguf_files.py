@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Mapping
 
 import numpy as np
 
+from rlaif_jax.core import inputs
 from rlaif_jax.interop import names
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class GGUFSource:
     import gguf
 
     self.path = pathlib.Path(path)
+    inputs.note(self.path)
     size = self.path.stat().st_size
     with open(self.path, "rb") as file:
       if file.read(4) != b"GGUF":

@@ -19,6 +19,8 @@ from typing import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import folders
+from rlaif_jax.core import inputs
 from rlaif_jax.interop import names
 from rlaif_jax.models import lora
 
@@ -43,10 +45,11 @@ def save(
   rules: Sequence[names.Rule],
   base: str,
 ) -> None:
-  """Writes adapters that PEFT can load; the config is written last.
+  """Writes adapters that PEFT can load.
 
   Args:
-    directory: created if missing; an adapter in it is replaced.
+    directory: written beside it and renamed at the end; an adapter that was
+      written there before is replaced.
     adapters: {path: {"a": [in, r], "b": [r, out]}}.
     config: rank, alpha and dtype of the adapters.
     rules: rules of all parameters of the base model. They show whether all
@@ -55,7 +58,7 @@ def save(
 
   Raises:
     ValueError: an adapter of a kernel that PEFT has no linear module for, or
-      of another rank.
+      of another rank; or the directory holds files that were not written here.
   """
   import safetensors.numpy
 
@@ -80,16 +83,12 @@ def save(
     tensors[f"{_PREFIX}{module}.lora_B.weight"] = theirs
   if not tensors:
     raise ValueError(f"{directory}: adapters is empty")
-  directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  (directory / _CONFIG).unlink(missing_ok=True)
-  safetensors.numpy.save_file(
-    tensors, directory / _TENSORS, metadata={"format": "pt"}
-  )
   text = json.dumps(_description(config, rules, modules, base), indent=2)
-  temporary = directory / f"{_CONFIG}.tmp"
-  temporary.write_text(text + "\n", "utf-8")
-  temporary.rename(directory / _CONFIG)
+  with folders.replaced(directory) as partial:
+    safetensors.numpy.save_file(
+      tensors, partial / _TENSORS, metadata={"format": "pt"}
+    )
+    (partial / _CONFIG).write_text(text + "\n", "utf-8")
 
 
 def load(
@@ -111,8 +110,10 @@ def load(
       without A, or another rank; names the file and the tensor.
   """
   directory = pathlib.Path(directory)
-  rank, alpha = _read_description(directory / _CONFIG)
   file = directory / _TENSORS
+  for name in (_CONFIG, _TENSORS):
+    inputs.note(directory / name)
+  rank, alpha = _read_description(directory / _CONFIG)
   by_module = {_module(rule): rule for rule in rules if rule.inputs}
   tensors = _read_tensors(file)
   found: dict[str, dict[str, np.ndarray]] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Iterable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import inputs
 from rlaif_jax.interop import buffers
 from rlaif_jax.interop import names
 
@@ -40,7 +41,7 @@ def read_json(path: str | os.PathLike) -> names.JsonObject:
   if not path.is_file():
     raise ValueError(f"{path} is missing")
   try:
-    values = json.loads(path.read_text("utf-8"))
+    values = json.loads(inputs.note(path).read_text("utf-8"))
   except ValueError as error:
     raise ValueError(f"{path} is not JSON: {error}") from error
   if not isinstance(values, dict):
@@ -108,6 +109,7 @@ class SafetensorsSource:
     import safetensors
 
     if file not in self._files:
+      inputs.note(self.directory / file)
       try:
         self._files[file] = safetensors.safe_open(
           self.directory / file, framework="numpy"

@@ -40,6 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing
 
+from rlaif_jax.core import inputs
 from rlaif_jax.interop import zarr_files
 
 _VERSION = 3
@@ -104,6 +105,8 @@ def open_checkpoint(path: str | os.PathLike) -> T5XSource:
       a missing array or chunk, or another shape; names the file and tensor.
   """
   directory = _find(pathlib.Path(path).absolute())
+  for file in sorted(directory.rglob("*")):
+    inputs.note(file)
   if (directory / "_METADATA").is_file():
     leaves = _orbax_leaves(directory)
   else:

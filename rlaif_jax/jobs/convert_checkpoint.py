@@ -14,6 +14,7 @@ from typing import Literal
 
 import jax
 
+from rlaif_jax.core import folders
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
@@ -73,6 +74,9 @@ def run(
   if format not in FORMATS:
     raise ValueError(f"convert.format is {format!r}; use one of {FORMATS}")
   target = f"{output_dir}/model"
+  for path in filter(None, (source, tokenizer_dir)):
+    folders.check_apart(path, target)
+  folders.check_replaceable(target)
   devices = mesh_lib.make_mesh(mesh)
   if format != "ours":
     finished = pretrained.load(source, "language", devices)

@@ -16,6 +16,7 @@ from rlaif_jax.data import datasets
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
+from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import sources
@@ -121,7 +122,7 @@ def run(
     evaluate=lambda params, step: measure(first.merged(params)),
   )
   # 4. The finished model.
-  if lora is not None:
+  if lora is not None and processes.is_writer():
     rules = sources.hf_rules(config)
     peft_files.save(
       f"{output_dir}/adapter", state.params, lora, rules, start.directory

@@ -50,10 +50,8 @@ def label_files(
   from apache_beam.options import pipeline_options
 
   bad = beam_labels.QUARANTINE
-  for name in ("labels", bad):  # An earlier run may have written more files.
-    old = _paths(f"{folder}/{name}-*-of-*.jsonl")
-    if old:
-      filesystems.FileSystems.delete(old)
+  if old := written(folder):  # An earlier start may have written more files.
+    filesystems.FileSystems.delete(old)
   flags = list(flags)
   if not any(flag.startswith("--runner") for flag in flags):
     flags.append(f"--runner={_LOCAL_RUNNER}")
@@ -72,6 +70,16 @@ def label_files(
   result = pipeline.run()
   result.wait_until_finish()
   return beam_labels.counts_of(result)
+
+
+def written(folder: str) -> list[str]:
+  """Returns the files of a pipeline in a folder, which the next one deletes."""
+  beam_labels.import_beam()
+  return [
+    path
+    for name in ("labels", beam_labels.QUARANTINE)
+    for path in _paths(f"{folder}/{name}-*-of-*.jsonl")
+  ]
 
 
 def _read_file(file: Any) -> Iterator[Any]:

@@ -8,10 +8,10 @@ nothing is written to disk.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
 import tempfile
 from typing import Iterator
 
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 import numpy as np
 
+from rlaif_jax.core import folders
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint as checkpoint_lib
@@ -165,7 +167,7 @@ def read_text_files(
   Raises:
     ValueError: if there is no tokenizer with the weights and none is given.
   """
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     if not tokenizer_dir and checkpoint.metadata is not None:
       gguf_vocabulary.write_tokenizer(checkpoint.metadata, folder)
     else:
@@ -173,6 +175,7 @@ def read_text_files(
       for name, content in files.items():
         jsonl.write_bytes(pathlib.Path(folder) / name, content)
       drop_tokens_without_rows(folder, checkpoint.config.vocab_size)
+    stack.enter_context(inputs.recording(None))  # The copies are no inputs.
     tokenizer = tokenizers.load_tokenizer(folder)
     template = chat_lib.load(folder)
   if template is None:
@@ -208,16 +211,24 @@ def export(
 ) -> None:
   """Writes a finished model in the layout "hf" or "t5x", dtypes unchanged.
 
+  Args:
+    model: a model that was loaded from a directory.
+    directory: written beside it and renamed at the end. A model that this
+      library wrote there before is replaced.
+    layout: "hf" or "t5x".
+
   Raises:
-    ValueError: if the layout has no such architecture.
+    ValueError: if the layout has no such architecture, or the directory holds
+      the model itself or anything that this library did not write.
   """
+  folders.check_apart(model.directory, directory)
   dtypes = names.flatten(checkpoint_lib.stored_dtypes(model.directory))
 
   def arrays() -> Iterator[tuple[str, np.ndarray]]:
     for path, leaf in names.flatten(model.params).items():
       yield path, np.asarray(leaf).astype(dtypes[path], copy=False)
 
-  shutil.rmtree(directory, ignore_errors=True)
-  sources.write(directory, layout, model.config, arrays())
-  for name, content in model.tokenizer.files.items():
-    jsonl.write_bytes(pathlib.Path(directory) / name, content)
+  with folders.replaced(directory) as partial:
+    sources.write(str(partial), layout, model.config, arrays())
+    for name, content in model.tokenizer.files.items():
+      jsonl.write_bytes(partial / name, content)

@@ -14,6 +14,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Mapping, NoReturn, Sequence
 
+from rlaif_jax.core import inputs
 from rlaif_jax.text import tokenizers
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ def load(directory: str | os.PathLike) -> str | None:
       tokenizer_config.json cannot be read.
   """
   directory = pathlib.Path(directory)
-  if (directory / "chat_template.jinja").exists():
-    return (directory / "chat_template.jinja").read_bytes().decode("utf-8")
+  file = directory / "chat_template.jinja"
+  if file.exists():
+    return inputs.note(file).read_bytes().decode("utf-8")
   path = directory / "tokenizer_config.json"
   if not path.exists():
     return None

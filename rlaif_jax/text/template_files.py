@@ -15,6 +15,7 @@ import re
 import tomllib
 from typing import Literal
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
 
@@ -325,7 +326,7 @@ def _locate(name: str | os.PathLike) -> pathlib.Path:
 
 def _read(path: pathlib.Path) -> dict[str, object]:
   """Reads the keys of a file, with its exemplars as records."""
-  row = tomllib.loads(path.read_text(encoding="utf-8"))
+  row = tomllib.loads(inputs.note(path).read_text(encoding="utf-8"))
   exemplars = []
   for number, item in enumerate(row.get("exemplars", ()), start=1):
     try:

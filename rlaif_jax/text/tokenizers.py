@@ -15,6 +15,7 @@ import os
 import pathlib
 from typing import Any, Iterable, Sequence
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
@@ -346,7 +347,7 @@ def _newlines(tokenizer: FileTokenizer) -> tuple[bool, bool]:
 def read_json(path: str | os.PathLike) -> Config:
   """Reads a JSON object, and raises ValueError for anything else."""
   try:
-    found = json.loads(pathlib.Path(path).read_bytes())
+    found = json.loads(inputs.note(path).read_bytes())
   except ValueError as error:
     raise ValueError(f"{path} is no JSON: {error}") from error
   if not isinstance(found, dict):
@@ -371,7 +372,8 @@ def tokenizer_files(path: str | os.PathLike) -> dict[str, bytes]:
   is_json = path.name == "tokenizer.json"
   files = {"tokenizer.json" if is_json else "tokenizer.model": path}
   files |= {name: path.with_name(name) for name in _BESIDE}
-  return {name: p.read_bytes() for name, p in files.items() if p.exists()}
+  files = {name: p for name, p in files.items() if p.exists()}
+  return {name: inputs.note(p).read_bytes() for name, p in files.items()}
 
 
 def _main_file(path: str | os.PathLike) -> pathlib.Path:

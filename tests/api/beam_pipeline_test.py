@@ -255,3 +255,17 @@ def test_settings_are_checked_before_anything_starts(tmp_path, server):
   with pytest.raises(ValueError, match="has no pairs"):
     label(tmp_path / "o", str(tmp_path / "none.jsonl"), served(server))
   assert not server.received
+
+
+def test_labels_of_another_run_are_not_replaced(tmp_path, server):
+  pattern, _ = write_pairs(tmp_path)
+  shared, mark = tmp_path / "shared", tmp_path / "run" / "labels_dir.json"
+  beam_pipeline._claim(str(shared), mark)
+  shared.mkdir()
+  theirs = shared / "labels-00000-of-00001.jsonl"
+  theirs.write_text("{}\n")
+  with pytest.raises(ValueError, match="labels of another run"):
+    label(tmp_path / "new", pattern, served(server), labels_dir=f"{shared}/")
+  assert theirs.read_text() == "{}\n" and not server.received
+  assert not (tmp_path / "new" / "labels_dir.json").exists()
+  beam_pipeline._claim(str(shared), mark)  # Its own, after a kill.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import signal
@@ -24,6 +25,7 @@ This line is not in the list of jobs.
 from __future__ import annotations
 import dataclasses
 import pathlib
+from rlaif_jax.core import inputs
 from rlaif_jax.engine import preemption
 
 CALLS = []
@@ -49,10 +51,13 @@ def run(*, output_dir: str, data_dir: str, size: SizeConfig,
   """Trains."""
   CALLS.append(dict(output_dir=output_dir, data_dir=data_dir, size=size,
                     other=other, num_steps=num_steps, rates=rates))
+  inputs.note(data_dir)
   if fail == "value":
     raise ValueError("the data is empty; give another")
   if fail == "stop":
     raise preemption.Preempted("train: stopped after step 2")
+  if fail == "key":
+    raise KeyboardInterrupt
   return {"loss": 0.25, "steps": num_steps}
 '''
 
@@ -290,3 +295,51 @@ def test_a_multihost_job_starts_the_processes(jobs, monkeypatch):
   monkeypatch.setattr(processes, "start", lambda: calls.append("start"))
   assert start("--gin.DATA_DIR=d") == 0
   assert calls == ["start"] and len(jobs.CALLS) == 1
+
+
+def changed_data(*flags):
+  """A run, then one of the same command after its data has changed."""
+  pathlib.Path("rows").write_text("old")
+  start("--gin.DATA_DIR=rows", *flags)
+  pathlib.Path("rows").write_text("new data")
+  return ("--gin.DATA_DIR=rows", *flags)
+
+
+def accepted():
+  return json.loads(pathlib.Path("out/inputs.json").read_text())["accepted"]
+
+
+def test_a_finished_run_whose_data_has_changed_is_not_done(jobs, capsys):
+  flags = changed_data()
+  capsys.readouterr()
+  assert start(*flags) == 2
+  printed = capsys.readouterr()
+  assert "rows: sha256" in printed.err and "already done" not in printed.out
+  assert not accepted()
+  assert start(*flags, "--accept_changes") == 0
+  assert "already done" in capsys.readouterr().out
+  assert len(accepted()) == 1 and len(jobs.CALLS) == 1
+  assert start(*flags) == 0
+
+
+def test_an_unfinished_run_whose_data_has_changed_does_not_resume(jobs, capsys):
+  flags = changed_data("--gin.train.fail=value")
+  assert start(*flags) == 2
+  assert "rows: sha256" in capsys.readouterr().err and len(jobs.CALLS) == 1
+  assert start(*flags, "--accept_changes") == 2
+  assert "the data is empty" in capsys.readouterr().err
+  assert len(jobs.CALLS) == 2 and len(accepted()) == 1
+
+
+@pytest.mark.parametrize("fail", ["value", "stop", "key", ""])
+def test_the_folder_is_free_when_the_job_has_ended(jobs, fail):
+  with contextlib.suppress(KeyboardInterrupt):
+    start("--gin.DATA_DIR=d", f"--gin.train.fail={fail}")
+  assert len(jobs.CALLS) == 1
+  assert not list(pathlib.Path("out").glob(".*"))
+
+
+def test_a_job_does_not_read_the_folder_that_it_writes(jobs, capsys):
+  assert start("--gin.DATA_DIR=out/data") == 2
+  assert "data_dir: out/data is read and is inside" in capsys.readouterr().err
+  assert not jobs.CALLS and not pathlib.Path("out").exists()

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 
@@ -95,3 +96,15 @@ def test_a_last_line_without_an_end_is_cut_off(tmp_path):
       path.write_bytes(whole + torn)
       assert jsonl.cut_torn_line(path) == len(torn)
       assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_the_files_that_are_read_are_noted(tmp_path, name):
+  path = tmp_path / name
+  with (gzip.open if name.endswith("gz") else open)(path, "wb"):
+    pass
+  read = []
+  with inputs.recording(read.append):
+    list(jsonl.read_lines(path))
+    jsonl.RecordsOnDemand(records.Example, path)
+  assert read == [path, path]

@@ -320,7 +320,7 @@ def test_two_processes_at_once(hh, tmp_path):
 def test_a_build_cut_short_is_built_again(hh, tmp_path):
   whole = load("harmless", "train", tmp_path, hh)
   directory = tmp_path / "cache" / "harmless"
-  (directory / "manifest.json").unlink()
+  (directory / "manifest.json").rename(directory / ".begun")
   (directory / "train.jsonl").write_text("")
   assert load("harmless", "train", tmp_path, hh) == whole
 
@@ -371,3 +371,14 @@ def test_real_harmless_rows(tmp_path):
   for row in rows:
     assert row.context.startswith("Human: ")
     assert row.first and row.second and row.first != row.second
+
+
+def test_a_file_of_somebody_else_is_not_replaced(hh, tmp_path):
+  theirs = tmp_path / "cache" / "harmless" / "test.jsonl"
+  write(theirs, ["{}"])
+  with pytest.raises(ValueError, match="test.jsonl exists, and harmless"):
+    load("harmless", "train", tmp_path, hh)
+  assert theirs.read_text() == "{}\n"
+  theirs.unlink()
+  assert len(load("harmless", "train", tmp_path, hh)) == 200
+  assert not theirs.with_name(".begun").exists()

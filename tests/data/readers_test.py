@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.data import readers
 
@@ -119,3 +120,16 @@ def test_tfds_values_become_plain():
     "choice": 1,
     "summaries": {"text": ["a", "b"]},
   }
+
+
+def test_the_files_that_are_read_are_noted(tmp_path):
+  pyarrow = pytest.importorskip("pyarrow")
+  from pyarrow import parquet
+
+  parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+  (tmp_path / "x.jsonl").write_text(LINES)
+  noted = []
+  with inputs.recording(noted.append):
+    read(tmp_path / "x.parquet")
+    read(tmp_path / "x.jsonl")
+  assert noted == [tmp_path / "x.parquet", tmp_path / "x.jsonl"]

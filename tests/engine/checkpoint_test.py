@@ -62,3 +62,30 @@ def test_a_run_restores_its_newest_checkpoint(tmp_path):
 
 def test_without_a_checkpoint_the_state_is_returned(tmp_path):
   assert checkpoint.RunCheckpoints(tmp_path).restore(PARAMS) is PARAMS
+
+
+def test_a_model_that_cannot_be_written_leaves_the_old_one(
+  tmp_path, monkeypatch
+):
+  checkpoint.save_model(tmp_path / "model", PARAMS, {"kind": "x"})
+
+  def full(*_):
+    raise OSError("disk is full")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.jsonl, "write_text", full)
+    with pytest.raises(OSError, match="disk is full"):
+      checkpoint.save_model(tmp_path / "model", {"b": jnp.ones(1)}, {})
+  loaded = checkpoint.load_params(tmp_path / "model", like(PARAMS))
+  assert checkpoint.tree_hash(loaded) == checkpoint.tree_hash(PARAMS)
+  assert checkpoint.read_description(tmp_path / "model") == {"kind": "x"}
+  checkpoint.save_model(tmp_path / "model", {"b": jnp.ones(1)}, {"kind": "y"})
+  assert checkpoint.read_description(tmp_path / "model") == {"kind": "y"}
+  assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  with pytest.raises(ValueError, match="no job has written there"):
+    checkpoint.save_model(tmp_path, PARAMS, {"kind": "x"})
+  assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

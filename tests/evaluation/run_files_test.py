@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import gold
@@ -35,7 +36,12 @@ def test_finished_runs_by_job(tmp_path):
   put(tmp_path, "one", "result.json", [{"job": "label", "seconds": 2.0}])
   put(tmp_path, "two", "result.json", [{"job": "label"}])
   put(tmp_path, "unfinished", "metrics.jsonl", [])
-  found = run_files.finished(tmp_path)
+  noted = []
+  with inputs.recording(noted.append):
+    run_files.timings(tmp_path)
+    assert not noted
+    found = run_files.finished(tmp_path)
+  assert noted == [tmp_path / run / "result.json" for run in ("one", "two")]
   assert set(found) == {"label"} and set(found["label"]) == {"one", "two"}
   seconds = {row["run"]: row["seconds"] for row in run_files.timings(tmp_path)}
   assert seconds == {"one": 2.0, "two": 0.0}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax import main
+from rlaif_jax.core import inputs
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.interop import names
@@ -69,7 +72,10 @@ def convert(source, directory, **changes):
 
 def test_a_converted_model_is_the_model(world, tmp_path):
   params = hf_model(world, tmp_path / "hf")
-  result = convert(tmp_path / "hf", tmp_path / "ours", name="tiny")
+  read = []
+  with inputs.recording(read.append):
+    result = convert(tmp_path / "hf", tmp_path / "ours", name="tiny")
+  assert set(map(str, read)) == set(map(str, (tmp_path / "hf").iterdir()))
   assert result["source_layout"] == "hf" and not result["chat"]
   assert result["parameters"] == sum(a.size for a in params.values())
   model = pretrained.load(
@@ -97,9 +103,13 @@ def test_there_and_back_is_bit_equal(world, tmp_path, dtype):
 def test_t5x_there_and_back(world, tmp_path):
   params = arrays(T5)
   sources.write(str(tmp_path / "t5x"), "t5x", T5, params.items())
-  convert(
-    tmp_path / "t5x", tmp_path / "ours", model=T5, tokenizer_dir=str(world)
-  )
+  read = []
+  with inputs.recording(read.append):
+    convert(
+      tmp_path / "t5x", tmp_path / "ours", model=T5, tokenizer_dir=str(world)
+    )
+  files = [path for path in (tmp_path / "t5x").rglob("*") if path.is_file()]
+  assert {*files, world / "tokenizer.model"} <= set(map(pathlib.Path, read))
   convert(tmp_path / "ours" / "model", tmp_path / "back", format="t5x")
   again = sources.open_source(str(tmp_path / "back" / "model"), model=T5)
   again.check({path: array.shape for path, array in params.items()})
@@ -159,3 +169,77 @@ def test_unknown_choices_are_named(tmp_path):
     convert(tmp_path, tmp_path / "ours", format="onnx")
   with pytest.raises(ValueError, match="int8"):
     convert_checkpoint.DtypeConfig(param_dtype="int8")
+
+
+def files_below(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+@pytest.mark.parametrize(
+  "job, flags",
+  [
+    ("convert", {"source": "run/model"}),
+    ("convert", {"source": "hf", "tokenizer_dir": "run/tokenizer"}),
+    ("convert", {"source": "run/model", "format": "hf"}),
+    ("convert", {"source": "ours/model", "format": "hf"}),
+    ("convert", {"source": "link"}),
+    ("convert", {"source": "none"}),
+    ("train_sft", {"init_from": "run/model", "examples_file": "x.jsonl"}),
+  ],
+)
+def test_no_command_touches_what_is_in_the_folder(
+  world, tmp_path, monkeypatch, capsys, job, flags
+):
+  monkeypatch.chdir(tmp_path)
+  hf_model(world, tmp_path / "hf")
+  hf_model(world, tmp_path / "run" / "model")
+  shutil.copytree(world / "sft" / "model", tmp_path / "ours" / "model")
+  (tmp_path / "run" / "tokenizer").mkdir()
+  shutil.copy(world / "tokenizer.model", tmp_path / "run" / "tokenizer")
+  (tmp_path / "link").symlink_to(tmp_path / "run" / "model")
+  before = files_below(tmp_path)
+  given = [f"--{name}={value}" for name, value in flags.items()]
+  assert main.main([f"--job={job}", *given, "--output_dir=run"]) == 2
+  assert "run is not empty" in capsys.readouterr().err
+  assert files_below(tmp_path) == before
+
+
+def test_the_job_itself_refuses_its_source_as_target(world, tmp_path):
+  shutil.copytree(world / "sft" / "model", tmp_path / "run" / "model")
+  before = files_below(tmp_path)
+  with pytest.raises(ValueError, match="use another --output_dir"):
+    convert(tmp_path / "run" / "model", tmp_path / "run", format="hf")
+  with pytest.raises(ValueError, match="use another --output_dir"):
+    convert(
+      world / "sft" / "model",
+      tmp_path / "run",
+      tokenizer_dir=str(tmp_path / "run" / "model"),
+    )
+  hf_model(world, tmp_path / "out" / "model")
+  with pytest.raises(ValueError, match="files that no job has written"):
+    convert(world / "sft" / "model", tmp_path / "out", format="hf")
+  shutil.rmtree(tmp_path / "out")
+  assert files_below(tmp_path) == before
+
+
+def test_an_export_that_fails_leaves_the_one_before(
+  world, tmp_path, monkeypatch
+):
+  source, target = world / "sft" / "model", tmp_path / "hf"
+  convert(source, target, format="hf")
+  before = files_below(target)
+
+  def full(*_):
+    raise OSError("disk is full")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sources, "write", full)
+    with pytest.raises(OSError, match="disk is full"):
+      convert(source, target, format="hf")
+  assert files_below(target) == before
+  convert(source, target, format="hf")  # A run that had no result yet.
+  assert files_below(target) == before
