@@ -145,6 +145,17 @@ def read_description(directory: str | os.PathLike) -> records.Row:
   return description
 
 
+def identity_of(directory: str | os.PathLike) -> str:
+  """Returns NAME@HASH, which names a finished model by its content.
+
+  That of a model without hashes, from an earlier version, is its directory.
+  """
+  description = read_description(directory)
+  if "hash" not in description:
+    return str(directory)
+  return f"{description['name']}@{description['hash']['content']}"
+
+
 def _damaged_model(path: str | os.PathLike) -> str:
   return (
     f"{path} is damaged, or was changed since the model was saved; put a copy "

@@ -54,6 +54,11 @@ def run(
     for name, labeler_dir in labelers.items()
   }
   if labeler.endpoint is not None:
+    if labeler.endpoint.model in configs:
+      raise ValueError(
+        f"eval_judge: labelers has {labeler.endpoint.model!r}, which is also "
+        "the model of LabelerConfig.endpoint; choose another name in labelers"
+      )
     configs[labeler.endpoint.model] = labeler
   store = labelers_lib.StoreConfig(
     store_dir=f"{output_dir}/store", chunk_size=chunk_size
@@ -67,13 +72,13 @@ def run(
       humans = jsonl.read_records(records.Preference, path)[: limit or None]
       label = functools.partial(
         _label,
-        prefix=f"{name}/{task}",
+        prefix=f"{loaded.backend.name}/{task}",
         labeler=loaded,
         store=store,
         quarantine=quarantine,
       )
       cells = _evaluate(grid, task, humans, label)
-      shared = {"labeler": name, "task": task}
+      shared = {"labeler": name, "model": loaded.backend.name, "task": task}
       rows += [{**shared, "cell": cell, **row} for cell, row in cells.items()]
     del loaded
   jsonl.write_rows(directory / "cells.jsonl", rows)
