@@ -7,14 +7,14 @@ with their hashes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
 import shutil
-from typing import Iterator, Mapping
+import types
+from typing import Mapping
 
 from absl import logging
 import jax
@@ -39,18 +39,23 @@ class DamagedError(ValueError):
   """Files of a checkpoint or a model cannot be read, or were changed."""
 
 
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
+class Reading:
   """Raises a DamagedError in place of what Orbax raises for damaged files."""
-  try:
-    yield
-  except Exception as error:
-    # Orbax raises Exception itself, with the reason as its cause.
-    is_plain = type(error) is Exception
-    if not is_plain and not isinstance(error, _READ_ERRORS):
-      raise
-    text = str((is_plain and error.__cause__) or error).partition("\n")[0]
-    raise DamagedError(f"{type(error).__name__}: {text:.200}") from error
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: types.TracebackType | None,
+  ) -> None:
+    # Orbax raises Exception itself, no subclass, with the reason as its cause.
+    is_plain = kind is Exception
+    if is_plain or isinstance(error, _READ_ERRORS):
+      text = str((is_plain and error.__cause__) or error).partition("\n")[0]
+      raise DamagedError(f"{kind.__name__}: {text:.200}") from error
 
 
 def save_model(
@@ -180,12 +185,12 @@ def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
   hash_of = read_description(directory).get("hash")
   try:
     with _checkpointer(like) as checkpointer:
-      with reading():
+      with Reading():
         stored = _metadata(checkpointer, path)
         if not jax.tree.leaves(stored):
           raise ValueError("its metadata cannot be read")
       _check_shapes(directory, stored, like)
-      with reading():
+      with Reading():
         params = checkpointer.restore(path, args=ocp.args.StandardRestore(like))
   except DamagedError as error:
     raise DamagedError(f"{_damaged_model(path)} ({error})") from error

@@ -31,7 +31,7 @@ _DIGITS = 32
 
 
 class Scan(NamedTuple):
-  """What one pass over parameters finds.
+  """Hashes of parameters, and what is wrong with them.
 
   Attributes:
     hashes: dtype -> hash of the values in this dtype.

@@ -102,10 +102,10 @@ class RunCheckpoints:
     folder = self._directory / str(step)
     reason, restored, expected = "", None, {}
     try:
-      with checkpoint.reading():
+      with checkpoint.Reading():
         expected = _read_hashes(folder)
       _check_leaves(folder, expected, target)
-      with checkpoint.reading():
+      with checkpoint.Reading():
         restored = ocp.StandardCheckpointHandler().restore(
           folder / "default", args=ocp.args.StandardRestore(target)
         )

@@ -9,7 +9,6 @@ only for new labels.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 import time
@@ -49,17 +48,7 @@ def run(
   """
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
-  configs = {
-    name: dataclasses.replace(labeler, labeler_dir=labeler_dir, endpoint=None)
-    for name, labeler_dir in labelers.items()
-  }
-  if labeler.endpoint is not None:
-    if labeler.endpoint.model in configs:
-      raise ValueError(
-        f"eval_judge: labelers has {labeler.endpoint.model!r}, which is also "
-        "the model of LabelerConfig.endpoint; choose another name in labelers"
-      )
-    configs[labeler.endpoint.model] = labeler
+  configs = labelers_lib.by_name(labelers, labeler)
   store = labelers_lib.StoreConfig(
     store_dir=f"{output_dir}/store", chunk_size=chunk_size
   )
