@@ -117,7 +117,8 @@ class RunCheckpoints:
       raise checkpoint.DamagedError(reasons[0])
     if changed := hashes.changed_leaves(restored, expected):
       raise checkpoint.DamagedError(
-        f"{len(changed)} tensors differ from their hashes, such as {changed[0]}"
+        f"tensor {changed[0]} differs from its hash, with {len(changed) - 1} "
+        f"others of {len(expected)}"
       )
     return restored
 
