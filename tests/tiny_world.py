@@ -7,10 +7,12 @@ trained for three updates.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import random
 from typing import Callable
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,9 +22,11 @@ from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preferences
 from rlaif_jax.engine import loop
+from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.jobs import train_sft
+from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import decoder
 from rlaif_jax.models import t5
 from rlaif_jax.text import tokenizers
@@ -163,6 +167,18 @@ def world(tmp_path_factory) -> pathlib.Path:
   write_corpus(root / "examples.jsonl", root / "tokenizer.model")
   sft(root)
   return root
+
+
+@pytest.fixture(scope="session")
+def namesake(world, tmp_path_factory) -> pathlib.Path:
+  """Another model that is called "sft" too."""
+  model = pretrained.load(
+    str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
+  )
+  params = jax.tree.map(lambda x: x * 1.5, model.params)
+  directory = tmp_path_factory.mktemp("namesake") / "model"
+  dataclasses.replace(model, params=params).save(str(directory))
+  return directory
 
 
 @pytest.fixture

@@ -149,7 +149,8 @@ def select(
 
   Returns:
     Rows of "step", "score" (mean validation reward), "preference" (win rate
-    against the SFT policy; 0.5 without a labeler) and "n" (contexts).
+    against the SFT policy; 0.5 without a labeler), "n" (contexts) and "judge"
+    (NAME@HASH of the labeler).
   """
   validation = run_files.validation(directory)
   baseline = {row["id"]: row for row in validation.get(0, [])}
@@ -192,4 +193,5 @@ def select(
     ]
     candidate["preference"] = float(np.mean(wins)) if wins else 0.5
     candidate["unanswered"] = len(quarantine.rows)
+    candidate["judge"] = backend.name
   return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
@@ -123,6 +123,34 @@ def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
       "endpoints do not return likelihoods of given texts; use a "
       "PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
     )
+
+
+def by_name(
+  directories: Mapping[str, str], labeler: LabelerConfig
+) -> dict[str, LabelerConfig]:
+  """Returns the configs of several labelers by name.
+
+  Args:
+    directories: name -> directory of a finished language model.
+    labeler: mesh and prices of them. Its endpoint, if set, is one more, named
+      by its model.
+
+  Raises:
+    ValueError: if two have the same name.
+  """
+  configs = {
+    name: dataclasses.replace(labeler, labeler_dir=directory, endpoint=None)
+    for name, directory in directories.items()
+  }
+  if labeler.endpoint is not None:
+    name = labeler.endpoint.model
+    if name in configs:
+      raise ValueError(
+        f"labelers has {name!r}, which is also the model of "
+        "LabelerConfig.endpoint; choose another name in labelers"
+      )
+    configs[name] = labeler
+  return configs
 
 
 def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:

@@ -21,6 +21,7 @@ from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import preferences
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.labeling import judges
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.ops import pair_choice
@@ -64,6 +65,14 @@ class RoundJudge:
         "exactly one of them"
       )
 
+  def identity(self) -> str:
+    """Returns NAME@HASH of the model, or of each of several."""
+    directories = [self.labeler_dir, self.difference_dir]
+    if self.scorer is not None:
+      directories += [self.scorer.reward_dir, self.scorer.labeler_dir]
+      directories += self.scorer.more_reward_dirs
+    return ",".join(checkpoint.identity_of(d) for d in directories if d)
+
 
 def check_processes(judge: RoundJudge) -> None:
   """Checks that a labeler that compares pairs has one process.
@@ -87,10 +96,12 @@ class SampleScores:
   Attributes:
     scores: [P, K] rewards, or mean win rates of judges that compare.
     win_probs: [P, K, K] P(row beats column) of judges that compare.
+    judge: `RoundJudge.identity`.
   """
 
   scores: np.ndarray
   win_probs: np.ndarray | None = None
+  judge: str = ""
 
 
 def score_samples(
@@ -118,7 +129,9 @@ def score_samples(
     score, params = reward_loading.make_scorer(judge.scorer, policy, devices)
     flat = [response for group in groups for response in group]
     scores = reward_loading.score_texts(score, params, flat, policy, batch_size)
-    return SampleScores(scores=scores.reshape(len(groups), -1))
+    return SampleScores(
+      scores=scores.reshape(len(groups), -1), judge=judge.identity()
+    )
   known: dict[str, float] = {}
   pairs = _all_pairs(groups)
   if pairs and judge.difference_dir:
@@ -128,7 +141,9 @@ def score_samples(
     known = _by_labeler(pairs, judge, devices, directory)
   win_probs = _win_probs(groups, known)
   return SampleScores(
-    scores=pair_choice.mean_wins(win_probs), win_probs=win_probs
+    scores=pair_choice.mean_wins(win_probs),
+    win_probs=win_probs,
+    judge=judge.identity(),
   )
 
 
@@ -215,7 +230,6 @@ def choose_pairs(
   choose: str,
   length_penalty: float,
   generator: np.random.Generator,
-  labeler: str,
 ) -> tuple[list[records.Preference], records.Row]:
   """Returns one labelled pair of each context, and numbers to report.
 
@@ -229,7 +243,6 @@ def choose_pairs(
     choose: method that selects the pair; see `ops.pair_choice.choose`.
     length_penalty: penalty per token on a sample's score.
     generator: random numbers of methods that draw.
-    labeler: name in the labels.
   """
   tokens = np.asarray([[r.tokens for r in group] for group in groups])
   scores = pair_choice.penalized(found.scores, tokens, length_penalty)
@@ -247,7 +260,7 @@ def choose_pairs(
         first=worse.text if flipped else better.text,
         second=better.text if flipped else worse.text,
         p_first=float(1.0 - p if flipped else p),
-        labeler=labeler,
+        labeler=found.judge,
       )
     )
   every, kept = np.arange(len(groups)), np.flatnonzero(keep)

@@ -152,7 +152,6 @@ def label_samples(
     choose=rounds.choose,
     length_penalty=rounds.length_penalty,
     generator=rng.numpy_generator(train.seed, f"{name}/choose", number),
-    labeler=name,
   )
   jsonl.write_records(folder / "labels.jsonl", labels)
   if found.win_probs is None:  # The mean win rate is always a half.

@@ -64,7 +64,9 @@ class Tokenizer(Protocol):
 class Backend(Protocol):
   """A language model as the judges use it.
 
-  `name` is recorded in label stores.
+  `name` stands for what its outputs depend on, since stored labels are looked
+  up by it: NAME@HASH of a model (`PretrainedModel.identity`), or host, model
+  and settings of an endpoint.
   """
 
   name: str

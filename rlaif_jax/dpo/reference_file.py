@@ -28,12 +28,17 @@ def reference_log_probs(
     path: the file; written if it does not exist.
     labels: n labelled pairs.
     compute: returns the log-probs [n] of the first and the second responses.
-    reference: name of the reference policy.
+    reference: NAME@HASH of the reference policy.
 
   Raises:
     ValueError: if the file has other pairs or another reference.
   """
-  head = {"reference": reference, "pairs": len(labels)}
+  texts = [text for x in labels for text in (x.context, x.first, x.second)]
+  head = {
+    "reference": reference,
+    "pairs": len(labels),
+    "texts": records.content_id(*texts),
+  }
   if not path.exists():
     rows = [
       {"id": label.id, "first": float(a), "second": float(b)}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of runs, and finished models, with Orbax.
+"""Finished models with Orbax, and what checkpoints of runs share with them.
 
-An incomplete checkpoint is never restored. A finished model is a directory with
-`params` and, written last, `model.json`.
+A finished model is a directory with `params` and, written last, `model.json`
+with their hashes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import json
 import math
 import os
 import pathlib
+import types
 from typing import Mapping
 
+from absl import logging
 import jax
 from jaxtyping import PyTree
 import numpy as np
@@ -23,55 +25,38 @@ from rlaif_jax.core import folders
 from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.engine import hashes
 from rlaif_jax.engine import processes
 
 
 _CHUNK = 64 << 20  # bytes
+# Dtypes in which a finished model can be loaded.
+_DTYPES = ("float32", "bfloat16")
+# What Orbax raises for damaged files, besides Exception itself.
+_READ_ERRORS = (ValueError, KeyError, AttributeError, OSError)
 
 
-class RunCheckpoints:
-  """The newest checkpoints of one run.
+class DamagedError(ValueError):
+  """Files of a checkpoint or a model cannot be read, or were changed."""
 
-  A state is step, parameters and optimizer state. Batches and keys are
-  functions of (seed, step), so there is no iterator state.
-  """
 
-  def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
-    self._manager = ocp.CheckpointManager(
-      pathlib.Path(directory).absolute(),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=False
-      ),
-    )
+class Reading:
+  """Raises a DamagedError in place of what Orbax raises for damaged files."""
 
-  def steps(self) -> list[int]:
-    """Returns the steps with a complete checkpoint, oldest first."""
-    return sorted(self._manager.all_steps())
+  def __enter__(self) -> None:
+    pass
 
-  def save(self, step: int, state: PyTree) -> None:
-    """Saves and waits; does nothing if the step is saved already."""
-    if step not in self._manager.all_steps():
-      self._manager.save(step, args=ocp.args.StandardSave(state))
-      self._manager.wait_until_finished()
-
-  def restore(self, state: PyTree, step: int | None = None) -> PyTree:
-    """Restores a checkpoint with the shardings and dtypes of `state`.
-
-    Args:
-      state: arrays or shapes.
-      step: None: the newest checkpoint.
-
-    Returns:
-      The restored state, or `state` itself if there is no checkpoint.
-    """
-    step = self._manager.latest_step() if step is None else step
-    if step is None:
-      return state
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    return self._manager.restore(step, args=ocp.args.StandardRestore(target))
-
-  def close(self) -> None:
-    self._manager.close()
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: types.TracebackType | None,
+  ) -> None:
+    # Orbax raises Exception itself, no subclass, with the reason as its cause.
+    is_plain = kind is Exception
+    if is_plain or isinstance(error, _READ_ERRORS):
+      text = str((is_plain and error.__cause__) or error).partition("\n")[0]
+      raise DamagedError(f"{kind.__name__}: {text:.200}") from error
 
 
 def save_model(
@@ -90,9 +75,14 @@ def save_model(
     files: name -> content of further files, such as a tokenizer's.
 
   Raises:
-    ValueError: if the directory holds anything else.
+    ValueError: if the directory holds anything else, or a parameter is NaN or
+      infinite; nothing is written then.
   """
   target = pathlib.Path(directory).absolute()
+  found = hashes.scan(params, _DTYPES)
+  _check_finite(target, found)
+  content = content_hash(description, found.hashes["float32"])
+  description = {**description, "hash": {"content": content, **found.hashes}}
   directory = folders.temporary(target)
   if processes.is_writer():
     folders.start(target)
@@ -124,11 +114,32 @@ def _checkpointer(tree: PyTree) -> ocp.Checkpointer:
   )
 
 
+def content_hash(description: Mapping[str, object], parameters: str) -> str:
+  """Returns 16 hex digits that name a model's content.
+
+  Args:
+    description: content of model.json. Its "name" does not count.
+    parameters: hash of the parameters in float32.
+  """
+  parts = {k: v for k, v in description.items() if k not in ("name", "hash")}
+  return records.content_id(parameters, json.dumps(parts, sort_keys=True))
+
+
+def _check_finite(directory, found: hashes.Scan) -> None:
+  if found.non_finite:
+    name, count = next(iter(found.non_finite.items()))
+    raise ValueError(
+      f"{directory}: parameter {name} has {count} values that are NaN or "
+      f"infinite ({len(found.non_finite)} parameters have some); the model is "
+      "of no use. Make it again, with a lower learning rate if it was trained"
+    )
+
+
 def read_description(directory: str | os.PathLike) -> records.Row:
   """Returns the model.json of a finished model.
 
   Raises:
-    ValueError: if there is no finished model.
+    ValueError: if there is no finished model, or model.json was changed.
   """
   path = pathlib.Path(directory) / "model.json"
   if not path.exists():
@@ -136,24 +147,71 @@ def read_description(directory: str | os.PathLike) -> records.Row:
       f"{directory} has no finished model (no model.json); finish the job that "
       "trains it, or name another directory"
     )
-  return json.loads(inputs.note(path).read_text("utf-8"))
+  description = json.loads(inputs.note(path).read_text("utf-8"))
+  if stored := description.get("hash"):
+    if content_hash(description, stored["float32"]) != stored["content"]:
+      raise DamagedError(_damaged_model(path))
+  return description
+
+
+def identity_of(directory: str | os.PathLike) -> str:
+  """Returns NAME@HASH, which names a finished model by its content.
+
+  That of a model without hashes, from an earlier version, is its directory.
+  """
+  description = read_description(directory)
+  if "hash" not in description:
+    return str(directory)
+  return f"{description['name']}@{description['hash']['content']}"
+
+
+def _damaged_model(path: str | os.PathLike) -> str:
+  return (
+    f"{path} is damaged, or was changed since the model was saved; put a copy "
+    "back, or make the model again by its job"
+  )
 
 
 def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
-  """Loads the parameters of a finished model.
+  """Loads the parameters of a finished model, and verifies their hash.
 
   Args:
     directory: directory that `save_model` wrote.
-    like: arrays or ShapeDtypeStructs with the shardings and dtypes to load.
+    like: arrays or ShapeDtypeStructs with the shardings to load, and with one
+      dtype, float32 or bfloat16, or that of each parameter on disk.
 
   Raises:
+    DamagedError: if the files cannot be read, or have other values than those
+      that were saved.
     ValueError: if the shapes on disk differ; names the first parameter.
   """
   path = pathlib.Path(directory).absolute() / "params"
-  with _checkpointer(like) as checkpointer:
-    stored = _metadata(checkpointer, path)
-    _check_shapes(directory, _shapes(stored), _shapes(like))
-    return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
+  hash_of = read_description(directory).get("hash")
+  try:
+    with _checkpointer(like) as checkpointer:
+      with Reading():
+        stored = _metadata(checkpointer, path)
+        if not jax.tree.leaves(stored):
+          raise ValueError("its metadata cannot be read")
+      _check_shapes(directory, stored, like)
+      with Reading():
+        params = checkpointer.restore(path, args=ocp.args.StandardRestore(like))
+  except DamagedError as error:
+    raise DamagedError(f"{_damaged_model(path)} ({error})") from error
+  is_half = all(leaf.dtype == "bfloat16" for leaf in jax.tree.leaves(like))
+  dtype = "bfloat16" if is_half else "float32"
+  found = hashes.scan(params, [dtype])
+  _check_finite(directory, found)
+  if hash_of is None:
+    logging.warning(
+      "%s has no hashes, so damage to it is not noticed; write it again with "
+      "them: --job=convert --source=%s --output_dir=NEW_DIR",
+      directory,
+      directory,
+    )
+  elif hash_of[dtype] != found.hashes[dtype]:
+    raise DamagedError(_damaged_model(path))
+  return params
 
 
 def stored_dtypes(directory: str | os.PathLike) -> PyTree[np.dtype]:
@@ -169,22 +227,26 @@ def _metadata(checkpointer: ocp.Checkpointer, path: pathlib.Path) -> PyTree:
   return getattr(stored, "tree", stored)
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    "/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape)
-    for path, leaf in leaves
-  }
+def _check_shapes(directory, stored: PyTree, like: PyTree) -> None:
+  shapes, wanted = (
+    {name: shape for name, (shape, _) in hashes.shapes(tree).items()}
+    for tree in (stored, like)
+  )
+  check_same(
+    shapes,
+    wanted,
+    f"checkpoint {directory}",
+    "use the model config, vocabulary and kind of model of this checkpoint",
+  )
 
 
-def _check_shapes(directory, stored, wanted) -> None:
+def check_same(stored: Mapping, wanted: Mapping, what: str, advice: str):
+  """Checks that leaves have the same names and shapes on disk and here."""
   for name in sorted(set(stored) | set(wanted)):
     if stored.get(name) != wanted.get(name):
       raise ValueError(
-        f"checkpoint {directory}: parameter {name} is "
-        f"{stored.get(name, 'absent')} on disk and "
-        f"{wanted.get(name, 'absent')} in the model; use the model config, "
-        "vocabulary and kind of model of this checkpoint"
+        f"{what}: parameter {name} is {stored.get(name, 'absent')} on disk and "
+        f"{wanted.get(name, 'absent')} in the model; {advice}"
       )
 
 

@@ -21,10 +21,10 @@ from rlaif_jax.engine import preemption
 from rlaif_jax.core import protocols
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
-from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import guards
 from rlaif_jax.engine import metrics as metrics_lib
 from rlaif_jax.engine import processes
+from rlaif_jax.engine import run_checkpoints
 from rlaif_jax.engine import step as step_lib
 
 
@@ -102,7 +102,7 @@ def fit(
 ) -> step_lib.TrainState:
   """Trains for config.steps(num_rows) updates; resumes from a checkpoint.
 
-  1. Restores the newest complete checkpoint in `directory`/checkpoints.
+  1. Restores the newest whole checkpoint in `directory`/checkpoints.
   2. Each step takes the batch of (state, step) and updates with the key of
      (seed, step). The update compiles in the first two calls of each shape,
      and does not synchronise with the host.
@@ -185,7 +185,9 @@ class _RunFiles:
     self._directory = directory
     self._checkpoints = None
     if directory:
-      self._checkpoints = checkpoint.RunCheckpoints(f"{directory}/checkpoints")
+      self._checkpoints = run_checkpoints.RunCheckpoints(
+        f"{directory}/checkpoints"
+      )
     self._metrics = metrics_lib.MetricsFile(f"{directory}/metrics.jsonl")
     self._evaluations = metrics_lib.MetricsFile(
       f"{directory}/evaluations.jsonl"

@@ -14,12 +14,14 @@ import os
 import socket
 import sys
 import time
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, TypeVar
 
 from absl import logging
 import jax
 from jaxtyping import PyTree
 import numpy as np
+
+T = TypeVar("T")
 
 # JAX ends a process whose peers are silent for this long.
 HEARTBEAT_SECONDS = 30
@@ -28,8 +30,8 @@ HEARTBEAT_SECONDS = 30
 _STOP = "rlaif_jax/stop"
 _LEAD = 3
 
-# Counts the calls of `sum_of_all`, as part of their keys.
-_SUMS = itertools.count()
+# Counts the calls of `all_values`, as part of their keys.
+_EXCHANGES = itertools.count()
 
 # The port of `meet`, relative to JAX's, which may be the last one (65535).
 _PORT_OFFSET = -1
@@ -262,23 +264,33 @@ def any_of_all(flag: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+def all_values(value: T) -> list[T]:
+  """Returns a JSON value of each process, by process index.
+
+  Every process calls it, as often as the others.
+  """
+  if jax.process_count() == 1:
+    return [value]
+  from jax._src import distributed  # The store behind jax.distributed.
+
+  client = distributed.global_state.client
+  place = f"rlaif_jax/values/{next(_EXCHANGES)}"
+  client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value))
+  return [
+    json.loads(client.blocking_key_value_get(f"{place}/{index}", 600_000))
+    for index in range(jax.process_count())
+  ]
+
+
 def sum_of_all(counts: Mapping[str, int]) -> dict[str, int]:
   """Returns the sum of each count over the processes.
 
   Args:
     counts: the same names in each process, or none.
   """
-  if jax.process_count() == 1:
-    return dict(counts)
-  from jax._src import distributed  # The store behind jax.distributed.
-
-  client = distributed.global_state.client
-  place = f"rlaif_jax/sums/{next(_SUMS)}"
-  client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(counts))
   total: dict[str, int] = {}
-  for index in range(jax.process_count()):
-    found = client.blocking_key_value_get(f"{place}/{index}", 600_000)
-    for name, number in json.loads(found).items():
+  for found in all_values(dict(counts)):
+    for name, number in found.items():
       total[name] = total.get(name, 0) + number
   return total
 

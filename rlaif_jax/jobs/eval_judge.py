@@ -9,7 +9,6 @@ only for new labels.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 import time
@@ -49,12 +48,7 @@ def run(
   """
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
-  configs = {
-    name: dataclasses.replace(labeler, labeler_dir=labeler_dir, endpoint=None)
-    for name, labeler_dir in labelers.items()
-  }
-  if labeler.endpoint is not None:
-    configs[labeler.endpoint.model] = labeler
+  configs = labelers_lib.by_name(labelers, labeler)
   store = labelers_lib.StoreConfig(
     store_dir=f"{output_dir}/store", chunk_size=chunk_size
   )
@@ -67,13 +61,13 @@ def run(
       humans = jsonl.read_records(records.Preference, path)[: limit or None]
       label = functools.partial(
         _label,
-        prefix=f"{name}/{task}",
+        prefix=f"{loaded.backend.name}/{task}",
         labeler=loaded,
         store=store,
         quarantine=quarantine,
       )
       cells = _evaluate(grid, task, humans, label)
-      shared = {"labeler": name, "task": task}
+      shared = {"labeler": name, "model": loaded.backend.name, "task": task}
       rows += [{**shared, "cell": cell, **row} for cell, row in cells.items()]
     del loaded
   jsonl.write_rows(directory / "cells.jsonl", rows)

@@ -75,6 +75,7 @@ def run(
     tokenizer=loaded.tokenizer,
     quarantine=quarantine,
   )
+  references: dict[str, str] = {}
   if is_pairwise:
     references = {
       row.id: row.response
@@ -89,6 +90,9 @@ def run(
     directory / "ratings.partial.jsonl",
     examples,
     rate_fn,
+    judge=records.content_id(
+      judge.fingerprint(loaded.backend.name), *references.values()
+    ),
     chunk_size=chunk_size,
     commit=loaded.commit,
   )

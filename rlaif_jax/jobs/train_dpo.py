@@ -76,7 +76,7 @@ def run(
     pathlib.Path(output_dir) / "reference.jsonl",
     rows,
     functools.partial(log_probs, reference.params, pairs),
-    reference=reference.name,
+    reference=reference.identity,
   )
   test_labels = []
   if labels.test_labels_file:

@@ -44,7 +44,7 @@ class FlaxBackend:
     model: functions of the language model.
     params: model parameters.
     tokenizer: encodes prompts and options.
-    name: name of the checkpoint, which label stores record.
+    name: NAME@HASH of the model, by which label stores keep its labels.
     batch_size: maximum number of prompts of a device call.
     bucket: prompts are padded to multiples of this many tokens; see
       `prefixes.bucket_length`.

@@ -111,7 +111,7 @@ class JournaledBackend:
     compute: Callable[[list[str]], tuple[list[T], records.Usage]],
   ) -> tuple[list[T], records.Usage]:
     """Returns the outputs of the prompts; computes those not in the journal."""
-    keys = _keys(prompts, request)
+    keys = _keys(prompts, (self.name, *request))
     missing = [row for row, key in enumerate(keys) if key not in self._outputs]
 
     def record(
@@ -139,7 +139,12 @@ class JournaledBackend:
 
 
 def _keys(prompts: Sequence[str], request: tuple[str, ...]) -> list[str]:
-  """Returns hashes of the requests; repetitions of a prompt differ."""
+  """Returns hashes of the requests; repetitions of a prompt differ.
+
+  Args:
+    prompts: prompts of the request.
+    request: name of the backend, and what it is asked for.
+  """
   seen: dict[str, int] = collections.defaultdict(int)
   keys = []
   for prompt in prompts:

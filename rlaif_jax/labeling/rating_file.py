@@ -8,6 +8,8 @@ import os
 import pathlib
 from typing import Callable, Sequence
 
+from absl import logging
+
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import metrics
@@ -25,6 +27,7 @@ def rate_in_chunks(
   examples: Sequence[records.Example],
   rate_fn: RateFn,
   *,
+  judge: str,
   chunk_size: int,
   commit: Callable[[bool], None],
 ) -> tuple[list[records.Rating], records.Usage]:
@@ -36,6 +39,7 @@ def rate_in_chunks(
     path: file of the chunks.
     examples: responses, in the same order in each run.
     rate_fn: rates responses.
+    judge: fingerprint of the judge; chunks of other judges are skipped.
     chunk_size: number of responses per chunk.
     commit: called after a chunk is stored; its argument tells whether all
       responses of the chunk have ratings.
@@ -46,7 +50,7 @@ def rate_in_chunks(
   Raises:
     preemption.Preempted: the process was asked to stop.
   """
-  lines = _read_chunks(path)
+  lines = _read_chunks(path, judge)
   ratings: list[records.Rating] = []
   total = records.Usage()
   progress = metrics.Progress("score", len(examples), unit="responses")
@@ -58,6 +62,7 @@ def rate_in_chunks(
         row = {
           "ratings": [records.to_row(rating) for rating in rated],
           "usage": records.to_row(usage),
+          "judge": judge,
         }
         f.write(jsonl.dump_row(row) + "\n")
         f.flush()
@@ -73,9 +78,17 @@ def rate_in_chunks(
   return ratings, total
 
 
-def _read_chunks(path: pathlib.Path) -> list[records.Row]:
-  """Reads the chunks and removes an incomplete last line."""
+def _read_chunks(path: pathlib.Path, judge: str) -> list[records.Row]:
+  """Reads the chunks of a judge and removes an incomplete last line."""
   if not path.exists():
     return []
   jsonl.cut_torn_line(path)
-  return [json.loads(line) for line in path.read_bytes().splitlines()]
+  rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+  found = [row for row in rows if row.get("judge") == judge]
+  if len(found) < len(rows):
+    logging.warning(
+      "%s: %d chunks are of another labeler or judge; they are not used.",
+      path,
+      len(rows) - len(found),
+    )
+  return found

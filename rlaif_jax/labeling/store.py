@@ -18,6 +18,7 @@ files; only opening the store takes longer, 24 s against none.
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import itertools
 import json
@@ -92,12 +93,22 @@ class LabelStore:
     self._read_to: dict[pathlib.Path, tuple[int, int]] = {}  # bytes, lines
     self.usage = records.Usage()
     self.requested = 0
+    self._namesakes: collections.Counter[str] = collections.Counter()
     # An empty name is a temporary file, deleted when the connection closes.
     self._table = sqlite3.connect("", isolation_level=None)
     self._table.execute("PRAGMA cache_size = -65536")  # 64 MiB at most
     self._table.execute("CREATE TABLE rows (row TEXT)")
     self._table.execute("CREATE TABLE places (key INTEGER PRIMARY KEY, place)")
     self.refresh()
+    for name, count in self._namesakes.items():
+      logging.warning(
+        "%s: %d labels are of %s, another model of the same name as %s; they "
+        "are not used.",
+        directory,
+        count,
+        name,
+        self._judge["backend"],
+      )
 
   def close(self) -> None:
     """Unlocks the own file and deletes the table."""
@@ -130,11 +141,25 @@ class LabelStore:
       if chunk["judge"]["fingerprint"] == self._fingerprint:
         self._insert(chunk["labels"])
         self.usage += usage
+      elif self._is_namesake(chunk["judge"]):
+        self._namesakes[chunk["judge"]["backend"]] += len(chunk["labels"])
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"{where}: not a chunk of labels ({error}). Delete this line; its "
         "pairs are then labelled again"
       ) from error
+
+  def _is_namesake(self, judge: records.Row) -> bool:
+    """Whether a judge differs in the content of a model NAME@HASH alone."""
+    names = [
+      str(row.get("backend", "")).rpartition("@")[0]
+      for row in (judge, self._judge)
+    ]
+    rest = [
+      {k: v for k, v in row.items() if k not in ("fingerprint", "backend")}
+      for row in (judge, self._judge)
+    ]
+    return bool(names[0]) and names[0] == names[1] and rest[0] == rest[1]
 
   def _insert(self, labels: Sequence[records.Row]) -> None:
     for row in labels:

@@ -81,7 +81,7 @@ def ensemble_params(
     key: PRNG key of the members.
     placement: sharding and dtype of the parameters.
   """
-  shapes = pretrained.ensemble_shapes(functions, ensemble, mesh, placement)
+  shapes = ensemble_lib.abstract_params(functions, ensemble, mesh, placement)
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   trunk = trunk_of(start, shardings["shared"]["decoder"])
   make = jax.jit(

@@ -24,6 +24,7 @@ from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import hashes
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
 from rlaif_jax.models import architectures
@@ -60,6 +61,23 @@ class PretrainedModel:
   functions: protocols.LanguageModel | protocols.ScalarModel
   params: protocols.Params
   ensemble: ensemble_lib.EnsembleConfig | None = None
+
+  @functools.cached_property
+  def content_hash(self) -> str:
+    """16 hex digits that name the content, whatever the model is called.
+
+    Of parameters, kind, config, sequence, chat and vocabulary. The first use
+    hashes the parameters if they do not come from `load`; every process uses
+    it. `dataclasses.replace` returns a model that hashes its own.
+    """
+    assert self.params is not None, "split_params took the parameters"
+    found = hashes.scan(self.params, ["float32"])
+    return checkpoint.content_hash(self._description(), found.hashes["float32"])
+
+  @property
+  def identity(self) -> str:
+    """NAME@HASH, by which labels, stores and reports know the model."""
+    return f"{self.name}@{self.content_hash}"
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
@@ -145,13 +163,26 @@ class PretrainedModel:
       self.functions,
       self.params,
       self.tokenizer,
-      name=self.name,
+      name=self.identity,
       chat=self.chat,
       progress=progress,
     )
 
   def save(self, directory: str) -> None:
-    """Writes the model for `load` and all jobs; model.json is written last."""
+    """Writes the model for `load` and all jobs; model.json is written last.
+
+    Raises:
+      ValueError: if a parameter is NaN or infinite; names it.
+    """
+    checkpoint.save_model(
+      pathlib.Path(directory),
+      self.params,
+      self._description(),
+      files=self.tokenizer.files,
+    )
+
+  def _description(self) -> records.Row:
+    """Returns the content of model.json without the hashes."""
     description = {
       "name": self.name,
       "kind": self.kind,
@@ -163,12 +194,7 @@ class PretrainedModel:
     }
     if self.ensemble is not None:
       description["ensemble"] = dataclasses.asdict(self.ensemble)
-    checkpoint.save_model(
-      pathlib.Path(directory),
-      self.params,
-      description,
-      files=self.tokenizer.files,
-    )
+    return description
 
 
 @functools.partial(jax.jit, static_argnames=("functions", "config", "eos_ids"))
@@ -229,8 +255,8 @@ def load(
     placement: sharding and dtype of the parameters.
 
   Raises:
-    ValueError: if the model is not finished, or has another kind or another
-      vocabulary than it was saved with.
+    ValueError: if the model is not finished, has another kind or another
+      vocabulary than it was saved with, or its files were changed.
   """
   description = checkpoint.read_description(directory)
   if description["kind"] != kind:
@@ -258,10 +284,10 @@ def load(
     ensemble = records.from_row(
       ensemble_lib.EnsembleConfig, description["ensemble"]
     )
-    like = ensemble_shapes(functions, ensemble, mesh, placement)
+    like = ensemble_lib.abstract_params(functions, ensemble, mesh, placement)
   else:
     like = mesh_lib.abstract_params(functions.init, mesh, placement)
-  return PretrainedModel(
+  model = PretrainedModel(
     directory=directory,
     name=description["name"],
     kind=kind,
@@ -270,9 +296,13 @@ def load(
     tokenizer=tokenizer,
     chat=tuple(description["chat"]),
     functions=functions,
-    params=checkpoint.load_params(f"{directory}", like),
+    params=checkpoint.load_params(directory, like),
     ensemble=ensemble,
   )
+  if placement.dtype == "float32" and "hash" in description:
+    # These are the values that were saved: no need to hash them again.
+    vars(model)["content_hash"] = description["hash"]["content"]
+  return model
 
 
 def load_reference(
@@ -325,32 +355,6 @@ def check_same_tokens(
       f"{found} and the policy in {policy.directory} has {expected}; use the "
       "model that the policy was trained from"
     )
-
-
-def ensemble_shapes(
-  functions: protocols.ScalarModel,
-  ensemble: ensemble_lib.EnsembleConfig,
-  mesh: jax.sharding.Mesh,
-  placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> protocols.Params:
-  """Returns shapes and shardings of an ensemble with a shared trunk.
-
-  The trunk is sharded like that of one model; members are replicated.
-  """
-  whole = mesh_lib.abstract_params(functions.init, mesh, placement)
-  shapes = jax.eval_shape(
-    lambda key: ensemble_lib.init(functions, ensemble, key),
-    jax.random.key(0),
-  )
-  members = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape,
-      jnp.dtype(placement.dtype),
-      sharding=mesh_lib.replicated(mesh),
-    ),
-    shapes["members"],
-  )
-  return {"shared": {"decoder": whole["decoder"]}, "members": members}
 
 
 def save_like(

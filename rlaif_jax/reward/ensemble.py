@@ -22,9 +22,11 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
+from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import lora as lora_lib
 from rlaif_jax.ops import ensembles
@@ -124,6 +126,32 @@ def init(
       lambda k: lora_lib.init(jax.random.fold_in(k, 2), shared, config.lora)
     )(keys)
   return {"shared": shared, "members": heads}
+
+
+def abstract_params(
+  functions: protocols.ScalarModel,
+  ensemble: EnsembleConfig,
+  mesh: jax.sharding.Mesh,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
+) -> protocols.Params:
+  """Returns shapes and shardings of an ensemble with a shared trunk.
+
+  The trunk is sharded like that of one model; members are replicated.
+  """
+  whole = mesh_lib.abstract_params(functions.init, mesh, placement)
+  shapes = jax.eval_shape(
+    lambda key: init(functions, ensemble, key),
+    jax.random.key(0),
+  )
+  members = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape,
+      jnp.dtype(placement.dtype),
+      sharding=mesh_lib.replicated(mesh),
+    ),
+    shapes["members"],
+  )
+  return {"shared": {"decoder": whole["decoder"]}, "members": members}
 
 
 def member_rewards(

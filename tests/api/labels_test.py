@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import pytest
 
 from rlaif_jax.api import labels
@@ -49,3 +52,15 @@ def test_any_backend_is_a_labeler():
   found = labels.label(PAIRS, labels.PairwiseJudge(backend))
   # It prefers the response shown first in both orders.
   assert [label.p_first for label in found] == [0.5, 0.5]
+
+
+def test_labels_name_the_model_by_its_content(world):
+  model = loading.load(world / "sft")
+  params = jax.tree.map(lambda x: x * 1.5, model.params)
+  trained = dataclasses.replace(model, params=params)
+  names = []
+  for labeler in (model, trained):
+    judge = labels.PairwiseJudge(labeler, template="docstring_pairwise")
+    names += [label.labeler for label in labels.label(PAIRS, judge)]
+  assert names[0] == names[1] == f"sft@{model.content_hash}"
+  assert names[2] == names[3] == f"sft@{trained.content_hash}" != names[0]

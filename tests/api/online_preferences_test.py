@@ -127,12 +127,13 @@ def test_a_labeler_is_asked_once_about_every_two(world, tmp_path):
 
 
 def pairs_of(scores, win_probs=None, **changes):
-  settings = dict(choose="max_min", length_penalty=0.0, labeler="test")
+  settings = dict(choose="max_min", length_penalty=0.0)
   return online_preferences.choose_pairs(
     GROUPS,
     online_preferences.SampleScores(
       scores=np.asarray(scores, float),
       win_probs=None if win_probs is None else np.asarray(win_probs),
+      judge="test",
     ),
     generator=np.random.default_rng(0),
     **{**settings, **changes},
@@ -192,7 +193,6 @@ def test_which_text_stands_first_says_nothing():
       choose="max_min",
       length_penalty=0.0,
       generator=np.random.default_rng(0),
-      labeler="test",
     )
     assert better_and_worse(row)[0] == f"good {number}"
     firsts += row.first == f"good {number}"

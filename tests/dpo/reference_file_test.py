@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -21,15 +23,16 @@ def test_they_are_computed_once_and_belong_to_pairs_and_model(tmp_path):
 
   for _ in range(2):
     found = reference_file.reference_log_probs(
-      path, labels, compute, reference="sft"
+      path, labels, compute, reference="sft@aa"
     )
     np.testing.assert_array_equal(found, np.stack(compute(), axis=1))
     calls.pop()
   assert len(calls) == 1 and found.dtype == np.float32
   for rows, name in (
-    (labels, "other"),
-    (labels[:2], "sft"),
-    (labels[::-1], "sft"),
+    (labels, "sft@bb"),
+    (labels[:2], "sft@aa"),
+    (labels[::-1], "sft@aa"),
+    ([dataclasses.replace(labels[0], first="!"), *labels[1:]], "sft@aa"),
   ):
     with pytest.raises(ValueError, match="new --output_dir"):
       reference_file.reference_log_probs(path, rows, compute, reference=name)

@@ -22,7 +22,6 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer
 from rlaif_jax.engine import step
-from rlaif_jax.model_io import pretrained
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.models import architectures
 from rlaif_jax.models import t5
@@ -165,7 +164,7 @@ def trainings(config, mesh):
 def ensemble_of(kind, scalar, batch, mesh):
   """Heads learn with the trunk that they share, adapters while it stays."""
   config = ensemble.EnsembleConfig(kind=kind, members=2)
-  shapes = pretrained.ensemble_shapes(scalar, config, mesh)
+  shapes = ensemble.abstract_params(scalar, config, mesh)
   draw = jax.jit(
     lambda key: ensemble.init(scalar, config, key),
     out_shardings=jax.tree.map(lambda x: x.sharding, shapes),

@@ -194,7 +194,13 @@ def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
   for process in (first, second):
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 75, said
-  finish(start_all(world, command, 2))
+  # Its checkpoint is damaged: both take the one before.
+  folder = world.root / "lost" / "checkpoints"
+  newest = max(folder.iterdir(), key=lambda path: int(path.name))
+  files = [path for path in newest.rglob("d/*") if path.is_file()]
+  os.truncate(max(files, key=lambda path: path.stat().st_size), 99)
+  said = finish(start_all(world, command, 2))
+  assert sum(f"step {newest.name} is damaged" in text for text in said) == 1
   check_same(world, "long", "lost")
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rlaif_jax.engine import checkpoint
@@ -29,7 +30,9 @@ def test_round_trip_with_files(tmp_path):
   )
   loaded = checkpoint.load_params(tmp_path / "model", like(PARAMS))
   assert checkpoint.tree_hash(loaded) == checkpoint.tree_hash(PARAMS)
-  assert checkpoint.read_description(tmp_path / "model") == {"kind": "x"}
+  description = checkpoint.read_description(tmp_path / "model")
+  assert description["kind"] == "x"
+  assert set(description["hash"]) == {"content", "float32", "bfloat16"}
   assert (tmp_path / "model" / "tokenizer.model").read_text() == "v"
 
 
@@ -47,21 +50,9 @@ def test_shapes_that_do_not_fit_name_the_parameter(tmp_path):
     checkpoint.load_params(tmp_path / "model", like(other))
 
 
-def test_a_run_restores_its_newest_checkpoint(tmp_path):
-  run = checkpoint.RunCheckpoints(tmp_path, keep=2)
-  for step in (1, 2, 3):
-    run.save(step, jax.tree.map(lambda x, s=step: x * s, PARAMS))
-  run.save(3, PARAMS)  # Already there: left as it is.
-  assert run.steps() == [2, 3]
-  newest = run.restore(PARAMS)
-  np.testing.assert_array_equal(newest["b"], 3 * PARAMS["b"])
-  older = run.restore(PARAMS, 2)
-  np.testing.assert_array_equal(older["b"], 2 * PARAMS["b"])
-  run.close()
-
-
-def test_without_a_checkpoint_the_state_is_returned(tmp_path):
-  assert checkpoint.RunCheckpoints(tmp_path).restore(PARAMS) is PARAMS
+def saved(folder, params=PARAMS, **description):
+  checkpoint.save_model(folder, params, {"kind": "x", **description})
+  return folder
 
 
 def test_a_model_that_cannot_be_written_leaves_the_old_one(
@@ -78,9 +69,9 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
       checkpoint.save_model(tmp_path / "model", {"b": jnp.ones(1)}, {})
   loaded = checkpoint.load_params(tmp_path / "model", like(PARAMS))
   assert checkpoint.tree_hash(loaded) == checkpoint.tree_hash(PARAMS)
-  assert checkpoint.read_description(tmp_path / "model") == {"kind": "x"}
+  assert checkpoint.read_description(tmp_path / "model")["kind"] == "x"
   checkpoint.save_model(tmp_path / "model", {"b": jnp.ones(1)}, {"kind": "y"})
-  assert checkpoint.read_description(tmp_path / "model") == {"kind": "y"}
+  assert checkpoint.read_description(tmp_path / "model")["kind"] == "y"
   assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -89,3 +80,65 @@ def test_a_folder_that_is_no_model_is_not_replaced(tmp_path):
   with pytest.raises(ValueError, match="no job has written there"):
     checkpoint.save_model(tmp_path, PARAMS, {"kind": "x"})
   assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_content_hash_is_of_parameters_and_description(tmp_path):
+  def content(params=PARAMS, **description):
+    folder = saved(tmp_path / "model", params, **description)
+    return checkpoint.read_description(folder)["hash"]["content"]
+
+  first = content()
+  assert first == content() == content(name="any") and len(first) == 16
+  others = [content(size=2), content(jax.tree.map(lambda x: x + 1, PARAMS))]
+  assert len({first, *others}) == 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_other_values_than_those_saved_are_refused(tmp_path, dtype):
+  wanted = like(jax.tree.map(lambda x: x.astype(dtype), PARAMS))
+  folder = saved(tmp_path / "model")
+  for leaf in jax.tree.leaves(checkpoint.load_params(folder, wanted)):
+    assert leaf.dtype == dtype
+  other = saved(tmp_path / "other", jax.tree.map(lambda x: x + 1, PARAMS))
+  (folder / "params").rename(tmp_path / "old")
+  (other / "params").rename(folder / "params")
+  with pytest.raises(checkpoint.DamagedError, match="model/params is damaged"):
+    checkpoint.load_params(folder, wanted)
+
+
+def test_files_that_cannot_be_read_name_the_folder(tmp_path):
+  folder = saved(tmp_path / "model")
+  (folder / "params" / "_METADATA").write_bytes(b"{")
+  with pytest.raises(checkpoint.DamagedError, match="model/params is damaged"):
+    checkpoint.load_params(folder, like(PARAMS))
+
+
+def test_a_changed_description_is_refused(tmp_path):
+  path = saved(tmp_path / "model", size=2) / "model.json"
+  path.write_text(path.read_text().replace('"size": 2', '"size": 3'))
+  with pytest.raises(checkpoint.DamagedError, match="model.json is damaged"):
+    checkpoint.read_description(tmp_path / "model")
+
+
+def test_a_model_without_hashes_loads_with_a_line(tmp_path, caplog):
+  path = saved(tmp_path / "model") / "model.json"
+  path.write_text(json.dumps({"kind": "x"}))
+  checkpoint.load_params(tmp_path / "model", like(PARAMS))
+  assert "has no hashes" in caplog.text and "--job=convert" in caplog.text
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_non_finite_parameters_are_neither_saved_nor_loaded(
+  tmp_path, monkeypatch, value
+):
+  bad = {**PARAMS, "a": {"w": PARAMS["a"]["w"].at[1, 1:].set(value)}}
+  folder = saved(tmp_path / "model")
+  with pytest.raises(ValueError, match="model: parameter a/w has 2 values"):
+    saved(folder, bad)
+  # The earlier model stays.
+  checkpoint.load_params(folder, like(PARAMS))
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoint, "_check_finite", lambda *_: None)
+    saved(folder, bad)
+  with pytest.raises(ValueError, match="model: parameter a/w has 2 values"):
+    checkpoint.load_params(folder, like(PARAMS))

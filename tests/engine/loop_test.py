@@ -19,6 +19,7 @@ from rlaif_jax.engine import preemption
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import run_checkpoints
 from rlaif_jax.engine import step as step_lib
 
 
@@ -116,7 +117,27 @@ def test_it_says_how_long_batches_took(tmp_path):
 def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path):
   with pytest.raises(loop.NonFiniteError, match="step 8.*loss"):
     run(tmp_path, spoil_at=7)
-  assert checkpoint.RunCheckpoints(tmp_path / "checkpoints").steps() == [3, 6]
+  assert run_checkpoints.RunCheckpoints(tmp_path / "checkpoints").steps() == [
+    3,
+    6,
+  ]
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_alone(tmp_path):
+  whole = run(tmp_path / "whole")
+  with pytest.raises(Killed):
+    run(tmp_path / "damaged", kill_at=7)
+  newest = tmp_path / "damaged" / "checkpoints" / "6"
+  for path in newest.glob("default/d/*"):
+    path.write_bytes(path.read_bytes()[:-9])
+  resumed = run(tmp_path / "damaged")
+  assert checkpoint.tree_hash(whole) == checkpoint.tree_hash(resumed)
+  assert files(tmp_path / "whole") == files(tmp_path / "damaged")
+  steps = [
+    run_checkpoints.RunCheckpoints(tmp_path / name / "checkpoints").steps()
+    for name in ("whole", "damaged")
+  ]
+  assert steps == [[9, 10], [9, 10]]
 
 
 def test_a_stop_saves_the_step_it_stands_at(tmp_path, monkeypatch):

@@ -50,7 +50,10 @@ FENCES = {
   "tensorflow": ("rlaif_jax.data",),
   "tensorflow_datasets": ("rlaif_jax.data",),
   "seqio": ("rlaif_jax.data",),
-  "orbax": ("rlaif_jax.engine.checkpoint",),
+  "orbax": (
+    "rlaif_jax.engine.checkpoint",
+    "rlaif_jax.engine.run_checkpoints",
+  ),
   "optax": ("rlaif_jax.engine.optimizer", "rlaif_jax.engine.step"),
   "matplotlib": ("rlaif_jax.evaluation.figures",),
   "scipy": ("rlaif_jax.ops", "rlaif_jax.evaluation"),

@@ -8,9 +8,12 @@ import json
 
 import pytest
 
+from rlaif_jax.api import labelers
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.jobs import eval_judge
+from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import judge_grid
 from tests import tiny_world as tiny
 
@@ -46,8 +49,11 @@ def evaluate(world, out, humans, **settings):
   return eval_judge.run(
     output_dir=str(out),
     tasks={"docstring": humans},
-    labelers={"tiny": str(world / "sft" / "model")},
-    **{"grid": GRID} | settings,
+    **{
+      "grid": GRID,
+      "labelers": {"tiny": str(world / "sft" / "model")},
+    }
+    | settings,
   )
 
 
@@ -132,3 +138,36 @@ def test_without_answers_there_is_no_alignment(world, tmp_path, humans):
   assert row["alignment"] is None and row["selection"] is None
   assert result["quarantined"] == 16 and not result["best"]
   assert "no answer" in (tmp_path / "out" / "eval_judge.html").read_text()
+
+
+def test_two_labelers_of_one_name_are_both_measured(
+  world, namesake, tmp_path, humans
+):
+  directories = {"a": str(world / "sft" / "model"), "b": str(namesake)}
+  evaluate(world, tmp_path / "out", humans, labelers=directories)
+  rows = cells(tmp_path / "out")
+  assert [row["labeler"] for row in rows] == ["a", "a", "b", "b"]
+  assert [row["model"] for row in rows[::2]] == [
+    checkpoint.identity_of(directory) for directory in directories.values()
+  ]
+  alone = tmp_path / "alone"
+  evaluate(world, alone, humans, labelers={"b": str(namesake)})
+  unlike = ("seconds_per_label",)
+  assert [
+    {k: v for k, v in x.items() if k not in unlike} for x in rows[2:]
+  ] == [{k: v for k, v in x.items() if k not in unlike} for x in cells(alone)]
+  page = (tmp_path / "out" / "eval_judge.html").read_text()
+  assert f"b is {checkpoint.identity_of(namesake)}." in page
+
+
+def test_an_endpoint_with_the_name_of_a_labeler_is_refused(
+  world, tmp_path, humans
+):
+  served = endpoint_config.EndpointConfig(model="tiny", base_url="http://h/v1")
+  with pytest.raises(ValueError, match="'tiny', which is also the model of"):
+    evaluate(
+      world,
+      tmp_path,
+      humans,
+      labeler=labelers.LabelerConfig(endpoint=served),
+    )

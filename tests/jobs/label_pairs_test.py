@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.api import beam_pipeline
@@ -185,3 +186,39 @@ def test_exactly_one_kind_of_labeler(world, tmp_path, pairs_file):
   )
   with pytest.raises(ValueError, match="humans is None"):
     label(world, tmp_path, pairs_file, instructions=config)
+
+
+def test_two_models_of_one_name_share_no_label(
+  world, namesake, tmp_path, pairs_file, monkeypatch, caplog
+):
+  other = labelers.LabelerConfig(labeler_dir=str(namesake))
+  label(world, tmp_path / "whole", pairs_file, labeler=other)
+  # A labeler that is replaced in mid-run: no label of the old one is used.
+  settings = dict(store={"chunk_size": 4})
+  monkeypatch.setattr(preemption, "requested", lambda: True)
+  with pytest.raises(preemption.Preempted, match="after 4 pairs"):
+    label(world, tmp_path / "out", pairs_file, **settings)
+  monkeypatch.undo()
+  label(world, tmp_path / "out", pairs_file, labeler=other, **settings)
+  names = (
+    checkpoint.identity_of(world / "sft" / "model"),
+    (checkpoint.identity_of(namesake)),
+  )
+  assert f"4 labels are of {names[0]}, another model" in caplog.text
+  found, expected = (
+    jsonl.read_records(records.Preference, tmp_path / name / "labels.jsonl")
+    for name in ("out", "whole")
+  )
+  assert {row.labeler for row in found} == {names[1]}
+  assert [row.p_first for row in found] == pytest.approx(
+    [row.p_first for row in expected], abs=1e-5
+  )
+  # The old one finds its own again.
+  again = label(world, tmp_path / "out", pairs_file, **settings)
+  assert again["labeler"] == names[0] and again["usage"]["requests"] == 24
+  old = jsonl.read_records(
+    records.Preference, tmp_path / "out" / "labels.jsonl"
+  )
+  assert [row.p_first for row in old] != pytest.approx(
+    [row.p_first for row in expected], abs=1e-3
+  )

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.data import datasets
@@ -100,7 +101,8 @@ def test_what_is_chosen_is_learned_and_each_round_is_there(start, trained):
     labels = jsonl.read_records(records.Preference, folder / "labels.jsonl")
     assert len(labels) == rows[number - 1]["pairs"] > 4
     head, *_ = read(folder / "dpo/reference.jsonl")
-    assert head["reference"] == "sft", "the start's, in every round"
+    start_model = checkpoint.identity_of(start / "sft" / "model")
+    assert head["reference"] == start_model, "in every round"
     assert rows[number]["policy"] == str(folder / "dpo" / "model")
   # The samples of a round are those of its own policy, and other contexts'.
   first, second = (
@@ -175,11 +177,15 @@ def test_two_samples_a_labeler_and_the_previous_policy(world, tmp_path):
   assert "score" not in result["rounds"][0]
   assert not (tmp_path / "round_1/cool").exists()
   head, *_ = read(tmp_path / "round_2/dpo/reference.jsonl")
-  assert head["reference"] == "online_dpo_1"
+  first = checkpoint.identity_of(tmp_path / "round_1/dpo/model")
+  assert head["reference"] == first and first.startswith("online_dpo_1@")
   labels = jsonl.read_records(
     records.Preference, tmp_path / "round_1/labels.jsonl"
   )
   assert all(0 < row.p_first < 1 for row in labels), "the labeler's own"
+  assert {row.labeler for row in labels} == {
+    checkpoint.identity_of(judge.labeler_dir)
+  }
 
 
 def test_a_judge_that_cannot_tell_is_an_error(world, tmp_path):

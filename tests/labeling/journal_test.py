@@ -135,3 +135,12 @@ def test_committed_outputs_are_deleted_or_free(tmp_path):
   again.score_options(["a"], ("1", "2"))
   assert backend.asked == ["a"] and path.stat().st_size > 0
   assert again.prefix_options(("1", "2")) == (-1, -1)
+
+
+def test_another_model_is_asked_for_its_own(tmp_path):
+  for name in ("endpoint:host/a", "endpoint:host/b"):
+    paid = Paid()
+    paid.name = name
+    wrapped = journal.JournaledBackend(paid, tmp_path / "j")
+    wrapped.score_options(["x", "y"], ("1", "2"))
+    assert paid.asked == ["x", "y"]

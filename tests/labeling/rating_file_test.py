@@ -36,9 +36,14 @@ class Rater:
     ]
     return ratings, records.Usage(requests=len(ratings))
 
-  def run(self, path):
+  def run(self, path, judge="judge"):
     return rating_file.rate_in_chunks(
-      path, EXAMPLES, self, chunk_size=3, commit=self.commits.append
+      path,
+      EXAMPLES,
+      self,
+      judge=judge,
+      chunk_size=3,
+      commit=self.commits.append,
     )
 
 
@@ -70,3 +75,19 @@ def test_a_stop_and_an_incomplete_line(tmp_path, monkeypatch):
   ratings, usage = rater.run(path)
   assert rater.calls == [["e3", "e4", "e5"], ["e6"]]
   assert len(ratings) == usage.requests == 7
+
+
+def test_ratings_of_a_replaced_labeler_are_not_mixed_in(
+  tmp_path, monkeypatch, caplog
+):
+  path = tmp_path / "r.jsonl"
+  monkeypatch.setattr(preemption, "requested", lambda: True)
+  with pytest.raises(preemption.Preempted):
+    Rater().run(path, "old")
+  monkeypatch.undo()
+  for asked in (3, 0):  # The second start has its own.
+    rater = Rater()
+    ratings, usage = rater.run(path, "new")
+    assert len(rater.calls) == asked
+    assert len(ratings) == usage.requests == 7
+  assert "1 chunks are of another labeler" in caplog.text

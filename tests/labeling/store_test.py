@@ -273,3 +273,21 @@ def test_chunk_size_is_checked(tmp_path):
   fill = functools.partial(open_store(tmp_path / "s").fill, [], Asker())
   with pytest.raises(ValueError, match="chunk_size is 0"):
     fill(chunk_size=0)
+
+
+def test_labels_of_another_model_of_the_same_name_are_said(tmp_path, caplog):
+  def fill(backend):
+    judge = dict(
+      fingerprint=CONFIG.fingerprint(backend),
+      provenance=CONFIG.provenance(backend),
+    )
+    stored = store.LabelStore(tmp_path, **judge)
+    asker = Asker()
+    stored.fill(make_pairs(6), asker, chunk_size=3)
+    stored.close()
+    return len(asker.asked)
+
+  assert fill("sft@aa") == 2 and fill("endpoint:h/m") == 2
+  assert not caplog.text
+  assert fill("sft@bb") == 2
+  assert "6 labels are of sft@aa, another model" in caplog.text

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import mesh
 from rlaif_jax.model_io import pretrained
 from tests import testing
@@ -81,3 +83,55 @@ def test_compute_sets_how_the_functions_of_a_model_run(world):
     texts[name] = str(jax.make_jaxpr(jax.grad(loss))(params))
   assert "remat" not in texts["plain"] and "scan[" not in texts["plain"]
   assert "remat" in texts["compute"] and "scan[" in texts["compute"]
+
+
+def changed(model, **fields):
+  """The model with other parameters, and other fields."""
+  params = jax.tree.map(lambda x: x * 1.5, model.params)
+  return dataclasses.replace(model, params=params, **fields)
+
+
+def test_the_content_names_a_model_and_its_name_does_not(world, tmp_path):
+  model = pretrained.load(
+    str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
+  )
+  assert model.identity == f"sft@{model.content_hash}" == model.backend().name
+  assert checkpoint.identity_of(model.directory) == model.identity
+  renamed = dataclasses.replace(model, name="other")
+  assert "content_hash" not in vars(renamed), "its own is computed when used"
+  assert renamed.content_hash == model.content_hash
+  sharded = pretrained.load(
+    model.directory, "language", mesh.make_mesh("fsdp:4,model:2")
+  )
+  again = dataclasses.replace(sharded, name="again")
+  assert again.content_hash == model.content_hash
+  others = [
+    changed(model),
+    dataclasses.replace(model, chat=("<", ">")),
+    dataclasses.replace(
+      model, sequence=dataclasses.replace(model.sequence, max_response=7)
+    ),
+  ]
+  assert len({x.content_hash for x in [model, *others]}) == 4
+  others[0].save(str(tmp_path))
+  loaded = pretrained.load(str(tmp_path), "language", model.mesh)
+  assert loaded.identity == others[0].identity
+  path = str(tmp_path / "renamed")
+  renamed.save(path)
+  assert checkpoint.identity_of(path) == f"other@{model.content_hash}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_damaged_parameters_are_refused_in_any_dtype(world, tmp_path, dtype):
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  model = pretrained.load(str(world / "sft" / "model"), "language", devices)
+  placement = compute_lib.Placement(dtype=dtype)
+  model.save(str(tmp_path / "a"))
+  found = pretrained.load(str(tmp_path / "a"), "language", devices, placement)
+  # The values that are in use: rounded ones are another model.
+  assert (found.content_hash == model.content_hash) == (dtype == "float32")
+  changed(model).save(str(tmp_path / "b"))
+  shutil.rmtree(tmp_path / "a" / "params")
+  (tmp_path / "b" / "params").rename(tmp_path / "a" / "params")
+  with pytest.raises(checkpoint.DamagedError, match="a/params is damaged"):
+    pretrained.load(str(tmp_path / "a"), "language", devices, placement)
