@@ -124,7 +124,7 @@ def describe(expected: CostEstimate, prices: Prices) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-  """What one request can cost, whatever the server reports.
+  """Limits of the usage of one request, whatever the server reports.
 
   A prompt of n bytes of UTF-8 has at most n tokens, and `PROMPT_OVERHEAD` that
   the server adds.
