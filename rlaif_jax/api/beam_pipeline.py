@@ -186,9 +186,12 @@ def open_worker(labeler: labelers.LabelerConfig) -> beam_labels.Worker:
   at a time.
   """
   if labeler.endpoint is not None:
+    tokenizer = labeler.load_tokenizer()
     return beam_labels.Worker(
-      backend=endpoint_lib.EndpointBackend(labeler.endpoint),
-      tokenizer=labeler.load_tokenizer(),
+      backend=endpoint_lib.EndpointBackend(
+        labeler.endpoint, tokenizer=tokenizer
+      ),
+      tokenizer=tokenizer,
     )
   loaded = labelers.load_labeler(labeler, journal_file="")
   return beam_labels.Worker(

@@ -71,7 +71,8 @@ class StoreConfig(validation.Validated):
       "store" in the output directory.
     chunk_size: number of pairs that are stored at a time. A kill loses at most
       one chunk of a model in this process, and no output of an endpoint.
-    budget_usd: stop before the labels in the store cost more; 0 is no limit.
+    budget_usd: stop before the labels in the store cost more; 0 is no limit. An
+      endpoint reserves it for each request, other labelers for each chunk.
   """
 
   store_dir: str = ""
@@ -92,12 +93,17 @@ class Labeler:
     prices: prices of the labeler's tokens.
     commit: called after a chunk of labels is stored; its argument tells whether
       all pairs of the chunk have labels.
+    served: the endpoint behind `backend`, which keeps the budget; None without
+      one.
+    pending: returns the usage that is not yet in the label store.
   """
 
   backend: Any  # protocols.Backend, and protocols.LikelihoodBackend of a model
   tokenizer: protocols.Tokenizer
   prices: costs.Prices = costs.FREE
   commit: Callable[[bool], None] = lambda complete: None
+  served: endpoint_lib.EndpointBackend | None = None
+  pending: Callable[[], records.Usage] = records.Usage
 
 
 def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
@@ -171,15 +177,19 @@ def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
       prices=config.prices,
     )
   tokenizer = config.load_tokenizer()
-  served = endpoint_lib.EndpointBackend(config.endpoint)
+  served = endpoint_lib.EndpointBackend(config.endpoint, tokenizer=tokenizer)
   if not journal_file:
-    return Labeler(backend=served, tokenizer=tokenizer, prices=config.prices)
+    return Labeler(
+      backend=served, tokenizer=tokenizer, prices=config.prices, served=served
+    )
   backend = journal.JournaledBackend(served, journal_file)
   return Labeler(
     backend=backend,
     tokenizer=tokenizer,
     prices=config.prices,
     commit=lambda complete: backend.commit(complete=complete),
+    served=served,
+    pending=backend.pending,
   )
 
 
@@ -203,10 +213,13 @@ def label_pairs(
     quarantine: receives pairs without a valid judgment.
 
   Raises:
+    ValueError: there is a budget and the labeler's prices are all 0.
     preemption.Preempted: the process was asked to stop, or the budget is
       exhausted; everything that was paid is stored.
   """
-  backend = labeler.backend
+  backend, budget = labeler.backend, None
+  if config.budget_usd:
+    budget = costs.Budget(config.budget_usd, labeler.prices)
   stored = store.LabelStore(
     config.store_dir or store_dir,
     fingerprint=judge.fingerprint(backend.name),
@@ -215,6 +228,10 @@ def label_pairs(
   progress = metrics.Progress("label", sum(1 for _ in pairs()), unit="pairs")
   # Whether all pairs of the last chunk have labels.
   complete: bool | None = None
+
+  def count():
+    if budget is not None:
+      budget.count(stored.usage + labeler.pending())
 
   def label_fn(chunk):
     nonlocal complete
@@ -233,23 +250,24 @@ def label_pairs(
     if complete is not None:
       labeler.commit(complete)
       complete = None
+    count()
     cost = labeler.prices.cost_usd(stored.usage)
     progress.update(done, f"${cost:.2f}" if cost else "")
     if preemption.requested():
       raise preemption.Preempted(f"label: stopped after {done} pairs")
 
-  budgeted = costs.within_budget(
-    label_fn,
-    budget_usd=config.budget_usd,
-    prices=labeler.prices,
-    spent=lambda: stored.usage,
-    expected_usage=lambda pair: judges.expected_usage(
-      pair, judge, labeler.tokenizer
-    ),
-  )
+  count()
+  if labeler.served is not None:
+    labeler.served.budget = budget
+  elif budget is not None:
+    label_fn = costs.within_budget(
+      label_fn,
+      budget,
+      lambda pair: judges.expected_usage(pair, judge, labeler.tokenizer),
+    )
   try:
     stored.fill(
-      pairs(), budgeted, chunk_size=config.chunk_size, progress=update
+      pairs(), label_fn, chunk_size=config.chunk_size, progress=update
     )
   except costs.BudgetExhausted as error:
     raise preemption.Preempted(f"label: {error}") from error

@@ -111,14 +111,18 @@ class Backend(Protocol):
     ...
 
 
+# Called with (index of the prompt in the call, output, usage).
+OnOutput = Callable[[int, records.Output | None, records.Usage], None]
+
+
 class PaidBackend(Backend, Protocol):
   """A backend whose outputs cost money; it reports each as it arrives.
 
-  If `on_output` is set, it is called with (index of the prompt in the call,
-  output, usage); never for a prompt that failed.
+  If `on_output` is set, it is called with each output, and with None for a
+  failed attempt that is billed; its usage is not part of a later output's.
   """
 
-  on_output: Callable[[int, records.Output, records.Usage], None] | None
+  on_output: OnOutput | None
 
 
 class LikelihoodBackend(Protocol):

@@ -213,7 +213,8 @@ class Usage:
   `cached_input_tokens` are the `input_tokens` that an endpoint read from its
   cache. `requests` counts requests with a reply, `retries` repeated ones.
   `missing_options` counts options without a reported probability, for which an
-  upper bound is used.
+  upper bound is used. `estimated` counts replies whose tokens are estimated,
+  since the endpoint reports none or impossible ones.
   """
 
   input_tokens: int = 0
@@ -222,6 +223,7 @@ class Usage:
   cached_input_tokens: int = 0
   retries: int = 0
   missing_options: int = 0
+  estimated: int = 0
 
   def __add__(self, other: "Usage") -> "Usage":
     return Usage(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from typing import Annotated, Callable, Iterable, Sequence
 
 from rlaif_jax.core import records
@@ -23,11 +24,16 @@ UsageFn = Callable[[records.Pair], tuple[records.Usage, records.Usage]]
 HUMAN_USD_PER_50_WORDS = 0.11
 
 
+# Tokens that a server may add to a prompt: its chat template, a system prompt.
+PROMPT_OVERHEAD = 1000
+# No text is longer per token; a run of blanks can be one token.
+MAX_CHARACTERS_PER_TOKEN = 128
+
 Price = Annotated[float, validation.Bounds(ge=0, lt=math.inf)]
 
 
 class BudgetExhausted(RuntimeError):
-  """The next chunk could cost more than the rest of the budget."""
+  """The next request could cost more than the rest of the budget."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,21 +122,155 @@ def describe(expected: CostEstimate, prices: Prices) -> str:
   return "\n".join(lines)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+  """Limits of the usage of one request, whatever the server reports.
+
+  A prompt of n bytes of UTF-8 has at most n tokens, and `PROMPT_OVERHEAD` that
+  the server adds.
+
+  Fields:
+    prompt: text of the request.
+    max_tokens: limit of the generated tokens, as it is sent.
+    count_tokens: number of tokens of a text, or an estimate of it.
+  """
+
+  prompt: str
+  max_tokens: int
+  count_tokens: Callable[[str], int]
+
+  def max_usage(self) -> records.Usage:
+    """Returns the largest usage that the request can have."""
+    size = len(self.prompt.encode("utf-8", "surrogatepass"))
+    return records.Usage(
+      input_tokens=size + PROMPT_OVERHEAD, output_tokens=self.max_tokens
+    )
+
+  def usage(self, reported: object, text: str) -> records.Usage:
+    """Returns the usage of a response, never negative and never without input.
+
+    Args:
+      reported: the "usage" of the response, of any type.
+      text: generated text.
+
+    Returns:
+      The reported tokens if they are integers that the request can cost.
+      Otherwise an estimate from prompt and text, marked as `estimated`.
+    """
+    details = _field(reported, "prompt_tokens_details")
+    counts = (
+      _field(reported, "prompt_tokens"),
+      _field(reported, "completion_tokens"),
+      _field(details, "cached_tokens") or 0,
+    )
+    most = self.max_usage()
+    if all(type(count) is int for count in counts):
+      total, written, cached = counts
+      if (
+        1 <= total <= most.input_tokens
+        and bool(text) <= written <= self.max_tokens
+        and 0 <= cached <= total
+      ):
+        return records.Usage(
+          input_tokens=total, output_tokens=written, cached_input_tokens=cached
+        )
+    written = self.max_tokens
+    if len(text) < MAX_CHARACTERS_PER_TOKEN * written:
+      written = min(max(self._count(text), bool(text)), written)
+    return records.Usage(
+      input_tokens=min(max(self._count(self.prompt), 1), most.input_tokens),
+      output_tokens=written,
+      estimated=1,
+    )
+
+  def _count(self, text: str) -> int:
+    # Tokenizers do not take half a surrogate pair.
+    return self.count_tokens(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _field(row: object, name: str) -> object:
+  """Returns a field of a JSON object; None if there is no such field."""
+  return row.get(name) if isinstance(row, dict) else None
+
+
+class Budget:
+  """A limit in US dollars; threads may share it.
+
+  Each request reserves what it can cost at most and is not sent if that does
+  not fit beside what is spent and reserved. `charge` replaces the reservation
+  by the cost. Hence the counted cost never exceeds the limit.
+
+  Args:
+    limit_usd: the limit.
+    prices: prices of the tokens.
+
+  Raises:
+    ValueError: all prices are 0, so that nothing would count.
+  """
+
+  def __init__(self, limit_usd: float, prices: Prices):
+    if not (prices.input_usd_per_1k or prices.output_usd_per_1k):
+      raise ValueError(
+        f"budget_usd is {limit_usd}, but all prices are 0, so that the budget "
+        "would never be used up; set Prices.input_usd_per_1k and "
+        "Prices.output_usd_per_1k, or budget_usd to 0 (no limit)"
+      )
+    self._limit = limit_usd
+    self._prices = prices
+    self._spent = 0.0
+    self._reserved: list[float] = []
+    self._lock = threading.Lock()
+
+  def count(self, usage: records.Usage) -> None:
+    """Sets what is spent to the cost of `usage`."""
+    with self._lock:
+      self._spent = self._prices.cost_usd(usage)
+
+  def reserve(self, most: records.Usage) -> bool:
+    """Reserves the cost of `most`; returns False if it does not fit."""
+    cost = self._prices.cost_usd(most)
+    with self._lock:
+      fits = self._spent + sum(self._reserved) + cost <= self._limit
+      if fits:
+        self._reserved.append(cost)
+    return fits
+
+  def charge(self, most: records.Usage, usage: records.Usage) -> None:
+    """Replaces the reservation of `most` by the cost of `usage`."""
+    with self._lock:
+      self._reserved.remove(self._prices.cost_usd(most))
+      self._spent += self._prices.cost_usd(usage)
+
+  def is_in_use(self) -> bool:
+    """Returns whether anything is reserved."""
+    with self._lock:
+      return bool(self._reserved)
+
+  def error(self, what: str, most: records.Usage) -> BudgetExhausted:
+    """Returns the error that `what`, which can cost `most`, does not fit."""
+    cost = self._prices.cost_usd(most)
+    with self._lock:
+      return BudgetExhausted(
+        f"{_dollars(self._spent)} of the budget of {_dollars(self._limit)} is "
+        f"spent, and {what} could cost {_dollars(cost)}; everything that is "
+        "paid for is kept; raise budget_usd to continue"
+      )
+
+
+def _dollars(amount: float) -> str:
+  return f"${amount:.2f}" if amount >= 0.01 or not amount else f"${amount:.2g}"
+
+
 def within_budget(
-  label_fn: store.LabelFn,
-  *,
-  budget_usd: float,
-  prices: Prices,
-  spent: Callable[[], records.Usage],
-  expected_usage: UsageFn,
+  label_fn: store.LabelFn, budget: Budget, expected_usage: UsageFn
 ) -> store.LabelFn:
   """Wraps `label_fn` to refuse chunks that could exceed the budget.
 
+  For models in this process; an endpoint reserves each request.
+
   Args:
     label_fn: labels pairs.
-    budget_usd: limit of everything that the store has cost; 0 is no limit.
-    prices: prices of the labeler's tokens.
-    spent: returns the usage of the store so far.
+    budget: the budget.
     expected_usage: returns the expected and the maximum usage of a pair.
 
   Returns:
@@ -139,14 +279,14 @@ def within_budget(
   """
 
   def budgeted(pairs: Sequence[records.Pair]):
-    so_far = prices.cost_usd(spent())
-    chunk = prices.cost_usd(estimate(pairs, expected_usage).max_usage)
-    if budget_usd and so_far + chunk > budget_usd:
-      raise BudgetExhausted(
-        f"${so_far:.2f} of the budget of ${budget_usd:.2f} is spent, and the "
-        f"next {len(pairs)} pairs could cost ${chunk:.2f}; raise budget_usd to "
-        "continue"
-      )
-    return label_fn(pairs)
+    most = estimate(pairs, expected_usage).max_usage
+    if not budget.reserve(most):
+      raise budget.error(f"the next {len(pairs)} pairs", most)
+    usage = records.Usage()
+    try:
+      labels, usage = label_fn(pairs)
+    finally:
+      budget.charge(most, usage)
+    return labels, usage
 
   return budgeted

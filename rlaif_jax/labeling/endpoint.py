@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import logging as std_logging
 import math
 import random
 import threading
@@ -22,14 +21,20 @@ from typing import Callable, Coroutine, Sequence, TypeVar
 
 from absl import logging
 
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
+from rlaif_jax.labeling import endpoint_http
 from rlaif_jax.labeling import response_parsing
+from rlaif_jax.text import estimates
 
 T = TypeVar("T")
 
 # Consecutive responses without log-probs that a prompt may get by chance.
 _MAX_WITHOUT_LOGPROBS = 3
+# Shorter keys are placeholders such as "none"; texts may contain them.
+_MIN_KEY = 8
 
 
 class _Call:
@@ -44,12 +49,12 @@ class _Call:
     self.parse_choice = parse_choice
     self.outcomes = [response_parsing.Outcome() for _ in requests]
     self.done = 0
-    self.fatal_error = ""
+    self.error: Exception | None = None
     self.failed = asyncio.Event()
 
-  def fail(self, error: str) -> None:
+  def fail(self, error: Exception) -> None:
     """Stops the call with the first error that would fail every prompt."""
-    self.fatal_error = self.fatal_error or error
+    self.error = self.error or error
     self.failed.set()
 
 
@@ -59,10 +64,15 @@ class EndpointBackend:
   A prompt that fails after all retries, or that the endpoint rejects (too
   long, filtered), gets NaN or "" as its output, which the judges quarantine.
   If `on_output` is set, it is called with (index of the prompt, output, usage)
-  as each output arrives.
+  as each output arrives, and with None as the output of a failed attempt that
+  is billed. If `budget` is set, each request reserves its largest cost first;
+  one that does not fit waits for those in flight, and ends the call if there
+  are none.
 
   Args:
     config: settings of the endpoint.
+    tokenizer: counts the tokens of responses without a valid usage; None
+      assumes three characters per token.
     progress: called after each prompt with (prompts done, number of prompts).
 
   Raises:
@@ -74,6 +84,7 @@ class EndpointBackend:
     self,
     config: endpoint_config.EndpointConfig,
     *,
+    tokenizer: protocols.Tokenizer | None = None,
     progress: Callable[[int, int], None] | None = None,
   ):
     try:
@@ -84,28 +95,18 @@ class EndpointBackend:
       ) from error
     self._openai = openai
     self._config = config
+    self._tokenizer = tokenizer or estimates.EstimatedTokenizer()
     self._progress = progress
-    self.on_output: (
-      Callable[[int, records.Output, records.Usage], None] | None
-    ) = None
+    self.on_output: protocols.OnOutput | None = None
+    self.budget: costs.Budget | None = None
     self._key = endpoint_config.read_key(config)
-    host = urllib.parse.urlsplit(config.base_url).hostname or ""
-    is_local = host.startswith("127.") or host in ("localhost", "::1")
-    self._client = openai.AsyncOpenAI(
-      api_key=self._key or "none",
-      base_url=config.base_url or None,
-      max_retries=0,
-      timeout=config.timeout_seconds,
-      # A proxy from the environment cannot reach this machine.
-      http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_local),
-    )
-    for name in ("httpx", "httpx2"):  # They log one line per request.
-      std_logging.getLogger(name).setLevel(std_logging.WARNING)
+    self._client = endpoint_http.make_client(openai, config, self._key)
     url = urllib.parse.urlsplit(str(self._client.base_url))
     host = url.netloc.rpartition("@")[2]
     settings = endpoint_config.describe_settings(config)
     self.name = f"endpoint:{host}/{config.model}{settings}"
     self._slots = asyncio.Semaphore(config.max_concurrency)
+    self._charged = asyncio.Condition()
     self._has_log_probs = False  # in any response so far
     self._warned: set[str] = set()
     # One event loop for all calls, from any thread, keeps connections open.
@@ -136,6 +137,8 @@ class EndpointBackend:
       ValueError: an error that would fail every prompt, or an endpoint without
         log-probs.
       ConnectionError: every prompt failed.
+      costs.BudgetExhausted: the rest of `budget` is too small for a request;
+        outputs that were paid for went to `on_output`.
     """
     options = [option.strip() for option in options]
     if len(set(options)) != len(options) or not all(options):
@@ -150,7 +153,9 @@ class EndpointBackend:
     parameters = {"max_tokens": max_tokens, "temperature": 0.0, **log_probs}
     call = _Call(
       [(prompt, parameters) for prompt in prompts],
-      lambda choice: response_parsing.parse_scores(choice, options),
+      lambda choice: response_parsing.parse_scores(
+        choice, options, max_tokens=max_tokens
+      ),
     )
     return self._outputs(call, failed=[math.nan] * len(options))
 
@@ -191,7 +196,9 @@ class EndpointBackend:
     chat = self._config.api == "chat"
     call = _Call(
       requests,
-      lambda choice: response_parsing.parse_text(choice, chat=chat, stop=stop),
+      lambda choice: response_parsing.parse_text(
+        choice, chat=chat, stop=stop, max_tokens=max_tokens
+      ),
     )
     return self._outputs(call, failed="")
 
@@ -200,8 +207,8 @@ class EndpointBackend:
   ) -> tuple[list[T], records.Usage]:
     """Sends all requests and waits; returns outputs in order of the prompts."""
     self._wait_for(self._send_all(call))
-    if call.fatal_error:
-      raise ValueError(call.fatal_error)
+    if call.error is not None:
+      raise call.error
     usage = sum((o.usage for o in call.outcomes), records.Usage())
     errors = collections.Counter(o.error for o in call.outcomes if o.error)
     if errors:
@@ -240,15 +247,26 @@ class EndpointBackend:
     server gets fewer requests. After a fatal error no new request is sent;
     outputs of requests in flight, which are paid for, are still recorded.
     """
-    outcome, usage = response_parsing.Outcome(), records.Usage()
+    outcome = response_parsing.Outcome()
+    total = unreported = records.Usage()
     without_logprobs = 0
+    prompt, parameters = call.requests[row]
+    limits = costs.RequestLimits(
+      prompt=prompt,
+      max_tokens=parameters["max_tokens"],
+      count_tokens=lambda text: len(self._tokenizer.encode(text)),
+    )
     tries = self._config.max_retries + 1
     async with self._slots:
       for attempt in range(tries):
-        if call.failed.is_set():
+        outcome = await self._attempt(call, row, limits)
+        if outcome is None:
           return
-        outcome = await self._attempt(call, row)
-        usage += outcome.usage + records.Usage(retries=int(attempt > 0))
+        usage = outcome.usage + records.Usage(retries=int(attempt > 0))
+        total, unreported = total + usage, unreported + usage
+        if outcome.error and outcome.usage != records.Usage():
+          self._report(row, None, unreported)
+          unreported = records.Usage()
         if not outcome.error or outcome.kind == "bad_request":
           break
         if outcome.kind == "no_logprobs":
@@ -258,21 +276,25 @@ class EndpointBackend:
         limit = min(_MAX_WITHOUT_LOGPROBS, tries)
         has_none = without_logprobs == limit and not self._has_log_probs
         if outcome.kind == "permanent" or has_none:
-          call.fail(f"{self.name}: {outcome.error}")
+          call.fail(ValueError(f"{self.name}: {outcome.error}"))
           return
         if attempt + 1 < tries:
-          wait = self._backoff(
-            call.requests[row][0], attempt, outcome.retry_after
-          )
+          wait = self._backoff(prompt, attempt, outcome.retry_after)
           with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
               await call.failed.wait()
-    call.outcomes[row] = outcome._replace(usage=usage)
+    call.outcomes[row] = outcome._replace(usage=total)
     call.done += 1
-    if not outcome.error and self.on_output is not None:
-      self.on_output(row, outcome.value, usage)
+    if not outcome.error:
+      self._report(row, outcome.value, unreported)
     if self._progress is not None:
       self._progress(call.done, len(call.requests))
+
+  def _report(
+    self, row: int, output: records.Output | None, usage: records.Usage
+  ) -> None:
+    if self.on_output is not None:
+      self.on_output(row, output, usage)
 
   def _backoff(
     self, prompt: str, attempt: int, retry_after: float | None
@@ -284,34 +306,72 @@ class EndpointBackend:
     bound = min(self._config.first_backoff_seconds * 2.0**attempt, limit)
     return bound * random.Random(f"{attempt} {prompt}").random()
 
-  async def _attempt(self, call: _Call, row: int) -> response_parsing.Outcome:
-    """Sends a prompt once."""
+  async def _attempt(
+    self, call: _Call, row: int, limits: costs.RequestLimits
+  ) -> response_parsing.Outcome | None:
+    """Sends a prompt once within the budget; returns None if the call ends."""
+    budget, most = self.budget, limits.max_usage()
+    if call.failed.is_set():
+      return None
+    if budget is None:
+      return await self._send(call, row, limits)
+    async with self._charged:
+      while not budget.reserve(most):
+        if not budget.is_in_use():
+          call.fail(budget.error("the next request", most))
+        if call.failed.is_set():
+          return None
+        await self._charged.wait()
+    outcome = response_parsing.Outcome()
+    try:
+      outcome = await self._send(call, row, limits)
+    finally:
+      budget.charge(most, outcome.usage)
+      async with self._charged:
+        self._charged.notify_all()
+    return outcome
+
+  async def _send(
+    self, call: _Call, row: int, limits: costs.RequestLimits
+  ) -> response_parsing.Outcome:
+    """Sends a prompt and parses the response."""
     openai = self._openai
-    prompt, parameters = call.requests[row]
     try:
       # The client's own timeout bounds silence, not the whole request.
       async with asyncio.timeout(self._config.timeout_seconds):
-        content = await self._post(prompt, parameters)
+        content = await self._post(*call.requests[row])
     except openai.APIStatusError as error:
+      headers = error.response.headers
+      message = f"{error.message} {error.code or ''}"
+      message += f" {headers.get('location', '')}"
       return response_parsing.parse_status(
         error.status_code,
-        self._clean(f"{error.message} {error.code or ''}"),
-        error.response.headers,
+        self._clean(message),
+        headers,
         now=time.time(),
         key_variable=self._config.api_key_variable,
       )
     except (openai.APITimeoutError, TimeoutError):
       limit = f"{self._config.timeout_seconds:g} seconds"
       return response_parsing.Outcome(error=f"no response in {limit}")
-    except (openai.APIConnectionError, OSError) as error:
-      # Without the message, which may quote the request.
-      what = type(error.__cause__ or error).__name__
-      return response_parsing.Outcome(error=f"the connection was lost ({what})")
-    outcome = response_parsing.parse(content, call.parse_choice)
-    if outcome.usage.requests and not outcome.usage.input_tokens:
-      self._warn_once("responses do not report token counts; 0 is assumed")
+    # ValueError: a body that cannot be read, or a prompt that is no Unicode.
+    except (
+      openai.APIConnectionError,
+      OSError,
+      ValueError,
+      RecursionError,
+    ) as error:
+      return endpoint_http.parse_failure(error, limits)
+    outcome = response_parsing.parse(content, call.parse_choice, limits)
+    if outcome.usage.estimated:
+      self._warn_once("token counts that are missing or wrong are estimated")
     if isinstance(outcome.value, list):
       self._has_log_probs = True
+    elif outcome.value is not None and len(self._key) >= _MIN_KEY:
+      # Some servers repeat the headers of the request.
+      outcome = outcome._replace(
+        value=outcome.value.replace(self._key, "[key]")
+      )
     return outcome._replace(error=self._clean(outcome.error))
 
   async def _post(self, prompt: str, parameters: records.Row) -> bytes:
@@ -328,10 +388,11 @@ class EndpointBackend:
     return await self._client.post("/completions", cast_to=bytes, body=body)
 
   def _clean(self, message: str) -> str:
-    """Puts a server's message on one line and masks the API key in it."""
+    """Makes a server's message one printable line without the API key."""
     if self._key:
       message = message.replace(self._key, "[key]")
-    return " ".join(message.split())[:300]
+    shown = (c if c.isprintable() else " " for c in message[:3000])
+    return " ".join("".join(shown).split())[:300]
 
   def _warn_once(self, what: str) -> None:
     if what not in self._warned:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import urllib.parse
 from typing import Annotated, Literal
 
 from rlaif_jax.core import validation
+
+# Of keys that would be valid names.
+_KEY_PREFIXES = ("sk_", "pk_", "hf_", "gsk_", "ghp_", "xai_", "AIza", "AKIA")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class EndpointConfig(validation.Validated):
     leave_out: parameters that the server does not accept, such as
       ("temperature", "seed"). Its defaults apply, and the provenance of the
       labels records this.
-    api_key_variable: environment variable that holds the API key.
+    api_key_variable: name of the environment variable that holds the API key.
   """
 
   model: str
@@ -60,6 +64,13 @@ class EndpointConfig(validation.Validated):
     super().__post_init__()
     if not self.model:
       raise ValueError("EndpointConfig.model is empty; set the name of a model")
+    if _looks_like_key(self.api_key_variable):
+      raise ValueError(  # without the value, which may be a key
+        "EndpointConfig.api_key_variable must be the name of an environment "
+        "variable, such as 'OPENAI_API_KEY', and its value is none or looks "
+        "like a key; put the key into the environment: export "
+        "OPENAI_API_KEY=..."
+      )
     url = urllib.parse.urlsplit(self.base_url)
     is_plain = url.scheme in ("http", "https") and bool(url.hostname)
     if "@" in url.netloc or url.query or not is_plain and self.base_url:
@@ -74,6 +85,14 @@ class EndpointConfig(validation.Validated):
         f"{self.first_backoff_seconds}; it must be <= max_backoff_seconds, "
         f"{self.max_backoff_seconds}"
       )
+
+
+def _looks_like_key(name: str) -> bool:
+  """Returns whether a text is an API key, or no name of a variable."""
+  is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+  has_prefix = name.startswith(_KEY_PREFIXES)
+  is_random = len(name) >= 20 and bool(re.search(r"[a-z].*\d|\d.*[a-z]", name))
+  return not is_name or has_prefix or is_random
 
 
 def describe_settings(config: EndpointConfig) -> str:

@@ -26,9 +26,9 @@ T = TypeVar("T")
 class JournaledBackend:
   """A `protocols.Backend` that requests only outputs missing in its journal.
 
-  Failed prompts are not recorded. A line is flushed to the operating system
-  before the next output is processed: it survives a kill of the process, but
-  not a power failure.
+  Of failed attempts only the usage is recorded. A line is flushed to the
+  operating system before the next output is processed: it survives a kill of
+  the process, but not a power failure.
 
   Args:
     backend: backend that computes the outputs.
@@ -41,6 +41,9 @@ class JournaledBackend:
     self._path = pathlib.Path(path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self._outputs: dict[str, tuple[records.Output, records.Usage]] = {}
+    # Usage of failed attempts, which is not part of an output's.
+    self._failed: dict[str, records.Usage] = {}
+    self._pending = records.Usage()
     self._read()
     self._file = open(self._path, "ab")
 
@@ -57,9 +60,18 @@ class JournaledBackend:
     if "accounted" in row:
       free = records.Usage()
       self._outputs = {key: (o, free) for key, (o, _) in self._outputs.items()}
+      self._failed, self._pending = {}, free
+      return
+    key, usage = row["key"], records.from_row(records.Usage, row["usage"])
+    self._pending += usage
+    if "output" in row:
+      self._outputs[key] = (row["output"], usage)
     else:
-      usage = records.from_row(records.Usage, row["usage"])
-      self._outputs[row["key"]] = (row["output"], usage)
+      self._failed[key] = self._failed.get(key, records.Usage()) + usage
+
+  def pending(self) -> records.Usage:
+    """Returns the usage that is not yet in the label store."""
+    return self._pending
 
   def _write(self, row: records.Row) -> None:
     self._file.write((jsonl.dump_row(row) + "\n").encode("utf-8"))
@@ -75,9 +87,10 @@ class JournaledBackend:
         marked as counted.
     """
     if complete:
-      self._outputs = {}
+      self._outputs, self._failed = {}, {}
+      self._pending = records.Usage()
       self._file.truncate(0)
-    elif self._outputs:
+    elif self._outputs or self._failed:
       self._write({"accounted": True})
 
   def prefix_options(self, options: Sequence[str]) -> tuple[int, ...]:
@@ -115,14 +128,15 @@ class JournaledBackend:
     missing = [row for row, key in enumerate(keys) if key not in self._outputs]
 
     def record(
-      number: int, output: records.Output, usage: records.Usage
+      number: int, output: records.Output | None, usage: records.Usage
     ) -> None:
-      row = {"key": keys[missing[number]], "output": output}
-      self._write({**row, "usage": records.to_row(usage)})
+      row = {"key": keys[missing[number]], "usage": records.to_row(usage)}
+      self._write(row if output is None else {**row, "output": output})
 
     result: list[T | None] = [None] * len(prompts)
     total = records.Usage()
     for row, key in enumerate(keys):
+      total += self._failed.get(key, records.Usage())
       if key in self._outputs:
         result[row], usage = self._outputs[key]
         total += usage

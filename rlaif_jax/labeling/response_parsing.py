@@ -15,6 +15,7 @@ import re
 from typing import Callable, Literal, Mapping, NamedTuple, Sequence
 
 from rlaif_jax.core import records
+from rlaif_jax.labeling import costs
 
 # Minimum probability of an option; about the grid of the judge's labels.
 _MIN_PROBABILITY = 1e-12
@@ -26,7 +27,10 @@ _BAD_REQUEST = re.compile(
   r"context.{0,12}(length|size|window)|content[ _](filter|management|policy)",
   re.IGNORECASE,
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ADVICE = {
+  300: "the server redirects, and keys are not sent to another address; set "
+  "EndpointConfig.base_url to the final address",
   400: "the message says what the server rejects; check that it supports "
   "EndpointConfig.model, api and top_logprobs",
   401: "set the environment variable {key} to an API key of this endpoint",
@@ -67,60 +71,97 @@ class Position(NamedTuple):
 
 
 def parse(
-  content: bytes, parse_choice: Callable[[records.Row], Outcome]
+  content: bytes,
+  parse_choice: Callable[[records.Row], Outcome],
+  limits: costs.RequestLimits,
 ) -> Outcome:
   """Parses the first choice of a response; further choices are ignored.
 
   Args:
     content: body of the response. A body that is sent twice counts once.
     parse_choice: makes an outcome of the choice; may raise LookupError,
-      TypeError, ValueError or AttributeError if its format is unknown.
+      TypeError, ValueError, OverflowError, RecursionError or AttributeError if
+      its format is unknown.
+    limits: limits of the request's usage.
 
   Returns:
-    The outcome, with the billed tokens even if there is an error.
+    The outcome, with the billed tokens even if there is an error. JSON that is
+    too deep, and numbers that are too large or no log-probs, fail the prompt
+    at once: the server would send them again.
   """
-  usage = records.Usage()
+  body, outcome = None, Outcome()
+  text = content.decode("utf-8", "replace")
   try:
-    text = content.decode("utf-8").strip()
-    body, end = json.JSONDecoder().raw_decode(text)
-    if text[end:].strip() not in ("", text[:end]):
-      return Outcome(error="the response is not JSON")
-    usage = _usage(body.get("usage") or {})
-    if not body.get("choices"):
+    body = _decode(content)
+    if body.get("choices"):
+      outcome = parse_choice(body["choices"][0])
+    else:
       why = f": {body['error']}" if body.get("error") else ""
-      return Outcome(usage=usage, error=f"a response without choices{why}")
-    outcome = parse_choice(body["choices"][0])
+      outcome = Outcome(error=f"a response without choices{why}")
+    text = _text(body)
   except json.JSONDecodeError:
-    return Outcome(error="the response is not JSON")
+    outcome = Outcome(error="the response is not JSON")
   except (
     LookupError,
     TypeError,
     ValueError,
     AttributeError,
     OverflowError,
+    RecursionError,
   ) as error:
     what = f"a response of unknown format ({type(error).__name__})"
-    return Outcome(usage=usage, error=what)
+    may_pass = isinstance(
+      error, (LookupError, TypeError, AttributeError, UnicodeError)
+    )
+    kind = "transient" if may_pass else "bad_request"
+    outcome = Outcome(error=what, kind=kind)
+  reported = body.get("usage") if isinstance(body, dict) else None
+  usage = limits.usage(reported, text)
   return outcome._replace(usage=usage + outcome.usage)
 
 
-def _usage(counts: records.Row) -> records.Usage:
-  """Returns the billed tokens; missing counts are 0."""
-  details = counts.get("prompt_tokens_details") or {}
-  return records.Usage(
-    input_tokens=int(counts.get("prompt_tokens") or 0),
-    output_tokens=int(counts.get("completion_tokens") or 0),
-    cached_input_tokens=int(details.get("cached_tokens") or 0),
-  )
+def _decode(content: bytes) -> records.Row:
+  """Decodes a body.
+
+  Raises:
+    json.JSONDecodeError: it is not JSON, or something else follows.
+    ValueError, RecursionError: it is not UTF-8, or too deep, or has an integer
+      of more than 4,300 digits.
+  """
+  text = content.decode("utf-8").strip()
+  body, end = json.JSONDecoder().raw_decode(text)
+  if text[end:].strip() not in ("", text[:end]):
+    raise json.JSONDecodeError("more than one value", text, end)
+  return body
 
 
-def parse_text(choice: records.Row, *, chat: bool, stop: str) -> Outcome:
-  """Returns the text of a choice up to `stop` ("" is no stop string)."""
+def _text(body: records.Row) -> str:
+  """Returns the generated text of the first choice, "" if there is none."""
+  choice = (body.get("choices") or [{}])[0]
+  text = (choice.get("message") or choice).get("content", choice.get("text"))
+  return text if isinstance(text, str) else ""
+
+
+def parse_text(
+  choice: records.Row, *, chat: bool, stop: str, max_tokens: int
+) -> Outcome:
+  """Returns the text of a choice up to `stop` ("" is no stop string).
+
+  A text that `max_tokens` tokens cannot hold, or with half a surrogate pair,
+  fails the prompt.
+  """
   output = choice["message"]["content"] if chat else choice["text"]
   # None: a refusal, or all tokens were spent on reasoning.
   output = "" if output is None else output
   output = output.split(stop)[0] if stop else output
   usage = records.Usage(requests=1)
+  error = ""
+  if len(output) > costs.MAX_CHARACTERS_PER_TOKEN * max_tokens:
+    error = f"a text of {len(output)} characters for {max_tokens} tokens"
+  elif _SURROGATE.search(output):
+    error = "a text with half a surrogate pair, which is invalid Unicode"
+  if error:
+    return Outcome(usage=usage, error=error, kind="bad_request")
   if not output.strip():
     reason = choice.get("finish_reason")
     error = f"empty text (finish_reason {reason!r})"
@@ -128,9 +169,14 @@ def parse_text(choice: records.Row, *, chat: bool, stop: str) -> Outcome:
   return Outcome(output, usage)
 
 
-def parse_scores(choice: records.Row, options: Sequence[str]) -> Outcome:
-  """Returns the log-probs of the options; see `option_log_probs`."""
-  positions = parse_positions(choice.get("logprobs") or {})
+def parse_scores(
+  choice: records.Row, options: Sequence[str], *, max_tokens: int
+) -> Outcome:
+  """Returns the log-probs of the options; see `option_log_probs`.
+
+  Positions after the `max_tokens`-th are ignored.
+  """
+  positions = parse_positions(choice.get("logprobs") or {})[:max_tokens]
   positions = list(itertools.takewhile(lambda p: p.listed, positions))
   if not positions:
     error = (
@@ -141,7 +187,7 @@ def parse_scores(choice: records.Row, options: Sequence[str]) -> Outcome:
   row, missing = option_log_probs(positions, options)
   if missing == len(options):
     token = max(positions[0].listed, key=lambda pair: pair[1])[0]
-    error = f"no option is listed; the output begins with {token[:20]!r}"
+    error = f"no option is listed; the output begins with {token!r}"
     if not token.strip():
       error += ": increase EndpointConfig.answer_tokens by 1"
     return Outcome(
@@ -253,7 +299,7 @@ def parse_status(
   """Returns the error of an HTTP status other than 200.
 
   Args:
-    status: HTTP status, 400 or above.
+    status: HTTP status, 300 or above.
     message: message of the endpoint with its error code.
     headers: headers of the response with lower-case names.
     now: seconds since 1970.
@@ -265,7 +311,8 @@ def parse_status(
   no_credit = status == 429 and "insufficient_quota" in message
   if not no_credit and (status in (408, 409, 429) or status >= 500):
     return Outcome(error=message, retry_after=parse_wait(headers, now=now))
-  advice = _ADVICE.get(402 if no_credit else status, _ADVICE[400])
+  status = 402 if no_credit else 300 if status < 400 else status
+  advice = _ADVICE.get(status, _ADVICE[400])
   advice = advice.format(key=key_variable)
   return Outcome(error=f"{message}. What to do: {advice}", kind="permanent")
 

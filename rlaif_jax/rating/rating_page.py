@@ -8,7 +8,9 @@
 
 The page takes the key from its address; the other calls take it from a header,
 which scripts of other sites cannot send. Texts are sent as JSON and displayed
-as plain text. The names of the policies are never sent.
+as plain text. The names of the policies are never sent. Connections, the time
+of a request and its size are bounded, and the Host header must name this
+machine, so that a name of another site cannot be pointed at the page.
 """
 
 from __future__ import annotations
@@ -17,23 +19,20 @@ import dataclasses
 import hmac
 import http.server
 import importlib.resources
-import ipaddress
 import json
 import os
 import pathlib
 import secrets
 import socket
-import sys
 import urllib.parse
 from http import HTTPStatus
 from typing import Callable, TypeVar
 
 from rlaif_jax.core import records
 from rlaif_jax.rating import annotations
+from rlaif_jax.rating import bounded_server
 
 T = TypeVar("T")
-
-MAX_BODY = 65536  # bytes of a request
 
 KEY_HEADER = "X-Rating-Key"
 
@@ -64,11 +63,7 @@ class ServerConfig:
     Raises:
       ValueError: they can.
     """
-    try:
-      is_loopback = ipaddress.ip_address(self.host).is_loopback
-    except ValueError:
-      is_loopback = self.host == "localhost"
-    if not is_loopback and not self.allow_remote:
+    if not bounded_server.is_loopback(self.host) and not self.allow_remote:
       raise ValueError(
         f"ServerConfig.host is {self.host!r}, which other machines can reach; "
         "to allow this, set ServerConfig.allow_remote=True (nothing is "
@@ -118,50 +113,46 @@ def make_server(
   class Handler(_Handler):
     pass
 
-  class Server(_Server):
+  class Server(bounded_server.BoundedServer):
     address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
 
   Handler.log = log
   Handler.key = key
   Handler.question = question or QUESTIONS[log.mode]
+  Handler.remote = not bounded_server.is_loopback(config.host)
+  names = [config.host]
+  if Handler.remote:
+    names += [socket.gethostname(), socket.getfqdn()]
+  Handler.names = frozenset(name.lower() for name in names)
   return Server((config.host, config.port), Handler)
 
 
-class _Server(http.server.ThreadingHTTPServer):
-  """Handles each request in a daemon thread."""
-
-  daemon_threads = True
-
-  def handle_error(self, *where: object) -> None:
-    """Ignores connections that the browser closed."""
-    if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
-      super().handle_error(*where)
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(bounded_server.BoundedHandler):
   """Handles a request; subclasses define the log, key and question."""
 
   log: annotations.AnnotationLog
   key: str
   question: str
-  protocol_version = "HTTP/1.1"
-  server_version = "rating"
-  sys_version = ""
-  timeout = 60
 
   def do_GET(self) -> None:
-    url = urllib.parse.urlsplit(self.path)
-    query = urllib.parse.parse_qs(url.query)
+    try:
+      url = urllib.parse.urlsplit(self.path)
+      query = urllib.parse.parse_qs(url.query)
+    except ValueError as error:
+      self.send_problem(
+        HTTPStatus.BAD_REQUEST, f"the address is invalid: {error}"
+      )
+      return
     if url.path == "/":
       self._page(query.get("key", [""])[0])
     elif url.path == "/view":
       rater = query.get("rater", [""])[0]
       self._reply(lambda: self._view(self.log.view(rater)))
     else:
-      self._error(HTTPStatus.NOT_FOUND, f"{url.path:.80} does not exist")
+      self.send_problem(HTTPStatus.NOT_FOUND, f"{url.path:.80} does not exist")
 
   def do_POST(self) -> None:
-    body = self._body()
+    body = self.read_body()
     if body is None:
       return
     if self.path == "/annotate":
@@ -169,17 +160,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     elif self.path == "/reopen":
       self._reply(lambda: self._reopen(json.loads(body)))
     else:
-      self._error(HTTPStatus.NOT_FOUND, f"{self.path:.80} does not exist")
-
-  def log_message(self, *_: object) -> None:
-    """Logs nothing, since requests contain names and the key."""
+      self.send_problem(HTTPStatus.NOT_FOUND, f"{self.path:.80} does not exist")
 
   def _has_key(self, key: str) -> bool:
     return hmac.compare_digest(key.encode("utf-8"), self.key.encode("utf-8"))
 
   def _page(self, key: str) -> None:
     if not self._has_key(key):
-      self._error(
+      self.send_problem(
         HTTPStatus.FORBIDDEN,
         "open the complete address that the job printed, including the key",
       )
@@ -192,7 +180,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       f"style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
       "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    self._send(
+    self.send_bytes(
       HTTPStatus.OK,
       page.encode("utf-8"),
       "text/html; charset=utf-8",
@@ -202,20 +190,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _reply(self, compute: Callable[[], records.Row]) -> None:
     """Sends the result of `compute`, or its error."""
     if not self._has_key(self.headers.get(KEY_HEADER, "")):
-      self._error(HTTPStatus.FORBIDDEN, f"the header {KEY_HEADER} is wrong")
+      self.send_problem(
+        HTTPStatus.FORBIDDEN, f"the header {KEY_HEADER} is wrong"
+      )
       return
     try:
       row = compute()
     except annotations.ConflictError as error:
-      self._error(HTTPStatus.CONFLICT, str(error))
-    except (ValueError, KeyError, TypeError) as error:
-      self._error(HTTPStatus.BAD_REQUEST, f"{type(error).__name__}: {error}")
+      self.send_problem(HTTPStatus.CONFLICT, str(error))
+    except (
+      ValueError,
+      LookupError,
+      TypeError,
+      OverflowError,
+      RecursionError,
+    ) as error:
+      self.send_problem(
+        HTTPStatus.BAD_REQUEST, f"{type(error).__name__}: {error}"
+      )
     except OSError as error:  # such as a full disk
-      self._error(
+      self.send_problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, f"not saved: {error.strerror}"
       )
     else:
-      self._json(HTTPStatus.OK, row)
+      self.send_json(HTTPStatus.OK, row)
 
   def _view(self, view: annotations.View | None) -> records.Row:
     """Returns what the page displays, without the names of the policies."""
@@ -253,51 +251,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def _reopen(self, row: records.Row) -> records.Row:
     return self._view(self.log.reopen(_typed(row, "rater", str)))
-
-  def _body(self) -> bytes | None:
-    length = self.headers.get("Content-Length", "")
-    if not length.isdecimal():
-      self._error(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
-    elif int(length) > MAX_BODY:
-      self._error(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body has {int(length)} bytes; the limit is {MAX_BODY}",
-      )
-    else:
-      return self.rfile.read(int(length))
-    return None
-
-  def _error(self, status: HTTPStatus, why: str) -> None:
-    self.close_connection = True
-    self._json(status, {"error": why})
-
-  def _json(self, status: HTTPStatus, row: records.Row) -> None:
-    # ASCII, since half a surrogate pair in a text is not valid UTF-8.
-    data = json.dumps(row).encode("ascii")
-    self._send(status, data, "application/json", {})
-
-  def _send(
-    self,
-    status: HTTPStatus,
-    data: bytes,
-    kind: str,
-    extra_headers: dict[str, str],
-  ) -> None:
-    headers = {
-      "Content-Type": kind,
-      "Content-Length": str(len(data)),
-      "Cache-Control": "no-store",
-      "Referrer-Policy": "no-referrer",
-      "X-Content-Type-Options": "nosniff",
-      **extra_headers,
-    }
-    if self.close_connection:
-      headers["Connection"] = "close"
-    self.send_response(status)
-    for name, value in headers.items():
-      self.send_header(name, value)
-    self.end_headers()
-    self.wfile.write(data)
 
 
 def _typed(row: object, name: str, kind: type[T]) -> T:

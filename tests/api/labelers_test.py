@@ -9,12 +9,14 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.api import labelers
+from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint_config
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pair_source
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
+from tests.labeling import faulty_server
 
 
 def pairs(count=8):
@@ -146,6 +148,91 @@ def test_a_labeler_and_a_judge_that_it_supports():
       labelers.check(config, pairwise)
   with pytest.raises(ValueError, match="judge is not set"):
     labelers.check(model, None)
+
+
+PRICES = costs.Prices(input_usd_per_1k=0.5, output_usd_per_1k=1.0)
+
+
+def label_served(server, directory, budget_usd, **settings):
+  """Labels 40 pairs at a server of tests; returns the usage."""
+  served = endpoint_config.EndpointConfig(
+    model="m", base_url=server.url, first_backoff_seconds=0.01
+  )
+  loaded = labelers.load_labeler(
+    labelers.LabelerConfig(endpoint=served, prices=PRICES),
+    journal_file=f"{directory}/journal.jsonl",
+  )
+  quarantine = jsonl.Quarantine()
+  try:
+    stored = labelers.label_pairs(
+      lambda: pairs(40),
+      loaded,
+      pairwise_judge.PairwiseJudgeConfig(**settings),
+      labelers.StoreConfig(chunk_size=30, budget_usd=budget_usd),
+      store_dir=f"{directory}/store",
+      quarantine=quarantine,
+    )
+    assert len(list(stored.labels(pairs(40)))) == 40 and not quarantine.rows
+    stored.close()
+    return stored.usage
+  finally:
+    loaded.served.close()
+
+
+MILLIONS = {"prompt_tokens": 10**12, "completion_tokens": 10**12}
+NEGATIVE = {"prompt_tokens": -(10**6), "completion_tokens": 1}
+
+
+@pytest.mark.parametrize("usage", [True, False, MILLIONS, NEGATIVE])
+def test_a_budget_holds_whatever_the_server_reports(tmp_path, usage):
+  pytest.importorskip("openai")
+  with faulty_server.FaultyServer(usage=usage, seconds=0.002) as server:
+    with pytest.raises(preemption.Preempted, match="raise budget_usd"):
+      label_served(server, tmp_path, 1.0)
+    first = server.received.total()
+    # A little more pays for a few more, and for nothing twice.
+    with pytest.raises(preemption.Preempted, match="raise budget_usd"):
+      label_served(server, tmp_path, 1.5)
+    second = server.received.total()
+    total = label_served(server, tmp_path, 1000.0)
+  assert set(server.received.values()) == {1}
+  assert total.requests == server.received.total() == 80
+  assert total.estimated == (0 if usage is True else 80)
+  mean = PRICES.cost_usd(total) / 80
+  # It stops where the next request could cost 60 cents at most.
+  assert 0.4 - mean < first * mean < 1.01 and first < second < 80
+  assert second * mean < 1.51
+
+
+def test_a_budget_holds_with_rationales_and_faults(tmp_path):
+  pytest.importorskip("openai")
+  plan = lambda prompt, attempt: "" if attempt else "empty"
+  with faulty_server.FaultyServer(plan=plan) as server:
+    settings = dict(chain_of_thought=True, max_rationale_tokens=9)
+    with pytest.raises(preemption.Preempted, match="raise budget_usd"):
+      label_served(server, tmp_path, 2.0, **settings)
+    received = server.received.total()
+    total = label_served(server, tmp_path, 1000.0, **settings)
+  # Each prompt fails once, is billed, and is answered then.
+  billed = sum(len(prompt) * n for prompt, n in server.received.items())
+  assert total.requests == 160 and total.input_tokens == billed
+  assert set(server.received.values()) == {2}
+  mean = PRICES.cost_usd(total) / 320
+  assert 1.0 < received * mean < 2.1
+
+
+def test_a_budget_needs_prices(tmp_path):
+  labeler = Journaled()
+  with pytest.raises(ValueError, match="all prices are 0"):
+    labelers.label_pairs(
+      pairs,
+      labeler.open(),
+      pairwise_judge.PairwiseJudgeConfig(),
+      labelers.StoreConfig(budget_usd=1.0),
+      store_dir=str(tmp_path),
+      quarantine=jsonl.Quarantine(),
+    )
+  assert not labeler.backend.calls
 
 
 def test_settings_of_a_store():

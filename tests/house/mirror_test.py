@@ -28,6 +28,7 @@ TOP_LEVEL = {
   "LICENSE",
   "CHANGELOG.md",
   "CONTRIBUTING.md",
+  "SECURITY.md",
   "CITATION.cff",
   "mkdocs.yml",
 }

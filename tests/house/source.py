@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import pathlib
-from typing import Iterator
+import subprocess
+import sys
+from typing import Any, Iterator
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "rlaif_jax"
@@ -68,3 +71,20 @@ def imports(module: ast.AST) -> Iterator[tuple[str, int]]:
     elif isinstance(node, ast.ImportFrom):
       for alias in node.names:
         yield f"{node.module}.{alias.name}", node.lineno
+
+
+@functools.cache
+def setup_options() -> dict[str, Any]:
+  """The keyword arguments of setuptools.setup in setup.py.
+
+  Another process reads them, since setuptools changes the one that imports it.
+  """
+  program = (
+    "import json, runpy, setuptools; "
+    "setuptools.setup = lambda **options: print(json.dumps(options)); "
+    "runpy.run_path('setup.py')"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+  )
+  return json.loads(done.stdout)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
 import pytest
 
 from rlaif_jax.core import records
@@ -102,33 +104,106 @@ def test_an_estimate_counts_what_is_asked(settings):
     assert found.max_usage == found.usage
 
 
+LIMITS = costs.RequestLimits(prompt="12345", max_tokens=9, count_tokens=len)
+SOUND = {"prompt_tokens": 1005, "completion_tokens": 9}
+
+
+def cached(count):
+  return {"prompt_tokens_details": {"cached_tokens": count}}
+
+
+def test_reported_tokens_count_if_the_request_can_cost_them():
+  most = records.Usage(input_tokens=1005, output_tokens=9)
+  assert LIMITS.usage(SOUND, "text") == most == LIMITS.max_usage()
+  with_cache = LIMITS.usage({**SOUND, **cached(1005)}, "text")
+  assert with_cache.cached_input_tokens == 1005 and not with_cache.estimated
+  assert LIMITS.usage({**SOUND, "prompt_tokens_details": None}, "t") == most
+  silent = LIMITS.usage({**SOUND, "completion_tokens": 0}, "")
+  assert silent == records.Usage(input_tokens=1005)
+  # A character of three bytes may be three tokens.
+  wide = costs.RequestLimits(prompt="\u20ac", max_tokens=1, count_tokens=len)
+  assert wide.max_usage().input_tokens == 1003
+
+
+@pytest.mark.parametrize(
+  "reported",
+  [
+    None,
+    [],
+    "7",
+    {},
+    {"prompt_tokens": 7},
+    {**SOUND, "prompt_tokens": 0},
+    {**SOUND, "prompt_tokens": 1006},
+    {**SOUND, "prompt_tokens": 10**12},
+    {**SOUND, "prompt_tokens": -7},
+    {**SOUND, "prompt_tokens": "7"},
+    {**SOUND, "prompt_tokens": 7.0},
+    {**SOUND, "prompt_tokens": float("inf")},
+    {**SOUND, "prompt_tokens": True},
+    {**SOUND, "completion_tokens": 10},
+    {**SOUND, "completion_tokens": -1},
+    {**SOUND, "completion_tokens": 0},  # with a text
+    {**SOUND, **cached(1006)},
+    {**SOUND, **cached(-1)},
+    {**SOUND, **cached("5")},
+  ],
+)
+def test_other_reports_are_replaced_by_an_estimate(reported):
+  usage = LIMITS.usage(reported, "text")
+  assert usage == records.Usage(input_tokens=5, output_tokens=4, estimated=1)
+
+
+def test_an_estimate_is_within_the_limits_and_not_zero():
+  most = dict(output_tokens=9, estimated=1)
+  assert LIMITS.usage(None, "x" * 50) == records.Usage(input_tokens=5, **most)
+  # Texts that no request can have are not counted.
+  lazy = costs.RequestLimits(
+    prompt="\ud800", max_tokens=9, count_tokens=lambda text: len(text) - 1
+  )
+  assert lazy.usage(None, "x" * 9999) == records.Usage(input_tokens=1, **most)
+  assert lazy.usage(None, "x").output_tokens == 1
+
+
+def test_a_budget_reserves_what_a_request_can_cost():
+  budget = costs.Budget(0.1, GPT4)
+  one = records.Usage(input_tokens=1000)  # 3 cents
+  assert all(budget.reserve(one) for _ in range(3))
+  assert budget.is_in_use() and not budget.reserve(one)
+  budget.charge(one, records.Usage(input_tokens=100))
+  assert budget.reserve(one) and not budget.reserve(one)
+  for _ in range(3):
+    budget.charge(one, one)
+  assert not budget.is_in_use()
+  assert "$0.09 of the budget of $0.10 is spent" in str(budget.error("x", one))
+  budget.count(records.Usage())
+  assert all(budget.reserve(one) for _ in range(3))
+
+
+def test_a_budget_needs_prices():
+  with pytest.raises(ValueError, match="budget_usd is 5.*set Prices.input"):
+    costs.Budget(5.0, costs.FREE)
+
+
+def test_threads_share_a_budget():
+  budget = costs.Budget(1.0, GPT4)
+  one = records.Usage(output_tokens=100)  # 0.6 cents
+  with futures.ThreadPoolExecutor(8) as pool:
+    fits = list(pool.map(lambda _: budget.reserve(one), range(400)))
+  assert sum(fits) == 166
+
+
 def test_a_budget_stops_before_it_is_broken():
-  paid = records.Usage()
   one = records.Usage(input_tokens=1000)
-
-  def ask(some):
-    nonlocal paid
-    paid += records.Usage(input_tokens=1000 * len(some))
-    return [], paid
-
+  budget = costs.Budget(0.1, GPT4)
   budgeted = costs.within_budget(
-    ask,
-    budget_usd=0.1,
-    prices=GPT4,
-    spent=lambda: paid,
-    expected_usage=lambda pair: (one, one),
+    lambda some: ([], records.Usage(input_tokens=1000 * len(some))),
+    budget,
+    lambda pair: (one, one),
   )
   budgeted(pairs(3))
   with pytest.raises(
     costs.BudgetExhausted, match=r"\$0\.09 of .* \$0\.10 .*raise"
   ):
     budgeted(pairs(1))
-  assert paid.input_tokens == 3 * one.input_tokens
-  free = costs.within_budget(
-    ask,
-    budget_usd=0.0,
-    prices=GPT4,
-    spent=lambda: paid,
-    expected_usage=lambda pair: (one, one),
-  )
-  free(pairs(5))
+  assert not budget.is_in_use()

@@ -60,3 +60,28 @@ def test_wrong_settings_are_errors(settings, message):
   with pytest.raises(ValueError, match=message) as error:
     endpoint_config.EndpointConfig(**{"model": "m", **settings})
   assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    KEY,
+    "",
+    "MY KEY",
+    "1KEY",
+    "$MY_KEY",
+    "hf_canaryabcdefghijkl",
+    "gsk_canary",
+    "canary0123456789abcdef",
+    "0123456789canaryabcdef",
+  ],
+)
+def test_a_key_in_place_of_its_variables_name_is_refused_unseen(name):
+  with pytest.raises(ValueError, match="export OPENAI_API_KEY") as error:
+    endpoint_config.EndpointConfig(model="m", api_key_variable=name)
+  assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["A", "_my_key", "MY_COMPANYS_LLM_2_API_KEY"])
+def test_names_of_variables_are_names(name):
+  endpoint_config.EndpointConfig(model="m", api_key_variable=name)

@@ -112,7 +112,8 @@ class FaultyServer:
     seconds: that each request takes.
     slow_seconds: that a slow one takes.
     wait_headers: of a "429 wait".
-    usage: whether replies say how many tokens they cost.
+    usage: the cost that replies report: True for the truth, False for none.
+    reply: (prompt, headers) -> HTTP message in place of an answer, or b"".
 
   `received` and `served` count requests and sound answers by prompt;
   `worked` counts what a real server would bill; `asked` has the requests'
@@ -127,7 +128,8 @@ class FaultyServer:
     seconds: float = 0.0,
     slow_seconds: float = 1.0,
     wait_headers: Mapping[str, str] | None = None,
-    usage: bool = True,
+    usage: Any = True,
+    reply: Callable[[str, Mapping[str, str]], bytes] = lambda *_: b"",
   ):
     self._answer = answer
     self._plan = plan
@@ -135,6 +137,7 @@ class FaultyServer:
     self._slow_seconds = slow_seconds
     self._wait_headers = wait_headers or {"retry-after-ms": "20"}
     self._usage = usage
+    self._reply = reply
     self.received: collections.Counter[str] = collections.Counter()
     self.served: collections.Counter[str] = collections.Counter()
     self.worked: collections.Counter[str] = collections.Counter()
@@ -204,14 +207,17 @@ class FaultyServer:
       # Some servers repeat the key that they refuse.
       said = f"told to say {fault} to {headers.get('authorization')}"
       error = {"message": said, "type": "told", "code": fault[4:] or None}
-      writer.write(_message(_dump({"error": error}), status, extra))
+      writer.write(http_message(_dump({"error": error}), status, extra))
       await writer.drain()
       return True
     self.worked[prompt] += 1
+    if reply := self._reply(prompt, headers):
+      writer.write(reply)
+      return True
     body = _dump(self._body(prompt, request, fault, chat=chat))
     if fault == "garbled":
       body = body[: len(body) // 2]
-    message = _message(body * 2 if fault == "twice" else body)
+    message = http_message(body * 2 if fault == "twice" else body)
     if fault == "cut":
       message = message[: len(message) - len(body) // 2]
     if fault in ("", *HARMLESS):
@@ -238,7 +244,9 @@ class FaultyServer:
     result = {"object": "chat.completion", "choices": choices}
     if fault == "empty":
       result["choices"] = []
-    if self._usage:
+    if self._usage is not True:
+      result["usage"] = self._usage or None
+    else:
       written = min(len(answer.tokens), _limit(request))
       details = {"cached_tokens": len(prompt) // 2}
       counts = {"prompt_tokens": len(prompt), "completion_tokens": written}
@@ -290,7 +298,7 @@ def _dump(value: Any) -> bytes:
   return json.dumps(value).encode()
 
 
-def _message(
+def http_message(
   body: bytes, status: int = 200, extra: Mapping[str, str] | None = None
 ) -> bytes:
   lines = [f"HTTP/1.1 {status} told", "content-type: application/json"]
@@ -303,7 +311,7 @@ def _message(
 def serving(plan: Plan = no_faults, *, progress: Any = None, **settings: Any):
   """(server, backend); settings are the server's and the endpoint's."""
   answer = settings.pop("answer", hashed_answer)
-  names = ("seconds", "slow_seconds", "wait_headers", "usage")
+  names = ("seconds", "slow_seconds", "wait_headers", "usage", "reply")
   own = {name: settings.pop(name) for name in names if name in settings}
   with FaultyServer(answer, plan, **own) as server:
     defaults = dict(

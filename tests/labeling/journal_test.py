@@ -144,3 +144,38 @@ def test_another_model_is_asked_for_its_own(tmp_path):
     wrapped = journal.JournaledBackend(paid, tmp_path / "j")
     wrapped.score_options(["x", "y"], ("1", "2"))
     assert paid.asked == ["x", "y"]
+
+
+class Flaky(Paid):
+  """Fails once, is billed for it, and answers then."""
+
+  def _each(self, prompts, answer):
+    for number in range(len(prompts)):
+      self.on_output(number, None, ONE)
+    rows, usage = super()._each(prompts, answer)
+    return rows, usage + usage
+
+
+def test_a_failed_attempt_is_counted_once_even_after_a_kill(tmp_path):
+  path = tmp_path / "j"
+  both = records.Usage(input_tokens=14, requests=2)
+  first = journal.JournaledBackend(Flaky(), path)
+  assert first.score_options(["a"], ("1", "2"))[1] == both == first.pending()
+  again = journal.JournaledBackend(Paid(), path)
+  assert again.pending() == both
+  assert again.score_options(["a"], ("1", "2"))[1] == both
+  again.commit(complete=False)
+  assert again.pending() == records.Usage()
+  third = journal.JournaledBackend(Paid(), path)
+  assert third.pending() == records.Usage()
+  assert third.score_options(["a"], ("1", "2"))[1] == records.Usage()
+  # The attempt failed and the run ended: no output, but a usage.
+  killed = Flaky(fail_at=0)
+  with pytest.raises(KeyboardInterrupt):
+    journal.JournaledBackend(killed, tmp_path / "k").score_options(
+      ["a"], ("1",)
+    )
+  resumed = journal.JournaledBackend(Paid(), tmp_path / "k")
+  assert resumed.score_options(["a"], ("1",))[1] == both
+  resumed.commit(complete=True)
+  assert resumed.pending() == records.Usage()

@@ -11,6 +11,7 @@ import re
 import pytest
 
 from rlaif_jax.core import records
+from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import response_parsing
 
 SCORES = ("1", "2", "10")
@@ -123,9 +124,15 @@ COMPLETIONS = {
 }
 
 
+def parse_scores(choice, max_tokens=2):
+  return response_parsing.parse_scores(
+    choice, ("1", "2"), max_tokens=max_tokens
+  )
+
+
 @pytest.mark.parametrize("log_probs", [CHAT, COMPLETIONS])
 def test_both_layouts_say_the_same(log_probs):
-  outcome = response_parsing.parse_scores({"logprobs": log_probs}, ("1", "2"))
+  outcome = parse_scores({"logprobs": log_probs})
   assert outcome.value == pytest.approx([-0.5, -1.0])
   assert outcome.usage == records.Usage(requests=1) and not outcome.error
 
@@ -136,7 +143,7 @@ def test_both_layouts_say_the_same(log_probs):
   + [{"content": [{"token": "1", "logprob": -1.0, "top_logprobs": []}]}],
 )
 def test_replies_without_log_probs_are_bare(log_probs):
-  outcome = response_parsing.parse_scores({"logprobs": log_probs}, ("1", "2"))
+  outcome = parse_scores({"logprobs": log_probs})
   assert outcome.kind == "no_logprobs" and 'judgment="text"' in outcome.error
 
 
@@ -144,9 +151,7 @@ def test_an_answer_that_is_no_option_is_no_answer():
   def scores(token):
     top = [{"token": token, "logprob": -0.1}]
     item = {"token": token, "logprob": -0.1, "top_logprobs": top}
-    return response_parsing.parse_scores(
-      {"logprobs": {"content": [item]}}, ("1", "2")
-    )
+    return parse_scores({"logprobs": {"content": [item]}})
 
   outcome = scores("Summary")
   assert outcome.value is None and outcome.kind == "bad_request"
@@ -155,14 +160,17 @@ def test_an_answer_that_is_no_option_is_no_answer():
   assert "answer_tokens" in scores(" ").error
 
 
+LIMITS = costs.RequestLimits(prompt="p" * 7, max_tokens=9, count_tokens=len)
+
+
 def parse(body, usage=None, **fields):
   if isinstance(body, dict) and usage is not None:
     body = {**body, "usage": usage}
   data = body if isinstance(body, bytes) else json.dumps(body).encode()
   read_text = lambda choice: response_parsing.parse_text(
-    choice, chat=False, stop=""
+    choice, chat=False, stop="", max_tokens=9
   )
-  return response_parsing.parse(data, read_text)
+  return response_parsing.parse(data, read_text, LIMITS)
 
 
 SAID = {"choices": [{"text": "a"}, {"text": "b"}]}
@@ -186,14 +194,48 @@ def test_the_first_choice_counts_and_a_body_twice_is_one():
     ({"error": {"message": "busy"}}, "without choices: .*busy"),
     ({"choices": [{}]}, "KeyError"),
     ({"choices": ["a"]}, "TypeError"),
-    ({"choices": [{"text": 3}]}, "AttributeError"),
-    ({**SAID, "usage": {"prompt_tokens": math.inf}}, "OverflowError"),
+    ({"choices": [{"text": 3}]}, "TypeError"),
   ],
 )
 def test_other_forms_are_faults_that_may_pass(body, fault):
   outcome = parse(body)
   assert re.search(fault, outcome.error)
   assert outcome.kind == "transient" and outcome.value is None
+
+
+NAN = {"token": "1", "logprob": math.nan, "top_logprobs": []}
+
+
+@pytest.mark.parametrize(
+  "body, fault",
+  [
+    (b'{"choices": ' + b"[" * 100_000, "RecursionError"),
+    (b'{"choices": [' + b"9" * 5000 + b"]}", "ValueError"),
+    (json.dumps({"choices": [{"logprobs": {"content": [NAN]}}]}), "ValueError"),
+    (
+      json.dumps({"choices": [{"logprobs": {"content": [NAN]}}]}).replace(
+        "NaN", "-1" + "0" * 400
+      ),
+      "OverflowError",
+    ),
+  ],
+)
+def test_hostile_numbers_and_depths_fail_the_prompt_at_once(body, fault):
+  data = body if isinstance(body, bytes) else body.encode()
+  outcome = response_parsing.parse(data, parse_scores, LIMITS)
+  assert fault in outcome.error and outcome.kind == "bad_request"
+  # It is paid for all the same.
+  assert outcome.usage.estimated == 1 and outcome.usage.input_tokens == 7
+
+
+def test_positions_beyond_the_limit_are_ignored():
+  first, second = (
+    {"token": t, "logprob": -1.0, "top_logprobs": [{"token": t, "logprob": 0}]}
+    for t in (" ", "1")
+  )
+  choice = {"logprobs": {"content": [first, second]}}
+  assert parse_scores(choice).value is not None
+  assert parse_scores(choice, max_tokens=1).kind == "bad_request"
 
 
 def test_tokens_are_paid_for_with_and_without_an_answer():
@@ -207,19 +249,29 @@ def test_tokens_are_paid_for_with_and_without_an_answer():
   assert parse(SAID, other).usage.cached_input_tokens == 0
 
 
+def parse_text(choice, stop=""):
+  return response_parsing.parse_text(choice, chat=True, stop=stop, max_tokens=9)
+
+
 @pytest.mark.parametrize("value", [None, "", " \n"])
 def test_an_empty_text_is_no_answer(value):
   choice = {"message": {"content": value}, "finish_reason": "length"}
-  outcome = response_parsing.parse_text(choice, chat=True, stop="")
+  outcome = parse_text(choice)
   assert outcome.kind == "bad_request" and "'length'" in outcome.error
   stopped = {"message": {"content": "END 1"}}
-  assert (
-    response_parsing.parse_text(stopped, chat=True, stop="END").kind
-    == "bad_request"
-  )
-  assert (
-    response_parsing.parse_text(stopped, chat=True, stop="1").value == "END "
-  )
+  assert parse_text(stopped, stop="END").kind == "bad_request"
+  assert parse_text(stopped, stop="1").value == "END "
+
+
+@pytest.mark.parametrize(
+  "value, fault",
+  [("x" * (128 * 9 + 1), "1153 characters for 9 tokens"), ("\ud800", "half")],
+)
+def test_a_text_that_is_too_long_or_no_unicode_is_no_answer(value, fault):
+  outcome = parse_text({"message": {"content": value}})
+  assert outcome.kind == "bad_request" and fault in outcome.error
+  assert outcome.value is None and outcome.usage.requests == 1
+  assert parse_text({"message": {"content": "x" * 128 * 9}}).value
 
 
 def status(code, said="", headers=(), now=0.0):
