@@ -209,7 +209,7 @@ def test_a_late_starter_withdraws(tmp_path, monkeypatch):
 
   real = output_lock._judge
   monkeypatch.setattr(output_lock, "_judge", judge)
-  for number in (1, 3, 5):  # Lower, the same name, or higher.
+  for number in (1, 3, 4, 5):  # It would create 4.
     answers.append(judged)
     used = write_lock(tmp_path, number=number)
     with pytest.raises(ValueError, match="in use"):
