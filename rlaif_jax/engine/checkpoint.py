@@ -139,7 +139,8 @@ def read_description(directory: str | os.PathLike) -> records.Row:
   """Returns the model.json of a finished model.
 
   Raises:
-    ValueError: if there is no finished model, or model.json was changed.
+    ValueError: if there is no finished model.
+    DamagedError: if model.json was changed.
   """
   path = pathlib.Path(directory) / "model.json"
   if not path.exists():
@@ -147,10 +148,17 @@ def read_description(directory: str | os.PathLike) -> records.Row:
       f"{directory} has no finished model (no model.json); finish the job that "
       "trains it, or name another directory"
     )
-  description = json.loads(inputs.note(path).read_text("utf-8"))
-  if stored := description.get("hash"):
-    if content_hash(description, stored["float32"]) != stored["content"]:
-      raise DamagedError(_damaged_model(path))
+  try:
+    description = json.loads(inputs.note(path).read_text("utf-8"))
+    stored = description.get("hash")
+    is_whole = stored is None or (
+      content_hash(description, stored["float32"]) == stored["content"]
+      and set(stored) == {"content", *_DTYPES}
+    )
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    is_whole = False
+  if not is_whole:
+    raise DamagedError(_damaged_model(path))
   return description
 
 

@@ -168,13 +168,11 @@ def fit(
       flush()
       files.save(step + 1, state)
     if stopping:
-      files.close()
       raise preemption.Preempted(f"{name}: stopped after step {step + 1}")
   flush()
   files.write_timing(clock.summary())
   files.save(num_steps, state)
   evaluate_now(num_steps, state.params)
-  files.close()
   return state
 
 
@@ -223,10 +221,6 @@ class _RunFiles:
   def save(self, step: int, state: step_lib.TrainState) -> None:
     if self._checkpoints is not None:
       self._checkpoints.save(step, state)
-
-  def close(self) -> None:
-    if self._checkpoints is not None:
-      self._checkpoints.close()
 
 
 def fetch(step: int, metrics: step_lib.Metrics) -> dict[str, float]:

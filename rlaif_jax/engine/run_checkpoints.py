@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 from typing import Mapping
 
 from absl import logging
@@ -16,18 +17,25 @@ import jax
 from jaxtyping import PyTree
 import orbax.checkpoint as ocp
 
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import hashes
 from rlaif_jax.engine import processes
 
 
+# End of the name of a directory that is being written or deleted.
+_PARTIAL = ".partial"
+
+
 class RunCheckpoints:
   """The newest checkpoints of one run.
 
   A state is step, parameters and optimizer state. Batches and keys are
-  functions of (seed, step), so there is no iterator state. The hashes of the
-  state are stored with it, in Orbax's metadata of the step.
+  functions of (seed, step), so there is no iterator state. The directory of a
+  step appears whole, with the state in `default` and its hashes in
+  `hashes.json`. (Orbax's CheckpointManager fails as a whole if the metadata of
+  one step are damaged.)
 
   Args:
     directory: directory of the checkpoints. Damaged ones are moved to
@@ -37,27 +45,43 @@ class RunCheckpoints:
 
   def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
     self._directory = pathlib.Path(directory).absolute()
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=False
-      ),
-    )
+    self._keep = keep
+    if processes.is_writer():
+      self._directory.mkdir(parents=True, exist_ok=True)
+      for path in self._directory.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(path)
+    processes.wait_for_all(f"opened {self._directory}")
+    names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    # A network file system may show the others an earlier state.
+    self._steps = processes.all_values(steps)[0]
 
   def steps(self) -> list[int]:
     """Returns the steps with a complete checkpoint, oldest first."""
-    return sorted(self._manager.all_steps())
+    return list(self._steps)
 
   def save(self, step: int, state: PyTree) -> None:
     """Saves and waits; does nothing if the step is saved already."""
-    if step not in self._manager.all_steps():
-      found = hashes.shard_hashes(state)
-      self._manager.save(
-        step,
-        args=ocp.args.StandardSave(state),
-        custom_metadata={"hashes": found, "hash": _hash_of(found)},
-      )
-      self._manager.wait_until_finished()
+    if step in self._steps:
+      return
+    found = hashes.shard_hashes(state)
+    partial = self._directory / f"{step}{_PARTIAL}"
+    if processes.is_writer():
+      partial.mkdir()
+    processes.wait_for_all(f"make {partial}")
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+      checkpointer.save(partial / "default", args=ocp.args.StandardSave(state))
+    self._steps = sorted([*self._steps, step])
+    if processes.is_writer():
+      row = {"hashes": found, "hash": _hash_of(found)}
+      jsonl.write_text(partial / "hashes.json", jsonl.dump_row(row) + "\n")
+      os.rename(partial, self._directory / str(step))
+      for old in self._steps[: -self._keep]:
+        doomed = self._directory / f"{old}{_PARTIAL}"
+        os.rename(self._directory / str(old), doomed)
+        shutil.rmtree(doomed)
+    self._steps = self._steps[-self._keep :]
+    processes.wait_for_all(f"wrote {partial}")
 
   def restore(self, state: PyTree, step: int | None = None) -> PyTree:
     """Restores a checkpoint with the shardings and dtypes of `state`.
@@ -96,8 +120,8 @@ class RunCheckpoints:
   def _read(self, step: int, target: PyTree) -> PyTree:
     """Restores one checkpoint in all processes, or in none.
 
-    Orbax's handler is used without its manager, which would wait for a process
-    that has failed.
+    Orbax's handler is used without a Checkpointer, which would wait for a
+    process that has failed.
     """
     folder = self._directory / str(step)
     reason, restored, expected = "", None, {}
@@ -140,20 +164,15 @@ class RunCheckpoints:
           target,
           taken,
         )
-    if damaged:
-      processes.wait_for_all(f"moved {sorted(damaged)}")
-      self._manager.reload()
-
-  def close(self) -> None:
-    self._manager.close()
+    self._steps = [step for step in self._steps if step not in damaged]
+    processes.wait_for_all(f"took step {taken}")
 
 
 def _read_hashes(folder: pathlib.Path) -> dict[str, records.Row]:
   """Returns the hashes that `RunCheckpoints.save` stored with a state."""
-  text = (folder / "_CHECKPOINT_METADATA").read_text("utf-8")
-  stored = json.loads(text)["custom_metadata"]
+  stored = json.loads((folder / "hashes.json").read_text("utf-8"))
   if _hash_of(stored["hashes"]) != stored["hash"]:
-    raise ValueError("_CHECKPOINT_METADATA was changed")
+    raise ValueError("hashes.json was changed")
   return stored["hashes"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from rlaif_jax.api import candidates
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
 from rlaif_jax.evaluation import run_files
@@ -55,6 +56,7 @@ def test_the_labeler_judges_candidates_against_sft(world, tmp_path):
   assert by_step[5]["preference"] == 0.5  # The same text: a tie.
   assert by_step[9]["preference"] in (0.0, 1.0)
   assert by_step[9]["n"] == 4
+  assert by_step[9]["judge"] == checkpoint.identity_of(config.judge_dir)
 
 
 def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):

@@ -61,6 +61,9 @@ def test_it_learns_and_keeps_the_policy(algorithm, policy):
     samples = model.generate(prompts, jax.random.key(9))
     rewards.append(float(low(prompts, samples.response, samples.mask).mean()))
   assert rewards[1] > rewards[0] + 0.3
+  # The trained policy does not pass for the model that it started from.
+  trained = rl.policy(state)
+  assert trained.name == policy.name and trained.identity != policy.identity
 
 
 def test_the_same_keys_give_the_same_bits(policy):

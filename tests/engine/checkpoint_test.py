@@ -120,6 +120,26 @@ def test_a_changed_description_is_refused(tmp_path):
     checkpoint.read_description(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+  "old, new",
+  [
+    ("", "{"),
+    ('"content"', '"contents"'),
+    ('"bfloat16"', '"bfloat61"'),
+    ('"hash": {', '"hash": [{}], "old": {'),
+    (
+      "{",
+      '[{"a":',
+    ),
+  ],
+)
+def test_a_description_that_is_no_description_is_refused(tmp_path, old, new):
+  path = saved(tmp_path / "model") / "model.json"
+  path.write_text(path.read_text().replace(old, new, 1))
+  with pytest.raises(checkpoint.DamagedError, match="model.json is damaged"):
+    checkpoint.read_description(tmp_path / "model")
+
+
 def test_a_model_without_hashes_loads_with_a_line(tmp_path, caplog):
   path = saved(tmp_path / "model") / "model.json"
   path.write_text(json.dumps({"kind": "x"}))

@@ -49,7 +49,6 @@ def saved(tmp_path_factory):
   run = run_checkpoints.RunCheckpoints(root / "checkpoints", keep=3)
   for step in (1, 2, 3):
     run.save(step, state(step))
-  run.close()
   return root / "checkpoints"
 
 
@@ -73,10 +72,7 @@ def flip(file, at=200):
 
 def restore(folder):
   run = run_checkpoints.RunCheckpoints(folder, keep=3)
-  try:
-    return run.restore(STATE), run.steps()
-  finally:
-    run.close()
+  return run.restore(STATE), run.steps()
 
 
 def test_a_run_restores_its_newest_checkpoint(tmp_path):
@@ -87,12 +83,34 @@ def test_a_run_restores_its_newest_checkpoint(tmp_path):
   assert run.steps() == [2, 3]
   check_equal(run.restore(STATE), state(3))
   check_equal(run.restore(STATE, 2), state(2))
-  run.close()
 
 
 def test_without_a_checkpoint_the_state_is_returned(tmp_path):
   run = run_checkpoints.RunCheckpoints(tmp_path)
   assert run.restore(STATE) is STATE
+
+
+@pytest.mark.parametrize("where", ["save", "delete"])
+def test_what_a_kill_leaves_is_removed_and_no_checkpoint(
+  folder, monkeypatch, where
+):
+  def kill(*args, **options):
+    raise KeyboardInterrupt
+
+  run = run_checkpoints.RunCheckpoints(folder, keep=3)
+  with monkeypatch.context() as patch:
+    if where == "save":
+      patch.setattr(run_checkpoints.jsonl, "write_text", kill)
+    else:
+      patch.setattr(run_checkpoints.shutil, "rmtree", kill)
+    with pytest.raises(KeyboardInterrupt):
+      run.save(4, state(4))
+  assert len(list(folder.iterdir())) == 4
+  found, steps = restore(folder)
+  newest = 4 if where == "delete" else 3
+  check_equal(found, state(newest))
+  assert steps == [newest - 2, newest - 1, newest]
+  assert len(list(folder.iterdir())) == 3
 
 
 def test_damaged_checkpoints_are_passed_over_and_kept(folder, caplog):
@@ -116,8 +134,7 @@ def test_a_step_that_was_moved_is_saved_again(folder):
     run = run_checkpoints.RunCheckpoints(folder, keep=3)
     check_equal(run.restore(STATE), state(2))
     run.save(3, state(3))
-    run.close()
-  check_equal(restore(folder)[0], state(3))
+    check_equal(restore(folder)[0], state(3))
   damaged = folder.with_name("damaged_checkpoints")
   assert sorted(path.name for path in damaged.iterdir()) == ["3", "3_"]
 
@@ -146,15 +163,13 @@ def test_another_model_is_no_damage(folder):
   run = run_checkpoints.RunCheckpoints(folder)
   with pytest.raises(ValueError, match=r"parameter b is \(\(4,\).*\(\(5,\)"):
     run.restore(other)
-  run.close()
   assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}
 
 
 def test_hashes_that_were_changed_are_damage_too(folder):
-  path = folder / "3" / "_CHECKPOINT_METADATA"
+  path = folder / "3" / "hashes.json"
   row = json.loads(path.read_text())
-  leaves = row["custom_metadata"]["hashes"]
-  leaves["c"] = leaves.pop("b")
+  row["hashes"]["c"] = row["hashes"].pop("b")
   path.write_text(json.dumps(row))
   check_equal(restore(folder)[0], state(2))
 

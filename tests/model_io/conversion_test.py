@@ -120,6 +120,15 @@ def test_a_loaded_model_is_saved_as_a_finished_one(
   again = pretrained.load(target, "language", device)
   assert_same(again, params)
   assert again.tokenizer.fingerprint == model.tokenizer.fingerprint
+  assert again.identity == model.identity
+
+
+def test_a_tensor_with_nan_is_refused_by_name(hf, params, device):
+  bad = {path: np.array(x) for path, x in params.items()}
+  bad["embedding/table"][3, :2] = np.nan
+  sources.write(str(hf), "hf", LLAMA, bad.items())
+  with pytest.raises(ValueError, match="hf: parameter .*table.* has 2 values"):
+    conversion.load(str(hf), device, sequence=SEQUENCE)
 
 
 def test_every_parameter_goes_to_its_shards(hf):
