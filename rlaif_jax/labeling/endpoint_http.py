@@ -8,6 +8,7 @@ import ssl
 import types
 import urllib.parse
 import zlib
+from http import cookiejar
 from typing import TYPE_CHECKING, AsyncIterator, Protocol
 
 from rlaif_jax.core import records
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # Bytes of a response after decompression: a text of 100,000 tokens, or 1,000
 # tokens with the log-probs of 20 alternatives each, with room to spare.
 MAX_RESPONSE_BYTES = 8 * 2**20
+
+# They describe a body as it is sent.
+_BODY_HEADERS = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
 class DamagedResponse(ValueError):
@@ -46,8 +50,8 @@ def make_client(
 ) -> "openai_types.AsyncOpenAI":
   """Returns a client that never holds more of a response than allowed.
 
-  It retries nothing and follows no redirects, so that no other host gets the
-  API key.
+  It retries nothing, keeps no cookies and follows no redirects, so that no
+  other host gets the API key.
 
   Args:
     openai: the module.
@@ -65,7 +69,13 @@ def make_client(
     max_retries=0,
     timeout=config.timeout_seconds,
     # A proxy from the environment cannot reach this machine.
-    http_client=bounded(trust_env=not is_local),
+    # A cookie of one response would go into all later requests.
+    http_client=bounded(
+      trust_env=not is_local,
+      cookies=cookiejar.CookieJar(
+        cookiejar.DefaultCookiePolicy(allowed_domains=())
+      ),
+    ),
   )
 
 
@@ -85,9 +95,8 @@ def _bounded(base: type) -> type:
         await response.aclose()
       headers = [
         (name, value)
-        for name, value in response.headers.multi_items()
-        if name.lower() not in ("content-encoding", "transfer-encoding")
-        and name.lower() != "content-length"
+        for name, value in response.headers.raw  # bytes of any encoding
+        if name.lower() not in _BODY_HEADERS
       ]
       return type(response)(
         response.status_code,

@@ -10,7 +10,9 @@ import pytest
 from rlaif_jax.core import records
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import pointwise_judge
 from tests import testing
+from tests.labeling import faulty_server
 
 # GPT-4 in September 2023, appendix L.
 GPT4 = costs.Prices(input_usd_per_1k=0.03, output_usd_per_1k=0.06)
@@ -178,6 +180,30 @@ def test_a_budget_reserves_what_a_request_can_cost():
   assert "$0.09 of the budget of $0.10 is spent" in str(budget.error("x", one))
   budget.count(records.Usage())
   assert all(budget.reserve(one) for _ in range(3))
+
+
+def test_any_judge_keeps_the_budget_and_waits_for_what_is_under_way():
+  """Four at once do not fit into the budget; one after the other they do."""
+  pytest.importorskip("openai")
+  examples = [
+    records.Example(id=str(i), context=f"text {i}", response="r")
+    for i in range(30)
+  ]
+  config = pointwise_judge.PointwiseJudgeConfig()
+  heard = []
+  with faulty_server.serving(max_concurrency=4, seconds=0.002) as (
+    server,
+    backend,
+  ):
+    backend.on_output = lambda row, output, usage: heard.append((row, usage))
+    backend.budget = costs.Budget(3.0, costs.Prices(input_usd_per_1k=1.0))
+    with pytest.raises(costs.BudgetExhausted, match="the next request could"):
+      pointwise_judge.judge_responses(examples, backend, config)
+    assert not backend.budget.is_in_use()
+  paid = sum((usage for _, usage in heard), records.Usage())
+  # A request costs at most a dollar more than what its characters cost.
+  assert 1500 < paid.input_tokens < 3000 and server.most_in_flight == 2
+  assert len(heard) == server.received.total() == len(dict(heard))
 
 
 def test_a_budget_needs_prices():

@@ -136,6 +136,19 @@ def test_a_redirect_is_refused_and_the_other_host_hears_nothing(
   assert server.received == {"a": 1}
 
 
+def test_a_cookie_of_one_response_is_in_no_later_request():
+  cookies = []
+
+  def reply(prompt, headers):
+    cookies.append(headers.get("cookie"))
+    return message(said("yes"), "set-cookie: a=\xff; path=/")
+
+  with fs.serving(reply=reply) as (server, backend):
+    for prompt in ("a", "b"):
+      assert backend.complete([prompt], **GREEDY)[0] == ["yes"]
+  assert cookies == [None, None]
+
+
 DEEP = b"[" * 100_000
 HUGE = b"9" * 5000
 
