@@ -9,14 +9,22 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import math
 import os
 import pathlib
 from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 import uuid
+import zlib
 
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 
 T = TypeVar("T")
+
+# A longer line is a bad one; it is not parsed.
+MAX_LINE = 32 << 20  # bytes
+# Maximum number of characters of a bad row in a quarantine file.
+_KEPT = 10_000
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -55,8 +63,25 @@ def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 
 
 def dump_row(row: object) -> str:
-  """Returns a line of JSON; equal rows give equal lines."""
-  return json.dumps(row, ensure_ascii=False, sort_keys=True)
+  """Returns a line of JSON; equal rows give equal lines.
+
+  A number that is not finite, such as the mean of no values, becomes null.
+  """
+  settings = dict(ensure_ascii=False, sort_keys=True, allow_nan=False)
+  try:
+    return json.dumps(row, **settings)
+  except ValueError:
+    return json.dumps(finite(row), **settings)
+
+
+def finite(value: object) -> object:
+  """Returns a value for JSON with None for numbers that are not finite."""
+  if isinstance(value, dict):
+    return {key: finite(part) for key, part in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [finite(part) for part in value]
+  is_number = isinstance(value, float)
+  return None if is_number and not math.isfinite(value) else value
 
 
 def write_rows(path: str | os.PathLike, rows: Iterable[object]) -> None:
@@ -108,12 +133,40 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
   """Yields (line number from 1, line) of a .jsonl or .jsonl.gz file.
 
   Lines are bytes, so that invalid UTF-8 makes one bad line and not a bad file.
+  Of a line over MAX_LINE bytes, MAX_LINE + 1 are returned.
+
+  Raises:
+    ValueError: a .gz file is truncated or damaged; names file and line.
   """
   opener = gzip.open if str(path).endswith(".gz") else open
+  number = 0
   with opener(path, "rb") as f:
-    for number, line in enumerate(f, start=1):
+    while True:
+      number += 1
+      try:
+        line = rest = f.readline(MAX_LINE + 1)
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+          rest = f.readline(MAX_LINE + 1)
+      except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+          f"{path}:{number}: the file is truncated or damaged: {error}; get "
+          "it again"
+        ) from error
+      if not line:
+        return
       if line.strip():
         yield number, line
+
+
+def parse_line(line: bytes) -> object:
+  """Returns the JSON value of a line.
+
+  Raises:
+    ValueError: it is over MAX_LINE bytes, or see `parsing.json_value`.
+  """
+  if len(line) > MAX_LINE:
+    raise ValueError(f"the line has more than {MAX_LINE} bytes")
+  return parsing.json_value(line)
 
 
 def as_text(line: bytes) -> str:
@@ -128,7 +181,9 @@ class Quarantine:
     self.rows: list[records.Row] = []
 
   def add(self, *, where: str, reason: str, row: object) -> None:
-    self.rows.append({"where": where, "reason": reason, "row": row})
+    """Adds a row; a long text is cut."""
+    row = row[:_KEPT] if isinstance(row, str) else row
+    self.rows.append({"where": where, "reason": reason[:_KEPT], "row": row})
 
   def counts(self) -> dict[str, int]:
     """Returns the number of rows by reason."""
@@ -142,6 +197,13 @@ class Quarantine:
     if self.rows:
       write_rows(path, self.rows)
     return len(self.rows)
+
+
+def row_of(value: object) -> records.Row:
+  """Returns a JSON value that is an object; raises ValueError for others."""
+  if not isinstance(value, dict):
+    raise ValueError(f"expected an object, found {value!r:.60}")
+  return value
 
 
 def parse_rows(
@@ -162,30 +224,39 @@ def stream_rows(
 
   Args:
     path: .jsonl or .jsonl.gz.
-    parse: decoded line -> record; raises ValueError, KeyError or TypeError for
-      a bad one.
+    parse: decoded line -> record; raises one of `parsing.ERRORS` for a bad
+      one.
     quarantine: receives the bad lines; None raises for the first one.
 
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if a line is bad; names file and line number.
   """
-  for number, line in read_lines(path):
+  lines = read_lines(path)
+  while True:
+    where, line = str(path), b""
     try:
-      row = parse(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+      number, line = next(lines, (0, b""))
+      if not number:
+        return
       where = f"{path}:{number}"
+      row = parse(parse_line(line))
+    except OSError:
+      raise
+    except parsing.ERRORS as error:
       if quarantine is None:
         raise _bad_line(where, error) from error
-      quarantine.add(where=where, reason=str(error), row=as_text(line))
+      reason = parsing.reason(error)
+      quarantine.add(where=where, reason=reason, row=as_text(line[:_KEPT]))
       continue
     yield row
 
 
 def _bad_line(where: str, error: Exception) -> ValueError:
+  reason = parsing.reason(error)
+  where = "" if reason.startswith(where) else f"{where}: "
   return ValueError(
-    f"{where}: {error}. Fix or delete this line, then run the same command "
-    "again."
+    f"{where}{reason}. Fix or delete this line, then run the same command again."
   )
 
 
@@ -202,10 +273,16 @@ class RecordsOnDemand(Sequence[T]):
   """The records of a file, each parsed when it is indexed.
 
   Keeps the offset of each line (or the lines of a .gz file), so that a process
-  can read a few rows of a file of any size. Slices are views.
+  can read a few rows of a file of any size. Slices are views. With a
+  quarantine, each row is parsed once at first, and bad ones are left out.
   """
 
-  def __init__(self, cls: type[T], path: str | os.PathLike):
+  def __init__(
+    self,
+    cls: type[T],
+    path: str | os.PathLike,
+    quarantine: Quarantine | None = None,
+  ):
     self._cls = cls
     self._path = path
     self._packed = str(path).endswith(".gz")
@@ -213,11 +290,24 @@ class RecordsOnDemand(Sequence[T]):
     self._places: list[tuple[int, int | bytes]] = []
     begin = 0
     opener = gzip.open if self._packed else open
-    with opener(path, "rb") as f:
+    with parsing.naming(path), opener(path, "rb") as f:
       for number, line in enumerate(f, start=1):
         if line.strip():
           self._places.append((number, line if self._packed else begin))
         begin += len(line)
+    if quarantine is not None:
+      self._leave_out(quarantine)
+
+  def _leave_out(self, quarantine: Quarantine) -> None:
+    valid = []
+    for index, place in enumerate(self._places):
+      try:
+        self[index]
+        valid.append(place)
+      except ValueError as error:
+        where, reason = f"{self._path}:{place[0]}", parsing.reason(error)
+        quarantine.add(where=where, reason=reason, row="")
+    self._places = valid
 
   def __len__(self) -> int:
     return len(self._places)
@@ -231,18 +321,24 @@ class RecordsOnDemand(Sequence[T]):
     if not self._packed:
       with open(self._path, "rb") as f:
         f.seek(place)
-        place = f.readline()
+        place = f.readline(MAX_LINE + 1)
     try:
-      return records.from_row(self._cls, json.loads(place))
-    except (ValueError, KeyError, TypeError) as error:
+      return records.from_row(self._cls, parse_line(place))
+    except parsing.ERRORS as error:
       raise _bad_line(f"{self._path}:{number}", error) from error
 
 
 def open_records(
-  cls: type[T], path: str | os.PathLike, *, on_demand: bool
+  cls: type[T],
+  path: str | os.PathLike,
+  *,
+  on_demand: bool,
+  quarantine: Quarantine | None = None,
 ) -> Sequence[T]:
   """Returns the records of a file: a list, or RecordsOnDemand."""
-  return RecordsOnDemand(cls, path) if on_demand else read_records(cls, path)
+  if on_demand:
+    return RecordsOnDemand(cls, path, quarantine)
+  return read_records(cls, path, quarantine)
 
 
 def stream_records(

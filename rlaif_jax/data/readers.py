@@ -6,12 +6,12 @@ Yields (location, row); the location is for error messages.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Iterator, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 
 # Published .json files of these sets have one object per line too.
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -83,24 +83,19 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
     ValueError: if the file is truncated.
   """
   if path.suffix == ".parquet":
-    yield from _parquet(path)
+    with parsing.naming(path):
+      yield from _parquet(path)
     return
-  number = 0
-  try:
-    for number, line in jsonl.read_lines(path):
-      where = f"{path}:{number}"
-      try:
-        row = json.loads(line)
-      except ValueError as error:
-        quarantine.add(
-          where=where, reason=f"no JSON: {error}", row=jsonl.as_text(line)
-        )
-        continue
-      yield where, row
-  except (EOFError, OSError) as error:
-    raise ValueError(
-      f"{path} cannot be read after line {number}: {error}; get it again"
-    ) from error
+  for number, line in jsonl.read_lines(path):
+    where = f"{path}:{number}"
+    try:
+      row = jsonl.parse_line(line)
+    except ValueError as error:
+      quarantine.add(
+        where=where, reason=f"no JSON: {error}", row=jsonl.as_text(line)
+      )
+      continue
+    yield where, row
 
 
 def _parquet(path: pathlib.Path) -> Rows:

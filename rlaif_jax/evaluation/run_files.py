@@ -93,7 +93,9 @@ def reward_models(
         "labels": row["labels"],
         "accuracy": _row(statistics.wilson(row["correct"], row["n"])),
       }
-      for row in jsonl.parse_rows(root / run / "reward_accuracy.jsonl", dict)
+      for row in jsonl.parse_rows(
+        root / run / "reward_accuracy.jsonl", jsonl.row_of
+      )
     ]
     for name, run in runs.items()
   }
@@ -104,7 +106,7 @@ def validation(
 ) -> dict[int, list[records.Row]]:
   """Returns step -> rows of validation/STEP.jsonl, oldest first."""
   return {
-    int(path.stem): jsonl.parse_rows(path, dict)
+    int(path.stem): jsonl.parse_rows(path, jsonl.row_of)
     for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl"))
   }
 
@@ -128,7 +130,7 @@ def curves(directory: pathlib.Path) -> records.Row:
 
 def training(directory: pathlib.Path) -> records.Row:
   """Returns the training curve and candidates of a `train_policy` run."""
-  rows = jsonl.parse_rows(directory / "metrics.jsonl", dict)
+  rows = jsonl.parse_rows(directory / "metrics.jsonl", jsonl.row_of)
   summary = json.loads((directory / "result.json").read_text("utf-8"))
   return {
     "training": [

@@ -55,7 +55,9 @@ def values(root: pathlib.Path, runs: Runs) -> records.Row:
 
 
 def _judges(directory: pathlib.Path) -> records.Row:
-  return judge_report.values(jsonl.parse_rows(directory / "cells.jsonl", dict))
+  return judge_report.values(
+    jsonl.parse_rows(directory / "cells.jsonl", jsonl.row_of)
+  )
 
 
 def _results(directory: pathlib.Path) -> records.Row:

@@ -245,9 +245,9 @@ def read(root: pathlib.Path) -> list[Toy]:
   """Returns name, tables and figures of the toy worlds in a folder."""
   toys = []
   for path in sorted(root.glob("*/rows.jsonl")):
-    rows = jsonl.parse_rows(path, dict)
+    rows = jsonl.parse_rows(path, jsonl.row_of)
     costs = path.with_name("costs.jsonl")
-    costs = jsonl.parse_rows(costs, dict) if costs.exists() else []
+    costs = jsonl.parse_rows(costs, jsonl.row_of) if costs.exists() else []
     toys.append(
       {
         "name": path.parent.name,

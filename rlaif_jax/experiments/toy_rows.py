@@ -89,7 +89,9 @@ def finished(directory: pathlib.Path) -> set[tuple[int, str]]:
   path = directory / "rows.jsonl"
   if not path.exists():
     return set()
-  return {(row["seed"], row["arm"]) for row in jsonl.parse_rows(path, dict)}
+  return {
+    (row["seed"], row["arm"]) for row in jsonl.parse_rows(path, jsonl.row_of)
+  }
 
 
 def append(path: pathlib.Path, rows: Rows) -> None:

@@ -14,7 +14,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Mapping, NoReturn, Sequence
 
-from rlaif_jax.text import tokenizers
+from rlaif_jax.core import parsing
 
 if TYPE_CHECKING:
   import jinja2
@@ -32,17 +32,20 @@ def load(directory: str | os.PathLike) -> str | None:
       tokenizer_config.json cannot be read.
   """
   directory = pathlib.Path(directory)
-  if (directory / "chat_template.jinja").exists():
-    return (directory / "chat_template.jinja").read_bytes().decode("utf-8")
+  path = directory / "chat_template.jinja"
+  if path.exists():
+    with parsing.naming(path):
+      return path.read_bytes().decode("utf-8")
   path = directory / "tokenizer_config.json"
   if not path.exists():
     return None
-  found = tokenizers.read_json(path).get("chat_template")
+  found = parsing.read_json(path).get("chat_template")
   if found is None or isinstance(found, str):
     return found
   if not isinstance(found, list):
     raise ValueError(f"{path}: chat_template: expected text, found {found!r}")
-  named = {entry["name"]: entry["template"] for entry in found}
+  with parsing.naming(path):
+    named = {entry["name"]: str(entry["template"]) for entry in found}
   if "default" not in named:
     raise ValueError(
       f"{path}: chat_template has {sorted(named)} and no 'default'; write the "

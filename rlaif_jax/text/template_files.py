@@ -43,14 +43,7 @@ class Exemplar:
   rationale: str = ""
 
   def __post_init__(self):
-    if not isinstance(self.candidates, (list, tuple)):
-      raise ValueError(
-        f"candidates is {self.candidates!r}; it should be a list"
-      )
     object.__setattr__(self, "candidates", tuple(self.candidates))
-    for text in (self.context, *self.candidates, self.label, self.rationale):
-      if not isinstance(text, str):
-        raise ValueError(f"{text!r} should be a string; put it in quotes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

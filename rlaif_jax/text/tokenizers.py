@@ -16,6 +16,7 @@ import pathlib
 from typing import Any, Iterable, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
@@ -193,13 +194,17 @@ class JsonTokenizer:
   """
 
   def __init__(self, directory: str | os.PathLike):
-    import tokenizers
-
     self._path = pathlib.Path(directory) / "tokenizer.json"
     self.files = tokenizer_files(self._path)
-    stored = read_json(self._path)
+    # The package `tokenizers` raises Exception itself.
+    with parsing.naming(self._path, Exception):
+      self._load(parsing.read_json(self._path))
+
+  def _load(self, stored: Config) -> None:
+    import tokenizers
+
     if not isinstance(stored.get("model"), dict):
-      raise ValueError(f"{self._path} is no tokenizer: it has no 'model'")
+      raise ValueError("it is no tokenizer: it has no 'model'")
     # These would truncate or pad texts silently.
     text = json.dumps({**stored, "truncation": None, "padding": None})
     self._pieces = tokenizers.Tokenizer.from_str(text)
@@ -218,8 +223,9 @@ class JsonTokenizer:
   def _load_special(self, unknown: tuple[str | None, int | None]) -> None:
     """Sets the special ids from the config files, and checks each."""
     config = _beside(self._path, "tokenizer_config.json")
-    for key, token in (config.get("added_tokens_decoder") or {}).items():
-      self._check(config, token.get("content"), int(key))
+    with parsing.naming(config["path"]):
+      for key, token in (config.get("added_tokens_decoder") or {}).items():
+        self._check(config, token.get("content"), int(key))
     configs = (config, _beside(self._path, "special_tokens_map.json"))
     bos, eos, pad = (self._named(configs, r) for r in ("bos", "eos", "pad"))
     generation = _beside(self._path, "generation_config.json")
@@ -256,7 +262,9 @@ class JsonTokenizer:
       token = config.get(f"{role}_token")
       token = token.get("content") if isinstance(token, dict) else token
       if token:
-        return self._check(config, token, self._pieces.token_to_id(token), role)
+        with parsing.naming(config["path"]):
+          found = self._pieces.token_to_id(token)
+        return self._check(config, token, found, role)
     return None
 
   def _check(
@@ -319,7 +327,7 @@ class JsonTokenizer:
 
 def _beside(path: pathlib.Path, name: str) -> Config:
   path = path.with_name(name)
-  return {**(read_json(path) if path.exists() else {}), "path": path}
+  return {**(parsing.read_json(path) if path.exists() else {}), "path": path}
 
 
 def _ends(generation: Config) -> list[int]:
@@ -341,17 +349,6 @@ def _newlines(tokenizer: FileTokenizer) -> tuple[bool, bool]:
   whole = {a + b: encode(a + b) for a, b in _JOINTS}
   segmentable = all(encode(a) + encode(b) == whole[a + b] for a, b in _JOINTS)
   return segmentable, all(decode(ids) == text for text, ids in whole.items())
-
-
-def read_json(path: str | os.PathLike) -> Config:
-  """Reads a JSON object, and raises ValueError for anything else."""
-  try:
-    found = json.loads(pathlib.Path(path).read_bytes())
-  except ValueError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from error
-  if not isinstance(found, dict):
-    raise ValueError(f"{path}: expected an object, found {found!r:.60}")
-  return found
 
 
 FileTokenizer = SentencePieceTokenizer | JsonTokenizer

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what others wrote: damage becomes a ValueError that names the file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import struct
+from typing import Iterator, NoReturn
+import zlib
+
+# What parsers and the use of their results raise for damaged input.
+ERRORS = (
+  *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError),
+  *(MemoryError, OSError, RuntimeError, TypeError, ValueError),
+  *(struct.error, zlib.error),
+)
+# An escaped or encoded half of a surrogate pair, or a whole pair.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# Control characters (terminal escapes among them), line separators and signs
+# that reverse the direction of a text; newline and tab are kept.
+_CONTROL = re.compile(
+  "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+  "\ud800-\udfff]"
+)
+
+
+def reason(error: BaseException) -> str:
+  """Returns what an error says, for people."""
+  if isinstance(error, RecursionError):
+    return "it is nested too deeply"
+  if isinstance(error, MemoryError):
+    return f"it needs more memory than there is: {error}".rstrip(": ")
+  if isinstance(error, KeyError):
+    return f"{error} is missing"
+  if isinstance(error, (ValueError, OSError)):
+    return str(error)
+  return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _names(error: Exception, path: str | os.PathLike) -> bool:
+  """Returns whether an error names a file, or another one of its folder."""
+  folder = os.path.dirname(path)
+  return str(path) in str(error) or bool(folder) and f"{folder}/" in str(error)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, *more: type[Exception]) -> Iterator[None]:
+  """Turns errors about the content of a file into ValueErrors that name it.
+
+  An error that names it already is raised as it is.
+
+  Args:
+    path: the file, or the folder of the files that are read.
+    *more: further types of errors, of the library that parses the file.
+  """
+  try:
+    yield
+  except (*ERRORS, *more) as error:
+    if isinstance(error, (ValueError, OSError)) and _names(error, path):
+      raise
+    raise ValueError(f"{path}: {reason(error)}") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+  raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+  number = float(text)
+  if number in (float("inf"), float("-inf")):
+    raise ValueError(f"the number {text:.40} is too large")
+  return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def json_value(data: bytes | str) -> object:
+  """Returns the value of a JSON text.
+
+  Raises:
+    ValueError: it is no JSON, is no Unicode, is nested too deeply, or has a
+      number that is not finite.
+  """
+  try:
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
+    value = _DECODER.decode(text)
+    if _SURROGATE.search(text):  # Pairs are characters; halves are not.
+      json.dumps(value, ensure_ascii=False).encode("utf-8")
+  except UnicodeError as error:
+    raise ValueError(f"a text is not Unicode: {error}") from error
+  except RecursionError as error:
+    raise ValueError(reason(error)) from None
+  return value
+
+
+def read_json(path: str | os.PathLike) -> dict[str, object]:
+  """Returns the JSON object in a file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it has no JSON object; names the file.
+  """
+  path = pathlib.Path(path)
+  with naming(path):
+    value = json_value(path.read_bytes())
+    if not isinstance(value, dict):
+      raise ValueError(f"expected a JSON object, found {value!r:.60}")
+  return value
+
+
+def printable(text: str) -> str:
+  """Returns a text with control characters and half characters as escapes.
+
+  Names of tensors, messages of servers and contents of files may have terminal
+  escapes; what is printed goes through this function.
+  """
+  return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
