@@ -256,7 +256,8 @@ def _bad_line(where: str, error: Exception) -> ValueError:
   reason = parsing.reason(error)
   where = "" if reason.startswith(where) else f"{where}: "
   return ValueError(
-    f"{where}{reason}. Fix or delete this line, then run the same command again."
+    f"{where}{reason}. Fix or delete this line, then run the same command "
+    "again."
   )
 
 

@@ -9,8 +9,12 @@ import os
 import pathlib
 import re
 import struct
-from typing import Iterator, NoReturn
+from typing import Iterator, Mapping, NoReturn, TypeVar
 import zlib
+
+from rlaif_jax.core import validation
+
+T = TypeVar("T")
 
 # What parsers and the use of their results raise for damaged input.
 ERRORS = (
@@ -91,6 +95,8 @@ def json_value(data: bytes | str) -> object:
     value = _DECODER.decode(text)
     if _SURROGATE.search(text):  # Pairs are characters; halves are not.
       json.dumps(value, ensure_ascii=False).encode("utf-8")
+  except json.JSONDecodeError as error:
+    raise ValueError(f"it is no JSON: {error}") from None
   except UnicodeError as error:
     raise ValueError(f"a text is not Unicode: {error}") from error
   except RecursionError as error:
@@ -109,8 +115,49 @@ def read_json(path: str | os.PathLike) -> dict[str, object]:
   with naming(path):
     value = json_value(path.read_bytes())
     if not isinstance(value, dict):
-      raise ValueError(f"expected a JSON object, found {value!r:.60}")
+      raise ValueError(f"expected an object, found {value!r:.60}")
   return value
+
+
+def inside(folder: str | os.PathLike, name: str) -> pathlib.Path:
+  """Returns the path of a file in a folder; its links stay in the folder.
+
+  In Hugging Face's cache, links may lead to other files of the same repository
+  (models--OWNER--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH).
+
+  Raises:
+    ValueError: the file is a link that leads out of the folder; names both.
+  """
+  path = pathlib.Path(folder, name)
+  root, target = pathlib.Path(folder).resolve(), path.resolve()
+  cache = (p for p in root.parents if p.name.startswith("models--"))
+  if not any(target.is_relative_to(p) for p in (root, *cache)):
+    raise ValueError(
+      f"{path} is a link to {target}, outside of its folder; copy the file "
+      "into the folder"
+    )
+  return path
+
+
+def field(
+  values: Mapping[str, object],
+  key: str,
+  kind: type[T],
+  default: T | None = None,
+) -> T:
+  """Returns a value of a JSON object after checking its type.
+
+  Raises:
+    ValueError: it has another type, or is missing and there is no default.
+  """
+  found = values.get(key)
+  if found is None:
+    if default is None:
+      raise ValueError(f"{key} is missing")
+    return default
+  if expected := validation.expected(kind, found):
+    raise ValueError(f"{key} is {found!r:.60}; {expected}")
+  return found
 
 
 def printable(text: str) -> str:

@@ -157,6 +157,11 @@ _KINDS = {
 _ROW_KINDS = {int: _is_int64, float: _is_finite, bool: _is_bool, str: _is_text}
 
 
+def expected(kind: type, value: object) -> str:
+  """Returns what a JSON value should be to be of a type, or "" if it is."""
+  return _ROW_KINDS[kind](value)
+
+
 def _check(hint: object, kinds: dict[type, Check]) -> Check | None:
   """Returns the check of an annotation; None if it accepts every value."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)

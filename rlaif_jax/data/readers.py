@@ -91,9 +91,7 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
     try:
       row = jsonl.parse_line(line)
     except ValueError as error:
-      quarantine.add(
-        where=where, reason=f"no JSON: {error}", row=jsonl.as_text(line)
-      )
+      quarantine.add(where=where, reason=str(error), row=jsonl.as_text(line))
       continue
     yield where, row
 

@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.engine import processes
 
@@ -130,7 +131,21 @@ def read_description(directory: str | os.PathLike) -> records.Row:
       f"{directory} has no finished model (no model.json); finish the job that "
       "trains it, or name another directory"
     )
-  return json.loads(path.read_text("utf-8"))
+  return parsing.read_json(path)
+
+
+def check_layers(directory: str | os.PathLike, num_layers: int) -> None:
+  """Checks that a finished model has an array for each layer.
+
+  Raises:
+    ValueError: there are more layers than arrays; nothing was built yet.
+  """
+  stored = len(jax.tree.leaves(stored_dtypes(directory)))
+  if num_layers > stored:
+    raise ValueError(
+      f"{directory}: the config has {num_layers} layers, and there are "
+      f"{stored} arrays; put the original model.json back"
+    )
 
 
 def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
@@ -144,7 +159,7 @@ def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
     ValueError: if the shapes on disk differ; names the first parameter.
   """
   path = pathlib.Path(directory).absolute() / "params"
-  with _checkpointer(like) as checkpointer:
+  with parsing.naming(directory), _checkpointer(like) as checkpointer:
     stored = _metadata(checkpointer, path)
     _check_shapes(directory, _shapes(stored), _shapes(like))
     return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
@@ -153,7 +168,7 @@ def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
 def stored_dtypes(directory: str | os.PathLike) -> PyTree[np.dtype]:
   """Returns the dtypes of a finished model's parameters on disk."""
   path = pathlib.Path(directory).absolute() / "params"
-  with ocp.StandardCheckpointer() as checkpointer:
+  with parsing.naming(directory), ocp.StandardCheckpointer() as checkpointer:
     return jax.tree.map(lambda leaf: leaf.dtype, _metadata(checkpointer, path))
 
 

@@ -61,7 +61,7 @@ def _judges(directory: pathlib.Path) -> records.Row:
 
 
 def _results(directory: pathlib.Path) -> records.Row:
-  return json.loads((directory / "results.json").read_text("utf-8"))
+  return parsing.read_json(directory / "results.json")
 
 
 def render(

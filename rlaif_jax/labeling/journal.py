@@ -17,8 +17,10 @@ from typing import Callable, Sequence, TypeVar
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 
 T = TypeVar("T")
 
@@ -50,8 +52,10 @@ class JournaledBackend:
       return
     if jsonl.cut_torn_line(self._path):
       logging.warning("%s: removed an incomplete last output.", self._path)
-    for line in self._path.read_bytes().splitlines():
-      self._apply(json.loads(line))
+    lines = self._path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+      with parsing.naming(f"{self._path}:{number}"):
+        self._apply(jsonl.row_of(parsing.json_value(line)))
 
   def _apply(self, row: records.Row) -> None:
     if "accounted" in row:
@@ -59,7 +63,7 @@ class JournaledBackend:
       self._outputs = {key: (o, free) for key, (o, _) in self._outputs.items()}
     else:
       usage = records.from_row(records.Usage, row["usage"])
-      self._outputs[row["key"]] = (row["output"], usage)
+      self._outputs[row["key"]] = (_output(row["output"]), usage)
 
   def _write(self, row: records.Row) -> None:
     self._file.write((jsonl.dump_row(row) + "\n").encode("utf-8"))
@@ -136,6 +140,15 @@ class JournaledBackend:
       for row, output in zip(missing, outputs, strict=True):
         result[row] = output
     return result, total
+
+
+def _output(value: object) -> records.Output:
+  """Returns an output after checking that it is a text or log-probs."""
+  kind = float if isinstance(value, list) else str
+  for part in value if kind is float else [value]:
+    if expected := validation.expected(kind, part):
+      raise ValueError(f"output is {value!r:.60}; {expected}")
+  return value
 
 
 def _keys(prompts: Sequence[str], request: tuple[str, ...]) -> list[str]:

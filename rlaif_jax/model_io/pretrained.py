@@ -19,8 +19,10 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
@@ -233,37 +235,27 @@ def load(
       vocabulary than it was saved with.
   """
   description = checkpoint.read_description(directory)
-  if description["kind"] != kind:
-    raise ValueError(
-      f"{directory} holds a {description['kind']} model and this job needs a "
-      f"{kind} one (train_sft and convert make language models, train_reward "
-      "scalar ones, train_ensemble ensembles)"
-    )
-  architecture = architectures.ARCHITECTURES[description["architecture"]]
-  config = records.from_row(architecture.config, description["config"])
+  file = pathlib.Path(directory) / "model.json"
+  with parsing.naming(file):
+    config, sequence, ensemble = _configs(description, kind)
+    checkpoint.check_layers(directory, config.num_layers)
   tokenizer = tokenizers.load_tokenizer(directory)
   if tokenizer.fingerprint != description["vocabulary"]:
     raise ValueError(
       f"{directory}: the vocabulary there is {tokenizer.fingerprint} and the "
-      f"model was saved with {description['vocabulary']}; put the original "
+      f"model was saved with {description['vocabulary']!r}; put the original "
       "tokenizer back"
     )
-  sequence = records.from_row(
-    converters.SequenceConfig, description["sequence"]
-  )
   make = language_model if kind == "language" else scalar_model
   functions = make(config, mesh)
-  ensemble = None
-  if kind == "ensemble":
-    ensemble = records.from_row(
-      ensemble_lib.EnsembleConfig, description["ensemble"]
-    )
-    like = ensemble_shapes(functions, ensemble, mesh, placement)
-  else:
-    like = mesh_lib.abstract_params(functions.init, mesh, placement)
+  with parsing.naming(file):
+    if ensemble is not None:
+      like = ensemble_shapes(functions, ensemble, mesh, placement)
+    else:
+      like = mesh_lib.abstract_params(functions.init, mesh, placement)
   return PretrainedModel(
     directory=directory,
-    name=description["name"],
+    name=str(description["name"]),
     kind=kind,
     config=config,
     sequence=sequence,
@@ -272,6 +264,42 @@ def load(
     functions=functions,
     params=checkpoint.load_params(f"{directory}", like),
     ensemble=ensemble,
+  )
+
+
+def _configs(
+  description: records.Row, kind: str
+) -> tuple[
+  architectures.Config,
+  converters.SequenceConfig,
+  ensemble_lib.EnsembleConfig | None,
+]:
+  """Returns the configs of a model.json after checking its fields.
+
+  Raises:
+    ValueError: a field is missing or has another type, or the model is of
+      another kind.
+  """
+  missing = sorted({"chat", "name", "vocabulary"} - description.keys())
+  chat = description.get("chat")
+  if missing or not isinstance(chat, list) or len(chat) != 2:
+    raise ValueError(f"chat is {chat!r:.60} and {missing} are missing")
+  for field in (*chat, description["name"]):
+    if expected := validation.expected(str, field):
+      raise ValueError(f"chat or name is {field!r:.60}; {expected}")
+  if description["kind"] != kind:
+    raise ValueError(
+      f"this is a {description['kind']} model and the job needs a "
+      f"{kind} one (train_sft and convert make language models, train_reward "
+      "scalar ones, train_ensemble ensembles)"
+    )
+  architecture = architectures.ARCHITECTURES[description["architecture"]]
+  return (
+    records.from_row(architecture.config, description["config"]),
+    records.from_row(converters.SequenceConfig, description["sequence"]),
+    records.from_row(ensemble_lib.EnsembleConfig, description["ensemble"])
+    if kind == "ensemble"
+    else None,
   )
 
 

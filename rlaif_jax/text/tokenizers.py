@@ -368,7 +368,11 @@ def tokenizer_files(path: str | os.PathLike) -> dict[str, bytes]:
   is_json = path.name == "tokenizer.json"
   files = {"tokenizer.json" if is_json else "tokenizer.model": path}
   files |= {name: path.with_name(name) for name in _BESIDE}
-  return {name: p.read_bytes() for name, p in files.items() if p.exists()}
+  return {
+    name: parsing.inside(p.parent, p.name).read_bytes()
+    for name, p in files.items()
+    if p.exists()
+  }
 
 
 def _main_file(path: str | os.PathLike) -> pathlib.Path:

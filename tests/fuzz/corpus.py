@@ -252,10 +252,12 @@ def _data(folder: pathlib.Path) -> None:
     shutil.copy(template_files.TEMPLATES / f"{name}.toml", folder)
   post = {"id": "x", "subreddit": "r/a", "title": "t", "post": "a b c"}
   published = [{**post, "id": str(i), "summary": f"s {i}"} for i in range(4)]
-  jsonl.write_rows(folder / "tldr" / "train.jsonl", published)
-  (folder / "tldr_parquet").mkdir()
-  table = pyarrow.Table.from_pylist(published)
-  parquet.write_table(table, folder / "tldr_parquet" / "train.parquet")
+  for split in ("train", "validation", "test"):
+    rows = [{**row, "id": f"{split} {row['id']}"} for row in published]
+    jsonl.write_rows(folder / "tldr" / f"{split}.jsonl", rows)
+    (folder / "tldr_parquet").mkdir(exist_ok=True)
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, folder / "tldr_parquet" / f"{split}.parquet")
   summaries = [{"text": "a b"}, {"text": "c d"}]
   rows = [
     {"info": {**post, "id": str(i)}, "summaries": summaries, "choice": i % 2,
@@ -265,7 +267,8 @@ def _data(folder: pathlib.Path) -> None:
   jsonl.write_rows(folder / "comparisons" / "batch1.json", rows)
   turn = "\n\nHuman: hello\n\nAssistant:"
   rows = [{"chosen": f"{turn} hi {i}", "rejected": f"{turn} no"} for i in "abc"]
-  jsonl.write_rows(folder / "hh" / "train.jsonl", rows)
+  for split in ("train", "test"):
+    jsonl.write_rows(folder / "hh" / f"{split}.jsonl", rows)
 
 
 def _runs(folder: pathlib.Path) -> None:

@@ -200,7 +200,7 @@ def _report(folder: pathlib.Path) -> None:
 
 
 def _gin(folder: pathlib.Path) -> None:
-  gin_reader.read(str(folder / "config.gin"))
+  list(gin_reader.read(str(folder / "config.gin")))
 
 
 _JSON, _ROWS, _RAW = mutators.values, mutators.rows, mutators.raw
