@@ -81,10 +81,16 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+# Of results of versions that wrote NaN.
+_LENIENT = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 
-def json_value(data: bytes | str) -> object:
+def json_value(data: bytes | str, *, nan_is_null: bool = False) -> object:
   """Returns the value of a JSON text.
+
+  Args:
+    data: the text.
+    nan_is_null: reads NaN and Infinity, which are no JSON, as None.
 
   Raises:
     ValueError: it is no JSON, is no Unicode, is nested too deeply, or has a
@@ -92,7 +98,7 @@ def json_value(data: bytes | str) -> object:
   """
   try:
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
-    value = _DECODER.decode(text)
+    value = (_LENIENT if nan_is_null else _DECODER).decode(text)
     if _SURROGATE.search(text):  # Pairs are characters; halves are not.
       json.dumps(value, ensure_ascii=False).encode("utf-8")
   except json.JSONDecodeError as error:
@@ -104,8 +110,10 @@ def json_value(data: bytes | str) -> object:
   return value
 
 
-def read_json(path: str | os.PathLike) -> dict[str, object]:
-  """Returns the JSON object in a file.
+def read_json(
+  path: str | os.PathLike, *, nan_is_null: bool = False
+) -> dict[str, object]:
+  """Returns the JSON object in a file; see `json_value`.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -113,7 +121,7 @@ def read_json(path: str | os.PathLike) -> dict[str, object]:
   """
   path = pathlib.Path(path)
   with naming(path):
-    value = json_value(path.read_bytes())
+    value = json_value(path.read_bytes(), nan_is_null=nan_is_null)
     if not isinstance(value, dict):
       raise ValueError(f"expected an object, found {value!r:.60}")
   return value

@@ -32,7 +32,7 @@ def read_summary(path: pathlib.Path) -> Summary:
     ValueError: it is no JSON object, or has no text as its job or no number
       as its seconds; names the file.
   """
-  summary = parsing.read_json(path)
+  summary = parsing.read_json(path, nan_is_null=True)
   with parsing.naming(path):
     parsing.field(summary, "job", str, "")
     parsing.field(summary, "seconds", float, 0.0)

@@ -45,7 +45,10 @@ def load(directory: str | os.PathLike) -> str | None:
   if not isinstance(found, list):
     raise ValueError(f"{path}: chat_template: expected text, found {found!r}")
   with parsing.naming(path):
-    named = {entry["name"]: str(entry["template"]) for entry in found}
+    named = {
+      parsing.field(entry, "name", str): parsing.field(entry, "template", str)
+      for entry in found
+    }
   if "default" not in named:
     raise ValueError(
       f"{path}: chat_template has {sorted(named)} and no 'default'; write the "

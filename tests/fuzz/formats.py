@@ -16,6 +16,7 @@ import numpy as np
 
 from rlaif_jax.cli import gin_reader
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.data import datasets
 from rlaif_jax.data import pipeline
@@ -65,7 +66,8 @@ def _tokenizer(folder: pathlib.Path) -> None:
   assert isinstance(tokenizer.decode(ids), str)
   template = chat.load(folder)
   if template is not None:
-    chat.parts(template, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+    with parsing.naming(folder):  # as `conversion.read_text_files` does
+      chat.parts(template, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
 
 
 def _model(folder: pathlib.Path) -> None:
