@@ -22,12 +22,12 @@ from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
-from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
+from rlaif_jax.model_io import descriptions
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
@@ -237,7 +237,7 @@ def load(
   description = checkpoint.read_description(directory)
   file = pathlib.Path(directory) / "model.json"
   with parsing.naming(file):
-    config, sequence, ensemble = _configs(description, kind)
+    config, sequence, ensemble = descriptions.configs(description, kind)
     checkpoint.check_layers(directory, config.num_layers)
   tokenizer = tokenizers.load_tokenizer(directory)
   if tokenizer.fingerprint != description["vocabulary"]:
@@ -264,42 +264,6 @@ def load(
     functions=functions,
     params=checkpoint.load_params(f"{directory}", like),
     ensemble=ensemble,
-  )
-
-
-def _configs(
-  description: records.Row, kind: str
-) -> tuple[
-  architectures.Config,
-  converters.SequenceConfig,
-  ensemble_lib.EnsembleConfig | None,
-]:
-  """Returns the configs of a model.json after checking its fields.
-
-  Raises:
-    ValueError: a field is missing or has another type, or the model is of
-      another kind.
-  """
-  missing = sorted({"chat", "name", "vocabulary"} - description.keys())
-  chat = description.get("chat")
-  if missing or not isinstance(chat, list) or len(chat) != 2:
-    raise ValueError(f"chat is {chat!r:.60} and {missing} are missing")
-  for field in (*chat, description["name"]):
-    if expected := validation.expected(str, field):
-      raise ValueError(f"chat or name is {field!r:.60}; {expected}")
-  if description["kind"] != kind:
-    raise ValueError(
-      f"this is a {description['kind']} model and the job needs a "
-      f"{kind} one (train_sft and convert make language models, train_reward "
-      "scalar ones, train_ensemble ensembles)"
-    )
-  architecture = architectures.ARCHITECTURES[description["architecture"]]
-  return (
-    records.from_row(architecture.config, description["config"]),
-    records.from_row(converters.SequenceConfig, description["sequence"]),
-    records.from_row(ensemble_lib.EnsembleConfig, description["ensemble"])
-    if kind == "ensemble"
-    else None,
   )
 
 

@@ -76,6 +76,7 @@ def write(root: pathlib.Path) -> None:
   _t5(root)
   _tokenizer_json(root / "tokenizer")
   _data(root / "data")
+  _published(root / "data")
   _runs(root / "runs")
 
 
@@ -201,9 +202,6 @@ def _tokenizer_json(folder: pathlib.Path) -> None:
 
 
 def _data(folder: pathlib.Path) -> None:
-  import pyarrow
-  from pyarrow import parquet
-
   folder.mkdir()
   shutil.copy(folder.parent / "examples.jsonl", folder)
   content = (folder / "examples.jsonl").read_bytes()
@@ -250,6 +248,12 @@ def _data(folder: pathlib.Path) -> None:
   )
   for name in ("summary_base", "summary_exemplars"):
     shutil.copy(template_files.TEMPLATES / f"{name}.toml", folder)
+
+
+def _published(folder: pathlib.Path) -> None:
+  import pyarrow
+  from pyarrow import parquet
+
   post = {"id": "x", "subreddit": "r/a", "title": "t", "post": "a b c"}
   published = [{**post, "id": str(i), "summary": f"s {i}"} for i in range(4)]
   for split in ("train", "validation", "test"):

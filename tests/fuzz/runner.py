@@ -32,7 +32,7 @@ GOOD = ("ok", "named")
 
 
 class Outcome(NamedTuple):
-  """What came of a case.
+  """The result of a case.
 
   `kind` is "ok", "named" (an error that names the file), "unnamed", "crash"
   (another exception than ValueError and OSError), "hang", "memory" or "died".

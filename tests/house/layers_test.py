@@ -69,7 +69,7 @@ FENCES = {
     "rlaif_jax.labeling.beam_labels",
   ),
   "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
-  "jinja2": ("rlaif_jax.text.chat", "rlaif_jax.evaluation.pages"),
+  "jinja2": ("rlaif_jax.text.chat_renderer", "rlaif_jax.evaluation.pages"),
   "torch": (),
   "transformers": (),
 }
