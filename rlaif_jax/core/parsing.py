@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -166,6 +167,20 @@ def field(
   if expected := validation.expected(kind, found):
     raise ValueError(f"{key} is {found!r:.60}; {expected}")
   return found
+
+
+def make_logs_printable() -> None:
+  """Lets all messages of loggers go through `printable`."""
+
+  def make(*arguments, **keywords):
+    record = logging.LogRecord(*arguments, **keywords)
+    try:
+      record.msg, record.args = printable(record.getMessage()), None
+    except (TypeError, ValueError):  # The logger reports it.
+      pass
+    return record
+
+  logging.setLogRecordFactory(make)
 
 
 def printable(text: str) -> str:

@@ -248,7 +248,7 @@ def _step_of(directory: pathlib.Path) -> int | None:
 
 
 def _msgpack_leaves(directory: pathlib.Path) -> dict[str, object]:
-  file = directory / "checkpoint"
+  file = parsing.inside(directory, "checkpoint")
   data = file.read_bytes()
   if data.startswith(b"model_checkpoint_path"):
     raise ValueError(
@@ -313,7 +313,7 @@ def _leaf(
 
 def _orbax_leaves(directory: pathlib.Path) -> dict[str, object]:
   file = directory / "_METADATA"
-  metadata = parsing.read_json(file)
+  metadata = parsing.read_json(parsing.inside(directory, file.name))
   try:
     entries = [
       ([str(key["key"]) for key in entry["key_metadata"]], entry)

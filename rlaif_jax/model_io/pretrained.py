@@ -21,7 +21,6 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
-from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import decode

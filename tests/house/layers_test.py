@@ -39,7 +39,7 @@ _BELOW_JOBS = set(FLOORS)
 FLOORS["jobs"] = _BELOW_JOBS
 # The command line imports jobs by name, from cli.job_table.
 FLOORS["cli"] = {"core", "engine"}
-FLOORS["main"] = {"engine", "cli"}
+FLOORS["main"] = {"core", "engine", "cli"}
 # Nobody imports the benchmarks.
 FLOORS["bench"] = _BELOW_JOBS | {"cli"}
 
