@@ -68,7 +68,8 @@ def run(command: command_line.Command) -> None:
     with (
       processes.exit_on_lost_process()
       if processes
-      else contextlib.nullcontext()
+      else contextlib.nullcontext(),
+      jsonl.quarantining_input() as bad,
     ):
       result = dict(job(output_dir=command.output_dir, **arguments))
     advice = result.get("next", "")
@@ -77,8 +78,13 @@ def run(command: command_line.Command) -> None:
       "job": command.job,
       "seconds": round(time.monotonic() - begin, 1),
     }
-    text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
     if processes is None or processes.is_writer():
+      result |= bad.describe(directory / "quarantine_input.jsonl")
+      result = jsonl.finite(result)
+      text = json.dumps(
+        result, indent=2, sort_keys=True, default=str, allow_nan=False
+      )
+      text += "\n"
       jsonl.write_text(path, text)
       print(text, end="")
   if result["next"]:

@@ -6,6 +6,7 @@ A bad line either raises, or goes to a quarantine file with the reason.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import json
@@ -15,6 +16,8 @@ import pathlib
 from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 import uuid
 import zlib
+
+from absl import logging
 
 from rlaif_jax.core import parsing
 from rlaif_jax.core import records
@@ -192,11 +195,54 @@ class Quarantine:
       result[row["reason"]] = result.get(row["reason"], 0) + 1
     return result
 
+  def describe(self, path: str | os.PathLike) -> records.Row:
+    """Writes the rows, and returns what a job's result has about them.
+
+    A file that was read twice counts once.
+    """
+    self.rows = list({row["where"]: row for row in self.rows}.values())
+    if not self.write(path):
+      return {}
+    first = self.rows[0]
+    logging.warning(
+      "%d bad rows of input files are left out, see %s; the first is %s: %s",
+      len(self.rows),
+      path,
+      first["where"],
+      first["reason"],
+    )
+    return {
+      "quarantined_input": len(self.rows),
+      "quarantined_input_reasons": self.counts(),
+    }
+
   def write(self, path: str | os.PathLike) -> int:
     """Writes the rows, if there are any; returns their number."""
     if self.rows:
       write_rows(path, self.rows)
     return len(self.rows)
+
+
+_of_run: Quarantine | None = None
+
+
+@contextlib.contextmanager
+def quarantining_input() -> Iterator[Quarantine]:
+  """Collects the bad rows of a job's input files; see `of_run`."""
+  global _of_run
+  before, _of_run = _of_run, Quarantine()
+  try:
+    yield _of_run
+  finally:
+    _of_run = before
+
+
+def of_run() -> Quarantine | None:
+  """Returns where a running job puts bad rows of its input files.
+
+  It is None outside of `quarantining_input`: a bad row is an error there.
+  """
+  return _of_run
 
 
 def row_of(value: object) -> records.Row:
@@ -230,15 +276,16 @@ def stream_rows(
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if a line is bad; names file and line number.
+    ValueError: if a line is bad, or all lines are and the quarantine is that
+      of a run; names file and line number.
   """
-  lines = read_lines(path)
+  lines, count, first = read_lines(path), 0, None
   while True:
     where, line = str(path), b""
     try:
       number, line = next(lines, (0, b""))
       if not number:
-        return
+        break
       where = f"{path}:{number}"
       row = parse(parse_line(line))
     except OSError:
@@ -246,10 +293,14 @@ def stream_rows(
     except parsing.ERRORS as error:
       if quarantine is None:
         raise _bad_line(where, error) from error
+      first = first or error
       reason = parsing.reason(error)
       quarantine.add(where=where, reason=reason, row=as_text(line[:_KEPT]))
       continue
+    count += 1
     yield row
+  if first is not None and not count and quarantine is _of_run:
+    raise ValueError(f"{path}: no row is valid; the first: {first}")
 
 
 def _bad_line(where: str, error: Exception) -> ValueError:

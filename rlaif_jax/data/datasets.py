@@ -75,7 +75,10 @@ class ExampleSource(validation.Validated):
         on_demand=on_demand,
       )
     rows = jsonl.open_records(
-      records.Example, self.examples_file, on_demand=on_demand
+      records.Example,
+      self.examples_file,
+      on_demand=on_demand,
+      quarantine=jsonl.of_run(),
     )
     if not rows:
       raise ValueError(

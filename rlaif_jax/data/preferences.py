@@ -80,7 +80,12 @@ def read_labels(
     ValueError: if a line is bad (named), or there are no rows.
   """
   on_demand = on_demand and jax.process_count() > 1
-  labels = jsonl.open_records(records.Preference, path, on_demand=on_demand)
+  labels = jsonl.open_records(
+    records.Preference,
+    path,
+    on_demand=on_demand,
+    quarantine=jsonl.of_run(),
+  )
   if not labels:
     raise ValueError(f"{path} has no labels; run the label job to its end")
   return labels

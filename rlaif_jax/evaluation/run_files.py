@@ -71,7 +71,7 @@ def responses(
   result = {}
   for name, run in runs.items():
     path = root / run / "responses.jsonl"
-    rows = jsonl.read_records(records.Response, path)
+    rows = jsonl.read_records(records.Response, path, jsonl.of_run())
     by_id = {
       row.id: dataclasses.replace(
         row, text=prompts.strip_trailing_symbols(row.text)

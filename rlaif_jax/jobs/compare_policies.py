@@ -77,7 +77,7 @@ def run(
       [
         row
         for path in rankings_files
-        for row in jsonl.read_records(rankings.Ranking, path)
+        for row in jsonl.read_records(rankings.Ranking, path, jsonl.of_run())
       ]
     )
   jsonl.write_text(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 
+from rlaif_jax.text import long_texts
 from rlaif_jax.text import template_files
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def fit(
   """
   pieces = segments(template, context, candidates, cot=cot)
   fixed = sum(
-    len(tokenizer.encode(piece.text))
+    long_texts.count_ids(tokenizer.encode, piece.text)
     for piece in pieces
     if piece.role != "context"
   )
@@ -168,15 +169,19 @@ def fit(
       f"context, but the limit is {max_tokens}; raise the limit or choose a "
       "shorter template"
     )
-  whole = len(tokenizer.encode(context))
-  if whole <= budget:
-    return Fitted(context, fixed + whole, 0)
+  start, ids = long_texts.start(tokenizer.encode, context, budget)
+  is_whole = len(start) == len(context)
+  if is_whole and len(ids) <= budget:
+    return Fitted(context, fixed + len(ids), 0)
   length, kept = _longest_prefix(
-    lambda size: len(tokenizer.encode(context[:size])),
-    size=len(context),
-    tokens=whole,
+    lambda size: len(tokenizer.encode(start[:size])),
+    size=len(start),
+    tokens=len(ids),
     budget=budget,
   )
+  whole = len(ids)
+  if not is_whole:
+    whole = long_texts.count_ids(tokenizer.encode, context)
   return Fitted(context[:length], fixed + kept, whole - kept)
 
 
