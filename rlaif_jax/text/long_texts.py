@@ -14,7 +14,7 @@ from typing import Callable
 Encode = Callable[[str], list[int]]
 
 # Characters of a text that is encoded as a whole.
-WHOLE = 1 << 16
+WHOLE = 1 << 20
 # Characters per token that are encoded at first.
 _PER_TOKEN = 32
 # A cut changes no token before the last ones of a piece.

@@ -111,7 +111,22 @@ def _write(folder: pathlib.Path, rows: list) -> None:
   jsonl.write_records(folder / "written.jsonl", rows)
 
 
+def _in_a_job(
+  read: Callable[[pathlib.Path], None],
+) -> Callable[[pathlib.Path], None]:
+  """Returns a reader whose bad rows are quarantined, as in a job."""
+
+  @functools.wraps(read)
+  def run(folder):
+    with jsonl.quarantining_input() as bad:
+      read(folder)
+    bad.describe(folder / "quarantine_input.jsonl")
+
+  return run
+
+
 def _examples(name: str) -> Callable[[pathlib.Path], None]:
+  @_in_a_job
   def read(folder):
     source = datasets.ExampleSource(examples_file=str(folder / name))
     rows = source.read()
@@ -121,6 +136,7 @@ def _examples(name: str) -> Callable[[pathlib.Path], None]:
   return read
 
 
+@_in_a_job
 def _labels(folder: pathlib.Path) -> None:
   labels = preferences.read_labels(str(folder / "labels.jsonl"))
   preferences.make_encoder(_plain(), corpus.SEQUENCE)(labels)
@@ -128,7 +144,12 @@ def _labels(folder: pathlib.Path) -> None:
 
 
 def _records(cls: type, name: str) -> Callable[[pathlib.Path], None]:
-  return lambda folder: _write(folder, jsonl.read_records(cls, folder / name))
+  @_in_a_job
+  def read(folder):
+    rows = jsonl.read_records(cls, folder / name, jsonl.of_run())
+    _write(folder, rows)
+
+  return read
 
 
 def _pairs(folder: pathlib.Path) -> None:

@@ -283,7 +283,7 @@ def test_a_long_context_is_cut_before_it_is_encoded(monkeypatch):
   """The fitted context is that of the whole text; the count is close."""
   template = prompts.load("summary_base")
   tokenizer = testing.CharTokenizer()
-  context = "one two " * 40_000
+  context = "one two " * 200_000
   encoded = []
 
   def encode(text):
