@@ -27,11 +27,9 @@ END_OF_TURN = (
   "<|im_end|> <|eot_id|> <|end_of_text|> <|endoftext|> <end_of_turn> </s> <eos>"
 ).split()
 _BESIDE = (
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "generation_config.json",
-  "chat_template.jinja",
-)
+  "tokenizer_config.json special_tokens_map.json generation_config.json "
+  "chat_template.jinja"
+).split()
 # Texts that are joined at a newline. Public vocabularies have pieces for runs
 # of newlines, for newlines after a full stop and for newlines before blanks.
 _JOINTS = (
@@ -125,12 +123,15 @@ class SentencePieceTokenizer:
 
     path = pathlib.Path(path)
     self.files = tokenizer_files(path)
-    data = self.files["tokenizer.model"]
     self._pieces = sentencepiece.SentencePieceProcessor()
+    with parsing.naming(path):
+      self._load(path, self.files["tokenizer.model"])
+
+  def _load(self, path: pathlib.Path, data: bytes) -> None:
     try:
       self._pieces.LoadFromSerializedProto(data)
     except RuntimeError as error:
-      raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+      raise ValueError(f"it is no SentencePiece model: {error}") from error
     if self._pieces.eos_id() < 0:
       raise ValueError(f"{path} has no end token; no response could end")
     self.eos_id = self._pieces.eos_id()
@@ -149,7 +150,8 @@ class SentencePieceTokenizer:
       )
     config = _beside(path, "tokenizer_config.json")
     special = config.get("additional_special_tokens")
-    self._plain = _as_control(data, special) if special else self._pieces
+    with parsing.naming(config["path"]):
+      self._plain = _as_control(data, special) if special else self._pieces
     self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
     self.segmentable, self.keeps_newlines = _newlines(self)
 
@@ -368,11 +370,8 @@ def tokenizer_files(path: str | os.PathLike) -> dict[str, bytes]:
   is_json = path.name == "tokenizer.json"
   files = {"tokenizer.json" if is_json else "tokenizer.model": path}
   files |= {name: path.with_name(name) for name in _BESIDE}
-  return {
-    name: parsing.inside(p.parent, p.name).read_bytes()
-    for name, p in files.items()
-    if p.exists()
-  }
+  files = {n: parsing.inside(p.parent, p.name) for n, p in files.items()}
+  return {n: p.read_bytes() for n, p in files.items() if p.exists()}
 
 
 def _main_file(path: str | os.PathLike) -> pathlib.Path:

@@ -70,6 +70,11 @@ def _tokenizer(folder: pathlib.Path) -> None:
       chat.parts(template, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
 
 
+def _template_only(folder: pathlib.Path) -> None:
+  with parsing.naming(folder):
+    chat.parts(chat.load(folder), bos="<s>", eos="</s>", system="Be brief.")
+
+
 def _model(folder: pathlib.Path) -> None:
   model = conversion.load(str(folder), _mesh(), sequence=corpus.SEQUENCE)
   _finite(model.params)
@@ -235,7 +240,10 @@ FORMATS = [
     for name in ("tokenizer", "tokenizer_config", "special_tokens_map")
   ),
   Format("tokenizer", "generation_config.json", _JSON, _tokenizer),
-  Format("sentencepiece", "tokenizer.model", _RAW, _tokenizer),
+  Format(
+    "sentencepiece", "tokenizer.model", mutators.sentencepiece, _tokenizer
+  ),
+  Format("jinja", "chat_template.jinja", mutators.texts, _template_only),
   Format("sentencepiece", "tokenizer_config.json", _JSON, _tokenizer),
   Format("hf", "config.json", _JSON, _model),
   Format("hf", "model.safetensors", mutators.safetensors, _model),

@@ -47,10 +47,15 @@ def odd_value(generator: random.Random) -> object:
 # ---- Bytes.
 
 
+def _place(data, generator):
+  """Returns a place, as often in the header as in all of the rest."""
+  return generator.randrange(generator.choice((len(data), min(len(data), 512))))
+
+
 def _flip(data, generator):
   data, where = bytearray(data), []
   for _ in range(generator.choice((1, 1, 2, 8, 64))):
-    place = generator.randrange(len(data))
+    place = _place(data, generator)
     data[place] ^= 1 << generator.randrange(8)
     where.append(place)
   return bytes(data), f"bits at {where[:4]}"
@@ -58,7 +63,7 @@ def _flip(data, generator):
 
 def _overwrite(data, generator):
   size = generator.choice((1, 2, 4, 8))
-  place = generator.randrange(len(data))
+  place = _place(data, generator)
   number = generator.choice((0, 1, 2**31, 2**63, 2**64 - 1, 2**40, 10**6))
   number = number % 256**size
   order = generator.choice(("little", "big"))
@@ -213,6 +218,34 @@ def safetensors(data: bytes, generator: random.Random) -> Mutation:
     return data[:-4] + place, "a weight is not finite"
   size = len(header).to_bytes(8, "little")
   return size + header + data[8 + length :], note
+
+
+def sentencepiece(data: bytes, generator: random.Random) -> Mutation:
+  """Damages pieces and options of a SentencePiece model, or its bytes."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  if generator.random() < 0.3:
+    return raw(data, generator)
+  model = sentencepiece_model_pb2.ModelProto.FromString(data)
+  number = generator.choice((-1, 0, 1, 2, 3, 300, 2**31 - 1, -(2**31)))
+  kind = generator.choice(("piece", "type", "score", "option", "cut", "text"))
+  piece = model.pieces[generator.randrange(len(model.pieces))]
+  if kind == "piece":
+    piece.piece = generator.choice(("", "a", "\0", "</s>", "x" * 70_000))
+  elif kind == "type":
+    piece.type = generator.randrange(1, 7)
+  elif kind == "score":
+    piece.score = generator.choice((float("nan"), float("inf"), -1e38, 0.0))
+  elif kind == "cut":
+    del model.pieces[generator.randrange(len(model.pieces)) :]
+  elif kind == "text":
+    spec = generator.choice((model.normalizer_spec, model.denormalizer_spec))
+    spec.precompiled_charsmap = generator.randbytes(generator.choice((1, 99)))
+  else:
+    names = ("bos_id", "eos_id", "unk_id", "pad_id", "vocab_size")
+    kind = generator.choice(names)
+    setattr(model.trainer_spec, kind, number)
+  return model.SerializeToString(), f"{kind} {number}"
 
 
 def msgpack(data: bytes, generator: random.Random) -> Mutation:
