@@ -352,14 +352,25 @@ class RecordsOnDemand(Sequence[T]):
 
   def _leave_out(self, quarantine: Quarantine) -> None:
     valid = []
-    for index, place in enumerate(self._places):
+    for number, place in self._places:
+      line = self._line(place)
       try:
-        self[index]
-        valid.append(place)
-      except ValueError as error:
-        where, reason = f"{self._path}:{place[0]}", parsing.reason(error)
-        quarantine.add(where=where, reason=reason, row="")
+        records.from_row(self._cls, parse_line(line))
+        valid.append((number, place))
+      except parsing.ERRORS as error:
+        quarantine.add(
+          where=f"{self._path}:{number}",
+          reason=parsing.reason(error),
+          row=as_text(line[:_KEPT]),
+        )
     self._places = valid
+
+  def _line(self, place: int | bytes) -> bytes:
+    if self._packed:
+      return place
+    with open(self._path, "rb") as f:
+      f.seek(place)
+      return f.readline(MAX_LINE + 1)
 
   def __len__(self) -> int:
     return len(self._places)
@@ -370,12 +381,9 @@ class RecordsOnDemand(Sequence[T]):
       view._places = self._places[index]
       return view
     number, place = self._places[index]
-    if not self._packed:
-      with open(self._path, "rb") as f:
-        f.seek(place)
-        place = f.readline(MAX_LINE + 1)
+    line = self._line(place)
     try:
-      return records.from_row(self._cls, parse_line(place))
+      return records.from_row(self._cls, parse_line(line))
     except parsing.ERRORS as error:
       raise _bad_line(f"{self._path}:{number}", error) from error
 

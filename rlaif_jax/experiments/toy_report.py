@@ -92,7 +92,11 @@ def deviations(rows: Sequence[Row]) -> Table | None:
 
 
 def _last_or_nothing(name: str):
-  return lambda path: float(path[-1].get(name, float("nan")))
+  def last(path) -> float:
+    value = path[-1].get(name)
+    return float("nan") if value is None else float(value)
+
+  return last
 
 
 def _of_seeds(values: Mapping[int, float], seeds: int) -> str:

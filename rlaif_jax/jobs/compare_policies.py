@@ -82,7 +82,7 @@ def run(
     )
   jsonl.write_text(
     directory / "results.json",
-    json.dumps(results, indent=1, sort_keys=True) + "\n",
+    json.dumps(jsonl.finite(results), indent=1, sort_keys=True) + "\n",
   )
   compare_report.write_report(results, directory / "compare.html")
   return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import os
 import pathlib
 from typing import Callable, Sequence, TypeVar
@@ -55,7 +56,10 @@ class JournaledBackend:
     lines = self._path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
       with parsing.naming(f"{self._path}:{number}"):
-        self._apply(jsonl.row_of(parsing.json_value(line)))
+        row = jsonl.row_of(parsing.json_value(line))
+        if "output" in row:
+          row["output"] = _output(row["output"])
+        self._apply(row)
 
   def _apply(self, row: records.Row) -> None:
     if "accounted" in row:
@@ -63,7 +67,7 @@ class JournaledBackend:
       self._outputs = {key: (o, free) for key, (o, _) in self._outputs.items()}
     else:
       usage = records.from_row(records.Usage, row["usage"])
-      self._outputs[row["key"]] = (_output(row["output"]), usage)
+      self._outputs[row["key"]] = (row["output"], usage)
 
   def _write(self, row: records.Row) -> None:
     self._file.write((jsonl.dump_row(row) + "\n").encode("utf-8"))
@@ -143,12 +147,18 @@ class JournaledBackend:
 
 
 def _output(value: object) -> records.Output:
-  """Returns an output after checking that it is a text or log-probs."""
+  """Returns an output after checking that it is a text or log-probs.
+
+  A log-prob that was not finite is stored as null, and is NaN.
+  """
   kind = float if isinstance(value, list) else str
   for part in value if kind is float else [value]:
-    if expected := validation.expected(kind, part):
+    is_null = kind is float and part is None
+    if not is_null and (expected := validation.expected(kind, part)):
       raise ValueError(f"output is {value!r:.60}; {expected}")
-  return value
+  if kind is str:
+    return value
+  return [math.nan if part is None else part for part in value]
 
 
 def _keys(prompts: Sequence[str], request: tuple[str, ...]) -> list[str]:

@@ -117,12 +117,13 @@ def from_checkpoint(
     prefix=chat[0] + sequence.prefix,
     suffix=sequence.suffix + chat[1],
   )
-  converters.check_fits(
-    sequence,
-    tokenizer,
-    vocab_size=checkpoint.config.vocab_size,
-    max_length=checkpoint.config.max_length,
-  )
+  with parsing.naming(checkpoint.directory):
+    converters.check_fits(
+      sequence,
+      tokenizer,
+      vocab_size=checkpoint.config.vocab_size,
+      max_length=checkpoint.config.max_length,
+    )
   params = read_params(checkpoint, mesh, dtype)
   checkpoint.source.close()  # A mapped file counts as memory.
   return pretrained.PretrainedModel(

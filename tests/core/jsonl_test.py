@@ -95,3 +95,75 @@ def test_a_last_line_without_an_end_is_cut_off(tmp_path):
       path.write_bytes(whole + torn)
       assert jsonl.cut_torn_line(path) == len(torn)
       assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+  "line, reason",
+  [
+    (b'{"id": "b", "context": "\\ud800", "response": "r"}', "not Unicode"),
+    (b'{"id": "b", "context": "c", "response": "\xed\xa0\x80"}', "not Unicode"),
+    (b'{"id": "b", "context": ["c"], "response": "r"}', "must be a text"),
+    (b'{"id": "b", "context": null, "response": "r"}', "must be a text"),
+    (b'{"id": NaN, "context": "c", "response": "r"}', "NaN is no JSON"),
+    (b"[" * 100_000, "nested too deeply"),
+    (b'["id"]', "expected an object"),
+    (b'"' + b"x" * 200 + b'"', "more than 150 bytes"),
+  ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_a_bad_row_is_left_out_in_a_job(
+  tmp_path, monkeypatch, line, reason, name, on_demand
+):
+  monkeypatch.setattr(jsonl, "MAX_LINE", 200_000 if line[1:2] == b"[" else 150)
+  path = tmp_path / name
+  good = json.dumps(records.to_row(example("a"))).encode()
+  data = b"\n".join([good, line, good]) + b"\n"
+  path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+  with jsonl.quarantining_input() as bad:
+    for _ in "ab":  # Read twice, counted once.
+      rows = jsonl.open_records(
+        records.Example, path, on_demand=on_demand, quarantine=jsonl.of_run()
+      )
+      assert list(rows) == [example("a")] * 2
+  found = bad.describe(tmp_path / "bad.jsonl")
+  assert found["quarantined_input"] == 1
+  (text,) = found["quarantined_input_reasons"]
+  assert reason in text and name not in text
+  row = json.loads((tmp_path / "bad.jsonl").read_text())
+  assert row["where"] == f"{path}:2" and len(row["row"]) <= 10_000
+  # Outside of a job it is an error.
+  assert jsonl.of_run() is None
+  with pytest.raises(ValueError, match=f"{name}:2: "):
+    jsonl.read_records(records.Example, path, jsonl.of_run())
+
+
+def test_a_truncated_gz_gives_the_rows_before(tmp_path):
+  lines = [records.to_row(example(i)) for i in range(2000)]
+  data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+  path = tmp_path / "rows.jsonl.gz"
+  path.write_bytes(gzip.compress(data)[:-100])
+  quarantine = jsonl.Quarantine()
+  rows = jsonl.read_records(records.Example, path, quarantine)
+  assert 100 < len(rows) < 2000 and rows == [
+    example(i) for i in range(len(rows))
+  ]
+  (bad,) = quarantine.rows
+  assert (
+    f"rows.jsonl.gz:{len(rows) + 1}: the file is truncated" in bad["reason"]
+  )
+  with pytest.raises(ValueError, match="truncated or damaged"):
+    jsonl.read_records(records.Example, path)
+
+
+def test_a_file_without_a_valid_row_is_an_error_in_a_job(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text('{"a": 1}\n')
+  with jsonl.quarantining_input():
+    with pytest.raises(ValueError, match="no row is valid; the first: Example"):
+      jsonl.read_records(records.Example, path, jsonl.of_run())
+
+
+def test_no_number_in_a_file_is_not_finite():
+  row = {"b": [float("nan"), 1.5, (float("inf"),)], "a": {"c": -float("inf")}}
+  assert jsonl.dump_row(row) == '{"a": {"c": null}, "b": [null, 1.5, [null]]}'

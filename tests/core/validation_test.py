@@ -107,3 +107,16 @@ def test_a_class_adds_its_own_check():
 def test_replace_checks_too():
   with pytest.raises(ValueError, match="Config.count is 0"):
     dataclasses.replace(Config(), count=0)
+
+
+@pytest.mark.parametrize(
+  "value, message",
+  [(True, "integer"), (1.0, "integer"), ([1], "integer")],
+)
+def test_types_of_numbers(value, message):
+  with pytest.raises(ValueError, match=f"Config.count is .*{message}"):
+    Config(count=value)
+
+
+def test_numbers_of_numpy_are_numbers():
+  assert Config(count=np.int64(3), rate=np.float32(0.5)).count == 3

@@ -135,3 +135,33 @@ def test_committed_outputs_are_deleted_or_free(tmp_path):
   again.score_options(["a"], ("1", "2"))
   assert backend.asked == ["a"] and path.stat().st_size > 0
   assert again.prefix_options(("1", "2")) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [
+    (b"[]", "expected an object"),
+    (b'{"key": "a"}', "'usage' is missing"),
+    (b'{"key": "a", "usage": {}, "output": [1, "x"]}', "output is"),
+    (b'{"key": "a", "usage": {"requests": "1"}, "output": ""}', "requests is"),
+    (b"[" * 99_999, "nested too deeply"),
+  ],
+)
+def test_a_damaged_line_is_named(tmp_path, line, message):
+  path = tmp_path / "journal.jsonl"
+  path.write_bytes(b'{"accounted": true}\n' + line + b"\n")
+  with pytest.raises(ValueError, match=f"journal.jsonl:2: .*{message}"):
+    journal.JournaledBackend(Paid(), path)
+
+
+def test_a_log_prob_that_is_not_finite_comes_back_as_nan(tmp_path):
+  class Infinite(Paid):
+    def score_options(self, prompts, options):
+      return self._each(prompts, lambda p: [float("-inf"), -1.5])
+
+  path = tmp_path / "journal.jsonl"
+  first = journal.JournaledBackend(Infinite(), path)
+  first.score_options(["p"], ["1", "2"])
+  again = journal.JournaledBackend(Paid(fail_at=0), path)
+  ((low, high),), _ = again.score_options(["p"], ["1", "2"])
+  assert low != low and high == -1.5

@@ -70,3 +70,14 @@ def test_a_stop_and_an_incomplete_line(tmp_path, monkeypatch):
   ratings, usage = rater.run(path)
   assert rater.calls == [["e3", "e4", "e5"], ["e6"]]
   assert len(ratings) == usage.requests == 7
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [("[]", "expected an object"), ('{"usage": {}}', "'ratings' is missing")],
+)
+def test_a_damaged_chunk_is_named(tmp_path, line, message):
+  path = tmp_path / "ratings.partial.jsonl"
+  path.write_text(line + "\n")
+  with pytest.raises(ValueError, match=f"partial.jsonl:1: .*{message}"):
+    Rater().run(path)
