@@ -7,13 +7,12 @@ A bad line either raises, or goes to a quarantine file with the reason.
 from __future__ import annotations
 
 import contextlib
-import copy
 import gzip
 import json
 import math
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 import uuid
 import zlib
 
@@ -27,7 +26,7 @@ T = TypeVar("T")
 # A longer line is a bad one; it is not parsed.
 MAX_LINE = 32 << 20  # bytes
 # Maximum number of characters of a bad row in a quarantine file.
-_KEPT = 10_000
+KEPT = 10_000
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -185,8 +184,8 @@ class Quarantine:
 
   def add(self, *, where: str, reason: str, row: object) -> None:
     """Adds a row; a long text is cut."""
-    row = row[:_KEPT] if isinstance(row, str) else row
-    self.rows.append({"where": where, "reason": reason[:_KEPT], "row": row})
+    row = row[:KEPT] if isinstance(row, str) else row
+    self.rows.append({"where": where, "reason": reason[:KEPT], "row": row})
 
   def counts(self) -> dict[str, int]:
     """Returns the number of rows by reason."""
@@ -292,10 +291,10 @@ def stream_rows(
       raise
     except parsing.ERRORS as error:
       if quarantine is None:
-        raise _bad_line(where, error) from error
+        raise bad_line(where, error) from error
       first = first or error
       reason = parsing.reason(error)
-      quarantine.add(where=where, reason=reason, row=as_text(line[:_KEPT]))
+      quarantine.add(where=where, reason=reason, row=as_text(line[:KEPT]))
       continue
     count += 1
     yield row
@@ -303,7 +302,8 @@ def stream_rows(
     raise ValueError(f"{path}: no row is valid; the first: {first}")
 
 
-def _bad_line(where: str, error: Exception) -> ValueError:
+def bad_line(where: str, error: Exception) -> ValueError:
+  """Returns the error of a bad line; `where` is FILE:NUMBER."""
   reason = parsing.reason(error)
   where = "" if reason.startswith(where) else f"{where}: "
   return ValueError(
@@ -319,86 +319,6 @@ def read_records(
 ) -> list[T]:
   """Reads a file of records of one class; see `parse_rows`."""
   return parse_rows(path, lambda row: records.from_row(cls, row), quarantine)
-
-
-class RecordsOnDemand(Sequence[T]):
-  """The records of a file, each parsed when it is indexed.
-
-  Keeps the offset of each line (or the lines of a .gz file), so that a process
-  can read a few rows of a file of any size. Slices are views. With a
-  quarantine, each row is parsed once at first, and bad ones are left out.
-  """
-
-  def __init__(
-    self,
-    cls: type[T],
-    path: str | os.PathLike,
-    quarantine: Quarantine | None = None,
-  ):
-    self._cls = cls
-    self._path = path
-    self._packed = str(path).endswith(".gz")
-    # (line number, beginning or line) of each row.
-    self._places: list[tuple[int, int | bytes]] = []
-    begin = 0
-    opener = gzip.open if self._packed else open
-    with parsing.naming(path), opener(path, "rb") as f:
-      for number, line in enumerate(f, start=1):
-        if line.strip():
-          self._places.append((number, line if self._packed else begin))
-        begin += len(line)
-    if quarantine is not None:
-      self._leave_out(quarantine)
-
-  def _leave_out(self, quarantine: Quarantine) -> None:
-    valid = []
-    for number, place in self._places:
-      line = self._line(place)
-      try:
-        records.from_row(self._cls, parse_line(line))
-        valid.append((number, place))
-      except parsing.ERRORS as error:
-        quarantine.add(
-          where=f"{self._path}:{number}",
-          reason=parsing.reason(error),
-          row=as_text(line[:_KEPT]),
-        )
-    self._places = valid
-
-  def _line(self, place: int | bytes) -> bytes:
-    if self._packed:
-      return place
-    with open(self._path, "rb") as f:
-      f.seek(place)
-      return f.readline(MAX_LINE + 1)
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      view = copy.copy(self)
-      view._places = self._places[index]
-      return view
-    number, place = self._places[index]
-    line = self._line(place)
-    try:
-      return records.from_row(self._cls, parse_line(line))
-    except parsing.ERRORS as error:
-      raise _bad_line(f"{self._path}:{number}", error) from error
-
-
-def open_records(
-  cls: type[T],
-  path: str | os.PathLike,
-  *,
-  on_demand: bool,
-  quarantine: Quarantine | None = None,
-) -> Sequence[T]:
-  """Returns the records of a file: a list, or RecordsOnDemand."""
-  if on_demand:
-    return RecordsOnDemand(cls, path, quarantine)
-  return read_records(cls, path, quarantine)
 
 
 def stream_records(

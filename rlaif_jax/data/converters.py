@@ -114,7 +114,7 @@ def encode_prompts(
   prefix = begin + tokenizer.encode(config.prefix)
   suffix = tokenizer.encode(config.suffix)
   ids = [
-    long_texts.first_ids(tokenizer.encode_plain, text, config.max_context)
+    long_texts.ids(tokenizer.encode_plain, text, config.max_context)
     for text in contexts
   ]
   cut = sum(len(row) > config.max_context for row in ids)
@@ -150,7 +150,7 @@ def encode_responses(
   mask = np.zeros((len(texts), max_response), np.float32)
   cut = 0
   for i, text in enumerate(texts):
-    ids = long_texts.first_ids(tokenizer.encode_plain, text, max_response)
+    ids = long_texts.ids(tokenizer.encode_plain, text, max_response)
     ids = [*ids, tokenizer.eos_id]
     cut += len(ids) > max_response
     ids = ids[:max_response]

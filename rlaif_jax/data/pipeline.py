@@ -17,6 +17,7 @@ from typing import Callable, Iterable, Sequence
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import record_files
 from rlaif_jax.core import records
 from rlaif_jax.data import debian
 from rlaif_jax.data import docstrings
@@ -281,7 +282,7 @@ def load_rows(
     _check_source(task, directory, data_dir)
   else:
     build_task(task, directory, data_dir)
-  rows = jsonl.open_records(
+  rows = record_files.open_records(
     TASKS[task].record, directory / f"{split}.jsonl", on_demand=on_demand
   )
   if not rows:
@@ -342,7 +343,7 @@ def load_examples(
   rows = load_rows(task, split, **where)
   if TASKS[task].record is records.Example:
     return rows
-  if isinstance(rows, jsonl.RecordsOnDemand):
+  if isinstance(rows, record_files.RecordsOnDemand):
     return _Preferred(rows)
   return [records.example_of(row) for row in rows]
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes the beginning of a long text without encoding all of it.
+"""Encodes the start or the end of a long text without encoding all of it.
 
 Encoding takes forty times the memory of the text. A text that is longer than
-any budget of tokens is therefore cut first, far behind the tokens that are
+any budget of tokens is therefore cut first, far from the tokens that are
 kept: at a blank, where no word is split, and with a margin of tokens.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Callable
+from typing import Callable, Literal
 
 Encode = Callable[[str], list[int]]
 
@@ -23,24 +23,31 @@ _MARGIN = 256
 _BETWEEN = re.compile(r"(?<=\S)[ \n](?=\S)")
 
 
-def start(encode: Encode, text: str, count: int) -> tuple[str, list[int]]:
-  """Returns a text with its ids, or a prefix with more than `count` ids.
+def part(
+  encode: Encode, text: str, count: int, keep: Literal["start", "end"] = "start"
+) -> tuple[str, list[int]]:
+  """Returns a text with its ids, or a part with more than `count` ids.
 
-  The first `count` ids are those of the whole text.
+  The first (or last) `count` ids are those of the whole text.
   """
   length = max(WHOLE, _PER_TOKEN * count)
   while len(text) > length:
-    prefix = text[: _cut(text, length)]
-    ids = encode(prefix)
+    if keep == "start":
+      piece = text[: _cut(text, length)]
+    else:
+      piece = text[_cut(text, len(text) - length) :]
+    ids = encode(piece)
     if len(ids) > count + _MARGIN:
-      return prefix, ids
+      return piece, ids
     length *= 4  # Tokens may stand for many characters, such as blanks.
   return text, encode(text)
 
 
-def first_ids(encode: Encode, text: str, count: int) -> list[int]:
-  """Returns the ids of a text, or more than `count` of its first ids."""
-  return start(encode, text, count)[1]
+def ids(
+  encode: Encode, text: str, count: int, keep: Literal["start", "end"] = "start"
+) -> list[int]:
+  """Returns the ids of a text, or more than `count` of its first or last."""
+  return part(encode, text, count, keep)[1]
 
 
 def count_ids(encode: Encode, text: str) -> int:

@@ -169,7 +169,7 @@ def fit(
       f"context, but the limit is {max_tokens}; raise the limit or choose a "
       "shorter template"
     )
-  start, ids = long_texts.start(tokenizer.encode, context, budget)
+  start, ids = long_texts.part(tokenizer.encode, context, budget)
   is_whole = len(start) == len(context)
   if is_whole and len(ids) <= budget:
     return Fitted(context, fixed + len(ids), 0)

@@ -69,23 +69,6 @@ def test_an_empty_quarantine_writes_nothing(tmp_path):
   assert not (tmp_path / "bad.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_records_on_demand(tmp_path, name):
-  rows = [example(i) for i in range(4)]
-  jsonl.write_records(tmp_path / "rows.jsonl", rows)
-  lines = (tmp_path / "rows.jsonl").read_bytes().splitlines()
-  text = b"\n".join([*lines[:2], b"", *lines[2:], b"[]"])
-  opener = gzip.open if name.endswith("gz") else open
-  with opener(tmp_path / name, "wb") as f:
-    f.write(text)
-  found = jsonl.RecordsOnDemand(records.Example, tmp_path / name)
-  assert len(found) == 5
-  assert [found[i] for i in (3, 0, 2)] == [rows[i] for i in (3, 0, 2)]
-  assert list(found[1:4]) == rows[1:4] and found[1:][0] == rows[1]
-  with pytest.raises(ValueError, match=rf"{name}:6: .* Fix or delete"):
-    found[4]
-
-
 def test_a_last_line_without_an_end_is_cut_off(tmp_path):
   path = tmp_path / "rows.jsonl"
   assert jsonl.cut_torn_line(path) == 0 and not path.exists()
@@ -95,47 +78,6 @@ def test_a_last_line_without_an_end_is_cut_off(tmp_path):
       path.write_bytes(whole + torn)
       assert jsonl.cut_torn_line(path) == len(torn)
       assert path.read_bytes() == whole
-
-
-@pytest.mark.parametrize(
-  "line, reason",
-  [
-    (b'{"id": "b", "context": "\\ud800", "response": "r"}', "not Unicode"),
-    (b'{"id": "b", "context": "c", "response": "\xed\xa0\x80"}', "not Unicode"),
-    (b'{"id": "b", "context": ["c"], "response": "r"}', "must be a text"),
-    (b'{"id": "b", "context": null, "response": "r"}', "must be a text"),
-    (b'{"id": NaN, "context": "c", "response": "r"}', "NaN is no JSON"),
-    (b"[" * 100_000, "nested too deeply"),
-    (b'["id"]', "expected an object"),
-    (b'"' + b"x" * 200 + b'"', "more than 150 bytes"),
-  ],
-)
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-@pytest.mark.parametrize("on_demand", [True, False])
-def test_a_bad_row_is_left_out_in_a_job(
-  tmp_path, monkeypatch, line, reason, name, on_demand
-):
-  monkeypatch.setattr(jsonl, "MAX_LINE", 200_000 if line[1:2] == b"[" else 150)
-  path = tmp_path / name
-  good = json.dumps(records.to_row(example("a"))).encode()
-  data = b"\n".join([good, line, good]) + b"\n"
-  path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-  with jsonl.quarantining_input() as bad:
-    for _ in "ab":  # Read twice, counted once.
-      rows = jsonl.open_records(
-        records.Example, path, on_demand=on_demand, quarantine=jsonl.of_run()
-      )
-      assert list(rows) == [example("a")] * 2
-  found = bad.describe(tmp_path / "bad.jsonl")
-  assert found["quarantined_input"] == 1
-  (text,) = found["quarantined_input_reasons"]
-  assert reason in text and name not in text
-  row = json.loads((tmp_path / "bad.jsonl").read_text())
-  assert row["where"] == f"{path}:2" and len(row["row"]) <= 10_000
-  # Outside of a job it is an error.
-  assert jsonl.of_run() is None
-  with pytest.raises(ValueError, match=f"{name}:2: "):
-    jsonl.read_records(records.Example, path, jsonl.of_run())
 
 
 def test_a_truncated_gz_gives_the_rows_before(tmp_path):

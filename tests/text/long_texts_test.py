@@ -94,12 +94,16 @@ def encode(request):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_first_ids_are_those_of_the_whole_text(encode, name, monkeypatch):
+@pytest.mark.parametrize("keep", ["start", "end"])
+def test_the_kept_ids_are_those_of_the_whole_text(
+  encode, name, keep, monkeypatch
+):
   monkeypatch.setattr(long_texts, "WHOLE", 2000)
   whole = encode(TEXTS[name])
   for count in (1, 7, 60, 100, 30_000):
-    found = long_texts.first_ids(encode, TEXTS[name], count)
-    assert found[:count] == whole[:count]
+    found = long_texts.ids(encode, TEXTS[name], count, keep)
+    kept = slice(count) if keep == "start" else slice(-count, None)
+    assert found[kept] == whole[kept]
     assert (len(found) > count) == (len(whole) > count)
 
 
@@ -111,7 +115,7 @@ def test_short_texts_are_encoded_once_as_they_are():
     return list(text)
 
   text = "x" * long_texts.WHOLE
-  assert len(long_texts.first_ids(encode, text, 5)) == len(text)
+  assert len(long_texts.ids(encode, text, 5)) == len(text)
   assert long_texts.count_ids(encode, text) == len(text)
   assert calls == [text, text]
 
@@ -129,7 +133,7 @@ def test_memory_does_not_depend_on_the_length(monkeypatch):
   monkeypatch.setattr(long_texts, "WHOLE", 1 << 16)
   text = "ab " * 200_000
   tracemalloc.start()
-  assert len(long_texts.first_ids(encode, text, 100)) < 70_000
+  assert len(long_texts.ids(encode, text, 100)) < 70_000
   assert long_texts.count_ids(encode, text) == len(text)
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
