@@ -17,6 +17,7 @@ from typing import Callable, Iterable, Sequence
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import record_files
 from rlaif_jax.core import records
 from rlaif_jax.data import debian
@@ -118,10 +119,10 @@ def read_published(
       if split not in parsed:
         raise ValueError(f"the row names no split; it is one of {list(parsed)}")
       parsed[split].append((where, published.parse(row)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+    except parsing.ERRORS as error:
       # Parquet may contain values that JSON does not have.
       plain = json.loads(json.dumps(row, default=str))
+      reason = parsing.reason(error)
       quarantine.add(where=where, reason=reason, row=plain)
   splits = _without_repeats(parsed, quarantine)
   splits = published.finish(splits)
@@ -300,7 +301,7 @@ def _absolute(source: str) -> str:
 
 
 def _check_source(task: str, directory: pathlib.Path, source: str) -> None:
-  manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
+  manifest = parsing.read_json(directory / "manifest.json")
   built = manifest.get("source", "")
   if source and _absolute(source) != built:
     raise ValueError(

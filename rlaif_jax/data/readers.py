@@ -84,7 +84,7 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
   """
   if path.suffix == ".parquet":
     with parsing.naming(path):
-      yield from _parquet(path)
+      yield from _parquet(path, quarantine)
     return
   for number, line in jsonl.read_lines(path):
     where = f"{path}:{number}"
@@ -96,14 +96,20 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
     yield where, row
 
 
-def _parquet(path: pathlib.Path) -> Rows:
+def _parquet(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
   from pyarrow import parquet
 
   number = 0
   for batch in parquet.ParquetFile(path).iter_batches():
-    for row in batch.to_pylist():
+    for index in range(len(batch)):
       number += 1
-      yield f"{path}:{number}", row
+      where = f"{path}:{number}"
+      try:
+        (row,) = batch.slice(index, 1).to_pylist()
+      except UnicodeDecodeError as error:
+        quarantine.add(where=where, reason=str(error), row="")
+        continue
+      yield where, row
 
 
 def read_tfds(name: str, split: str) -> Rows:

@@ -23,7 +23,9 @@ This line is not in the list of jobs.
 """
 from __future__ import annotations
 import dataclasses
+import math
 import pathlib
+from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 
 CALLS = []
@@ -53,6 +55,9 @@ def run(*, output_dir: str, data_dir: str, size: SizeConfig,
     raise ValueError("the data is empty; give another")
   if fail == "stop":
     raise preemption.Preempted("train: stopped after step 2")
+  if fail == "rows":
+    rows = jsonl.parse_rows(data_dir, jsonl.row_of, jsonl.of_run())
+    return {"rows": len(rows), "loss": {"value": math.nan}}
   return {"loss": 0.25, "steps": num_steps}
 '''
 
@@ -290,3 +295,15 @@ def test_a_multihost_job_starts_the_processes(jobs, monkeypatch):
   monkeypatch.setattr(processes, "start", lambda: calls.append("start"))
   assert start("--gin.DATA_DIR=d") == 0
   assert calls == ["start"] and len(jobs.CALLS) == 1
+
+
+def test_bad_rows_of_input_files_are_counted_and_nan_is_null(jobs, tmp_path):
+  data = tmp_path / "rows.jsonl"
+  data.write_text('{"a": 1}\n{"a": NaN}\n["\\ud800"]\n{"a": 2}\n')
+  assert start(f"--gin.DATA_DIR={data}", "--gin.train.fail=rows") == 0
+  result = json.loads((tmp_path / "out" / "result.json").read_text())
+  assert result["rows"] == 2 and result["loss"] == {"value": None}
+  assert result["quarantined_input"] == 2
+  assert sum(result["quarantined_input_reasons"].values()) == 2
+  lines = (tmp_path / "out" / "quarantine_input.jsonl").read_text().splitlines()
+  assert [json.loads(x)["where"] for x in lines] == [f"{data}:2", f"{data}:3"]

@@ -121,3 +121,20 @@ def test_tfds_values_become_plain():
     "choice": 1,
     "summaries": {"text": ["a", "b"]},
   }
+
+
+def test_a_row_of_parquet_that_is_not_unicode_is_quarantined(tmp_path):
+  pyarrow = pytest.importorskip("pyarrow")
+  from pyarrow import parquet
+
+  offsets = pyarrow.py_buffer(np.asarray([0, 1, 3, 4], np.int32).tobytes())
+  data = pyarrow.py_buffer(b"a\xff\xfeb")
+  column = pyarrow.Array.from_buffers(pyarrow.utf8(), 3, [None, offsets, data])
+  path = tmp_path / "x.parquet"
+  parquet.write_table(pyarrow.table({"t": column}), path)
+  rows, bad = read(path)
+  assert rows == [(f"{path}:1", {"t": "a"}), (f"{path}:3", {"t": "b"})]
+  assert [row["where"] for row in bad] == [f"{path}:2"]
+  path.write_bytes(path.read_bytes()[:-9])
+  with pytest.raises(ValueError, match="x.parquet: "):
+    read(path)

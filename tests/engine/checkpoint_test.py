@@ -62,3 +62,17 @@ def test_a_run_restores_its_newest_checkpoint(tmp_path):
 
 def test_without_a_checkpoint_the_state_is_returned(tmp_path):
   assert checkpoint.RunCheckpoints(tmp_path).restore(PARAMS) is PARAMS
+
+
+def test_too_many_layers_are_refused_before_a_model_is_built(tmp_path):
+  checkpoint.save_model(tmp_path / "model", PARAMS, {})
+  checkpoint.check_layers(tmp_path / "model", 2)
+  with pytest.raises(ValueError, match="3 layers, and there are 2 arrays"):
+    checkpoint.check_layers(tmp_path / "model", 3)
+
+
+def test_damaged_arrays_name_the_model(tmp_path):
+  checkpoint.save_model(tmp_path / "model", PARAMS, {})
+  (tmp_path / "model" / "params" / "_METADATA").write_text("{")
+  with pytest.raises(ValueError, match=str(tmp_path / "model")):
+    checkpoint.load_params(tmp_path / "model", like(PARAMS))
