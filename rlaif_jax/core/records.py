@@ -80,16 +80,17 @@ def _fields(cls: type) -> tuple[frozenset, frozenset, dict[str, object]]:
 
 
 def _nested(hint: object, value: object) -> object:
-  """Converts JSON objects to the dataclass that the annotation names."""
+  """Converts JSON objects and lists to what the annotation names."""
   if not isinstance(value, (dict, list)):
     return value
+  is_tuple = isinstance(value, list) and typing.get_origin(hint) is tuple
   kinds = [k for k in (hint, *typing.get_args(hint)) if isinstance(k, type)]
   kind = next(filter(dataclasses.is_dataclass, kinds), None)
-  if kind is None:
-    return value
   if isinstance(value, dict):
-    return from_row(kind, value)
-  return [from_row(kind, v) if isinstance(v, dict) else v for v in value]
+    return value if kind is None else from_row(kind, value)
+  if kind is not None:
+    value = [from_row(kind, v) if isinstance(v, dict) else v for v in value]
+  return tuple(value) if is_tuple else value
 
 
 def to_row(record: object) -> Row:
@@ -194,13 +195,13 @@ def example_of(pair: Preference) -> Example:
   )
 
 
-def pair_of_row(row: Row) -> Pair:
+def pair_of_row(row: object) -> Pair:
   """Returns the pair of a JSON object of a Pair or of a Preference.
 
   Raises:
     ValueError: if it is neither.
   """
-  if "p_first" in row:
+  if isinstance(row, dict) and "p_first" in row:
     fields = {field.name for field in dataclasses.fields(Pair)}
     row = {name: value for name, value in row.items() if name in fields}
   return from_row(Pair, row)
