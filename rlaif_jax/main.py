@@ -18,6 +18,7 @@ from rlaif_jax.cli import command_line
 from rlaif_jax.cli import compile_cache
 from rlaif_jax.cli import job_help
 from rlaif_jax.cli import job_runner
+from rlaif_jax.core import parsing
 from rlaif_jax.engine import preemption
 
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The exit code: 0 if done, 2 on an error, 75 if preempted (resumable).
   """
   arguments = sys.argv[1:] if arguments is None else list(arguments)
+  parsing.make_logs_printable()
   try:
     command = command_line.parse(arguments)
     if command.help or not arguments:
@@ -39,11 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = shlex.join(["python", "-m", "rlaif_jax.main", *arguments])
     print(f"{stop}; saved. Resume with:\n  {again}", file=sys.stderr)
     return preemption.EXIT_CODE
-  except (ValueError, OSError, ImportError) as error:
+  except Exception as error:
     if "--debug" in arguments:
       raise
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {parsing.printable(_message(error))}", file=sys.stderr)
     return 2
+
+
+def _message(error: Exception) -> str:
+  """Returns what is printed of an error; one line of an unexpected one."""
+  notes = getattr(error, "__notes__", [])
+  if isinstance(error, (ValueError, OSError, ImportError)):
+    return "\n".join([str(error), *notes])
+  lines = str(error).strip().splitlines() or ["no message"]
+  text = "; ".join([f"{type(error).__name__}: {lines[0]}", *notes])
+  return f"{text} (--debug shows where)"
 
 
 def console() -> NoReturn:

@@ -232,7 +232,9 @@ def statistics(
   Raises:
     ValueError: if there are too few rows, or all rewards are equal.
   """
-  rows = jsonl.read_records(records.Response, config.standardize_file)
+  rows = jsonl.read_records(
+    records.Response, config.standardize_file, jsonl.of_run()
+  )
   rows = rows[: config.standardize_rows]
   if len(rows) < 2:
     raise ValueError(

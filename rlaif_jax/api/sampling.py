@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Callable, NamedTuple
 
@@ -113,6 +112,10 @@ def to_response(
   )
 
 
+def _batch(rows: object) -> list[records.Response]:
+  return [records.from_row(records.Response, row) for row in rows]
+
+
 class FinishedBatches:
   """Responses of finished batches in a JSONL file, one line per batch.
 
@@ -125,11 +128,9 @@ class FinishedBatches:
       jsonl.cut_torn_line(path)
     # All processes read the same lines before one of them appends.
     processes.wait_for_all(f"sample, {path}")
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    self.responses: list[list[records.Response]] = [
-      [records.from_row(records.Response, row) for row in json.loads(line)]
-      for line in lines
-    ]
+    self.responses: list[list[records.Response]] = []
+    if path.exists():
+      self.responses = jsonl.parse_rows(path, _batch)
 
   def append(self, responses: list[records.Response]) -> None:
     """Adds a finished batch."""

@@ -12,6 +12,7 @@ from gin import config_parser
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
+from rlaif_jax.core import parsing
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -73,7 +74,7 @@ def read(
     )
   found = find(path, "".join(including[-1:]))
   try:
-    with open(found, encoding="utf-8") as file:
+    with parsing.naming(path), open(found, encoding="utf-8") as file:
       statements = list(config_parser.ConfigParser(file, _Values()))
   except SyntaxError as error:
     raise command_line.UsageError(

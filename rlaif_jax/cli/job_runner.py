@@ -25,6 +25,9 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.engine import preemption
 
+# Bad rows of input files, in the output directory.
+QUARANTINE = "quarantine_input.jsonl"
+
 
 def run(command: command_line.Command) -> None:
   """Runs a job, or reports the result of a finished one.
@@ -66,17 +69,24 @@ def run(command: command_line.Command) -> None:
       print(f"{command.job}: already done, see {folder.result}")
     else:
       begin = time.monotonic()
-      result = _run_job(command, job, arguments, processes)
+      result, bad = _run_job(command, job, arguments, processes)
       advice = result.get("next", "")
       result["next"] = next_command.suggest(command, bindings, jobs, advice)
       result |= {
         "job": command.job,
         "seconds": round(time.monotonic() - begin, 1),
       }
-      text = json.dumps(result, indent=2, sort_keys=True, default=str) + "\n"
       if processes is None or processes.is_writer():
-        jsonl.write_text(folder.result, text)
-        print(text, end="")
+        result |= bad.describe(folder.result.with_name(QUARANTINE))
+        text = json.dumps(
+          jsonl.finite(result),
+          indent=2,
+          sort_keys=True,
+          default=str,
+          allow_nan=False,
+        )
+        jsonl.write_text(folder.result, text + "\n")
+        print(text)
     if result["next"]:
       print(f"next: {result['next']}")
 
@@ -86,16 +96,16 @@ def _run_job(
   job: job_table.Run,
   arguments: Mapping[str, object],
   processes: types.ModuleType | None,
-) -> records.Row:
-  """Runs the job and returns its result."""
+) -> tuple[records.Row, jsonl.Quarantine]:
+  """Runs the job; returns its result and the bad rows of its input files."""
   preemption.install()
   if cache := os.environ.get(compile_cache.JAX):
     print(f"compiled programs are cached in {cache}")
   lost = (
     processes.exit_on_lost_process() if processes else contextlib.nullcontext()
   )
-  with lost:
-    return dict(job(output_dir=command.output_dir, **arguments))
+  with lost, jsonl.quarantining_input() as bad:
+    return dict(job(output_dir=command.output_dir, **arguments)), bad
 
 
 def _start_processes(

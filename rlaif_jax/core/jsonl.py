@@ -6,18 +6,28 @@ A bad line either raises, or goes to a quarantine file with the reason.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import gzip
 import json
+import math
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 import uuid
+import zlib
+
+from absl import logging
 
 from rlaif_jax.core import inputs
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 
 T = TypeVar("T")
+
+# A longer line is a bad one; it is not parsed.
+MAX_LINE = 32 << 20  # bytes
+# Maximum number of characters of a bad row in a quarantine file.
+KEPT = 10_000
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -56,8 +66,25 @@ def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 
 
 def dump_row(row: object) -> str:
-  """Returns a line of JSON; equal rows give equal lines."""
-  return json.dumps(row, ensure_ascii=False, sort_keys=True)
+  """Returns a line of JSON; equal rows give equal lines.
+
+  A number that is not finite, such as the mean of no values, becomes null.
+  """
+  settings = dict(ensure_ascii=False, sort_keys=True, allow_nan=False)
+  try:
+    return json.dumps(row, **settings)
+  except ValueError:
+    return json.dumps(finite(row), **settings)
+
+
+def finite(value: object) -> object:
+  """Returns a value for JSON with None for numbers that are not finite."""
+  if isinstance(value, dict):
+    return {key: finite(part) for key, part in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [finite(part) for part in value]
+  is_number = isinstance(value, float)
+  return None if is_number and not math.isfinite(value) else value
 
 
 def write_rows(path: str | os.PathLike, rows: Iterable[object]) -> None:
@@ -109,13 +136,41 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
   """Yields (line number from 1, line) of a .jsonl or .jsonl.gz file.
 
   Lines are bytes, so that invalid UTF-8 makes one bad line and not a bad file.
+  Of a line over MAX_LINE bytes, MAX_LINE + 1 are returned.
+
+  Raises:
+    ValueError: a .gz file is truncated or damaged; names file and line.
   """
   inputs.note(path)
   opener = gzip.open if str(path).endswith(".gz") else open
+  number = 0
   with opener(path, "rb") as f:
-    for number, line in enumerate(f, start=1):
+    while True:
+      number += 1
+      try:
+        line = rest = f.readline(MAX_LINE + 1)
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+          rest = f.readline(MAX_LINE + 1)
+      except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+          f"{path}:{number}: the file is truncated or damaged: {error}; get "
+          "it again"
+        ) from error
+      if not line:
+        return
       if line.strip():
         yield number, line
+
+
+def parse_line(line: bytes) -> object:
+  """Returns the JSON value of a line.
+
+  Raises:
+    ValueError: it is over MAX_LINE bytes, or see `parsing.json_value`.
+  """
+  if len(line) > MAX_LINE:
+    raise ValueError(f"the line has more than {MAX_LINE} bytes")
+  return parsing.json_value(line)
 
 
 def as_text(line: bytes) -> str:
@@ -130,7 +185,9 @@ class Quarantine:
     self.rows: list[records.Row] = []
 
   def add(self, *, where: str, reason: str, row: object) -> None:
-    self.rows.append({"where": where, "reason": reason, "row": row})
+    """Adds a row; a long text is cut."""
+    row = row[:KEPT] if isinstance(row, str) else row
+    self.rows.append({"where": where, "reason": reason[:KEPT], "row": row})
 
   def counts(self) -> dict[str, int]:
     """Returns the number of rows by reason."""
@@ -139,11 +196,61 @@ class Quarantine:
       result[row["reason"]] = result.get(row["reason"], 0) + 1
     return result
 
+  def describe(self, path: str | os.PathLike) -> records.Row:
+    """Writes the rows, and returns what a job's result has about them.
+
+    A file that was read twice counts once.
+    """
+    self.rows = list({row["where"]: row for row in self.rows}.values())
+    if not self.write(path):
+      return {}
+    first = self.rows[0]
+    logging.warning(
+      "%d bad rows of input files are left out, see %s; the first is %s: %s",
+      len(self.rows),
+      path,
+      first["where"],
+      first["reason"],
+    )
+    return {
+      "quarantined_input": len(self.rows),
+      "quarantined_input_reasons": self.counts(),
+    }
+
   def write(self, path: str | os.PathLike) -> int:
     """Writes the rows, if there are any; returns their number."""
     if self.rows:
       write_rows(path, self.rows)
     return len(self.rows)
+
+
+_of_run: Quarantine | None = None
+
+
+@contextlib.contextmanager
+def quarantining_input() -> Iterator[Quarantine]:
+  """Collects the bad rows of a job's input files; see `of_run`."""
+  global _of_run
+  before, _of_run = _of_run, Quarantine()
+  try:
+    yield _of_run
+  finally:
+    _of_run = before
+
+
+def of_run() -> Quarantine | None:
+  """Returns where a running job puts bad rows of its input files.
+
+  It is None outside of `quarantining_input`: a bad row is an error there.
+  """
+  return _of_run
+
+
+def row_of(value: object) -> records.Row:
+  """Returns a JSON value that is an object; raises ValueError for others."""
+  if not isinstance(value, dict):
+    raise ValueError(f"expected an object, found {value!r:.60}")
+  return value
 
 
 def parse_rows(
@@ -164,29 +271,45 @@ def stream_rows(
 
   Args:
     path: .jsonl or .jsonl.gz.
-    parse: decoded line -> record; raises ValueError, KeyError or TypeError for
-      a bad one.
+    parse: decoded line -> record; raises one of `parsing.ERRORS` for a bad
+      one.
     quarantine: receives the bad lines; None raises for the first one.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if a line is bad; names file and line number.
+    ValueError: if a line is bad, or all lines are and the quarantine is that
+      of a run; names file and line number.
   """
-  for number, line in read_lines(path):
+  lines, count, first = read_lines(path), 0, None
+  while True:
+    where, line = str(path), b""
     try:
-      row = parse(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+      number, line = next(lines, (0, b""))
+      if not number:
+        break
       where = f"{path}:{number}"
+      row = parse(parse_line(line))
+    except OSError:
+      raise
+    except parsing.ERRORS as error:
       if quarantine is None:
-        raise _bad_line(where, error) from error
-      quarantine.add(where=where, reason=str(error), row=as_text(line))
+        raise bad_line(where, error) from error
+      first = first or error
+      reason = parsing.reason(error)
+      quarantine.add(where=where, reason=reason, row=as_text(line[:KEPT]))
       continue
+    count += 1
     yield row
+  if first is not None and not count and quarantine is _of_run:
+    raise ValueError(f"{path}: no row is valid; the first: {first}")
 
 
-def _bad_line(where: str, error: Exception) -> ValueError:
+def bad_line(where: str, error: Exception) -> ValueError:
+  """Returns the error of a bad line; `where` is FILE:NUMBER."""
+  reason = parsing.reason(error)
+  where = "" if reason.startswith(where) else f"{where}: "
   return ValueError(
-    f"{where}: {error}. Fix or delete this line, then run the same command "
+    f"{where}{reason}. Fix or delete this line, then run the same command "
     "again."
   )
 
@@ -198,54 +321,6 @@ def read_records(
 ) -> list[T]:
   """Reads a file of records of one class; see `parse_rows`."""
   return parse_rows(path, lambda row: records.from_row(cls, row), quarantine)
-
-
-class RecordsOnDemand(Sequence[T]):
-  """The records of a file, each parsed when it is indexed.
-
-  Keeps the offset of each line (or the lines of a .gz file), so that a process
-  can read a few rows of a file of any size. Slices are views.
-  """
-
-  def __init__(self, cls: type[T], path: str | os.PathLike):
-    self._cls = cls
-    self._path = path
-    self._packed = str(path).endswith(".gz")
-    # (line number, beginning or line) of each row.
-    self._places: list[tuple[int, int | bytes]] = []
-    begin = 0
-    inputs.note(path)
-    opener = gzip.open if self._packed else open
-    with opener(path, "rb") as f:
-      for number, line in enumerate(f, start=1):
-        if line.strip():
-          self._places.append((number, line if self._packed else begin))
-        begin += len(line)
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      view = copy.copy(self)
-      view._places = self._places[index]
-      return view
-    number, place = self._places[index]
-    if not self._packed:
-      with open(self._path, "rb") as f:
-        f.seek(place)
-        place = f.readline()
-    try:
-      return records.from_row(self._cls, json.loads(place))
-    except (ValueError, KeyError, TypeError) as error:
-      raise _bad_line(f"{self._path}:{number}", error) from error
-
-
-def open_records(
-  cls: type[T], path: str | os.PathLike, *, on_demand: bool
-) -> Sequence[T]:
-  """Returns the records of a file: a list, or RecordsOnDemand."""
-  return RecordsOnDemand(cls, path) if on_demand else read_records(cls, path)
 
 
 def stream_records(

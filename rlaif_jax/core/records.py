@@ -7,10 +7,13 @@ Records of arrays on the devices are in `core.batches`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import typing
 from typing import Any, TypeVar
+
+from rlaif_jax.core import validation
 
 T = TypeVar("T")
 # A JSON object.
@@ -38,38 +41,56 @@ def is_odd(name: str) -> bool:
   return int(name[-1], 16) % 2 == 1
 
 
-def from_row(cls: type[T], row: Row) -> T:
+def from_row(cls: type[T], row: object) -> T:
   """Builds a record, with nested records, from a JSON object.
 
   Raises:
-    ValueError: if keys are unknown or missing.
+    ValueError: if it is no object, keys are unknown or missing, or a value has
+      another type than the field, is not finite or is not Unicode.
   """
-  fields = {f.name: f for f in dataclasses.fields(cls)}
-  unknown = sorted(set(row) - set(fields))
-  missing = sorted(
-    name
-    for name, field in fields.items()
-    if name not in row
-    and field.default is dataclasses.MISSING
-    and field.default_factory is dataclasses.MISSING
-  )
-  if unknown or missing:
+  if not isinstance(row, dict):
+    raise ValueError(f"{cls.__name__}: expected an object, found {row!r:.60}")
+  names, required, hints = _fields(cls)
+  if not names >= row.keys() >= required:
     raise ValueError(
-      f"{cls.__name__}: missing keys {missing}, unknown keys {unknown}; "
-      f"a row has the keys {sorted(fields)}"
+      f"{cls.__name__}: missing keys {sorted(required - row.keys())}, unknown "
+      f"keys {sorted(row.keys() - names)}; a row has the keys {sorted(names)}"
     )
-  if any(isinstance(value, dict) for value in row.values()):
-    hints = typing.get_type_hints(cls)
-    row = {name: _nested(hints[name], value) for name, value in row.items()}
+  row = {name: _nested(hints[name], value) for name, value in row.items()}
+  for name, check in validation.row_checks(cls):
+    if name in row and (expected := check(row[name])):
+      raise ValueError(
+        f"{cls.__name__}: {name} is {row[name]!r:.80}; {expected}"
+      )
   return cls(**row)
 
 
+@functools.cache
+def _fields(cls: type) -> tuple[frozenset, frozenset, dict[str, object]]:
+  """Returns the names of all and of the required fields, and the hints."""
+  fields = dataclasses.fields(cls)
+  required = frozenset(
+    field.name
+    for field in fields
+    if field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
+  )
+  names = frozenset(field.name for field in fields)
+  return names, required, typing.get_type_hints(cls)
+
+
 def _nested(hint: object, value: object) -> object:
-  """Converts a JSON object to the dataclass that the annotation names."""
-  for kind in (hint, *typing.get_args(hint)):
-    if isinstance(value, dict) and dataclasses.is_dataclass(kind):
-      return from_row(kind, value)
-  return value
+  """Converts JSON objects and lists to what the annotation names."""
+  if not isinstance(value, (dict, list)):
+    return value
+  is_tuple = isinstance(value, list) and typing.get_origin(hint) is tuple
+  kinds = [k for k in (hint, *typing.get_args(hint)) if isinstance(k, type)]
+  kind = next(filter(dataclasses.is_dataclass, kinds), None)
+  if isinstance(value, dict):
+    return value if kind is None else from_row(kind, value)
+  if kind is not None:
+    value = [from_row(kind, v) if isinstance(v, dict) else v for v in value]
+  return tuple(value) if is_tuple else value
 
 
 def to_row(record: object) -> Row:
@@ -174,13 +195,13 @@ def example_of(pair: Preference) -> Example:
   )
 
 
-def pair_of_row(row: Row) -> Pair:
+def pair_of_row(row: object) -> Pair:
   """Returns the pair of a JSON object of a Pair or of a Preference.
 
   Raises:
     ValueError: if it is neither.
   """
-  if "p_first" in row:
+  if isinstance(row, dict) and "p_first" in row:
     fields = {field.name for field in dataclasses.fields(Pair)}
     row = {name: value for name, value in row.items() if name in fields}
   return from_row(Pair, row)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks dataclass fields against the choices and bounds in their annotations.
+"""Checks dataclass fields against the types and limits in their annotations.
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class SamplingConfig(validation.Validated):
@@ -11,12 +11,16 @@
 `SamplingConfig(max_tokens=0)` raises a ValueError: `SamplingConfig.max_tokens
 is 0; it must be >= 1`. A check of several fields goes into the class's own
 `__post_init__`, after `super().__post_init__()`.
+
+`row_checks` are the stricter checks of fields that come from a JSON file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import numbers
 import types
 import typing
 from typing import Annotated, Callable, Collection, Literal
@@ -86,28 +90,96 @@ class Validated:
 
 @functools.cache
 def _checks(cls: type) -> tuple[tuple[str, Check], ...]:
-  """Returns (field, check) of each field whose annotation has limits."""
+  """Returns (field, check) of each field whose annotation is checked."""
+  return _all_checks(cls, _KINDS)
+
+
+@functools.cache
+def row_checks(cls: type) -> tuple[tuple[str, Check], ...]:
+  """Returns (field, check) of the fields of a dataclass, for JSON values.
+
+  Numbers must be finite, integers must fit into 64 bits, and texts must be
+  Unicode. Nested dataclasses are instances.
+  """
+  return _all_checks(cls, _ROW_KINDS)
+
+
+def _all_checks(cls, kinds) -> tuple[tuple[str, Check], ...]:
   hints = typing.get_type_hints(cls, include_extras=True)
-  checks = [(f.name, _check(hints[f.name])) for f in dataclasses.fields(cls)]
+  fields = dataclasses.fields(cls)
+  checks = [(f.name, _check(hints[f.name], kinds)) for f in fields]
   return tuple((name, check) for name, check in checks if check is not None)
 
 
-def _check(hint: object) -> Check | None:
+def _is(kind: type, what: str) -> Check:
+  def check(value):
+    valid = isinstance(value, kind) and not isinstance(value, bool)
+    return "" if valid else f"it must be {what}"
+
+  return check
+
+
+def _is_bool(value: object) -> str:
+  return "" if isinstance(value, bool) else "it must be true or false"
+
+
+def _is_finite(value: object) -> str:
+  try:
+    if type(value) in (int, float) and math.isfinite(value):
+      return ""
+  except OverflowError:
+    pass
+  return "it must be a finite number"
+
+
+def _is_int64(value: object) -> str:
+  valid = type(value) is int and -(2**63) <= value < 2**63
+  return "" if valid else "it must be an integer"
+
+
+def _is_text(value: object) -> str:
+  if not isinstance(value, str):
+    return "it must be a text"
+  if value.isascii():
+    return ""
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError:
+    return "it must be Unicode"
+  return ""
+
+
+# Checks by type: of values in a program, and of those in a JSON file.
+_KINDS = {
+  int: _is(numbers.Integral, "an integer"),
+  float: _is(numbers.Real, "a number"),
+}
+_ROW_KINDS = {int: _is_int64, float: _is_finite, bool: _is_bool, str: _is_text}
+
+
+def expected(kind: type, value: object) -> str:
+  """Returns what a JSON value should be to be of a type, or "" if it is."""
+  return _ROW_KINDS[kind](value)
+
+
+def _check(hint: object, kinds: dict[type, Check]) -> Check | None:
   """Returns the check of an annotation; None if it accepts every value."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin is Literal:
     return OneOf(arguments)
   if origin is Annotated:
-    inner = _check(arguments[0])
+    inner = _check(arguments[0], kinds)
     marks = [m for m in arguments[1:] if isinstance(m, (Bounds, OneOf))]
     return _all_of([*([inner] if inner else []), *marks])
   if origin in (typing.Union, types.UnionType):
-    members = [_check(a) for a in arguments if a is not type(None)]
+    members = [_check(a, kinds) for a in arguments if a is not type(None)]
     return None if None in members else _any_of(members, arguments)
-  if origin is tuple and len(set(arguments) - {Ellipsis}) == 1:
-    element = _check(arguments[0])
+  if origin in (tuple, list) and len(set(arguments) - {Ellipsis}) == 1:
+    element = _check(arguments[0], kinds)
     return _each(element) if element else None
-  return None
+  if kinds is _ROW_KINDS and dataclasses.is_dataclass(hint):
+    return _is(hint, f"an object of {hint.__name__}")
+  return kinds.get(hint)
 
 
 def _all_of(checks: list[Check]) -> Check | None:
@@ -128,6 +200,8 @@ def _any_of(checks: list[Check], kinds: tuple[object, ...]) -> Check:
 
 def _each(element: Check) -> Check:
   def check(values):
+    if not isinstance(values, (list, tuple)):
+      return "it must be a list"
     problems = filter(None, map(element, values))
     return next((f"each element: {problem}" for problem in problems), "")
 

@@ -17,6 +17,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
+from rlaif_jax.text import long_texts
 
 
 # Public models pad their embedding tables to a round number of rows. A larger
@@ -116,13 +117,14 @@ def encode_prompts(
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   prefix = begin + tokenizer.encode(config.prefix)
   suffix = tokenizer.encode(config.suffix)
-  ids = [tokenizer.encode_plain(text) for text in contexts]
+  keep, kept = "start", slice(config.max_context)
+  if config.truncate == "start":
+    keep, kept = "end", slice(-config.max_context, None)
+  ids = [
+    long_texts.ids(tokenizer.encode_plain, text, config.max_context, keep)
+    for text in contexts
+  ]
   cut = sum(len(row) > config.max_context for row in ids)
-  kept = (
-    slice(config.max_context)
-    if config.truncate == "end"
-    else slice(-config.max_context, None)
-  )
   ids = [row[kept] for row in ids]
   length = len(prefix) + config.max_context + len(suffix)
   prompt, prompt_valid = pad_left([prefix + r + suffix for r in ids], length)
@@ -155,7 +157,8 @@ def encode_responses(
   mask = np.zeros((len(texts), max_response), np.float32)
   cut = 0
   for i, text in enumerate(texts):
-    ids = [*tokenizer.encode_plain(text), tokenizer.eos_id]
+    ids = long_texts.ids(tokenizer.encode_plain, text, max_response)
+    ids = [*ids, tokenizer.eos_id]
     cut += len(ids) > max_response
     ids = ids[:max_response]
     tokens[i, : len(ids)] = ids

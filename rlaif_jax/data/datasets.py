@@ -16,6 +16,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
+from rlaif_jax.core import record_files
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
@@ -54,7 +55,7 @@ class ExampleSource(validation.Validated):
 
     Args:
       on_demand: if there are several processes, each reads a row when it is
-        indexed; see `jsonl.RecordsOnDemand`.
+        indexed; see `record_files.RecordsOnDemand`.
 
     Raises:
       ValueError: if not exactly one of file and task is set, or there are no
@@ -74,8 +75,11 @@ class ExampleSource(validation.Validated):
         limit=self.limit,
         on_demand=on_demand,
       )
-    rows = jsonl.open_records(
-      records.Example, self.examples_file, on_demand=on_demand
+    rows = record_files.open_records(
+      records.Example,
+      self.examples_file,
+      on_demand=on_demand,
+      quarantine=jsonl.of_run(),
     )
     if not rows:
       raise ValueError(

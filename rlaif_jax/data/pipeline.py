@@ -16,8 +16,9 @@ from typing import Callable, Iterable, Sequence
 
 from absl import logging
 
-from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
+from rlaif_jax.core import record_files
 from rlaif_jax.core import records
 from rlaif_jax.data import debian
 from rlaif_jax.data import docstrings
@@ -118,10 +119,10 @@ def read_published(
       if split not in parsed:
         raise ValueError(f"the row names no split; it is one of {list(parsed)}")
       parsed[split].append((where, published.parse(row)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+    except parsing.ERRORS as error:
       # Parquet may contain values that JSON does not have.
       plain = json.loads(json.dumps(row, default=str))
+      reason = parsing.reason(error)
       quarantine.add(where=where, reason=reason, row=plain)
   splits = _without_repeats(parsed, quarantine)
   splits = published.finish(splits)
@@ -282,7 +283,7 @@ def load_rows(
     _check_source(task, directory, data_dir)
   else:
     build_task(task, directory, data_dir)
-  rows = jsonl.open_records(
+  rows = record_files.open_records(
     TASKS[task].record, directory / f"{split}.jsonl", on_demand=on_demand
   )
   if not rows:
@@ -300,8 +301,7 @@ def _absolute(source: str) -> str:
 
 
 def _check_source(task: str, directory: pathlib.Path, source: str) -> None:
-  file = inputs.note(directory / "manifest.json")
-  manifest = json.loads(file.read_text("utf-8"))
+  manifest = parsing.read_json(directory / "manifest.json")
   built = manifest.get("source", "")
   if source and _absolute(source) != built:
     raise ValueError(
@@ -357,7 +357,7 @@ def load_examples(
   rows = load_rows(task, split, **where)
   if TASKS[task].record is records.Example:
     return rows
-  if isinstance(rows, jsonl.RecordsOnDemand):
+  if isinstance(rows, record_files.RecordsOnDemand):
     return _Preferred(rows)
   return [records.example_of(row) for row in rows]
 

@@ -12,6 +12,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
+from rlaif_jax.core import record_files
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 
@@ -74,13 +75,18 @@ def read_labels(
   Args:
     path: JSONL of preferences.
     on_demand: if there are several processes, each reads a row when it is
-      indexed; see `jsonl.RecordsOnDemand`.
+      indexed; see `record_files.RecordsOnDemand`.
 
   Raises:
     ValueError: if a line is bad (named), or there are no rows.
   """
   on_demand = on_demand and jax.process_count() > 1
-  labels = jsonl.open_records(records.Preference, path, on_demand=on_demand)
+  labels = record_files.open_records(
+    records.Preference,
+    path,
+    on_demand=on_demand,
+    quarantine=jsonl.of_run(),
+  )
   if not labels:
     raise ValueError(f"{path} has no labels; run the label job to its end")
   return labels

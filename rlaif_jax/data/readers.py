@@ -6,13 +6,13 @@ Yields (location, row); the location is for error messages.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Iterator, Sequence
 
 from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 
 # Published .json files of these sets have one object per line too.
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -84,34 +84,33 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
     ValueError: if the file is truncated.
   """
   if path.suffix == ".parquet":
-    yield from _parquet(path)
+    with parsing.naming(path):
+      yield from _parquet(path, quarantine)
     return
-  number = 0
-  try:
-    for number, line in jsonl.read_lines(path):
-      where = f"{path}:{number}"
-      try:
-        row = json.loads(line)
-      except ValueError as error:
-        quarantine.add(
-          where=where, reason=f"no JSON: {error}", row=jsonl.as_text(line)
-        )
-        continue
-      yield where, row
-  except (EOFError, OSError) as error:
-    raise ValueError(
-      f"{path} cannot be read after line {number}: {error}; get it again"
-    ) from error
+  for number, line in jsonl.read_lines(path):
+    where = f"{path}:{number}"
+    try:
+      row = jsonl.parse_line(line)
+    except ValueError as error:
+      quarantine.add(where=where, reason=str(error), row=jsonl.as_text(line))
+      continue
+    yield where, row
 
 
-def _parquet(path: pathlib.Path) -> Rows:
+def _parquet(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
   from pyarrow import parquet
 
   number = 0
   for batch in parquet.ParquetFile(inputs.note(path)).iter_batches():
-    for row in batch.to_pylist():
+    for index in range(len(batch)):
       number += 1
-      yield f"{path}:{number}", row
+      where = f"{path}:{number}"
+      try:
+        (row,) = batch.slice(index, 1).to_pylist()
+      except UnicodeDecodeError as error:
+        quarantine.add(where=where, reason=str(error), row="")
+        continue
+      yield where, row
 
 
 def read_tfds(name: str, split: str) -> Rows:

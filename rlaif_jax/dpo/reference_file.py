@@ -45,7 +45,7 @@ def reference_log_probs(
       for label, a, b in zip(labels, *compute(), strict=True)
     ]
     jsonl.write_rows(path, [head, *rows])
-  found, *rows = jsonl.parse_rows(path, dict)
+  found, *rows = jsonl.parse_rows(path, jsonl.row_of)
   if found != head or [r["id"] for r in rows] != [x.id for x in labels]:
     raise ValueError(
       f"{path} has the log-probs of {found}, and this run needs those of "

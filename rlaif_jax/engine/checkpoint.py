@@ -22,8 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlaif_jax.core import folders
-from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.engine import hashes
 from rlaif_jax.engine import processes
@@ -149,13 +149,13 @@ def read_description(directory: str | os.PathLike) -> records.Row:
       "trains it, or name another directory"
     )
   try:
-    description = json.loads(inputs.note(path).read_text("utf-8"))
+    description = parsing.read_json(path)
     stored = description.get("hash")
     is_whole = stored is None or (
       content_hash(description, stored["float32"]) == stored["content"]
       and set(stored) == {"content", *_DTYPES}
     )
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+  except (ValueError, KeyError, TypeError, AttributeError):
     is_whole = False
   if not is_whole:
     raise DamagedError(_damaged_model(path))
@@ -178,6 +178,20 @@ def _damaged_model(path: str | os.PathLike) -> str:
     f"{path} is damaged, or was changed since the model was saved; put a copy "
     "back, or make the model again by its job"
   )
+
+
+def check_layers(directory: str | os.PathLike, num_layers: int) -> None:
+  """Checks that a finished model has an array for each layer.
+
+  Raises:
+    ValueError: there are more layers than arrays; nothing was built yet.
+  """
+  stored = len(jax.tree.leaves(stored_dtypes(directory)))
+  if num_layers > stored:
+    raise ValueError(
+      f"{directory}: the config has {num_layers} layers, and there are "
+      f"{stored} arrays; put the original model.json back"
+    )
 
 
 def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
@@ -225,7 +239,7 @@ def load_params(directory: str | os.PathLike, like: PyTree) -> PyTree:
 def stored_dtypes(directory: str | os.PathLike) -> PyTree[np.dtype]:
   """Returns the dtypes of a finished model's parameters on disk."""
   path = pathlib.Path(directory).absolute() / "params"
-  with ocp.StandardCheckpointer() as checkpointer:
+  with parsing.naming(directory), ocp.StandardCheckpointer() as checkpointer:
     return jax.tree.map(lambda leaf: leaf.dtype, _metadata(checkpointer, path))
 
 

@@ -13,6 +13,7 @@ import time
 from typing import Iterator, Mapping
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.engine import processes
 
@@ -36,7 +37,7 @@ class MetricsFile:
       try:
         if line.endswith("\n") and json.loads(line)["step"] <= step:
           kept.append(line)
-      except ValueError:
+      except parsing.ERRORS:
         continue
     jsonl.write_text(self.path, "".join(kept))
 
@@ -53,8 +54,7 @@ class MetricsFile:
     """Returns all rows, oldest first; none if there is no file."""
     if not self.path.exists():
       return []
-    lines = self.path.read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return jsonl.parse_rows(self.path, jsonl.row_of)
 
 
 class StepClock:

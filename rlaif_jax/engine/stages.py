@@ -8,6 +8,7 @@ import pathlib
 from typing import Callable
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.engine import processes
 
@@ -29,4 +30,5 @@ def run_once(
   if not processes.any_of_all(path.exists()):
     found = stage(*arguments)
     jsonl.write_text(path, json.dumps(found, sort_keys=True) + "\n")
-  return json.loads(path.read_text("utf-8"))
+  with parsing.naming(path):
+    return json.loads(path.read_text("utf-8"))

@@ -102,7 +102,7 @@ def seconds_per_label(
       f.write(jsonl.dump_row(row) + "\n")
   if not path.exists():
     return None
-  rows = jsonl.parse_rows(path, dict, jsonl.Quarantine())
+  rows = jsonl.parse_rows(path, jsonl.row_of, jsonl.Quarantine())
   rows = [row for row in rows if row["judge"] == name]
   total = sum(row["count"] for row in rows)
   return sum(row["seconds"] for row in rows) / total if total else None

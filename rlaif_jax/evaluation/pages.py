@@ -8,6 +8,8 @@ import pathlib
 import typing
 from typing import Mapping
 
+from rlaif_jax.core import parsing
+
 if typing.TYPE_CHECKING:
   import jinja2
 
@@ -47,5 +49,13 @@ def render(template: str, **values: object) -> str:
   Args:
     template: file name in `evaluation/templates`.
     **values: names in the template.
+
+  Raises:
+    ValueError: a value is missing or has another form than the template needs.
   """
-  return environment().get_template(template).render(**values)
+  import jinja2
+
+  try:
+    return environment().get_template(template).render(**values)
+  except (jinja2.TemplateError, *parsing.ERRORS) as error:
+    raise ValueError(f"{template}: {parsing.reason(error)}") from error

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import platform
-from typing import Mapping, Sequence
+from typing import Mapping, Sequence, TypeVar
 
 import numpy as np
 
 from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.core import versions
 from rlaif_jax.evaluation import gold
@@ -21,19 +21,40 @@ from rlaif_jax.evaluation import win_rate
 from rlaif_jax.ops import statistics
 from rlaif_jax.text import prompts
 
+T = TypeVar("T")
 # result.json of a run.
 Summary = records.Row
 
 
-def _summary(path: pathlib.Path) -> Summary:
-  return json.loads(inputs.note(path).read_text("utf-8"))
+def read_summary(path: pathlib.Path) -> Summary:
+  """Returns a result.json; missing numbers of its estimates are NaN.
+
+  Raises:
+    ValueError: it is no JSON object, or has no text as its job or no number
+      as its seconds; names the file.
+  """
+  summary = parsing.read_json(path, nan_is_null=True)
+  with parsing.naming(path):
+    parsing.field(summary, "job", str, "")
+    parsing.field(summary, "seconds", float, 0.0)
+  return _with_nan(summary)
+
+
+def _with_nan(value: T) -> T:
+  if isinstance(value, list):
+    return [_with_nan(part) for part in value]
+  if not isinstance(value, dict):
+    return value
+  if {"value", "low", "high", "n"} <= value.keys():
+    return {k: math.nan if v is None else v for k, v in value.items()}
+  return {key: _with_nan(part) for key, part in value.items()}
 
 
 def finished(root: pathlib.Path) -> dict[str, dict[str, Summary]]:
   """Returns job -> run -> result.json of the runs in a folder."""
   found: dict[str, dict[str, Summary]] = {}
   for path in sorted(root.glob("*/result.json")):
-    summary = _summary(path)
+    summary = read_summary(path)
     found.setdefault(summary.get("job", ""), {})[path.parent.name] = summary
   return found
 
@@ -51,7 +72,7 @@ def responses(
   result = {}
   for name, run in runs.items():
     path = root / run / "responses.jsonl"
-    rows = jsonl.read_records(records.Response, path)
+    rows = jsonl.read_records(records.Response, path, jsonl.of_run())
     by_id = {
       row.id: dataclasses.replace(
         row, text=prompts.strip_trailing_symbols(row.text)
@@ -77,7 +98,7 @@ def labelers(
   """
   result = {}
   for name, run in runs.items():
-    summary = _summary(root / run / "result.json")
+    summary = read_summary(root / run / "result.json")
     if "alignment" not in summary:
       raise ValueError(
         f"{root / run} has no alignment; run the label job with "
@@ -92,14 +113,16 @@ def reward_models(
   root: pathlib.Path, runs: Mapping[str, str]
 ) -> dict[str, list[records.Row]]:
   """Returns accuracy by number of labels of `train_reward` runs."""
+
+  def accuracy(row: object) -> records.Row:
+    row = jsonl.row_of(row)
+    correct = parsing.field(row, "correct", float)
+    share = statistics.wilson(correct, parsing.field(row, "n", int))
+    labels = parsing.field(row, "labels", int)
+    return {"labels": labels, "accuracy": _row(share)}
+
   return {
-    name: [
-      {
-        "labels": row["labels"],
-        "accuracy": _row(statistics.wilson(row["correct"], row["n"])),
-      }
-      for row in jsonl.parse_rows(root / run / "reward_accuracy.jsonl", dict)
-    ]
+    name: jsonl.parse_rows(root / run / "reward_accuracy.jsonl", accuracy)
     for name, run in runs.items()
   }
 
@@ -109,7 +132,7 @@ def validation(
 ) -> dict[int, list[records.Row]]:
   """Returns step -> rows of validation/STEP.jsonl, oldest first."""
   return {
-    int(path.stem): jsonl.parse_rows(path, dict)
+    int(path.stem): jsonl.parse_rows(path, jsonl.row_of)
     for path in sorted((pathlib.Path(directory) / "validation").glob("*.jsonl"))
   }
 
@@ -133,23 +156,29 @@ def curves(directory: pathlib.Path) -> records.Row:
 
 def training(directory: pathlib.Path) -> records.Row:
   """Returns the training curve and candidates of a `train_policy` run."""
-  rows = jsonl.parse_rows(directory / "metrics.jsonl", dict)
-  summary = _summary(directory / "result.json")
-  return {
-    "training": [
-      {key: row[key] for key in ("step", "score", "kl", "tokens")}
-      for row in rows
-    ],
-    "selected_step": summary["selected_step"],
-    "candidates": [
-      {
-        "step": c["step"],
-        "score": c["score"],
-        "preference": _row(statistics.wilson(c["preference"] * c["n"], c["n"])),
-      }
-      for c in summary["candidates"]
-    ],
-  }
+
+  def point(row: object) -> records.Row:
+    row, columns = jsonl.row_of(row), ("step", "score", "kl", "tokens")
+    return {key: parsing.field(row, key, float) for key in columns}
+
+  def candidate(row: object) -> records.Row:
+    row = jsonl.row_of(row)
+    n = parsing.field(row, "n", int)
+    preferred = parsing.field(row, "preference", float) * n
+    return {
+      "step": parsing.field(row, "step", int),
+      "score": parsing.field(row, "score", float),
+      "preference": _row(statistics.wilson(preferred, n)),
+    }
+
+  path = directory / "result.json"
+  summary = read_summary(path)
+  with parsing.naming(path):
+    return {
+      "training": jsonl.parse_rows(directory / "metrics.jsonl", point),
+      "selected_step": parsing.field(summary, "selected_step", int),
+      "candidates": [candidate(row) for row in summary["candidates"]],
+    }
 
 
 def harmless(
@@ -158,10 +187,17 @@ def harmless(
   """Returns harmless rates of yes-or-no `score` runs, also at equal length."""
   judgments, lengths = {}, {}
   for name, summary in summaries.items():
-    if summary["kind"] != "yesno":
+    if summary.get("kind") != "yesno":
       continue
     rows = jsonl.read_records(records.Rating, root / name / "ratings.jsonl")
-    missing = [math.nan] * (summary["responses"] - len(rows))
+    path = root / name / "result.json"
+    with parsing.naming(path):
+      count = parsing.field(summary, "responses", int)
+    if not len(rows) <= count <= 10**8:
+      raise ValueError(
+        f"{path}: responses is {count}; {len(rows)} have ratings"
+      )
+    missing = [math.nan] * (count - len(rows))
     good = [float(row.score > 0.5) for row in rows]
     judgments[name] = np.asarray([*good, *missing])
     lengths[name] = np.asarray([len(row.response) for row in rows] + missing)
@@ -175,7 +211,8 @@ def timings(root: pathlib.Path) -> list[records.Row]:
   """
   result = []
   for path in root.glob("*/result.json"):
-    summary = json.loads(path.read_text("utf-8"))
+    with inputs.recording(None):
+      summary = read_summary(path)
     result.append(
       {
         "run": path.parent.name,

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Mapping, Sequence
 
-from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import judge_report
 from rlaif_jax.evaluation import figures
@@ -56,12 +55,13 @@ def values(root: pathlib.Path, runs: Runs) -> records.Row:
 
 
 def _judges(directory: pathlib.Path) -> records.Row:
-  return judge_report.values(jsonl.parse_rows(directory / "cells.jsonl", dict))
+  return judge_report.values(
+    jsonl.parse_rows(directory / "cells.jsonl", jsonl.row_of)
+  )
 
 
 def _results(directory: pathlib.Path) -> records.Row:
-  path = inputs.note(directory / "results.json")
-  return json.loads(path.read_text("utf-8"))
+  return parsing.read_json(directory / "results.json")
 
 
 def render(
@@ -78,4 +78,17 @@ def render(
     runs: from `run_files.finished`.
     toys: name, tables and figures of each toy world.
   """
-  return pages.render("runs.html", title=title, toys=toys, **values(root, runs))
+
+  def page(runs: Runs) -> str:
+    found = values(root, runs)
+    return pages.render("runs.html", title=title, toys=toys, **found)
+
+  try:
+    return page(runs)
+  except ValueError:
+    # One of the runs has another form: its own page fails too.
+    for job, found in runs.items():
+      for name, summary in found.items():
+        with parsing.naming(root / name / "result.json"):
+          page({job: {name: summary}})
+    raise

@@ -92,7 +92,11 @@ def deviations(rows: Sequence[Row]) -> Table | None:
 
 
 def _last_or_nothing(name: str):
-  return lambda path: float(path[-1].get(name, float("nan")))
+  def last(path) -> float:
+    value = path[-1].get(name)
+    return float("nan") if value is None else float(value)
+
+  return last
 
 
 def _of_seeds(values: Mapping[int, float], seeds: int) -> str:
@@ -245,9 +249,9 @@ def read(root: pathlib.Path) -> list[Toy]:
   """Returns name, tables and figures of the toy worlds in a folder."""
   toys = []
   for path in sorted(root.glob("*/rows.jsonl")):
-    rows = jsonl.parse_rows(path, dict)
+    rows = jsonl.parse_rows(path, jsonl.row_of)
     costs = path.with_name("costs.jsonl")
-    costs = jsonl.parse_rows(costs, dict) if costs.exists() else []
+    costs = jsonl.parse_rows(costs, jsonl.row_of) if costs.exists() else []
     toys.append(
       {
         "name": path.parent.name,

@@ -89,7 +89,9 @@ def finished(directory: pathlib.Path) -> set[tuple[int, str]]:
   path = directory / "rows.jsonl"
   if not path.exists():
     return set()
-  return {(row["seed"], row["arm"]) for row in jsonl.parse_rows(path, dict)}
+  return {
+    (row["seed"], row["arm"]) for row in jsonl.parse_rows(path, jsonl.row_of)
+  }
 
 
 def append(path: pathlib.Path, rows: Rows) -> None:
@@ -97,5 +99,7 @@ def append(path: pathlib.Path, rows: Rows) -> None:
   if not rows:
     return
   before = path.read_text("utf-8") if path.exists() else ""
-  text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+  text = "".join(
+    json.dumps(jsonl.finite(row), sort_keys=True) + "\n" for row in rows
+  )
   jsonl.write_text(path, before + text)

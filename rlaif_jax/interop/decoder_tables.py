@@ -9,8 +9,8 @@ not compute is an error.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
 from rlaif_jax.models import architecture_options as options_lib
@@ -28,15 +28,9 @@ def _require(values: names.JsonObject, key: str, *allowed: object) -> None:
   """Raises if a key is present and its value is not supported."""
   if key in values and values[key] not in allowed:
     raise ValueError(
-      f"config.json: {key} is {values[key]!r}; supported is "
+      f"{key} is {values[key]!r}; supported is "
       f"{' or '.join(map(repr, allowed))}"
     )
-
-
-def _get(values: names.JsonObject, key: str) -> Any:
-  if values.get(key) is None:
-    raise ValueError(f"config.json: {key} is missing")
-  return values[key]
 
 
 # ---- Hugging Face configurations.
@@ -51,59 +45,73 @@ def config_from_hf(values: names.JsonObject) -> decoder.DecoderConfig:
   family = values.get("model_type")
   if family not in FAMILIES:
     raise ValueError(
-      f"config.json: model_type is {family!r}; supported are {FAMILIES} and t5"
+      f"model_type is {family!r}; supported are {FAMILIES} and t5"
     )
-  heads = _get(values, "num_attention_heads")
-  width = _get(values, "hidden_size")
+
+  def size(key: str, default: int | None = None) -> int:
+    return parsing.field(values, key, int, default)
+
+  heads, width = size("num_attention_heads"), size("hidden_size")
   _require(values, "attention_bias", False, None)
   _require(values, "mlp_bias", False, None)
   common = dict(
-    vocab_size=_get(values, "vocab_size"),
+    vocab_size=size("vocab_size"),
     width=width,
-    num_layers=_get(values, "num_hidden_layers"),
+    num_layers=size("num_hidden_layers"),
     num_heads=heads,
-    num_kv_heads=values.get("num_key_value_heads") or heads,
-    head_dim=values.get("head_dim") or width // heads,
-    mlp_dim=_get(values, "intermediate_size"),
-    max_length=_get(values, "max_position_embeddings"),
-    norm_epsilon=values.get("rms_norm_eps", 1e-6),
+    num_kv_heads=size("num_key_value_heads", heads),
+    head_dim=size("head_dim", width // max(heads, 1)),
+    mlp_dim=size("intermediate_size"),
+    max_length=size("max_position_embeddings"),
+    norm_epsilon=parsing.field(values, "rms_norm_eps", float, 1e-6),
   )
   if family == "gemma3_text":
     return _gemma_from_hf(values, common)
   _require(values, "hidden_act", "silu")
   _require(values, "use_sliding_window", False)
-  rope = values.get("rope_parameters") or values
-  scaling = values.get("rope_scaling") or values.get("rope_parameters")
+  rope = _object(values, "rope_parameters") or values
+  scaling = _object(values, "rope_scaling") or _object(
+    values, "rope_parameters"
+  )
   return decoder.DecoderConfig(
     **common,
-    rope_theta=float(rope.get("rope_theta") or 10_000.0),
-    tie_embeddings=bool(values.get("tie_word_embeddings", False)),
+    rope_theta=float(parsing.field(rope, "rope_theta", float, 10_000.0)),
+    tie_embeddings=parsing.field(values, "tie_word_embeddings", bool, False),
     architecture_options=options_lib.ArchitectureOptions(
       qkv_bias=family == "qwen2", rope_scaling=_scaling_from_hf(scaling)
     ),
   )
 
 
+def _object(values: names.JsonObject, key: str) -> names.JsonObject:
+  """Returns an object inside of a configuration; it may be missing."""
+  found = values.get(key) or {}
+  if not isinstance(found, dict):
+    raise ValueError(f"{key} is {found!r:.60}; it must be an object")
+  return found
+
+
 def _scaling_from_hf(
-  values: names.JsonObject | None,
+  values: names.JsonObject,
 ) -> options_lib.RopeScaling | None:
-  values = values or {}
   kind = values.get("rope_type", values.get("type", "default"))
   if kind == "default":
     return None
   if kind == "linear":
-    return options_lib.RopeScaling(kind="linear", factor=values["factor"])
+    factor = parsing.field(values, "factor", float)
+    return options_lib.RopeScaling(kind="linear", factor=factor)
   if kind == "llama3":
     return options_lib.RopeScaling(
       kind="llama3",
-      factor=values["factor"],
-      low_frequency_factor=values["low_freq_factor"],
-      high_frequency_factor=values["high_freq_factor"],
-      original_length=values["original_max_position_embeddings"],
+      factor=parsing.field(values, "factor", float),
+      low_frequency_factor=parsing.field(values, "low_freq_factor", float),
+      high_frequency_factor=parsing.field(values, "high_freq_factor", float),
+      original_length=parsing.field(
+        values, "original_max_position_embeddings", int
+      ),
     )
   raise ValueError(
-    f"config.json: rope scaling of type {kind!r}; supported are default, "
-    "linear and llama3"
+    f"rope scaling of type {kind!r}; supported are default, linear and llama3"
   )
 
 
@@ -114,40 +122,45 @@ def _gemma_from_hf(values, common) -> decoder.DecoderConfig:
   _require(values, "attn_logit_softcapping", None)
   layers = common["num_layers"]
   types = values.get("layer_types")
-  every = values.get("sliding_window_pattern") or values.get(
-    "_sliding_window_pattern", 6
-  )
+  every = parsing.field(values, "_sliding_window_pattern", int, 6)
+  every = parsing.field(values, "sliding_window_pattern", int, every)
   if types:
+    if not isinstance(types, list):
+      raise ValueError(f"layer_types is {types!r:.60}; it must be a list")
     full = [n + 1 for n, kind in enumerate(types) if kind == "full_attention"]
     every = full[0] if full else layers + 1
-    expected = [n for n in range(1, layers + 1) if n % every == 0]
+    expected = [n for n in range(1, len(types) + 1) if n % every == 0]
     if full != expected or len(types) != layers:
       raise ValueError(
-        f"config.json: layer_types has full attention in layers {full} of "
+        f"layer_types has full attention in layers {full} of "
         f"{layers}; supported is every n-th layer"
       )
-  rope = values.get("rope_parameters")
+  rope = _object(values, "rope_parameters")
   if rope:
-    whole = rope["full_attention"]
-    theta, scaling = whole["rope_theta"], _scaling_from_hf(whole)
-    local = rope["sliding_attention"]["rope_theta"]
+    whole = _object(rope, "full_attention")
+    theta = parsing.field(whole, "rope_theta", float)
+    scaling = _scaling_from_hf(whole)
+    local = _object(rope, "sliding_attention")
+    local = parsing.field(local, "rope_theta", float)
   else:
-    theta = values.get("rope_theta", 1e6)
-    scaling = _scaling_from_hf(values.get("rope_scaling"))
-    local = values.get("rope_local_base_freq", 10_000.0)
+    theta = parsing.field(values, "rope_theta", float, 1e6)
+    scaling = _scaling_from_hf(_object(values, "rope_scaling"))
+    local = parsing.field(values, "rope_local_base_freq", float, 10_000.0)
   return decoder.DecoderConfig(
     **common,
     rope_theta=float(theta),
-    tie_embeddings=bool(values.get("tie_word_embeddings", True)),
+    tie_embeddings=parsing.field(values, "tie_word_embeddings", bool, True),
     architecture_options=options_lib.ArchitectureOptions(
       qk_norm=True,
       post_norms=True,
       norm_offset=True,
       activation="gelu_tanh",
       embedding_scale=True,
-      query_scale=_get(values, "query_pre_attn_scalar") ** -0.5,
-      logit_softcap=values.get("final_logit_softcapping") or 0.0,
-      window=_get(values, "sliding_window"),
+      query_scale=parsing.field(values, "query_pre_attn_scalar", float) ** -0.5,
+      logit_softcap=parsing.field(
+        values, "final_logit_softcapping", float, 0.0
+      ),
+      window=parsing.field(values, "sliding_window", int),
       global_every=every,
       local_rope_theta=float(local),
       rope_scaling=scaling,

@@ -16,22 +16,11 @@ from typing import TYPE_CHECKING, Mapping
 import numpy as np
 
 from rlaif_jax.core import inputs
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import names
 
 if TYPE_CHECKING:
   import gguf
-
-
-# Exceptions of the library when it reads a damaged file.
-_HEADER_ERRORS = (
-  ArithmeticError,
-  AttributeError,
-  LookupError,
-  MemoryError,
-  OSError,
-  TypeError,
-  ValueError,
-)
 
 
 class GGUFSource:
@@ -55,21 +44,22 @@ class GGUFSource:
         raise ValueError(f"{self.path} does not start with GGUF")
     try:
       reader = gguf.GGUFReader(self.path)
-    except _HEADER_ERRORS as error:
+    except parsing.ERRORS as error:
       raise ValueError(
         f"{self.path} ({size} bytes) has an unreadable header or is "
         f"truncated: {type(error).__name__}: {error}"
       ) from error
-    self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-    self._shapes = {
-      name: tuple(int(n) for n in reversed(tensor.shape))
-      for name, tensor in self._tensors.items()
-    }
-    for name, tensor in self._tensors.items():
-      self._check(name, tensor, size)
-    self.metadata: names.JsonObject = {
-      key: field.contents() for key, field in reader.fields.items()
-    }
+    with parsing.naming(self.path):
+      self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+      self._shapes = {
+        name: tuple(int(n) for n in reversed(tensor.shape))
+        for name, tensor in self._tensors.items()
+      }
+      for name, tensor in self._tensors.items():
+        self._check(name, tensor, size)
+      self.metadata: names.JsonObject = {
+        key: field.contents() for key, field in reader.fields.items()
+      }
 
   def _check(self, name: str, tensor: gguf.ReaderTensor, size: int) -> None:
     import gguf

@@ -8,15 +8,17 @@ scale. The rules convert both.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Mapping, TypeVar
 
 import numpy as np
 
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import names
 from rlaif_jax.models import decoder
 from rlaif_jax.models import architecture_options as options_lib
 
+T = TypeVar("T")
 _BLOCK_GGUF = {
   "attention/query/kernel": "attn_q.weight",
   "attention/key/kernel": "attn_k.weight",
@@ -56,26 +58,24 @@ def config_from_gguf(
       f"general.architecture is {name!r}; supported are llama, qwen2, gemma3"
     )
 
-  def get(key: str, default: Any = None) -> Any:
-    value = metadata.get(f"{name}.{key}", default)
-    if value is None:
-      raise ValueError(f"metadata key {name}.{key} is missing")
-    return value
+  def get(key: str, default: T | None = None, kind: type[T] = int) -> T:
+    return parsing.field(metadata, f"{name}.{key}", kind, default)
 
   width, heads = get("embedding_length"), get("attention.head_count")
   if "token_embd.weight" not in shapes:
     raise ValueError("tensor token_embd.weight is missing")
-  if get("rope.scaling.type", "none") not in ("none", "linear"):
+  kind = get("rope.scaling.type", "none", str)
+  if kind not in ("none", "linear"):
     raise ValueError(
-      f"{name}.rope.scaling.type is {get('rope.scaling.type')!r}; supported "
-      "are none and linear, and llama's rope_freqs.weight"
+      f"{name}.rope.scaling.type is {kind!r}; supported are none and linear, "
+      "and llama's rope_freqs.weight"
     )
   scaling = None
-  if get("rope.scaling.type", "none") == "linear":
+  if kind == "linear":
     scaling = options_lib.RopeScaling(
-      kind="linear", factor=get("rope.scaling.factor")
+      kind="linear", factor=get("rope.scaling.factor", kind=float)
     )
-  head_dim = get("attention.key_length", width // heads)
+  head_dim = get("attention.key_length", width // max(heads, 1))
   gemma = {}
   if name == "gemma3":
     gemma = dict(
@@ -89,7 +89,7 @@ def config_from_gguf(
       ** -0.5,
       window=get("attention.sliding_window"),
       global_every=6,
-      local_rope_theta=float(get("rope.freq_base_swa", 10_000.0)),
+      local_rope_theta=float(get("rope.freq_base_swa", 10_000.0, float)),
     )
   return decoder.DecoderConfig(
     vocab_size=shapes["token_embd.weight"][0],
@@ -100,9 +100,9 @@ def config_from_gguf(
     head_dim=head_dim,
     mlp_dim=get("feed_forward_length"),
     max_length=get("context_length"),
-    norm_epsilon=get("attention.layer_norm_rms_epsilon"),
+    norm_epsilon=get("attention.layer_norm_rms_epsilon", kind=float),
     rope_theta=float(
-      get("rope.freq_base", 1e6 if name == "gemma3" else 10_000.0)
+      get("rope.freq_base", 1e6 if name == "gemma3" else 10_000.0, float)
     ),
     tie_embeddings="output.weight" not in shapes,
     architecture_options=options_lib.ArchitectureOptions(

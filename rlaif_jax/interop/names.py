@@ -24,6 +24,8 @@ JsonObject = Mapping[str, Any]
 
 # Maximum number of bytes that are read ahead.
 _READ_AHEAD = 256 << 20
+# Number of values that are checked at a time.
+_PIECE = 1 << 16
 
 
 class Rule(NamedTuple):
@@ -135,6 +137,27 @@ def check(
       )
 
 
+def check_finite(name: str, array: np.ndarray) -> None:
+  """Raises ValueError if a tensor has a NaN or an infinite value.
+
+  Reads a piece that fits into a cache at a time.
+  """
+  flat = array.reshape(-1)
+  half = flat.dtype.itemsize == 2 and flat.dtype != np.float16
+  for begin in range(0, flat.size, _PIECE):
+    piece = flat[begin : begin + _PIECE]
+    if half:  # bfloat16, for which NumPy's isfinite is slow
+      bad = (piece.view(np.uint16) & 0x7F80) == 0x7F80
+    else:
+      bad = ~np.isfinite(piece)
+    if bad.any():
+      place = np.unravel_index(begin + int(bad.argmax()), array.shape)
+      raise ValueError(
+        f"tensor {name} has the value {array[place]} at "
+        f"{[int(i) for i in place]}; weights must be finite: get the file again"
+      )
+
+
 def fill(
   rules: list[Rule],
   wanted: Mapping[str, tuple[int, ...]],
@@ -149,6 +172,7 @@ def fill(
   def read(rule: Rule) -> np.ndarray:
     # A transpose copies, so the tensor that it reads may be borrowed.
     array = source.read(rule.theirs, borrow=bool(rule.inputs))
+    check_finite(rule.theirs, array)
     return to_ours(array, rule, wanted[rule.ours])
 
   def size(rule: Rule) -> int:

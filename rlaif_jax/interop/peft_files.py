@@ -21,6 +21,7 @@ import numpy as np
 
 from rlaif_jax.core import folders
 from rlaif_jax.core import inputs
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import names
 from rlaif_jax.models import lora
 
@@ -125,6 +126,8 @@ def load(
         ".lora_A.weight or .lora_B.weight of a linear module of the base model"
       )
     place = 0 if match[2] == "A" else 1
+    with parsing.naming(file):
+      names.check_finite(name, array)
     if array.ndim != 2 or array.shape[place] != rank:
       raise ValueError(
         f"{file}: tensor {name}: expected a matrix with {rank} "
@@ -214,13 +217,10 @@ def _read_description(file: pathlib.Path) -> tuple[int, float]:
   Raises:
     ValueError: an unsupported option.
   """
-  try:
-    values = json.loads(file.read_text("utf-8"))
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f"{file}: expected a PEFT configuration: {error}"
-    ) from error
-  if not isinstance(values, dict) or values.get("peft_type") != "LORA":
+  if not file.is_file():
+    raise ValueError(f"{file}: expected a PEFT configuration, found no file")
+  values = parsing.read_json(parsing.inside(file.parent, file.name))
+  if values.get("peft_type") != "LORA":
     raise ValueError(f"{file}: expected peft_type LORA, found {values!r:.200}")
   for key in _UNSUPPORTED:
     if values.get(key):
@@ -250,10 +250,11 @@ def _read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:
       f"{file} does not exist; adapter_model.bin is a pickle, which is not "
       "opened: save the adapter again with PEFT, which writes safetensors"
     )
+  parsing.inside(file.parent, file.name)
   try:
     with safetensors.safe_open(file, framework="numpy") as opened:
       return {name: opened.get_tensor(name) for name in opened.keys()}
-  except (safetensors.SafetensorError, OSError, TypeError) as error:
+  except (safetensors.SafetensorError, *parsing.ERRORS) as error:
     raise ValueError(
       f"{file} is not a complete safetensors file: {error}"
     ) from error

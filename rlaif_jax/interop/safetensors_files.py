@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.core import inputs
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import buffers
 from rlaif_jax.interop import names
 
@@ -29,24 +30,6 @@ _DTYPES = {
   "BF16": jnp.bfloat16,
   "F64": np.float64,
 }
-
-
-def read_json(path: str | os.PathLike) -> names.JsonObject:
-  """Returns the JSON object in a file.
-
-  Raises:
-    ValueError: the file is missing or has no JSON object.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f"{path} is missing")
-  try:
-    values = json.loads(inputs.note(path).read_text("utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}") from error
-  if not isinstance(values, dict):
-    raise ValueError(f"{path} has a {type(values).__name__}, not an object")
-  return values
 
 
 class SafetensorsSource:
@@ -76,14 +59,17 @@ class SafetensorsSource:
   def _locate(self) -> dict[str, str]:
     """Returns the file name of each tensor."""
     if (self.directory / INDEX).is_file():
-      path = self.directory / INDEX
-      where = read_json(path).get("weight_map")
+      path = parsing.inside(self.directory, INDEX)
+      where = parsing.read_json(path).get("weight_map")
       if not isinstance(where, dict) or not where:
         raise ValueError(f"{path} has no weight_map")
-      for file in sorted(set(map(str, where.values()))):
+      if not all(isinstance(file, str) for file in where.values()):
+        raise ValueError(f"{path}: weight_map has a file that is no text")
+      for file in sorted(set(where.values())):
         if pathlib.PurePath(file).name != file or file in ("", ".", ".."):
           raise ValueError(
-            f"{path} names the file {file!r}; shards must be in its directory"
+            f"{path} names the file {file!r:.80}; shards must be in its "
+            "directory"
           )
         if not (self.directory / file).is_file():
           raise ValueError(f"{path} names {file}, which is missing")
@@ -109,15 +95,13 @@ class SafetensorsSource:
     import safetensors
 
     if file not in self._files:
-      inputs.note(self.directory / file)
+      path = inputs.note(parsing.inside(self.directory, file))
       try:
-        self._files[file] = safetensors.safe_open(
-          self.directory / file, framework="numpy"
-        )
-        self._headers[file] = _read_header(self.directory / file)
-      except (safetensors.SafetensorError, OSError) as error:
+        self._files[file] = safetensors.safe_open(path, framework="numpy")
+        self._headers[file] = _read_header(path)
+      except (safetensors.SafetensorError, *parsing.ERRORS) as error:
         raise ValueError(
-          f"{self.directory / file} is not a complete safetensors file: {error}"
+          f"{path} is not a complete safetensors file: {parsing.reason(error)}"
         ) from error
     return self._files[file]
 

@@ -15,6 +15,7 @@ from typing import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
 from rlaif_jax.interop import decoder_tables
 from rlaif_jax.interop import gguf_files
@@ -66,8 +67,13 @@ class Checkpoint:
     self.shapes.update(wanted)
 
   def read(self) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields our parameters by name."""
-    return names.fill(self.rules, self.shapes, self.source)
+    """Yields our parameters by name.
+
+    Raises:
+      ValueError: a tensor is damaged or not finite; names it and the file.
+    """
+    with parsing.naming(self.directory):
+      yield from names.fill(self.rules, self.shapes, self.source)
 
 
 def open_source(
@@ -101,10 +107,13 @@ def open_source(
 
 def _open_gguf(path: pathlib.Path) -> Checkpoint:
   source = gguf_files.GGUFSource(path)
-  config = gguf_tables.config_from_gguf(source.metadata, source.shapes())
   factors = "rope_freqs.weight"
-  if factors in source.shapes():
-    config = gguf_tables.with_rope_factors(config, source.read(factors))
+  with parsing.naming(path):
+    config = gguf_tables.config_from_gguf(source.metadata, source.shapes())
+    _check_layers(config, source)
+    if factors in source.shapes():
+      names.check_finite(factors, source.read(factors))
+      config = gguf_tables.with_rope_factors(config, source.read(factors))
   return Checkpoint(
     name=str(source.metadata.get("general.name", path.stem)),
     layout="gguf",
@@ -118,15 +127,18 @@ def _open_gguf(path: pathlib.Path) -> Checkpoint:
 
 
 def _open_hf(path: pathlib.Path) -> Checkpoint:
-  values = safetensors_files.read_json(path / "config.json")
+  file = parsing.inside(path, "config.json")
+  values = parsing.read_json(file)
   source = safetensors_files.SafetensorsSource(path)
-  if values.get("model_type") == "t5":
-    tables = t5_tables
-    has_head = "lm_head.weight" in source.shapes()
-    config = t5_tables.config_from_hf(values, has_head=has_head)
-  else:
-    tables = decoder_tables
-    config = decoder_tables.config_from_hf(values)
+  is_t5 = values.get("model_type") == "t5"
+  tables = t5_tables if is_t5 else decoder_tables
+  with parsing.naming(file):
+    if is_t5:
+      has_head = "lm_head.weight" in source.shapes()
+      config = t5_tables.config_from_hf(values, has_head=has_head)
+    else:
+      config = decoder_tables.config_from_hf(values)
+    _check_layers(config, source)
 
   def ignored(name: str) -> bool:
     # Copies of a tied table, and buffers in old files.
@@ -143,6 +155,22 @@ def _open_hf(path: pathlib.Path) -> Checkpoint:
     source=source,
     ignored=ignored,
   )
+
+
+def _check_layers(
+  config: architectures.Config, source: protocols.TensorSource
+) -> None:
+  """Checks that there is a tensor for each layer, before a table is built.
+
+  Raises:
+    ValueError: there are more layers than tensors.
+  """
+  layers = config.num_layers + getattr(config, "num_decoder_layers", 0)
+  if layers > len(source.shapes()):
+    raise ValueError(
+      f"the configuration has {layers} layers, and there are "
+      f"{len(source.shapes())} tensors; it is that of another model"
+    )
 
 
 def _open_t5x(

@@ -6,6 +6,7 @@ Our names are those of T5X, which needs no table.
 
 from __future__ import annotations
 
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import names
 from rlaif_jax.models import t5
 from rlaif_jax.models import t5_layers
@@ -29,52 +30,44 @@ def config_from_hf(values: names.JsonObject, *, has_head: bool) -> t5.T5Config:
   Raises:
     ValueError: an unsupported feed-forward layer, or a missing key.
   """
-  for key in (
-    "vocab_size",
-    "d_model",
-    "num_layers",
-    "num_heads",
-    "d_kv",
-    "d_ff",
-  ):
-    if values.get(key) is None:
-      raise ValueError(f"config.json: {key} is missing")
   kind = values.get("feed_forward_proj", "relu")
   if kind not in _FEED_FORWARD:
     raise ValueError(
-      f"config.json: feed_forward_proj is {kind!r}; supported are "
-      f"{tuple(_FEED_FORWARD)}"
+      f"feed_forward_proj is {kind!r}; supported are {tuple(_FEED_FORWARD)}"
     )
   for key, ours in (
     ("decoder_start_token_id", t5.START_ID),
     ("eos_token_id", t5.END_ID),
   ):
     if values.get(key, ours) not in (ours, None):
-      raise ValueError(f"config.json: {key} is {values[key]}; T5's is {ours}")
+      raise ValueError(f"{key} is {values[key]}; T5's is {ours}")
   if (
     values.get("layer_norm_epsilon", t5_layers.NORM_EPSILON)
     != t5_layers.NORM_EPSILON
   ):
     raise ValueError(
-      f"config.json: layer_norm_epsilon is {values['layer_norm_epsilon']}; "
+      f"layer_norm_epsilon is {values['layer_norm_epsilon']}; "
       f"T5's is {t5_layers.NORM_EPSILON}"
     )
-  scaled = values.get("scale_decoder_outputs")
-  if scaled is None:
-    scaled = values.get("tie_word_embeddings", True)
+  scaled = parsing.field(values, "tie_word_embeddings", bool, True)
+  scaled = parsing.field(values, "scale_decoder_outputs", bool, scaled)
+
+  def size(key: str, default: int | None = None) -> int:
+    return parsing.field(values, key, int, default)
+
   return t5.T5Config(
-    vocab_size=values["vocab_size"],
-    width=values["d_model"],
-    num_layers=values["num_layers"],
-    num_decoder_layers=values.get("num_decoder_layers") or values["num_layers"],
-    num_heads=values["num_heads"],
-    head_dim=values["d_kv"],
-    mlp_dim=values["d_ff"],
+    vocab_size=size("vocab_size"),
+    width=size("d_model"),
+    num_layers=size("num_layers"),
+    num_decoder_layers=size("num_decoder_layers", size("num_layers")),
+    num_heads=size("num_heads"),
+    head_dim=size("d_kv"),
+    mlp_dim=size("d_ff"),
     max_length=MAX_LENGTH,
-    relpos_buckets=values.get("relative_attention_num_buckets", 32),
-    relpos_max_distance=values.get("relative_attention_max_distance", 128),
-    tie_embeddings=bool(scaled) or not has_head,
-    scale_logits=bool(scaled),
+    relpos_buckets=size("relative_attention_num_buckets", 32),
+    relpos_max_distance=size("relative_attention_max_distance", 128),
+    tie_embeddings=scaled or not has_head,
+    scale_logits=scaled,
     gated=_FEED_FORWARD[kind],
   )
 

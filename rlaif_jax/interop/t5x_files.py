@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import pathlib
 import re
@@ -41,16 +40,13 @@ import numpy as np
 import numpy.typing
 
 from rlaif_jax.core import inputs
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import zarr_files
 
 _VERSION = 3
 _CHUNK_BYTES = 64 * 2**20
 _PLACEHOLDER = "PLACEHOLDER://"
 _TEMPORARY = re.compile(r"\.tmp-|\.orbax-checkpoint-tmp")
-_UNPACK_ERRORS = (
-  *(ValueError, TypeError, KeyError, AttributeError, AssertionError),
-  *(IndexError, OverflowError, RecursionError),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +101,12 @@ def open_checkpoint(path: str | os.PathLike) -> T5XSource:
       a missing array or chunk, or another shape; names the file and tensor.
   """
   directory = _find(pathlib.Path(path).absolute())
+  with parsing.naming(directory):
+    return _opened(directory)
+
+
+def _opened(directory: pathlib.Path) -> T5XSource:
+  """Returns the checkpoint in a folder; its files are checked."""
   for file in sorted(directory.rglob("*")):
     inputs.note(file)
   if (directory / "_METADATA").is_file():
@@ -249,7 +251,7 @@ def _step_of(directory: pathlib.Path) -> int | None:
 
 
 def _msgpack_leaves(directory: pathlib.Path) -> dict[str, object]:
-  file = directory / "checkpoint"
+  file = parsing.inside(directory, "checkpoint")
   data = file.read_bytes()
   if data.startswith(b"model_checkpoint_path"):
     raise ValueError(
@@ -257,9 +259,10 @@ def _msgpack_leaves(directory: pathlib.Path) -> dict[str, object]:
     )
   try:
     contents = flax.serialization.msgpack_restore(data)
-  except _UNPACK_ERRORS as error:
+  except parsing.ERRORS as error:
     raise ValueError(
-      f"{file} ({len(data)} bytes) is not a complete flax msgpack: {error}"
+      f"{file} ({len(data)} bytes) is not a complete flax msgpack: "
+      f"{parsing.reason(error)}"
     ) from error
   if not isinstance(contents, dict):
     raise ValueError(f"{file}: expected a tree, found {type(contents)}")
@@ -313,13 +316,13 @@ def _leaf(
 
 def _orbax_leaves(directory: pathlib.Path) -> dict[str, object]:
   file = directory / "_METADATA"
+  metadata = parsing.read_json(parsing.inside(directory, file.name))
   try:
-    metadata = json.loads(file.read_text("utf-8"))
     entries = [
       ([str(key["key"]) for key in entry["key_metadata"]], entry)
       for entry in metadata["tree_metadata"].values()
     ]
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except parsing.ERRORS as error:
     raise ValueError(
       f"{file}: expected Orbax's tree_metadata; {error!r}"
     ) from error

@@ -10,13 +10,13 @@ of memory for a wrong shape.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
 import jax.numpy as jnp
 import numpy as np
 
+from rlaif_jax.core import parsing
 from rlaif_jax.interop import names
 
 _HEADER_BYTES = 2**20
@@ -130,7 +130,7 @@ class ZarrArray:
       raise ValueError(f"{name}: expected a zarr header, found no such file")
     data = self.store.read(name)
     try:
-      header = json.loads(data)
+      header = parsing.json_value(data)
       shape, chunks = header["shape"], header["chunks"]
       compressor = header["compressor"]
       good = (
@@ -144,7 +144,7 @@ class ZarrArray:
         and header.get("dimension_separator", ".") in (".", "/")
         and _dtype_of(header["dtype"]) is not None
       )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except parsing.ERRORS:
       good = False
     if not good:
       raise ValueError(

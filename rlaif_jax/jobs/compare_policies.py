@@ -77,12 +77,12 @@ def run(
       [
         row
         for path in rankings_files
-        for row in jsonl.read_records(rankings.Ranking, path)
+        for row in jsonl.read_records(rankings.Ranking, path, jsonl.of_run())
       ]
     )
   jsonl.write_text(
     directory / "results.json",
-    json.dumps(results, indent=1, sort_keys=True) + "\n",
+    json.dumps(jsonl.finite(results), indent=1, sort_keys=True) + "\n",
   )
   compare_report.write_report(results, directory / "compare.html")
   return {

@@ -65,7 +65,9 @@ def run(
   ).read()
   responses: dict[str, str] = {}
   if responses_file:
-    for row in jsonl.stream_records(records.Response, responses_file):
+    for row in jsonl.stream_records(
+      records.Response, responses_file, jsonl.of_run()
+    ):
       responses.setdefault(row.id, row.text)
   corrupt: dict[str, Callable[[int], str]] = {
     "other": lambda i: _other(examples, i),

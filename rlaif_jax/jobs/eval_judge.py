@@ -58,7 +58,8 @@ def run(
       config, journal_file=f"{output_dir}/journal.jsonl"
     )
     for task, path in tasks.items():
-      humans = jsonl.read_records(records.Preference, path)[: limit or None]
+      humans = jsonl.read_records(records.Preference, path, jsonl.of_run())
+      humans = humans[: limit or None]
       label = functools.partial(
         _label,
         prefix=f"{loaded.backend.name}/{task}",

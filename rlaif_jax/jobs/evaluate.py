@@ -127,7 +127,7 @@ def run(
   directory = pathlib.Path(output_dir)
   jsonl.write_text(
     directory / "results.json",
-    json.dumps(results, indent=1, sort_keys=True) + "\n",
+    json.dumps(jsonl.finite(results), indent=1, sort_keys=True) + "\n",
   )
   report.write_report(results, directory / "report.html")
   return {

@@ -94,7 +94,9 @@ def run(
     rows = jsonl.stream_records(records.Preference, labels_file)
     exports.write_parquet(directory / "labels.parquet", rows, provenance)
   if human_labels_file:
-    truth = jsonl.read_records(records.Preference, human_labels_file)
+    truth = jsonl.read_records(
+      records.Preference, human_labels_file, jsonl.of_run()
+    )
     names = {row.id for row in truth}
     rows = jsonl.stream_records(records.Preference, labels_file)
     labels = [row for row in rows if row.id in names]

@@ -56,7 +56,7 @@ def run(
     )
   labelers.check(labeler, judge)
   directory = pathlib.Path(output_dir)
-  rows = jsonl.read_records(records.Response, responses_file)
+  rows = jsonl.read_records(records.Response, responses_file, jsonl.of_run())
   rows = rows[:limit] if limit else rows
   examples = [
     records.Example(
@@ -79,7 +79,9 @@ def run(
   if is_pairwise:
     references = {
       row.id: row.response
-      for row in jsonl.stream_records(records.Example, reference_file)
+      for row in jsonl.stream_records(
+        records.Example, reference_file, jsonl.of_run()
+      )
     }
     rate_fn = functools.partial(
       reference_judge.judge_responses,

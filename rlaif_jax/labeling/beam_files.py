@@ -11,6 +11,7 @@ import json
 from typing import Any, BinaryIO, Callable, Iterator, Sequence
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.labeling import beam_labels
 
@@ -103,7 +104,7 @@ def _lines(path: str, opened: BinaryIO) -> Iterator[tuple[str, bytes]]:
 
 
 def _parse(line: bytes) -> records.Pair:
-  return beam_labels.as_pair(json.loads(line))
+  return beam_labels.as_pair(parsing.json_value(line))
 
 
 def _label_line(row: records.Row) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import os
 import pathlib
 from typing import Callable, Sequence, TypeVar
@@ -17,8 +18,10 @@ from typing import Callable, Sequence, TypeVar
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import validation
 
 T = TypeVar("T")
 
@@ -53,8 +56,13 @@ class JournaledBackend:
       return
     if jsonl.cut_torn_line(self._path):
       logging.warning("%s: removed an incomplete last output.", self._path)
-    for line in self._path.read_bytes().splitlines():
-      self._apply(json.loads(line))
+    lines = self._path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+      with parsing.naming(f"{self._path}:{number}"):
+        row = jsonl.row_of(parsing.json_value(line))
+        if "output" in row:
+          row["output"] = _output(row["output"])
+        self._apply(row)
 
   def _apply(self, row: records.Row) -> None:
     if "accounted" in row:
@@ -150,6 +158,21 @@ class JournaledBackend:
       for row, output in zip(missing, outputs, strict=True):
         result[row] = output
     return result, total
+
+
+def _output(value: object) -> records.Output:
+  """Returns an output after checking that it is a text or log-probs.
+
+  A log-prob that was not finite is stored as null, and is NaN.
+  """
+  kind = float if isinstance(value, list) else str
+  for part in value if kind is float else [value]:
+    is_null = kind is float and part is None
+    if not is_null and (expected := validation.expected(kind, part)):
+      raise ValueError(f"output is {value!r:.60}; {expected}")
+  if kind is str:
+    return value
+  return [math.nan if part is None else part for part in value]
 
 
 def _keys(prompts: Sequence[str], request: tuple[str, ...]) -> list[str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Callable, Sequence
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.engine import metrics
 from rlaif_jax.engine import preemption
@@ -70,8 +70,9 @@ def rate_in_chunks(
         lines.append(row)
         commit(len(rated) == len(chunk))
       row = lines[number]
-      ratings += [records.from_row(records.Rating, r) for r in row["ratings"]]
-      total += records.from_row(records.Usage, row["usage"])
+      with parsing.naming(f"{path}:{number + 1}"):
+        ratings += [records.from_row(records.Rating, r) for r in row["ratings"]]
+        total += records.from_row(records.Usage, row["usage"])
       progress.update(min((number + 1) * chunk_size, len(examples)))
       if preemption.requested():
         raise preemption.Preempted(f"score: stopped after chunk {number + 1}")
@@ -83,7 +84,7 @@ def _read_chunks(path: pathlib.Path, judge: str) -> list[records.Row]:
   if not path.exists():
     return []
   jsonl.cut_torn_line(path)
-  rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+  rows = jsonl.parse_rows(path, jsonl.row_of)
   found = [row for row in rows if row.get("judge") == judge]
   if len(found) < len(rows):
     logging.warning(

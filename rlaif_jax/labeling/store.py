@@ -37,6 +37,7 @@ from typing import (
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 
 T = TypeVar("T")
@@ -47,6 +48,8 @@ LabelFn = Callable[
 ]
 
 _BATCH = 500  # labels per query
+# A label is stored without these fields of its pair.
+_NO_PAIR = dict.fromkeys(("id", "context", "first", "second"), "")
 
 
 class LabelStore:
@@ -136,17 +139,17 @@ class LabelStore:
 
   def _add_line(self, line: bytes, where: str) -> None:
     try:
-      chunk = json.loads(line)
+      chunk = parsing.json_value(line)
       usage = records.from_row(records.Usage, chunk["usage"])
       if chunk["judge"]["fingerprint"] == self._fingerprint:
         self._insert(chunk["labels"])
         self.usage += usage
       elif self._is_namesake(chunk["judge"]):
         self._namesakes[chunk["judge"]["backend"]] += len(chunk["labels"])
-    except (ValueError, KeyError, TypeError) as error:
+    except parsing.ERRORS as error:
       raise ValueError(
-        f"{where}: not a chunk of labels ({error}). Delete this line; its "
-        "pairs are then labelled again"
+        f"{where}: not a chunk of labels ({parsing.reason(error)}). Delete "
+        "this line; its pairs are then labelled again"
       ) from error
 
   def _is_namesake(self, judge: records.Row) -> bool:
@@ -164,6 +167,7 @@ class LabelStore:
   def _insert(self, labels: Sequence[records.Row]) -> None:
     for row in labels:
       key = _number(row.pop("key"))
+      records.from_row(records.Preference, {**_NO_PAIR, **row})
       place = self._table.execute(
         "INSERT INTO rows VALUES (?)", (jsonl.dump_row(row),)
       ).lastrowid

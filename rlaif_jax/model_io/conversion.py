@@ -23,6 +23,7 @@ import numpy as np
 from rlaif_jax.core import folders
 from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint as checkpoint_lib
 from rlaif_jax.engine import hashes
@@ -118,12 +119,13 @@ def from_checkpoint(
     prefix=chat[0] + sequence.prefix,
     suffix=sequence.suffix + chat[1],
   )
-  converters.check_fits(
-    sequence,
-    tokenizer,
-    vocab_size=checkpoint.config.vocab_size,
-    max_length=checkpoint.config.max_length,
-  )
+  with parsing.naming(checkpoint.directory):
+    converters.check_fits(
+      sequence,
+      tokenizer,
+      vocab_size=checkpoint.config.vocab_size,
+      max_length=checkpoint.config.max_length,
+    )
   params = read_params(checkpoint, mesh, dtype)
   checkpoint.source.close()  # A mapped file counts as memory.
   return pretrained.PretrainedModel(
@@ -143,8 +145,9 @@ def read_params(
 ) -> PyTree[jax.Array]:
   """Returns the parameter tree of a checkpoint, sharded over the mesh."""
   functions = architectures.language(checkpoint.config)
-  like = names.flatten(mesh_lib.abstract_params(functions.init, mesh))
-  checkpoint.check({path: leaf.shape for path, leaf in like.items()})
+  with parsing.naming(checkpoint.directory):
+    like = names.flatten(mesh_lib.abstract_params(functions.init, mesh))
+    checkpoint.check({path: leaf.shape for path, leaf in like.items()})
   progress = metrics.Progress("load", len(like), unit="tensors")
   flat = {}
   for path, array in checkpoint.read():
@@ -173,26 +176,41 @@ def read_text_files(
   Raises:
     ValueError: if there is no tokenizer with the weights and none is given.
   """
-  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+  source = tokenizer_dir or checkpoint.directory
+  with (
+    contextlib.ExitStack() as stack,
+    tempfile.TemporaryDirectory() as folder,
+    parsing.naming(source),
+    _in_place_of(folder, source),
+  ):
     if not tokenizer_dir and checkpoint.metadata is not None:
       gguf_vocabulary.write_tokenizer(checkpoint.metadata, folder)
     else:
-      files = tokenizers.tokenizer_files(tokenizer_dir or checkpoint.directory)
-      for name, content in files.items():
+      for name, content in tokenizers.tokenizer_files(source).items():
         jsonl.write_bytes(pathlib.Path(folder) / name, content)
-      drop_tokens_without_rows(folder, checkpoint.config.vocab_size)
+      with inputs.recording(None):
+        drop_tokens_without_rows(folder, checkpoint.config.vocab_size)
     stack.enter_context(inputs.recording(None))  # The copies are no inputs.
     tokenizer = tokenizers.load_tokenizer(folder)
     template = chat_lib.load(folder)
-  if template is None:
-    return tokenizer, ("", "")
-  return tokenizer, chat_lib.parts(
-    template,
-    bos=tokenizer.bos_text,
-    eos=tokenizer.eos_text,
-    system=system,
-    drop_bos=tokenizer.bos_id is not None,
-  )
+    if template is None:
+      return tokenizer, ("", "")
+    return tokenizer, chat_lib.parts(
+      template,
+      bos=tokenizer.bos_text,
+      eos=tokenizer.eos_text,
+      system=system,
+      drop_bos=tokenizer.bos_id is not None,
+    )
+
+
+@contextlib.contextmanager
+def _in_place_of(copy: str, source: str) -> Iterator[None]:
+  """Names the source in errors about a temporary copy of its files."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(str(error).replace(copy, source)) from error
 
 
 def drop_tokens_without_rows(directory: str, rows: int) -> None:
@@ -204,9 +222,10 @@ def drop_tokens_without_rows(directory: str, rows: int) -> None:
   path = pathlib.Path(directory) / "tokenizer.json"
   if not path.exists():
     return
-  values = json.loads(path.read_text("utf-8"))
+  values = parsing.read_json(path)
   added = values.get("added_tokens") or []
-  kept = [t for t in added if t["id"] < rows or not t.get("special")]
+  with parsing.naming(path):
+    kept = [t for t in added if t["id"] < rows or not t.get("special")]
   if len(kept) < len(added):
     values["added_tokens"] = kept
     jsonl.write_text(path, json.dumps(values, ensure_ascii=False))

@@ -19,6 +19,7 @@ import numpy as np
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import parsing
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -27,6 +28,7 @@ from rlaif_jax.engine import decode
 from rlaif_jax.engine import hashes
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.labeling import backends
+from rlaif_jax.model_io import descriptions
 from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
@@ -259,37 +261,27 @@ def load(
       vocabulary than it was saved with, or its files were changed.
   """
   description = checkpoint.read_description(directory)
-  if description["kind"] != kind:
-    raise ValueError(
-      f"{directory} holds a {description['kind']} model and this job needs a "
-      f"{kind} one (train_sft and convert make language models, train_reward "
-      "scalar ones, train_ensemble ensembles)"
-    )
-  architecture = architectures.ARCHITECTURES[description["architecture"]]
-  config = records.from_row(architecture.config, description["config"])
+  file = pathlib.Path(directory) / "model.json"
+  with parsing.naming(file):
+    config, sequence, ensemble = descriptions.configs(description, kind)
+    checkpoint.check_layers(directory, config.num_layers)
   tokenizer = tokenizers.load_tokenizer(directory)
   if tokenizer.fingerprint != description["vocabulary"]:
     raise ValueError(
       f"{directory}: the vocabulary there is {tokenizer.fingerprint} and the "
-      f"model was saved with {description['vocabulary']}; put the original "
+      f"model was saved with {description['vocabulary']!r}; put the original "
       "tokenizer back"
     )
-  sequence = records.from_row(
-    converters.SequenceConfig, description["sequence"]
-  )
   make = language_model if kind == "language" else scalar_model
   functions = make(config, mesh)
-  ensemble = None
-  if kind == "ensemble":
-    ensemble = records.from_row(
-      ensemble_lib.EnsembleConfig, description["ensemble"]
-    )
-    like = ensemble_lib.abstract_params(functions, ensemble, mesh, placement)
-  else:
-    like = mesh_lib.abstract_params(functions.init, mesh, placement)
+  with parsing.naming(file):
+    if ensemble is not None:
+      like = ensemble_lib.abstract_params(functions, ensemble, mesh, placement)
+    else:
+      like = mesh_lib.abstract_params(functions.init, mesh, placement)
   model = PretrainedModel(
     directory=directory,
-    name=description["name"],
+    name=str(description["name"]),
     kind=kind,
     config=config,
     sequence=sequence,

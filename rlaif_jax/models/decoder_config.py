@@ -34,11 +34,11 @@ class DecoderConfig(validation.Validated):
   num_layers: validation.PositiveInt
   num_heads: validation.PositiveInt
   num_kv_heads: validation.PositiveInt
-  head_dim: int
+  head_dim: validation.PositiveInt
   mlp_dim: validation.PositiveInt
   max_length: validation.PositiveInt
-  rope_theta: float = 10_000.0
-  norm_epsilon: float = 1e-6
+  rope_theta: validation.PositiveFloat = 10_000.0
+  norm_epsilon: validation.NonNegativeFloat = 1e-6
   tie_embeddings: bool = True
   architecture_options: options_lib.ArchitectureOptions = (
     options_lib.ArchitectureOptions()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import re
@@ -22,6 +21,7 @@ from typing import Iterator, Literal, Sequence
 from absl import logging
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
 
@@ -151,11 +151,12 @@ class AnnotationLog:
     lines = self._path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
       try:
-        row = json.loads(line)
+        row = parsing.json_value(line)
         mode, annotation = row["mode"], _from_row(row)
-      except (ValueError, KeyError, TypeError) as error:
+      except parsing.ERRORS as error:
         raise ValueError(
-          f"{self._path}:{number}: not a click ({error}). Delete this line"
+          f"{self._path}:{number}: not a click "
+          f"({parsing.reason(error)}). Delete this line"
         ) from error
       if mode != self.mode:
         raise ValueError(
@@ -343,9 +344,5 @@ class AnnotationLog:
 
 
 def _from_row(row: records.Row) -> Annotation:
-  return Annotation(
-    rater=row["rater"],
-    item=row["item"],
-    picks=tuple(row["picks"]),
-    final=row["final"],
-  )
+  names = ("rater", "item", "picks", "final")
+  return records.from_row(Annotation, {name: row[name] for name in names})

@@ -2,23 +2,20 @@
 """Renders chat templates, and finds the text around a user message.
 
 A template is a Jinja program that comes with a model. It is run in a sandbox
-with the functions that model authors expect. Prompts of this library are a
-constant prefix, one user message and a constant suffix (`parts`).
+with the functions that model authors expect, in a process with limits of time,
+memory and output (`text.chat_renderer`). Prompts of this library are a constant
+prefix, one user message and a constant suffix (`parts`).
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import pathlib
-from typing import TYPE_CHECKING, Mapping, NoReturn, Sequence
+from typing import Mapping, Sequence
 
 from rlaif_jax.core import inputs
-from rlaif_jax.text import tokenizers
-
-if TYPE_CHECKING:
-  import jinja2
+from rlaif_jax.core import parsing
+from rlaif_jax.text import chat_renderer
 
 # Test messages that differ in length, lines and characters. They begin and end
 # with letters, since templates trim blanks.
@@ -33,18 +30,23 @@ def load(directory: str | os.PathLike) -> str | None:
       tokenizer_config.json cannot be read.
   """
   directory = pathlib.Path(directory)
-  file = directory / "chat_template.jinja"
-  if file.exists():
-    return inputs.note(file).read_bytes().decode("utf-8")
+  path = directory / "chat_template.jinja"
+  if path.exists():
+    with parsing.naming(path):
+      return inputs.note(path).read_bytes().decode("utf-8")
   path = directory / "tokenizer_config.json"
   if not path.exists():
     return None
-  found = tokenizers.read_json(path).get("chat_template")
+  found = parsing.read_json(path).get("chat_template")
   if found is None or isinstance(found, str):
     return found
   if not isinstance(found, list):
     raise ValueError(f"{path}: chat_template: expected text, found {found!r}")
-  named = {entry["name"]: entry["template"] for entry in found}
+  with parsing.naming(path):
+    named = {
+      parsing.field(entry, "name", str): parsing.field(entry, "template", str)
+      for entry in found
+    }
   if "default" not in named:
     raise ValueError(
       f"{path}: chat_template has {sorted(named)} and no 'default'; write the "
@@ -71,40 +73,19 @@ def render(
     add_generation_prompt: ends with the start of an assistant message.
 
   Raises:
-    ValueError: if the template is invalid, or refuses the messages.
+    ValueError: if the template is invalid, refuses the messages or runs over a
+      limit.
   """
-  import jinja2
-
-  try:
-    return _compile(template).render(
-      messages=[dict(message) for message in messages],
-      bos_token=bos,
-      eos_token=eos,
-      add_generation_prompt=add_generation_prompt,
-      tools=None,
-      documents=None,
-    )
-  except jinja2.TemplateSyntaxError as error:
-    raise ValueError(
-      f"the chat template is no jinja2, line {error.lineno}: {error.message}"
-    ) from error
-  except (jinja2.TemplateError, *_ERRORS) as error:
-    roles = [message.get("role") for message in messages]
-    raise ValueError(
-      f"the chat template refuses messages with the roles {roles}: "
-      f"{type(error).__name__}: {error}"
-    ) from error
-
-
-# Errors that the expressions of a template can raise.
-_ERRORS = (
-  TypeError,
-  ValueError,
-  LookupError,
-  ArithmeticError,
-  AttributeError,
-  RecursionError,
-)
+  return chat_renderer.render(
+    template,
+    {
+      "messages": [dict(message) for message in messages],
+      "bos_token": bos,
+      "eos_token": eos,
+      "add_generation_prompt": add_generation_prompt,
+      "documents": None,
+    },
+  )
 
 
 def parts(
@@ -153,44 +134,3 @@ def parts(
   if drop_bos and bos:
     prefix = prefix.removeprefix(bos)
   return prefix, suffix
-
-
-def _compile(template: str) -> jinja2.Template:
-  import jinja2.ext
-  import jinja2.sandbox
-
-  # Blocks leave no empty lines, as authors expect.
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-  )
-  environment.filters["tojson"] = _to_json
-  environment.globals["raise_exception"] = _raise
-  environment.globals["strftime_now"] = _now
-  return environment.from_string(template)
-
-
-def _to_json(
-  value: object,
-  ensure_ascii: bool = False,
-  indent: int | None = None,
-  separators: tuple[str, str] | None = None,
-  sort_keys: bool = False,
-) -> str:
-  # The filter of Jinja itself escapes HTML.
-  return json.dumps(
-    value,
-    ensure_ascii=ensure_ascii,
-    indent=indent,
-    separators=separators,
-    sort_keys=sort_keys,
-  )
-
-
-def _raise(message: str) -> NoReturn:
-  import jinja2
-
-  raise jinja2.TemplateError(message)
-
-
-def _now(pattern: str) -> str:
-  return datetime.datetime.now().strftime(pattern)

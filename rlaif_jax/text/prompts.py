@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 
+from rlaif_jax.text import long_texts
 from rlaif_jax.text import template_files
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def fit(
   """
   pieces = segments(template, context, candidates, cot=cot)
   fixed = sum(
-    len(tokenizer.encode(piece.text))
+    long_texts.count_ids(tokenizer.encode, piece.text)
     for piece in pieces
     if piece.role != "context"
   )
@@ -168,21 +169,24 @@ def fit(
       f"context, but the limit is {max_tokens}; raise the limit or choose a "
       "shorter template"
     )
-  whole = len(tokenizer.encode(context))
-  if whole <= budget:
-    return Fitted(context, fixed + whole, 0)
+  keep = "start" if template.truncate == "end" else "end"
+  piece, ids = long_texts.part(tokenizer.encode, context, budget, keep)
+  is_whole = len(piece) == len(context)
+  if is_whole and len(ids) <= budget:
+    return Fitted(context, fixed + len(ids), 0)
 
   def part(size: int) -> str:
-    if template.truncate == "end":
-      return context[:size]
-    return context[len(context) - size :]
+    return piece[:size] if keep == "start" else piece[len(piece) - size :]
 
   length, kept = _longest_part(
     lambda size: len(tokenizer.encode(part(size))),
-    size=len(context),
-    tokens=whole,
+    size=len(piece),
+    tokens=len(ids),
     budget=budget,
   )
+  whole = len(ids)
+  if not is_whole:
+    whole = long_texts.count_ids(tokenizer.encode, context)
   return Fitted(part(length), fixed + kept, whole - kept)
 
 

@@ -16,6 +16,7 @@ import tomllib
 from typing import Literal
 
 from rlaif_jax.core import inputs
+from rlaif_jax.core import parsing
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
 
@@ -44,14 +45,7 @@ class Exemplar:
   rationale: str = ""
 
   def __post_init__(self):
-    if not isinstance(self.candidates, (list, tuple)):
-      raise ValueError(
-        f"candidates is {self.candidates!r}; it should be a list"
-      )
     object.__setattr__(self, "candidates", tuple(self.candidates))
-    for text in (self.context, *self.candidates, self.label, self.rationale):
-      if not isinstance(text, str):
-        raise ValueError(f"{text!r} should be a string; put it in quotes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -305,8 +299,8 @@ def load(
         pool = sorted(pool, key=lambda e: _draw(e, exemplar_seed))
       chosen = tuple(pool[:num_exemplars])
     return dataclasses.replace(template, exemplars=chosen)
-  except (ValueError, TypeError, AttributeError) as error:
-    raise ValueError(f"template {path}: {error}") from error
+  except parsing.ERRORS as error:
+    raise ValueError(f"template {path}: {parsing.reason(error)}") from error
 
 
 def _locate(name: str | os.PathLike) -> pathlib.Path:
@@ -331,8 +325,9 @@ def _read(path: pathlib.Path) -> dict[str, object]:
   for number, item in enumerate(row.get("exemplars", ()), start=1):
     try:
       exemplars.append(records.from_row(Exemplar, item))
-    except (ValueError, TypeError) as error:
-      raise ValueError(f"exemplar {number}: {error}") from error
+    except parsing.ERRORS as error:
+      reason = parsing.reason(error)
+      raise ValueError(f"exemplar {number}: {reason}") from error
   return {**row, "exemplars": exemplars}
 
 
@@ -363,8 +358,8 @@ def _exemplars(
     if pool.polarity == template.polarity:
       return pool.exemplars, str(place)
     return _flipped(pool.exemplars, template), str(place)
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"exemplars {place}: {error}") from error
+  except parsing.ERRORS as error:
+    raise ValueError(f"exemplars {place}: {parsing.reason(error)}") from error
 
 
 def _flipped(

@@ -17,6 +17,7 @@ from typing import Any, Iterable, Sequence
 
 from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import parsing
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
@@ -27,11 +28,9 @@ END_OF_TURN = (
   "<|im_end|> <|eot_id|> <|end_of_text|> <|endoftext|> <end_of_turn> </s> <eos>"
 ).split()
 _BESIDE = (
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "generation_config.json",
-  "chat_template.jinja",
-)
+  "tokenizer_config.json special_tokens_map.json generation_config.json "
+  "chat_template.jinja"
+).split()
 # Texts that are joined at a newline. Public vocabularies have pieces for runs
 # of newlines, for newlines after a full stop and for newlines before blanks.
 _JOINTS = (
@@ -125,12 +124,15 @@ class SentencePieceTokenizer:
 
     path = pathlib.Path(path)
     self.files = tokenizer_files(path)
-    data = self.files["tokenizer.model"]
     self._pieces = sentencepiece.SentencePieceProcessor()
+    with parsing.naming(path):
+      self._load(path, self.files["tokenizer.model"])
+
+  def _load(self, path: pathlib.Path, data: bytes) -> None:
     try:
       self._pieces.LoadFromSerializedProto(data)
     except RuntimeError as error:
-      raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+      raise ValueError(f"it is no SentencePiece model: {error}") from error
     if self._pieces.eos_id() < 0:
       raise ValueError(f"{path} has no end token; no response could end")
     self.eos_id = self._pieces.eos_id()
@@ -149,7 +151,8 @@ class SentencePieceTokenizer:
       )
     config = _beside(path, "tokenizer_config.json")
     special = config.get("additional_special_tokens")
-    self._plain = _as_control(data, special) if special else self._pieces
+    with parsing.naming(config["path"]):
+      self._plain = _as_control(data, special) if special else self._pieces
     self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
     self.segmentable, self.keeps_newlines = _newlines(self)
 
@@ -194,13 +197,17 @@ class JsonTokenizer:
   """
 
   def __init__(self, directory: str | os.PathLike):
-    import tokenizers
-
     self._path = pathlib.Path(directory) / "tokenizer.json"
     self.files = tokenizer_files(self._path)
-    stored = read_json(self._path)
+    # The package `tokenizers` raises Exception itself.
+    with parsing.naming(self._path, Exception):
+      self._load(parsing.read_json(self._path))
+
+  def _load(self, stored: Config) -> None:
+    import tokenizers
+
     if not isinstance(stored.get("model"), dict):
-      raise ValueError(f"{self._path} is no tokenizer: it has no 'model'")
+      raise ValueError("it is no tokenizer: it has no 'model'")
     # These would truncate or pad texts silently.
     text = json.dumps({**stored, "truncation": None, "padding": None})
     self._pieces = tokenizers.Tokenizer.from_str(text)
@@ -219,8 +226,9 @@ class JsonTokenizer:
   def _load_special(self, unknown: tuple[str | None, int | None]) -> None:
     """Sets the special ids from the config files, and checks each."""
     config = _beside(self._path, "tokenizer_config.json")
-    for key, token in (config.get("added_tokens_decoder") or {}).items():
-      self._check(config, token.get("content"), int(key))
+    with parsing.naming(config["path"]):
+      for key, token in (config.get("added_tokens_decoder") or {}).items():
+        self._check(config, token.get("content"), int(key))
     configs = (config, _beside(self._path, "special_tokens_map.json"))
     bos, eos, pad = (self._named(configs, r) for r in ("bos", "eos", "pad"))
     generation = _beside(self._path, "generation_config.json")
@@ -257,7 +265,9 @@ class JsonTokenizer:
       token = config.get(f"{role}_token")
       token = token.get("content") if isinstance(token, dict) else token
       if token:
-        return self._check(config, token, self._pieces.token_to_id(token), role)
+        with parsing.naming(config["path"]):
+          found = self._pieces.token_to_id(token)
+        return self._check(config, token, found, role)
     return None
 
   def _check(
@@ -320,7 +330,7 @@ class JsonTokenizer:
 
 def _beside(path: pathlib.Path, name: str) -> Config:
   path = path.with_name(name)
-  return {**(read_json(path) if path.exists() else {}), "path": path}
+  return {**(parsing.read_json(path) if path.exists() else {}), "path": path}
 
 
 def _ends(generation: Config) -> list[int]:
@@ -344,17 +354,6 @@ def _newlines(tokenizer: FileTokenizer) -> tuple[bool, bool]:
   return segmentable, all(decode(ids) == text for text, ids in whole.items())
 
 
-def read_json(path: str | os.PathLike) -> Config:
-  """Reads a JSON object, and raises ValueError for anything else."""
-  try:
-    found = json.loads(inputs.note(path).read_bytes())
-  except ValueError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from error
-  if not isinstance(found, dict):
-    raise ValueError(f"{path}: expected an object, found {found!r:.60}")
-  return found
-
-
 FileTokenizer = SentencePieceTokenizer | JsonTokenizer
 
 
@@ -372,7 +371,8 @@ def tokenizer_files(path: str | os.PathLike) -> dict[str, bytes]:
   is_json = path.name == "tokenizer.json"
   files = {"tokenizer.json" if is_json else "tokenizer.model": path}
   files |= {name: path.with_name(name) for name in _BESIDE}
-  files = {name: p for name, p in files.items() if p.exists()}
+  files = {n: parsing.inside(p.parent, p.name) for n, p in files.items()}
+  files = {name: path for name, path in files.items() if path.exists()}
   return {name: inputs.note(p).read_bytes() for name, p in files.items()}
 
 

@@ -94,7 +94,7 @@ def test_bad_rows_of_any_kind_end_no_job(tmp_path):
   source = pair_source.PairSource(pairs_file=str(path))
   found = list(source.read(quarantine))
   assert [pair.first for pair in found] == ["a", "\ud800"]
-  assert quarantine.counts() == {"Pair: context is 7; it should be a text": 1}
+  assert quarantine.counts() == {"Pair: context is 7; it must be a text": 1}
   backend = testing.ScriptedBackend(lambda prompt, option: -1.0)
   stored = labelers.label_pairs(
     lambda: iter(found),

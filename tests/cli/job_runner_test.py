@@ -24,8 +24,10 @@ This line is not in the list of jobs.
 """
 from __future__ import annotations
 import dataclasses
+import math
 import pathlib
 from rlaif_jax.core import inputs
+from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 
 CALLS = []
@@ -58,6 +60,11 @@ def run(*, output_dir: str, data_dir: str, size: SizeConfig,
     raise preemption.Preempted("train: stopped after step 2")
   if fail == "key":
     raise KeyboardInterrupt
+
+
+  if fail == "rows":
+    rows = jsonl.parse_rows(data_dir, jsonl.row_of, jsonl.of_run())
+    return {"rows": len(rows), "loss": {"value": math.nan}}
   return {"loss": 0.25, "steps": num_steps}
 '''
 
@@ -343,3 +350,15 @@ def test_a_job_does_not_read_the_folder_that_it_writes(jobs, capsys):
   assert start("--gin.DATA_DIR=out/data") == 2
   assert "data_dir: out/data is read and is inside" in capsys.readouterr().err
   assert not jobs.CALLS and not pathlib.Path("out").exists()
+
+
+def test_bad_rows_of_input_files_are_counted_and_nan_is_null(jobs, tmp_path):
+  data = tmp_path / "rows.jsonl"
+  data.write_text('{"a": 1}\n{"a": NaN}\n["\\ud800"]\n{"a": 2}\n')
+  assert start(f"--gin.DATA_DIR={data}", "--gin.train.fail=rows") == 0
+  result = json.loads((tmp_path / "out" / "result.json").read_text())
+  assert result["rows"] == 2 and result["loss"] == {"value": None}
+  assert result["quarantined_input"] == 2
+  assert sum(result["quarantined_input_reasons"].values()) == 2
+  lines = (tmp_path / "out" / "quarantine_input.jsonl").read_text().splitlines()
+  assert [json.loads(x)["where"] for x in lines] == [f"{data}:2", f"{data}:3"]

@@ -70,23 +70,6 @@ def test_an_empty_quarantine_writes_nothing(tmp_path):
   assert not (tmp_path / "bad.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_records_on_demand(tmp_path, name):
-  rows = [example(i) for i in range(4)]
-  jsonl.write_records(tmp_path / "rows.jsonl", rows)
-  lines = (tmp_path / "rows.jsonl").read_bytes().splitlines()
-  text = b"\n".join([*lines[:2], b"", *lines[2:], b"[]"])
-  opener = gzip.open if name.endswith("gz") else open
-  with opener(tmp_path / name, "wb") as f:
-    f.write(text)
-  found = jsonl.RecordsOnDemand(records.Example, tmp_path / name)
-  assert len(found) == 5
-  assert [found[i] for i in (3, 0, 2)] == [rows[i] for i in (3, 0, 2)]
-  assert list(found[1:4]) == rows[1:4] and found[1:][0] == rows[1]
-  with pytest.raises(ValueError, match=rf"{name}:6: .* Fix or delete"):
-    found[4]
-
-
 def test_a_last_line_without_an_end_is_cut_off(tmp_path):
   path = tmp_path / "rows.jsonl"
   assert jsonl.cut_torn_line(path) == 0 and not path.exists()
@@ -108,3 +91,34 @@ def test_the_files_that_are_read_are_noted(tmp_path, name):
     list(jsonl.read_lines(path))
     jsonl.RecordsOnDemand(records.Example, path)
   assert read == [path, path]
+
+
+def test_a_truncated_gz_gives_the_rows_before(tmp_path):
+  lines = [records.to_row(example(i)) for i in range(2000)]
+  data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+  path = tmp_path / "rows.jsonl.gz"
+  path.write_bytes(gzip.compress(data)[:-100])
+  quarantine = jsonl.Quarantine()
+  rows = jsonl.read_records(records.Example, path, quarantine)
+  assert 100 < len(rows) < 2000 and rows == [
+    example(i) for i in range(len(rows))
+  ]
+  (bad,) = quarantine.rows
+  assert (
+    f"rows.jsonl.gz:{len(rows) + 1}: the file is truncated" in bad["reason"]
+  )
+  with pytest.raises(ValueError, match="truncated or damaged"):
+    jsonl.read_records(records.Example, path)
+
+
+def test_a_file_without_a_valid_row_is_an_error_in_a_job(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text('{"a": 1}\n')
+  with jsonl.quarantining_input():
+    with pytest.raises(ValueError, match="no row is valid; the first: Example"):
+      jsonl.read_records(records.Example, path, jsonl.of_run())
+
+
+def test_no_number_in_a_file_is_not_finite():
+  row = {"b": [float("nan"), 1.5, (float("inf"),)], "a": {"c": -float("inf")}}
+  assert jsonl.dump_row(row) == '{"a": {"c": null}, "b": [null, 1.5, [null]]}'

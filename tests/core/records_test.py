@@ -81,3 +81,41 @@ def test_a_pair_is_of_texts_and_any_text_has_a_name():
       records.Pair(**{**fields, name: 7})
   names = {records.content_id(text) for text in ("\ud800", "\ud801", "?")}
   assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"first": 1}, "first is 1; it must be a text"),
+    ({"first": "\ud800"}, r"first is '\\ud800'; it must be Unicode"),
+    ({"p_first": "0.5"}, "p_first is '0.5'; it must be a finite number"),
+    ({"p_first": float("nan")}, "p_first is nan; it must be a finite number"),
+    ({"p_first": 10**400}, "it must be a finite number"),
+    ({"p_first": True}, "p_first is True; it must be a finite number"),
+    ({"confidence": 1.0}, "confidence is 1.0; it must be an integer"),
+    ({"confidence": 2**63}, "it must be an integer"),
+    ({"p_orders": 1}, "p_orders is 1; it must be a list"),
+    ({"p_orders": [0.5, None]}, "each element: it must be a finite number"),
+    ({"rationales": "xy"}, "rationales is 'xy'; it must be a list"),
+    ({"rationales": ["a", ["b"]]}, "each element: it must be a text"),
+  ],
+)
+def test_a_value_of_another_type_is_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    records.from_row(
+      records.Preference, {**records.to_row(preference()), **change}
+    )
+
+
+@pytest.mark.parametrize("row", [[], None, "x", 1, [["id", "x"]]])
+def test_a_row_is_an_object(row):
+  with pytest.raises(ValueError, match="Preference: expected an object, found"):
+    records.from_row(records.Preference, row)
+
+
+def test_values_are_kept_as_they_are():
+  """An integer stays one, so that files do not change."""
+  found = records.from_row(
+    records.Preference, {**records.to_row(preference()), "p_first": 1}
+  )
+  assert type(found.p_first) is int

@@ -47,15 +47,15 @@ NAMES = {"a": 1, "b": 2}
     ("scale", math.nan, "nan; it must be >= 0"),
     ("chance", 1.5, "1.5; it must be >= 0 and <= 1"),
     ("share", 1, "1; it must be >= 0 and < 1"),
-    ("count", "7", "'7'; it must be >= 1"),
-    ("count", None, "None; it must be >= 1"),
+    ("count", "7", "'7'; it must be an integer"),
+    ("count", None, "None; it must be an integer"),
     ("remat", "dots", "'dots'; use one of ('none', 'full')"),
     ("name", "c", "'c'; use one of ('a', 'b')"),
     ("name", ["a"], "['a']; use one of ('a', 'b')"),
     ("limit", 0, "0; it must be >= 1"),
     ("sizes", (2, 0), "(2, 0); each element: it must be >= 1"),
     ("kinds", ("x", "z"), "('x', 'z'); each element: use one of ('x', 'y')"),
-    ("mode", "on", "'on'; use one of ('auto',); or it must be >= 1"),
+    ("mode", "on", "'on'; use one of ('auto',); or it must be an integer"),
   ],
 )
 def test_names_field_value_and_what_is_expected(field, value, expected):
@@ -107,3 +107,16 @@ def test_a_class_adds_its_own_check():
 def test_replace_checks_too():
   with pytest.raises(ValueError, match="Config.count is 0"):
     dataclasses.replace(Config(), count=0)
+
+
+@pytest.mark.parametrize(
+  "value, message",
+  [(True, "integer"), (1.0, "integer"), ([1], "integer")],
+)
+def test_types_of_numbers(value, message):
+  with pytest.raises(ValueError, match=f"Config.count is .*{message}"):
+    Config(count=value)
+
+
+def test_numbers_of_numpy_are_numbers():
+  assert Config(count=np.int64(3), rate=np.float32(0.5)).count == 3

@@ -11,6 +11,7 @@ import pytest
 
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
+from rlaif_jax.text import long_texts
 from tests import testing
 
 TOKENIZER = testing.CharTokenizer(bos=True)
@@ -109,3 +110,27 @@ def test_what_does_not_fit_is_an_error(vocab_size, max_length, word):
     converters.check_fits(
       CONFIG, TOKENIZER, vocab_size=vocab_size, max_length=max_length
     )
+
+
+def test_long_texts_are_cut_before_they_are_encoded(monkeypatch):
+  """No array changes, and no text of over WHOLE characters is encoded."""
+  tokenizer = testing.CharTokenizer()
+  config = converters.SequenceConfig(max_context=9, max_response=7)
+  rows = [
+    records.Example(id="a", context="ab c" * 5000, response="xy z" * 5000),
+    records.Example(id="b", context="ab c", response="xy z"),
+  ]
+  expected, counts = converters.encode_examples(rows, tokenizer, config)
+  assert counts == {"cut_contexts": 1, "cut_responses": 1}
+  monkeypatch.setattr(long_texts, "WHOLE", 500)
+  encode = tokenizer.encode_plain
+
+  def encode_plain(text):
+    assert len(text) <= 500
+    return encode(text)
+
+  monkeypatch.setattr(tokenizer, "encode_plain", encode_plain)
+  found, again = converters.encode_examples(rows, tokenizer, config)
+  assert again == counts
+  for name in ("tokens", "valid", "weights"):
+    np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -66,7 +66,9 @@ def test_bad_lines_are_named_and_the_rest_is_read(tmp_path):
 def test_broken_files_are_an_error(tmp_path, name, data):
   path = tmp_path / name
   path.write_bytes(data)
-  with pytest.raises(ValueError, match="cannot be read after line"):
+  with pytest.raises(
+    ValueError, match=r"x.jsonl.gz:\d+: the file is truncated"
+  ):
     read(path)
 
 
@@ -133,3 +135,20 @@ def test_the_files_that_are_read_are_noted(tmp_path):
     read(tmp_path / "x.parquet")
     read(tmp_path / "x.jsonl")
   assert noted == [tmp_path / "x.parquet", tmp_path / "x.jsonl"]
+
+
+def test_a_row_of_parquet_that_is_not_unicode_is_quarantined(tmp_path):
+  pyarrow = pytest.importorskip("pyarrow")
+  from pyarrow import parquet
+
+  offsets = pyarrow.py_buffer(np.asarray([0, 1, 3, 4], np.int32).tobytes())
+  data = pyarrow.py_buffer(b"a\xff\xfeb")
+  column = pyarrow.Array.from_buffers(pyarrow.utf8(), 3, [None, offsets, data])
+  path = tmp_path / "x.parquet"
+  parquet.write_table(pyarrow.table({"t": column}), path)
+  rows, bad = read(path)
+  assert rows == [(f"{path}:1", {"t": "a"}), (f"{path}:3", {"t": "b"})]
+  assert [row["where"] for row in bad] == [f"{path}:2"]
+  path.write_bytes(path.read_bytes()[:-9])
+  with pytest.raises(ValueError, match="x.parquet: "):
+    read(path)

@@ -162,3 +162,17 @@ def test_non_finite_parameters_are_neither_saved_nor_loaded(
     saved(folder, bad)
   with pytest.raises(ValueError, match="model: parameter a/w has 2 values"):
     checkpoint.load_params(folder, like(PARAMS))
+
+
+def test_too_many_layers_are_refused_before_a_model_is_built(tmp_path):
+  checkpoint.save_model(tmp_path / "model", PARAMS, {})
+  checkpoint.check_layers(tmp_path / "model", 2)
+  with pytest.raises(ValueError, match="3 layers, and there are 2 arrays"):
+    checkpoint.check_layers(tmp_path / "model", 3)
+
+
+def test_damaged_arrays_name_the_model(tmp_path):
+  checkpoint.save_model(tmp_path / "model", PARAMS, {})
+  (tmp_path / "model" / "params" / "_METADATA").write_text("{")
+  with pytest.raises(ValueError, match=str(tmp_path / "model")):
+    checkpoint.load_params(tmp_path / "model", like(PARAMS))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 from html import parser
 
+import pytest
+
 from rlaif_jax.evaluation import pages
 from rlaif_jax.ops import statistics
 
@@ -78,3 +80,8 @@ def test_the_mirror_of_a_win_rate():
   found = pages.mirror(share)
   for key in ("value", "low", "high"):
     assert abs(found[key] - other[key]) < 1e-12
+
+
+def test_a_missing_value_is_an_error_of_the_page():
+  with pytest.raises(ValueError, match="runs.html: .*undefined"):
+    pages.render("runs.html", title="t")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -106,3 +107,36 @@ def test_policy_numbers_of_humans_have_no_kl():
   assert own["kl"]["value"] == 2.0 and own["tokens"]["value"] == 4
   assert set(own) - set(human) == {"kl", "tokens"}
   assert own["gold"]["value"] == human["gold"]["value"] == score.total
+
+
+@pytest.mark.parametrize(
+  "file, row, message",
+  [
+    ("result.json", {"job": 1}, "job is 1; it must be a text"),
+    ("result.json", {"seconds": "2"}, "seconds is '2'"),
+    ("result.json", [], "expected an object"),
+    ("result.json", {"candidates": [1]}, "selected_step is missing"),
+    (
+      "result.json",
+      {"selected_step": 1, "candidates": [{"n": 3, "preference": 2.0}]},
+      "step is missing",
+    ),
+    ("metrics.jsonl", {"step": 1, "score": None}, "score is missing"),
+    ("metrics.jsonl", {"step": [1]}, r"step is \[1\]"),
+  ],
+)
+def test_a_damaged_file_is_named(tmp_path, file, row, message):
+  put(tmp_path, "p", "result.json", [{"selected_step": 1, "candidates": []}])
+  put(tmp_path, "p", "metrics.jsonl", [])
+  put(tmp_path, "p", file, [row])
+  with pytest.raises(ValueError, match=f"p/{file}.*{message}"):
+    run_files.training(tmp_path / "p")
+
+
+def test_missing_numbers_of_estimates_are_nan(tmp_path):
+  nothing = {"value": None, "low": None, "high": None, "n": 0}
+  put(tmp_path, "r", "result.json", [{"job": "score", "score": nothing}])
+  found = run_files.finished(tmp_path)["score"]["r"]["score"]
+  assert math.isnan(found["value"]) and found["n"] == 0
+  (tmp_path / "r" / "result.json").write_text('{"x": NaN}')  # of old versions
+  assert run_files.finished(tmp_path)[""]["r"] == {"x": None}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rlaif_jax.evaluation import runs_report
 
 
@@ -22,3 +24,10 @@ def test_toy_worlds_are_escaped(tmp_path):
   page = runs_report.render("t", tmp_path, {}, [toy])
   assert "<h2>&lt;b&gt;</h2>" in page and "&lt;i&gt;" in page
   assert page.count("<figure>") == 1
+
+
+def test_a_run_of_another_form_is_named(tmp_path):
+  good = {"job": "label", "alignment": {}, "position_bias": {}}
+  runs = {"label": {"plain": {"job": "label"}, "odd": good}}
+  with pytest.raises(ValueError, match="odd/result.json: runs.html: "):
+    runs_report.render("t", tmp_path, runs)

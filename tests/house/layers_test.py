@@ -39,7 +39,7 @@ _BELOW_JOBS = set(FLOORS)
 FLOORS["jobs"] = _BELOW_JOBS
 # The command line imports jobs by name, from cli.job_table.
 FLOORS["cli"] = {"core", "engine"}
-FLOORS["main"] = {"engine", "cli"}
+FLOORS["main"] = {"core", "engine", "cli"}
 # Nobody imports the benchmarks.
 FLOORS["bench"] = _BELOW_JOBS | {"cli"}
 
@@ -72,7 +72,7 @@ FENCES = {
     "rlaif_jax.labeling.beam_labels",
   ),
   "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
-  "jinja2": ("rlaif_jax.text.chat", "rlaif_jax.evaluation.pages"),
+  "jinja2": ("rlaif_jax.text.chat_renderer", "rlaif_jax.evaluation.pages"),
   "torch": (),
   "transformers": (),
 }

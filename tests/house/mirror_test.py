@@ -11,7 +11,7 @@ from rlaif_jax.cli import job_table
 from tests.house import source
 
 # Tests of no single module.
-FREE = {"launch", "house", "e2e"}
+FREE = {"launch", "house", "e2e", "fuzz"}
 FREE_FILES = {"tests/ops/exact_world_test.py"}
 
 TOP_LEVEL = {

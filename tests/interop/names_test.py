@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -120,3 +121,26 @@ def test_flat_and_nested():
   flat = names.flatten(tree)
   assert flat == {"a/b": 1, "a/c/d": 2, "e": 3}
   assert names.unflatten(flat) == tree
+
+
+@pytest.mark.parametrize(
+  "dtype", [np.float32, np.float16, np.float64, jnp.bfloat16]
+)
+def test_every_value_is_checked(dtype):
+  array = np.linspace(-1, 1, 3 * 70_000).astype(dtype).reshape(3, -1)
+  array[0, 0] = np.finfo(np.float16).max
+  names.check_finite("t", array)
+  for bad, place in (
+    (np.nan, (0, 5)),
+    (np.inf, (2, 69_999)),
+    (-np.inf, (1, 0)),
+  ):
+    broken = array.copy()
+    broken[place] = bad
+    with pytest.raises(
+      ValueError, match=r"tensor t has the value -?(nan|inf) "
+    ):
+      names.check_finite("t", broken)
+  names.check_finite("t", np.zeros((0, 2), dtype))
+  names.check_finite("t", np.zeros((), dtype))
+  names.check_finite("t", array.T)

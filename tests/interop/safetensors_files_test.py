@@ -107,15 +107,3 @@ def test_pickles_are_never_loaded(tmp_path):
   (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
   with pytest.raises(ValueError, match="pickle, which is not loaded"):
     safetensors_files.SafetensorsSource(tmp_path)
-
-
-def test_json_that_is_none(tmp_path):
-  path = tmp_path / "config.json"
-  with pytest.raises(ValueError, match="is missing"):
-    safetensors_files.read_json(path)
-  path.write_text("{")
-  with pytest.raises(ValueError, match="not JSON"):
-    safetensors_files.read_json(path)
-  path.write_text("[]")
-  with pytest.raises(ValueError, match="a list, not an object"):
-    safetensors_files.read_json(path)

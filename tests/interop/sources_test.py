@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tracemalloc
 
 import jax
 import numpy as np
@@ -118,3 +120,64 @@ def test_nothing_known(tmp_path):
     sources.open_source(str(tmp_path))
   with pytest.raises(ValueError, match="does not start with GGUF"):
     sources.open_source(str(tmp_path / "notes.txt"))
+
+
+def test_too_many_layers_are_refused_before_anything_is_built(tmp_path):
+  """A million layers take 6 GB as a table of names."""
+  params = arrays(LLAMA)
+  sources.write(str(tmp_path), "hf", LLAMA, params.items())
+  path = tmp_path / "config.json"
+  values = json.loads(path.read_text())
+  for count in (10**6, 10**12):
+    path.write_text(json.dumps(values | {"num_hidden_layers": count}))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="config.json: .* layers, and there"):
+      sources.open_source(str(tmp_path))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("layout", ["hf", "t5x"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value, layout):
+  params = arrays(T5)
+  name = "encoder/layers_0/mlp/wo/kernel"
+  params[name] = params[name].copy()
+  params[name][3, 2] = value
+  sources.write(str(tmp_path), layout, T5, params.items())
+  checkpoint = sources.open_source(str(tmp_path), model=T5)
+  theirs = {
+    "hf": r"encoder.block.0.layer.1.DenseReluDense.wo.weight",
+    "t5x": name,
+  }
+  place = {"hf": r"\[2, 3\]", "t5x": r"\[3, 2\]"}
+  with pytest.raises(
+    ValueError,
+    match=f"{tmp_path}.*: tensor {theirs[layout]} has the value {value} at "
+    + place[layout],
+  ):
+    read(checkpoint, params)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path):
+  sources.write(str(tmp_path / "a"), "hf", LLAMA, arrays(LLAMA).items())
+  for name in ("config.json", "model.safetensors"):
+    folder = tmp_path / name
+    shutil.copytree(tmp_path / "a", folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "a" / name)
+    with pytest.raises(ValueError, match=f"{name} is a link to .*outside"):
+      sources.open_source(str(folder))
+
+
+def test_hugging_faces_cache_has_links_to_its_blobs(tmp_path):
+  params = arrays(LLAMA)
+  sources.write(str(tmp_path / "a"), "hf", LLAMA, params.items())
+  cache = tmp_path / "models--o--n"
+  folder = cache / "snapshots" / "0123"
+  folder.mkdir(parents=True)
+  (cache / "blobs").mkdir()
+  for number, path in enumerate((tmp_path / "a").iterdir()):
+    path.rename(cache / "blobs" / str(number))
+    (folder / path.name).symlink_to(f"../../blobs/{number}")
+  assert_same(read(sources.open_source(str(folder)), params), params)

@@ -179,3 +179,33 @@ def test_a_failed_attempt_is_counted_once_even_after_a_kill(tmp_path):
   assert resumed.score_options(["a"], ("1",))[1] == both
   resumed.commit(complete=True)
   assert resumed.pending() == records.Usage()
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [
+    (b"[]", "expected an object"),
+    (b'{"key": "a"}', "'usage' is missing"),
+    (b'{"key": "a", "usage": {}, "output": [1, "x"]}', "output is"),
+    (b'{"key": "a", "usage": {"requests": "1"}, "output": ""}', "requests is"),
+    (b"[" * 99_999, "nested too deeply"),
+  ],
+)
+def test_a_damaged_line_is_named(tmp_path, line, message):
+  path = tmp_path / "journal.jsonl"
+  path.write_bytes(b'{"accounted": true}\n' + line + b"\n")
+  with pytest.raises(ValueError, match=f"journal.jsonl:2: .*{message}"):
+    journal.JournaledBackend(Paid(), path)
+
+
+def test_a_log_prob_that_is_not_finite_comes_back_as_nan(tmp_path):
+  class Infinite(Paid):
+    def score_options(self, prompts, options):
+      return self._each(prompts, lambda p: [float("-inf"), -1.5])
+
+  path = tmp_path / "journal.jsonl"
+  first = journal.JournaledBackend(Infinite(), path)
+  first.score_options(["p"], ["1", "2"])
+  again = journal.JournaledBackend(Paid(fail_at=0), path)
+  ((low, high),), _ = again.score_options(["p"], ["1", "2"])
+  assert low != low and high == -1.5

@@ -91,3 +91,14 @@ def test_ratings_of_a_replaced_labeler_are_not_mixed_in(
     assert len(rater.calls) == asked
     assert len(ratings) == usage.requests == 7
   assert "1 chunks are of another labeler" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [("[]", "expected an object"), ('{"usage": {}}', "'ratings' is missing")],
+)
+def test_a_damaged_chunk_is_named(tmp_path, line, message):
+  path = tmp_path / "ratings.partial.jsonl"
+  path.write_text(line + "\n")
+  with pytest.raises(ValueError, match=f"partial.jsonl:1: .*{message}"):
+    Rater().run(path)

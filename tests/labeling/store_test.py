@@ -291,3 +291,26 @@ def test_labels_of_another_model_of_the_same_name_are_said(tmp_path, caplog):
   assert not caplog.text
   assert fill("sft@bb") == 2
   assert "6 labels are of sft@aa, another model" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"p_first": "x"}, "p_first is 'x'; it must be a finite number"),
+    ({"p_first": 2.0}, "p_first is 2.0"),
+    ({"key": "no hex"}, "invalid literal"),
+    ({"key": "f" * 40}, "too large|OverflowError"),
+    ({"more": 1}, "unknown keys"),
+    ({"rationales": ["\ud800"]}, "not Unicode"),
+  ],
+)
+def test_a_damaged_label_is_named(tmp_path, change, message):
+  held = open_store(tmp_path)
+  held.fill(make_pairs(2), Asker(), chunk_size=2)
+  held.close()
+  path = tmp_path / "labels.jsonl"
+  chunk = json.loads(path.read_text())
+  chunk["labels"][1] |= change
+  path.write_text(json.dumps(chunk) + "\n")
+  with pytest.raises(ValueError, match=f"labels.jsonl:1: .*{message}"):
+    open_store(tmp_path)

@@ -169,3 +169,23 @@ def test_special_tokens_without_a_row_are_dropped(tmp_path):
   path.write_text(json.dumps({"added_tokens": tokens, "model": {}}))
   conversion.drop_tokens_without_rows(str(tmp_path), 7)
   assert json.loads(path.read_text())["added_tokens"] == tokens[1:]
+
+
+def test_errors_name_the_users_file_and_no_copy(hf, device):
+  (hf / "tokenizer.model").write_bytes(b"damaged")
+  with pytest.raises(ValueError, match=f"{hf}/tokenizer.model: it is no Sent"):
+    conversion.load(str(hf), device, sequence=SEQUENCE)
+
+
+def test_a_tokenizer_outside_of_the_folder_is_refused(world, hf, device):
+  (hf / "tokenizer.model").unlink()
+  (hf / "tokenizer.model").symlink_to(world / "tokenizer.model")
+  with pytest.raises(ValueError, match="tokenizer.model is a link to"):
+    conversion.load(str(hf), device, sequence=SEQUENCE)
+
+
+def test_a_weight_that_is_nan_is_refused(hf, device):
+  path = hf / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-4] + b"\0\0\xc0\x7f")
+  with pytest.raises(ValueError, match=f"{hf}: tensor .* has the value nan"):
+    conversion.load(str(hf), device, sequence=SEQUENCE)

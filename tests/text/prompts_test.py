@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from rlaif_jax.text import long_texts
 from rlaif_jax.text import prompts
 from tests import testing
 
@@ -296,3 +297,22 @@ def test_text_does_not_import_jax():
     "prompts.load('summary_base'); assert 'jax' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_long_context_is_cut_before_it_is_encoded(monkeypatch):
+  """The fitted context is that of the whole text; the count is close."""
+  template = prompts.load("summary_base")
+  tokenizer = testing.CharTokenizer()
+  context = "one two " * 200_000
+  encoded = []
+
+  def encode(text):
+    encoded.append(len(text))
+    return list(text)
+
+  monkeypatch.setattr(tokenizer, "encode", encode)
+  budget = dict(tokenizer=tokenizer, max_tokens=5000)
+  found = prompts.fit(template, context, ("a", "b"), **budget)
+  assert max(encoded) <= long_texts.WHOLE < len(context)
+  monkeypatch.setattr(long_texts, "WHOLE", 1 << 30)
+  assert found == prompts.fit(template, context, ("a", "b"), **budget)
