@@ -76,7 +76,7 @@ def find_risk(directory: str) -> str:
     for parent in path.parents:
       found = parent.stat()
       if found.st_uid not in (own, 0):
-        return f"{parent} belongs to {_user(found.st_uid)}; type: chown"
+        return f"{parent} belongs to {_user(found.st_uid)}; change its owner"
       if _others_write(found) and not found.st_mode & stat.S_ISVTX:
         return f"others can write {parent}; type: chmod go-w '{parent}'"
     found = path.stat()

@@ -61,6 +61,11 @@ class Prices(validation.Validated):
     total += usage.output_tokens * self.output_usd_per_1k
     return total / 1000
 
+  def max_cost_usd(self, usage: records.Usage) -> float:
+    """Returns the price of the tokens, whatever number of them is cached."""
+    cached = dataclasses.replace(usage, cached_input_tokens=usage.input_tokens)
+    return max(self.cost_usd(usage), self.cost_usd(cached))
+
 
 FREE = Prices()
 
@@ -228,7 +233,7 @@ class Budget:
 
   def reserve(self, most: records.Usage) -> bool:
     """Reserves the cost of `most`; returns False if it does not fit."""
-    cost = self._prices.cost_usd(most)
+    cost = self._prices.max_cost_usd(most)
     with self._lock:
       fits = self._spent + sum(self._reserved) + cost <= self._limit
       if fits:
@@ -238,7 +243,7 @@ class Budget:
   def charge(self, most: records.Usage, usage: records.Usage) -> None:
     """Replaces the reservation of `most` by the cost of `usage`."""
     with self._lock:
-      self._reserved.remove(self._prices.cost_usd(most))
+      self._reserved.remove(self._prices.max_cost_usd(most))
       self._spent += self._prices.cost_usd(usage)
 
   def is_in_use(self) -> bool:
@@ -248,7 +253,7 @@ class Budget:
 
   def error(self, what: str, most: records.Usage) -> BudgetExhausted:
     """Returns the error that `what`, which can cost `most`, does not fit."""
-    cost = self._prices.cost_usd(most)
+    cost = self._prices.max_cost_usd(most)
     with self._lock:
       return BudgetExhausted(
         f"{_dollars(self._spent)} of the budget of {_dollars(self._limit)} is "

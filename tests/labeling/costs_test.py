@@ -206,6 +206,13 @@ def test_any_judge_keeps_the_budget_and_waits_for_what_is_under_way():
   assert len(heard) == server.received.total() == len(dict(heard))
 
 
+def test_a_budget_reserves_the_higher_price_of_cached_tokens():
+  one = records.Usage(input_tokens=1000)
+  for cached, fits in ((0.5, True), (0.01, True), (1.5, False)):
+    prices = costs.Prices(input_usd_per_1k=1.0, cached_input_usd_per_1k=cached)
+    assert costs.Budget(1.2, prices).reserve(one) == fits
+
+
 def test_a_budget_needs_prices():
   with pytest.raises(ValueError, match="budget_usd is 5.*set Prices.input"):
     costs.Budget(5.0, costs.FREE)
