@@ -50,7 +50,7 @@ class Reading:
     self,
     kind: type[BaseException] | None,
     error: BaseException | None,
-    traceback: types.TracebackType | None,
+    _: types.TracebackType | None,
   ) -> None:
     # Orbax raises Exception itself, no subclass, with the reason as its cause.
     is_plain = kind is Exception
