@@ -33,21 +33,27 @@ def read_summary(path: pathlib.Path) -> Summary:
     ValueError: it is no JSON object, or has no text as its job or no number
       as its seconds; names the file.
   """
-  summary = parsing.read_json(path, nan_is_null=True)
+  summary = read_results(path)
   with parsing.naming(path):
     parsing.field(summary, "job", str, "")
     parsing.field(summary, "seconds", float, 0.0)
-  return _with_nan(summary)
+  return summary
 
 
-def _with_nan(value: T) -> T:
+def read_results(path: pathlib.Path) -> records.Row:
+  """Returns a JSON object; missing numbers of its estimates are NaN."""
+  return with_nan(parsing.read_json(path, nan_is_null=True))
+
+
+def with_nan(value: T) -> T:
+  """Returns a JSON value with NaN for the missing numbers of estimates."""
   if isinstance(value, list):
-    return [_with_nan(part) for part in value]
+    return [with_nan(part) for part in value]
   if not isinstance(value, dict):
     return value
   if {"value", "low", "high", "n"} <= value.keys():
     return {k: math.nan if v is None else v for k, v in value.items()}
-  return {key: _with_nan(part) for key, part in value.items()}
+  return {key: with_nan(part) for key, part in value.items()}
 
 
 def finished(root: pathlib.Path) -> dict[str, dict[str, Summary]]:

@@ -55,13 +55,12 @@ def values(root: pathlib.Path, runs: Runs) -> records.Row:
 
 
 def _judges(directory: pathlib.Path) -> records.Row:
-  return judge_report.values(
-    jsonl.parse_rows(directory / "cells.jsonl", jsonl.row_of)
-  )
+  rows = jsonl.parse_rows(directory / "cells.jsonl", jsonl.row_of)
+  return judge_report.values(run_files.with_nan(rows))
 
 
 def _results(directory: pathlib.Path) -> records.Row:
-  return parsing.read_json(directory / "results.json")
+  return run_files.read_results(directory / "results.json")
 
 
 def render(

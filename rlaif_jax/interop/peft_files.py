@@ -233,10 +233,12 @@ def _read_description(file: pathlib.Path) -> tuple[int, float]:
       f"{file}: init_lora_weights is {start!r}, which changes the base model; "
       "convert the adapter to a plain one with PEFT"
     )
-  rank, alpha = values.get("r"), values.get("lora_alpha")
-  if type(rank) is not int or rank < 1:
+  with parsing.naming(file):
+    rank = parsing.field(values, "r", int)
+    alpha = parsing.field(values, "lora_alpha", float)
+  if rank < 1:
     raise ValueError(f"{file}: r is {rank!r}; expected an integer >= 1")
-  if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+  if alpha <= 0:
     raise ValueError(f"{file}: lora_alpha is {alpha!r}; expected a number > 0")
   scale = math.sqrt(rank) if values.get("use_rslora") else 1.0
   return rank, float(alpha) * scale

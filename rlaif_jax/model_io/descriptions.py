@@ -36,7 +36,7 @@ def configs(
     parsing.field({f"chat[{number}]": text}, f"chat[{number}]", str)
   if description["kind"] != kind:
     raise ValueError(
-      f"it describes a {description['kind']} model and this job needs a "
+      f"it holds a {description['kind']} model and this job needs a "
       f"{kind} one (train_sft and convert make language models, train_reward "
       "scalar ones, train_ensemble ensembles)"
     )

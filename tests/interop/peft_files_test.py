@@ -273,7 +273,8 @@ VALUES = {
   "init_lora_weights is 'pissa'": {"init_lora_weights": "pissa"},
   "r is 0": {"r": 0},
   "r is '2'": {"r": "2"},
-  "lora_alpha is None": {"lora_alpha": None},
+  "lora_alpha is missing": {"lora_alpha": None},
+  "it must be a finite number": {"lora_alpha": 10**400},
 }
 
 

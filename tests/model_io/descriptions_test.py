@@ -32,7 +32,7 @@ def test_configs_come_back():
   "change, message",
   [
     ({"name": None}, "name is missing"),
-    ({"kind": "scalar"}, "describes a scalar model"),
+    ({"kind": "scalar"}, "holds a scalar model"),
     ({"architecture": "x"}, "architecture is 'x'; use one of"),
     ({"chat": ["a"]}, "chat is"),
     ({"chat": ["a", 1]}, r"chat\[1\] is 1; it must be a text"),
