@@ -26,7 +26,6 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import parsing
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint as checkpoint_lib
-from rlaif_jax.engine import hashes
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
 from rlaif_jax.interop import names
@@ -154,11 +153,6 @@ def read_params(
     kind = jnp.float32
     if dtype == "bfloat16" or (dtype == "auto" and array.dtype == jnp.bfloat16):
       kind = jnp.bfloat16
-    if bad := hashes.count_non_finite(array):
-      raise ValueError(
-        f"{checkpoint.directory}: parameter {path} has {bad} values that are "
-        "NaN or infinite; download or save the checkpoint again"
-      )
     # No one else refers to the array, so a CPU device may use its memory.
     array = np.asarray(array, dtype=kind)
     flat[path] = jax.device_put(array, like[path].sharding, may_alias=True)

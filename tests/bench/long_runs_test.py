@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What grows is found, and what does not grow is not."""
+"""Long runs: a leak is found, a failed run shows its output."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ JOBS = {"job": job}
 
 
 def test_nested_configs_are_found():
-  assert configuration.dataclasses_of(job) == [Branch, Leaf, Other]
+  assert configuration.dataclasses_of(job) == (Branch, Leaf, Other)
 
 
 def test_fields_name_the_configs_that_have_them():

@@ -10,6 +10,7 @@ import pytest
 
 from rlaif_jax.core import inputs
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import record_files
 from rlaif_jax.core import records
 
 
@@ -89,7 +90,7 @@ def test_the_files_that_are_read_are_noted(tmp_path, name):
   read = []
   with inputs.recording(read.append):
     list(jsonl.read_lines(path))
-    jsonl.RecordsOnDemand(records.Example, path)
+    record_files.RecordsOnDemand(records.Example, path)
   assert read == [path, path]
 
 

@@ -23,6 +23,7 @@ OWN = {
   "rlaif_jax/core/folders.py": "lists of files that were written",
   "rlaif_jax/data/docstrings.py": "installed packages; their versions are kept",
   "rlaif_jax/engine/metrics.py": "metrics of the run",
+  "rlaif_jax/engine/run_checkpoints.py": "checkpoints of the run",
   "rlaif_jax/engine/stages.py": "results of stages of the run",
   "rlaif_jax/evaluation/judge_alignment.py": "seconds.jsonl of the run",
   "rlaif_jax/experiments/toy_rows.py": "rows.jsonl of the run",
@@ -32,10 +33,10 @@ OWN = {
   "rlaif_jax/labeling/journal.py": "the journal of the run",
   "rlaif_jax/labeling/rating_file.py": "ratings of the run",
   "rlaif_jax/labeling/store.py": "labels are found by the hash of their texts",
-  "rlaif_jax/model_io/conversion.py": "copies in a temporary folder",
   "rlaif_jax/planner/program_costs.py": "files of the compiler",
   "rlaif_jax/rating/annotations.py": "annotations of the run",
   "rlaif_jax/rating/rating_page.py": "its own pages, and the key of the run",
+  "rlaif_jax/text/chat_renderer.py": "/proc",
 }
 
 

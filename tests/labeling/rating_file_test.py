@@ -95,7 +95,10 @@ def test_ratings_of_a_replaced_labeler_are_not_mixed_in(
 
 @pytest.mark.parametrize(
   "line, message",
-  [("[]", "expected an object"), ('{"usage": {}}', "'ratings' is missing")],
+  [
+    ("[]", "expected an object"),
+    ('{"judge": "judge", "usage": {}}', "'ratings' is missing"),
+  ],
 )
 def test_a_damaged_chunk_is_named(tmp_path, line, message):
   path = tmp_path / "ratings.partial.jsonl"
