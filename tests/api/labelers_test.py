@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pytest
 
 from rlaif_jax.core import jsonl
@@ -85,7 +86,7 @@ def test_a_polite_stop_keeps_what_is_done(tmp_path, monkeypatch):
 
 
 def test_bad_rows_of_any_kind_end_no_job(tmp_path):
-  """No text, and half a surrogate pair: the one found here, the other asked."""
+  """No text, and half a surrogate pair, in a file and in memory."""
   good = '{"id": "p0", "context": "c", "first": "a", "second": "bb"}'
   rows = [good, good.replace('"c"', "7"), good.replace('"a"', '"\\ud800"')]
   path = tmp_path / "pairs.jsonl"
@@ -93,8 +94,9 @@ def test_bad_rows_of_any_kind_end_no_job(tmp_path):
   quarantine = jsonl.Quarantine()
   source = pair_source.PairSource(pairs_file=str(path))
   found = list(source.read(quarantine))
-  assert [pair.first for pair in found] == ["a", "\ud800"]
-  assert quarantine.counts() == {"Pair: context is 7; it must be a text": 1}
+  assert [pair.first for pair in found] == ["a"]
+  assert [row["where"] for row in quarantine.rows] == [f"{path}:2", f"{path}:3"]
+  found.append(dataclasses.replace(found[0], id="p1", first="\ud800"))
   backend = testing.ScriptedBackend(lambda prompt, option: -1.0)
   stored = labelers.label_pairs(
     lambda: iter(found),
