@@ -83,7 +83,7 @@ def test_a_polite_stop_keeps_what_is_done(tmp_path, monkeypatch):
 
 
 def test_bad_rows_of_any_kind_end_no_job(tmp_path):
-  """No text, and half a surrogate pair: the one found here, the other asked."""
+  """No text, and half a surrogate pair, in a file or in a program."""
   good = '{"id": "p0", "context": "c", "first": "a", "second": "bb"}'
   rows = [good, good.replace('"c"', "7"), good.replace('"a"', '"\\ud800"')]
   path = tmp_path / "pairs.jsonl"
@@ -91,8 +91,11 @@ def test_bad_rows_of_any_kind_end_no_job(tmp_path):
   quarantine = jsonl.Quarantine()
   source = pair_source.PairSource(pairs_file=str(path))
   found = list(source.read(quarantine))
-  assert [pair.first for pair in found] == ["a", "\ud800"]
-  assert quarantine.counts() == {"Pair: context is 7; it must be a text": 1}
+  assert [pair.first for pair in found] == ["a"]
+  first, second = quarantine.counts()
+  assert first == "Pair: context is 7; it must be a text"
+  assert second.startswith("a text is not Unicode")
+  found.append(records.Pair(id="s", context="c", first="\ud800", second="b"))
   backend = testing.ScriptedBackend(lambda prompt, option: -1.0)
   stored = labelers.label_pairs(
     lambda: iter(found),
