@@ -242,9 +242,10 @@ def _data(folder: pathlib.Path) -> None:
     id="r", context="c", response="x", score=2.0, probabilities=(1.0,),
     labeler="l",
   )  # fmt: skip
+  row = records.to_row(rating)
   jsonl.write_rows(
     folder / "ratings.partial.jsonl",
-    [{"ratings": [records.to_row(rating)], "usage": usage}] * 2,
+    [{"ratings": [row], "usage": usage, "judge": JUDGE}] * 2,
   )
   for name in ("summary_base", "summary_exemplars"):
     shutil.copy(template_files.TEMPLATES / f"{name}.toml", folder)

@@ -195,6 +195,7 @@ def _ratings(folder: pathlib.Path) -> None:
     folder / "ratings.partial.jsonl",
     rows,
     lambda chunk: ([], records.Usage()),
+    judge=corpus.JUDGE,
     chunk_size=1,
     commit=lambda complete: None,
   )
