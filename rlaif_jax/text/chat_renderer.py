@@ -103,9 +103,10 @@ def _now(pattern: str) -> str:
 def _serve() -> None:
   """Renders the requests of standard input, one a line."""
   _compile("")  # Imports Jinja before memory is limited.
-  with open("/proc/self/statm", encoding="ascii") as file:
-    used = int(file.read().split()[0]) * resource.getpagesize()
-  resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+  if os.path.exists("/proc/self/statm"):  # Only Linux keeps this limit.
+    with open("/proc/self/statm", encoding="ascii") as file:
+      used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
   _, most = resource.getrlimit(resource.RLIMIT_CPU)
   _answer({})
   for line in sys.stdin:
