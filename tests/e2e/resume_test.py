@@ -93,7 +93,7 @@ class World:
       elif path.suffix == ".jsonl" and "partial" not in name:
         result[name] = path.read_text().replace(f"{self.root / run}/", "")
     summary = json.loads((self.root / run / "result.json").read_text())
-    named = ("seconds", "next", "model", "labels", "rounds")
+    named = ("seconds", "next", "model", "labels", "rounds", "runs")
     result["result"] = json.dumps(
       {k: v for k, v in summary.items() if k not in named}, sort_keys=True
     )
