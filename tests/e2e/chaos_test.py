@@ -10,6 +10,7 @@ one job.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ from tests import testing
 from tests.e2e import resume_test
 from tests.e2e import stages
 
+FULL = os.strerror(errno.ENOSPC)
 PAGE = 4096  # bytes; a file system in memory has whole pages
 ALWAYS_RERUN = ("reported",)
 TRAINED = "sft reward dpo policy direct ensemble online".split()
@@ -77,7 +79,9 @@ class Case:
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 2, output
     error = output[output.find("error: ") :]
-    assert error.startswith("error: ") and "Traceback" not in output, output
+    assert error.startswith("error: "), output
+    # Orbax's threads print their own if they cannot write.
+    assert "Traceback" not in output or FULL in expected, output
     for text in expected:
       assert text in error, f"{text!r} is not in:\n{output}"
 
@@ -155,7 +159,7 @@ def full_disk(case: Case) -> None:
     before: list[int] = []
     for size in sizes:
       remount(f"size={size * PAGE}")
-      case.fails("No space left on device", str(case.folder))
+      case.fails(FULL, str(case.folder))
       assert max(case.steps(), default=0) >= max(before, default=0)
       before = case.steps()
     remount("size=256m")
@@ -279,9 +283,12 @@ TABLE: dict[str, tuple[Callable[[Case], None], list[str]]] = {
     [n for n in NAMES.split() if n not in HAVE_NO_MODEL.split()],
   ),
 }
+CHEAP = ("corrupted", "second process")
 CASES = [
   pytest.param(
-    name, kind, marks=[] if name == "corrupted" else testing.AT_NIGHT
+    name,
+    kind,
+    marks=[] if (name, kind) == CHEAP else testing.AT_NIGHT,
   )
   for name in NAMES.split()
   for kind, (_, names) in TABLE.items()
