@@ -276,7 +276,7 @@ def single_stages(root):
   }
   stages["converted"] = (
     "convert",
-    "",
+    'convert.format = "hf"\n',
     {"convert__source": root / "sft" / "model"},
     None,
     (),
