@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Runs the exhaustive tests, which take two hours on two cores.
+# Runs the exhaustive tests, which take three hours on two cores.
 #
 #   bash launch/nightly.sh [pytest arguments]
 #
 # Adds to launch/test.sh: every training job on five meshes of eight devices with
 # both model families, and in several processes; every job killed 20 times at
-# random; every plan recipe on v5e, v5p and v6e, compiled by the TPU compiler
-# (libtpu; needs no TPU). `-k plans` runs the plans alone. Damaged files of every
-# format are read for RLAIF_FUZZ_SECONDS, an hour by default (launch/fuzz.sh).
+# random, and with a full disk, a read-only folder, a second process, changed
+# inputs and damaged files (-k chaos; mounts, so it needs root); every plan recipe
+# on v5e, v5p and v6e, compiled by the TPU compiler (libtpu; needs no TPU). `-k
+# plans` runs the plans alone. Damaged files of every format are read for
+# RLAIF_FUZZ_SECONDS, an hour by default (launch/fuzz.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" = "--help" ]; then
-  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  sed -n '2,13s/^# \{0,1\}//p' "$0"
   exit 0
 fi
 # shellcheck source=launch/environment.sh
@@ -24,6 +26,6 @@ if [ $# = 0 ]; then
 fi
 export JAX_PLATFORMS=cpu RLAIF_NIGHTLY=1 RLAIF_KILLS=${RLAIF_KILLS:-20}
 python -m pytest -n "${RLAIF_TEST_WORKERS:-2}" --dist worksteal tests/e2e/multidevice_test.py \
-  tests/e2e/processes_test.py tests/e2e/resume_test.py \
+  tests/e2e/processes_test.py tests/e2e/resume_test.py tests/e2e/chaos_test.py \
   tests/e2e/plans_test.py tests/jobs/plan_run_test.py \
   tests/planner/programs_test.py tests/planner/chips_test.py "$@" </dev/null

@@ -210,8 +210,15 @@ def _acquire(directory: pathlib.Path, me: Owner) -> pathlib.Path:
       f = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
       continue
-    os.write(f, json.dumps(me).encode())
-    os.close(f)
+    try:
+      os.write(f, json.dumps(me).encode())
+    except (
+      OSError
+    ):  # The disk is full; without an owner it would be waited for.
+      path.unlink()
+      raise
+    finally:
+      os.close(f)
     others = {p: _owner(p) for p in _locks(directory) if p != path}
     if all(owner in (None, stale.get(p)) for p, owner in others.items()):
       for old in stale:

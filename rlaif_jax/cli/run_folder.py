@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import types
-from typing import Mapping
+from typing import Iterator, Mapping
 
 from rlaif_jax.cli import input_records
 from rlaif_jax.cli import output_dirs
@@ -67,6 +68,7 @@ class RunFolder:
     Raises:
       ValueError: if the directory cannot be used; says why.
     """
+    stack.enter_context(_explaining_full_disk(self._directory))
     output_dirs.check(self._directory, config, self._spec)
     output_dirs.check_apart(self._directory, arguments)
     if processes is None:
@@ -98,3 +100,21 @@ class RunFolder:
     if not self.is_finished:
       recorder.start()
       stack.enter_context(inputs.recording(recorder.note))
+
+
+@contextlib.contextmanager
+def _explaining_full_disk(directory: pathlib.Path) -> Iterator[None]:
+  """Adds to the error of a full disk which folder it has and what to do.
+
+  The error of a write, unlike that of an open, does not name a file.
+  """
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    full = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
+    if any(text in str(error) for text in full):
+      error.add_note(
+        f"make room for --output_dir {directory} and start the same command "
+        "again; what is complete there is kept"
+      )
+    raise

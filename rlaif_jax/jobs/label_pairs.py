@@ -68,6 +68,11 @@ def run(
       f"label: instructions is {instructions} and humans is None; set humans, "
       "whose labels the instructions teach"
     )
+  truth = []  # Read before labels are paid for.
+  if human_labels_file:
+    truth = jsonl.read_records(
+      records.Preference, human_labels_file, jsonl.of_run()
+    )
   directory = pathlib.Path(output_dir)
   labels_file = directory / "labels.jsonl"
   if humans is not None:
@@ -94,9 +99,6 @@ def run(
     rows = jsonl.stream_records(records.Preference, labels_file)
     exports.write_parquet(directory / "labels.parquet", rows, provenance)
   if human_labels_file:
-    truth = jsonl.read_records(
-      records.Preference, human_labels_file, jsonl.of_run()
-    )
     names = {row.id for row in truth}
     rows = jsonl.stream_records(records.Preference, labels_file)
     labels = [row for row in rows if row.id in names]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -248,3 +249,16 @@ def test_the_start_of_a_process(monkeypatch):
   monkeypatch.setattr(output_lock.os.path, "isdir", lambda _: False)
   assert output_lock.start_of(os.getpid()) == output_lock.start_of(1) == "?"
   assert output_lock.start_of(2**22 + 1) == ""
+
+
+def test_a_lock_that_cannot_be_written_is_not_left(tmp_path, monkeypatch):
+  """The next process would wait a minute for an owner that it does not name."""
+
+  def fail(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, "write", fail)
+  with pytest.raises(OSError, match="No space"):
+    with output_lock.hold(tmp_path):
+      pass
+  assert not list(tmp_path.iterdir())

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import types
 
 import pytest
@@ -125,3 +127,23 @@ def test_all_processes_stop_if_the_writer_cannot_start(runs):
     with pytest.raises(ValueError, match="in use by process"):
       runs.start(processes=writer)
   assert writer.told == [{"failed": 1}]
+
+
+@pytest.mark.parametrize(
+  "error, is_told",
+  [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), True),
+    (ValueError(f"orbax: {os.strerror(errno.ENOSPC)} [28]"), True),
+    (ValueError("rows_file is missing"), False),
+  ],
+)
+def test_a_full_disk_is_told_with_its_folder(runs, monkeypatch, error, is_told):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(inputs, "note", fail)
+  with pytest.raises(type(error)) as caught:
+    runs.start()
+  notes = getattr(caught.value, "__notes__", [])
+  assert len(notes) == is_told
+  assert all(f"make room for --output_dir {runs.directory}" in n for n in notes)

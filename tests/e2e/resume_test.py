@@ -6,6 +6,7 @@ Real processes on a tiny world: the command line, gin, data, all jobs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -90,10 +91,12 @@ class World:
       name = str(path.relative_to(self.root / run))
       if path.name == "model.json":
         result[name] = path.read_text()
+      elif path.suffix == ".safetensors":
+        result[name] = hashlib.sha256(path.read_bytes()).hexdigest()
       elif path.suffix == ".jsonl" and "partial" not in name:
         result[name] = path.read_text().replace(f"{self.root / run}/", "")
     summary = json.loads((self.root / run / "result.json").read_text())
-    named = ("seconds", "next", "model", "labels", "rounds")
+    named = ("seconds", "next", "model", "labels", "rounds", "runs")
     result["result"] = json.dumps(
       {k: v for k, v in summary.items() if k not in named}, sort_keys=True
     )

@@ -91,6 +91,32 @@ RoundJudge.scorer = @ScorerConfig()
 SamplingConfig.max_tokens = 8
 """
 )
+SCORE = """
+score.judge = @PointwiseJudgeConfig()
+PointwiseJudgeConfig.template = "docstring_rating"
+PointwiseJudgeConfig.max_context_tokens = 120
+score.chunk_size = 4
+"""
+COMPARE = """
+compare.responses = {"SFT": "single", "RL": "policy_single"}
+compare.judge = @PairwiseJudgeConfig()
+compare.chunk_size = 4
+PairwiseJudgeConfig.template = "docstring_pairwise"
+PairwiseJudgeConfig.max_context_tokens = 120
+"""
+JUDGES = """
+JudgeGridConfig.templates = ("docstring_pairwise",)
+JudgeGridConfig.likelihoods = ("mean_log_prob",)
+JudgeGridConfig.max_context_tokens = 120
+eval_judge.chunk_size = 4
+"""
+EVALUATE = """
+evaluate.runs = @EvaluationRuns()
+EvaluationRuns.responses = {"SFT": "single", "RL": "policy_single"}
+EvaluationRuns.labels = {"labels": "labels"}
+EvaluationRuns.rewards = {"reward": "reward"}
+EvaluationRuns.policies = {"RL": "policy"}
+"""
 POLICY = (
   TRAIN
   + ADAM
@@ -108,6 +134,12 @@ def of(world):
   """Returns stage -> (job, recipe, bindings, watched file, lines at kills)."""
   root = world.root
   return {**text_stages(root), **reward_stages(root), **policy_stages(root)}
+
+
+def others(world):
+  """Returns the stages of the jobs that train nothing; see `of`."""
+  root = world.root
+  return {**single_stages(root), **measure_stages(root)}
 
 
 def text_stages(root):
@@ -225,4 +257,91 @@ def policy_stages(root):
       "rounds.jsonl",
       (1, 2),
     ),
+  }
+
+
+def single_stages(root):
+  """Returns stages that turn one file or model into another."""
+  examples = {"ExampleSource__examples_file": root / "examples.jsonl"}
+  single = SAMPLE.replace("num_samples = 2", "num_samples = 1")
+  stages = {
+    name: (
+      "sample",
+      single,
+      {**examples, "sample__policy_dir": root / policy / "model"},
+      "responses.partial.jsonl",
+      (2,),
+    )
+    for name, policy in (("single", "sft"), ("policy_single", "policy"))
+  }
+  stages["converted"] = (
+    "convert",
+    'convert.format = "hf"\n',
+    {"convert__source": root / "sft" / "model"},
+    None,
+    (),
+  )
+  stages["corrupted"] = (
+    "corrupt_pairs",
+    "",
+    {"corrupt_pairs__examples_file": root / "examples.jsonl"},
+    None,
+    (),
+  )
+  stages["weighted"] = (
+    "weight_pairs",
+    "",
+    {
+      "weight_pairs__labels_file": root / "labels" / "labels.jsonl",
+      "weight_pairs__model_dir": root / "reward" / "model",
+    },
+    None,
+    (),
+  )
+  return stages
+
+
+def measure_stages(root):
+  """Returns stages that measure models and responses."""
+  examples = {"ExampleSource__examples_file": root / "examples.jsonl"}
+  labeler = {"LabelerConfig__labeler_dir": root / "sft" / "model"}
+  return {
+    "perplexity": (
+      "perplexity",
+      "",
+      {**examples, "perplexity__model_dir": root / "sft" / "model"},
+      None,
+      (),
+    ),
+    "scores": (
+      "score",
+      SCORE,
+      {**labeler, "score__responses_file": root / "pairs" / "responses.jsonl"},
+      None,
+      (),
+    ),
+    "compared": (
+      "compare",
+      COMPARE,
+      {**labeler, "compare__runs_dir": root},
+      None,
+      (),
+    ),
+    "judges": (
+      "eval_judge",
+      JUDGES
+      + f'eval_judge.tasks = {{"docstring": "{root}/humans/labels.jsonl"}}\n'
+      + f'eval_judge.labelers = {{"tiny": "{root}/sft/model"}}\n',
+      {},
+      None,
+      (),
+    ),
+    "evaluated": (
+      "evaluate",
+      EVALUATE,
+      {**examples, "evaluate__runs_dir": root},
+      None,
+      (),
+    ),
+    "reported": ("report", "", {"report__runs_dir": root}, None, ()),
   }

@@ -59,6 +59,19 @@ def test_a_model_labels_and_its_alignment_is_measured(
   assert result["cost_usd"] == 0.0
 
 
+def test_missing_human_labels_are_told_before_pairs_are_labelled(
+  pairs_file, tmp_path
+):
+  with pytest.raises((OSError, ValueError), match="nowhere.jsonl"):
+    label_pairs.run(
+      output_dir=str(tmp_path / "out"),
+      pairs=pair_source.PairSource(pairs_file=pairs_file),
+      humans=gold.HumanConfig(),
+      human_labels_file=str(tmp_path / "nowhere.jsonl"),
+    )
+  assert not (tmp_path / "out").exists()
+
+
 JUDGE = pairwise_judge.PairwiseJudgeConfig(
   template="docstring_pairwise", max_context_tokens=150
 )
