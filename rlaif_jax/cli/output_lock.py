@@ -212,9 +212,7 @@ def _acquire(directory: pathlib.Path, me: Owner) -> pathlib.Path:
       continue
     try:
       os.write(f, json.dumps(me).encode())
-    except (
-      OSError
-    ):  # The disk is full; without an owner it would be waited for.
+    except OSError:  # A full disk. Others would wait for a lock without owner.
       path.unlink()
       raise
     finally:
