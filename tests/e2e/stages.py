@@ -112,6 +112,8 @@ eval_judge.chunk_size = 4
 """
 EVALUATE = """
 evaluate.runs = @EvaluationRuns()
+evaluate.examples = @ExampleSource()
+ExampleSource.task = ""
 EvaluationRuns.responses = {"SFT": "single", "RL": "policy_single"}
 EvaluationRuns.labels = {"labels": "labels"}
 EvaluationRuns.rewards = {"reward": "reward"}
