@@ -126,10 +126,10 @@ def pipeline(world):
 @pytest.mark.parametrize(
   "name, mesh, count",
   [
-    ("reward", "fsdp:2", 2),
+    pytest.param("reward", "fsdp:2", 2, marks=testing.AT_NIGHT),
     ("dpo", "data:2", 2),
     ("policy", "fsdp:2,model:2", 4),
-    ("direct", "data:2", 2),
+    pytest.param("direct", "data:2", 2, marks=testing.AT_NIGHT),
     pytest.param("ensemble", "fsdp:2", 2, marks=testing.AT_NIGHT),
     pytest.param("online", "fsdp:2", 2, marks=testing.AT_NIGHT),
   ],

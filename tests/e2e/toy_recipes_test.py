@@ -10,10 +10,13 @@ import pytest
 
 from rlaif_jax import main
 from rlaif_jax.cli import gin_reader
+from tests import testing
 from tests.house import recipes_test
 from tests.house import source
 
 RECIPES = sorted((source.ROOT / "gin_configs/recipes").glob("toy_*.gin"))
+# One of arms with policies, one of arms on pairs; the others run at night.
+BY_DAY = ("toy_frontier", "toy_weights")
 SMALL = {
   "ToyConfig.sft_steps": 2,
   "ToyConfig.pairs": 32,
@@ -54,7 +57,17 @@ def small(path, directory):
   return ["--job=toy_world", recipe, *sizes, f"--output_dir={directory}"]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(
+      path,
+      id=path.stem,
+      marks=[] if path.stem in BY_DAY else testing.AT_NIGHT,
+    )
+    for path in RECIPES
+  ],
+)
 def test_a_small_run_of_the_recipe(path, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(source.ROOT)
   command = small(path, tmp_path / "runs" / path.stem)
