@@ -71,6 +71,20 @@ def naming(path: str | os.PathLike, *more: type[Exception]) -> Iterator[None]:
     raise ValueError(f"{path}: {reason(error)}") from error
 
 
+@contextlib.contextmanager
+def panics() -> Iterator[None]:
+  """Turns the panic of a parser written in Rust into a ValueError.
+
+  It is no subclass of Exception, and its class cannot be imported.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if type(error).__name__ != "PanicException":
+      raise
+    raise ValueError(f"its parser failed: {error}") from None
+
+
 def _refuse(constant: str) -> NoReturn:
   raise ValueError(f"{constant} is no JSON number")
 

@@ -200,7 +200,7 @@ class JsonTokenizer:
     self._path = pathlib.Path(directory) / "tokenizer.json"
     self.files = tokenizer_files(self._path)
     # The package `tokenizers` raises Exception itself.
-    with parsing.naming(self._path, Exception):
+    with parsing.naming(self._path, Exception), parsing.panics():
       self._load(parsing.read_json(self._path))
 
   def _load(self, stored: Config) -> None:

@@ -132,3 +132,12 @@ def test_printable():
   )
   plain = "line\n\tübung \U0001f600 中"
   assert parsing.printable(plain) == plain
+
+
+def test_a_panic_is_an_error_and_nothing_else_is():
+  panic = type("PanicException", (BaseException,), {})
+  with pytest.raises(ValueError, match="x.json: its parser failed: index 3"):
+    with parsing.naming("x.json"), parsing.panics():
+      raise panic("index 3")
+  with pytest.raises(KeyboardInterrupt), parsing.panics():
+    raise KeyboardInterrupt
