@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Callable, Sequence
+import pathlib
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -282,3 +283,49 @@ def pair_batch(*, first: Any, second: Any, label: Any, weight: Any) -> Any:
     second,
   )
   return batches.PairBatch(texts=grouped(both, 2), label=label, weight=weight)
+
+
+def write_gguf(
+  path: pathlib.Path,
+  config: Any,
+  params: Mapping[str, np.ndarray],
+  *,
+  vocabulary: pathlib.Path,
+  chat: str = "",
+) -> None:
+  """Writes a Llama as a GGUF file, with a SentencePiece vocabulary."""
+  import gguf
+  from sentencepiece import sentencepiece_model_pb2
+
+  from rlaif_jax.interop import gguf_tables
+  from rlaif_jax.interop import names
+
+  writer = gguf.GGUFWriter(path, "llama")
+  writer.add_embedding_length(config.width)
+  writer.add_block_count(config.num_layers)
+  writer.add_head_count(config.num_heads)
+  writer.add_head_count_kv(config.num_kv_heads)
+  writer.add_key_length(config.head_dim)
+  writer.add_feed_forward_length(config.mlp_dim)
+  writer.add_context_length(config.max_length)
+  writer.add_layer_norm_rms_eps(config.norm_epsilon)
+  writer.add_rope_freq_base(config.rope_theta)
+  data = vocabulary.read_bytes()
+  pieces = sentencepiece_model_pb2.ModelProto.FromString(data).pieces
+  writer.add_tokenizer_model("llama")
+  writer.add_token_list([piece.piece for piece in pieces])
+  writer.add_token_scores([piece.score for piece in pieces])
+  writer.add_token_types([piece.type for piece in pieces])
+  writer.add_bos_token_id(1)
+  writer.add_eos_token_id(2)
+  writer.add_add_space_prefix(False)
+  if chat:
+    writer.add_chat_template(chat)
+  rules = {rule.ours: rule for rule in gguf_tables.rules(config)}
+  for name, array in params.items():
+    theirs = names.to_theirs(array, rules[name])
+    writer.add_tensor(rules[name].theirs, np.ascontiguousarray(theirs))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()

@@ -17,7 +17,6 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import rankings
-from rlaif_jax.interop import gguf_tables
 from rlaif_jax.interop import names
 from rlaif_jax.interop import peft_files
 from rlaif_jax.interop import safetensors_files
@@ -97,7 +96,13 @@ def _models(root: pathlib.Path) -> None:
   model = conversion.load(str(root / "hf"), mesh, sequence=SEQUENCE)
   model.save(str(root / "finished"))
   (root / "gguf").mkdir()
-  _gguf(root, flat)
+  testing.write_gguf(
+    root / "gguf" / "m.gguf",
+    LLAMA,
+    flat,
+    vocabulary=root / "tokenizer.model",
+    chat=CHAT,
+  )
   config = lora.LoraConfig(rank=2, alpha=3.0, targets=(r".*/query/kernel",))
   adapters = jax.tree.map(
     np.asarray, lora.init(jax.random.key(0), tree, config)
@@ -105,39 +110,6 @@ def _models(root: pathlib.Path) -> None:
   peft_files.save(
     root / "peft", adapters, config, list(rules.values()), "base/name"
   )
-
-
-def _gguf(root: pathlib.Path, flat: dict[str, np.ndarray]) -> None:
-  import gguf
-  from sentencepiece import sentencepiece_model_pb2
-
-  writer = gguf.GGUFWriter(root / "gguf" / "m.gguf", "llama")
-  writer.add_embedding_length(LLAMA.width)
-  writer.add_block_count(LLAMA.num_layers)
-  writer.add_head_count(LLAMA.num_heads)
-  writer.add_head_count_kv(LLAMA.num_kv_heads)
-  writer.add_key_length(LLAMA.head_dim)
-  writer.add_feed_forward_length(LLAMA.mlp_dim)
-  writer.add_context_length(LLAMA.max_length)
-  writer.add_layer_norm_rms_eps(LLAMA.norm_epsilon)
-  writer.add_rope_freq_base(LLAMA.rope_theta)
-  writer.add_tokenizer_model("llama")
-  data = (root / "tokenizer.model").read_bytes()
-  pieces = sentencepiece_model_pb2.ModelProto.FromString(data).pieces
-  writer.add_token_list([piece.piece for piece in pieces])
-  writer.add_token_scores([piece.score for piece in pieces])
-  writer.add_token_types([piece.type for piece in pieces])
-  writer.add_bos_token_id(1)
-  writer.add_eos_token_id(2)
-  writer.add_chat_template(CHAT)
-  rules = {rule.ours: rule for rule in gguf_tables.rules(LLAMA)}
-  for path, array in flat.items():
-    theirs = names.to_theirs(array, rules[path])
-    writer.add_tensor(rules[path].theirs, np.ascontiguousarray(theirs))
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.write_tensors_to_file()
-  writer.close()
 
 
 def _t5(root: pathlib.Path) -> None:

@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sentencepiece import sentencepiece_model_pb2
 
 from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
-from rlaif_jax.interop import gguf_tables
 from rlaif_jax.interop import names
 from rlaif_jax.interop import sources
 from rlaif_jax.model_io import conversion
@@ -64,34 +62,10 @@ def test_a_hugging_face_directory_is_a_model(hf, params, device):
 
 
 def test_a_gguf_file_is_a_model(world, params, tmp_path, device):
-  gguf = pytest.importorskip("gguf")
-  writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-  writer.add_embedding_length(LLAMA.width)
-  writer.add_block_count(LLAMA.num_layers)
-  writer.add_head_count(LLAMA.num_heads)
-  writer.add_head_count_kv(LLAMA.num_kv_heads)
-  writer.add_key_length(LLAMA.head_dim)
-  writer.add_feed_forward_length(LLAMA.mlp_dim)
-  writer.add_context_length(LLAMA.max_length)
-  writer.add_layer_norm_rms_eps(LLAMA.norm_epsilon)
-  writer.add_rope_freq_base(LLAMA.rope_theta)
-  data = (world / "tokenizer.model").read_bytes()
-  pieces = sentencepiece_model_pb2.ModelProto.FromString(data).pieces
-  writer.add_tokenizer_model("llama")
-  writer.add_token_list([piece.piece for piece in pieces])
-  writer.add_token_scores([piece.score for piece in pieces])
-  writer.add_token_types([piece.type for piece in pieces])
-  writer.add_bos_token_id(1)
-  writer.add_eos_token_id(2)
-  writer.add_add_space_prefix(False)
-  rules = {rule.ours: rule for rule in gguf_tables.rules(LLAMA)}
-  for path, array in params.items():
-    theirs = names.to_theirs(array, rules[path])
-    writer.add_tensor(rules[path].theirs, np.ascontiguousarray(theirs))
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.write_tensors_to_file()
-  writer.close()
+  pytest.importorskip("gguf")
+  testing.write_gguf(
+    tmp_path / "m.gguf", LLAMA, params, vocabulary=world / "tokenizer.model"
+  )
   model = conversion.load(str(tmp_path / "m.gguf"), device, sequence=SEQUENCE)
   assert_same(model, params)
   own = pretrained.load(str(world / "sft" / "model"), "language", device)
