@@ -36,13 +36,6 @@ TRAINED = "sft reward dpo policy direct ensemble online".split()
 NAMES = "sft pairs humans labels reward dpo policy direct ensemble online"
 NAMES += " single policy_single converted corrupted weighted perplexity scores"
 NAMES += " compared judges evaluated reported"
-# The stages that these read, beside those in their bindings.
-READ = {
-  "compared": ("single", "policy_single"),
-  "judges": ("humans", "sft"),
-  "evaluated": ("single", "policy_single", "labels", "reward"),
-  "reported": ("sft",),
-}
 # Rows (stage, disturbance, result, seconds) of the table that ends the tests.
 RESULTS: list[tuple[str, str, str, float]] = []
 
@@ -51,24 +44,17 @@ class Case:
   """A stage, and a run of it in a folder of its own that is disturbed."""
 
   def __init__(self, world: resume_test.World, name: str, kind: str):
-    every = {**stages.of(world), **stages.others(world)}
     self.world, self.name = world, name
-    self.job, recipe, self.bindings, self.watched, self.lines = every[name]
+    self.job, recipe, self.bindings, self.watched, self.lines = stages.every(
+      world
+    )[name]
     self.run = f"{name}_{kind.replace(' ', '_')}"
     self.folder = world.root / self.run
     self.draw = random.Random(
       f"{self.run} {os.environ.get('RLAIF_CHAOS_SEED', 0)}"
     )
     self.command = world.command(self.job, self.run, recipe, **self.bindings)
-    if not (world.root / name / "result.json").exists():
-      for needed in sorted({*self._needed(), *READ.get(name, ())}):
-        Case(world, needed, "needed")
-      world.finish(world.command(self.job, name, recipe, **self.bindings))
-
-  def _needed(self) -> set[str]:
-    """Returns the stages whose outputs the bindings name."""
-    parts = [p.relative_to(self.world.root).parts for p in self.paths()]
-    return {p[0] for p in parts if p and p[0] in NAMES.split()}
+    stages.make(world, name)
 
   def paths(self) -> list[pathlib.Path]:
     return [p for p in self.bindings.values() if isinstance(p, pathlib.Path)]
@@ -212,7 +198,7 @@ def read_files(case: Case) -> list[pathlib.Path]:
   """Returns the files of rows, and the model.json of models, that it reads."""
   paths = {p / "model.json" if p.is_dir() else p for p in case.paths()}
   root = case.world.root
-  for name in READ.get(case.name, ()):
+  for name in stages.READ.get(case.name, ()):
     paths |= {
       "judges": {root / "humans/labels.jsonl", root / "sft/model/model.json"},
     }.get(case.name, {root / name / "responses.jsonl"})

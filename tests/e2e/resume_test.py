@@ -108,26 +108,15 @@ def world(tmp_path_factory):
   return World(tmp_path_factory.mktemp("world"))
 
 
-# The last two are killed at night alone
-# (and by their own tests, within one process).
+# The last two are killed at night alone (and by their own tests, within one
+# process).
 STAGES = ["sft", "pairs", "humans", "labels", "reward", "dpo", "policy"]
 STAGES += ["direct", "ensemble", "online"]
 
 
-def finish_read(world, name):
-  """Runs the stages that a stage reads, unless they have a result."""
-  paths = stages.of(world)[name][2].values()
-  for path in filter(pathlib.Path.is_absolute, paths):
-    read = path.relative_to(world.root).parts[0]
-    if read in STAGES and not (world.root / read / "result.json").exists():
-      finish_read(world, read)
-      job, recipe, bindings, _, _ = stages.of(world)[read]
-      world.finish(world.command(job, read, recipe, **bindings))
-
-
 @pytest.mark.parametrize("name", STAGES[:-2])
 def test_killed_and_resumed_ends_the_same(world, name):
-  finish_read(world, name)
+  stages.make_read(world, name)
   job, recipe, bindings, watched, points = stages.of(world)[name]
   output = world.finish(world.command(job, name, recipe, **bindings))
   assert "next" in output
@@ -152,11 +141,8 @@ KILLS = int(os.environ.get("RLAIF_KILLS", "0"))
 @pytest.mark.parametrize("name", [s for s in STAGES if s != "humans"])
 def test_killed_at_any_moment_it_ends_the_same(world, name):
   """So often, at moments drawn over a whole run, wherever that is."""
-  for needed, (job, recipe, bindings, _, _) in stages.of(world).items():
-    if not (world.root / needed / "result.json").exists():
-      world.finish(world.command(job, needed, recipe, **bindings))
-    if needed == name:
-      break
+  stages.make(world, name)
+  job, recipe, bindings, _, _ = stages.of(world)[name]
   draw = random.Random(name)
   begin = time.monotonic()
   world.finish(world.command(job, f"{name}_timed", recipe, **bindings))

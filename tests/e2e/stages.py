@@ -138,6 +138,38 @@ def of(world):
   return {**text_stages(root), **reward_stages(root), **policy_stages(root)}
 
 
+# The stages that these read, beside those in their bindings.
+READ = {
+  "compared": ("single", "policy_single"),
+  "judges": ("humans", "sft"),
+  "evaluated": ("single", "policy_single", "labels", "reward"),
+  "reported": ("sft",),
+}
+
+
+def every(world):
+  """Returns all stages; see `of`."""
+  return {**of(world), **others(world)}
+
+
+def make_read(world, name):
+  """Runs the stages that a stage reads, unless they have a result."""
+  known = every(world)
+  paths = known[name][2].values()
+  folders = {p.relative_to(world.root).parts[:1] for p in paths}
+  named = {part for parts in folders for part in parts if part in known}
+  for read in sorted({*named, *READ.get(name, ())}):
+    make(world, read)
+
+
+def make(world, name):
+  """Runs a stage and those that it reads, unless they have a result."""
+  if not (world.root / name / "result.json").exists():
+    make_read(world, name)
+    job, recipe, bindings, _, _ = every(world)[name]
+    world.finish(world.command(job, name, recipe, **bindings))
+
+
 def others(world):
   """Returns the stages of the jobs that train nothing; see `of`."""
   root = world.root
