@@ -83,14 +83,19 @@ def _nested(hint: object, value: object) -> object:
   """Converts JSON objects and lists to what the annotation names."""
   if not isinstance(value, (dict, list)):
     return value
-  is_tuple = isinstance(value, list) and typing.get_origin(hint) is tuple
-  kinds = [k for k in (hint, *typing.get_args(hint)) if isinstance(k, type)]
-  kind = next(filter(dataclasses.is_dataclass, kinds), None)
+  kind = _record_in(hint)
   if isinstance(value, dict):
     return value if kind is None else from_row(kind, value)
   if kind is not None:
     value = [from_row(kind, v) if isinstance(v, dict) else v for v in value]
-  return tuple(value) if is_tuple else value
+  return tuple(value) if typing.get_origin(hint) is tuple else value
+
+
+@functools.cache
+def _record_in(hint: object) -> type | None:
+  """Returns the dataclass that an annotation names, of itself or elements."""
+  kinds = [k for k in (hint, *typing.get_args(hint)) if isinstance(k, type)]
+  return next(filter(dataclasses.is_dataclass, kinds), None)
 
 
 def to_row(record: object) -> Row:

@@ -117,12 +117,10 @@ def encode_prompts(
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   prefix = begin + tokenizer.encode(config.prefix)
   suffix = tokenizer.encode(config.suffix)
-  keep, kept = "start", slice(config.max_context)
-  if config.truncate == "start":
-    keep, kept = "end", slice(-config.max_context, None)
+  size, encode = config.max_context, tokenizer.encode_plain
+  kept = slice(size) if config.truncate == "end" else slice(-size, None)
   ids = [
-    long_texts.ids(tokenizer.encode_plain, text, config.max_context, keep)
-    for text in contexts
+    long_texts.ids(encode, text, size, config.truncate) for text in contexts
   ]
   cut = sum(len(row) > config.max_context for row in ids)
   ids = [row[kept] for row in ids]

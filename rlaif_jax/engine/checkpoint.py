@@ -7,7 +7,6 @@ with their hashes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -270,12 +269,3 @@ def check_same(stored: Mapping, wanted: Mapping, what: str, advice: str):
         f"{what}: parameter {name} is {stored.get(name, 'absent')} on disk and "
         f"{wanted.get(name, 'absent')} in the model; {advice}"
       )
-
-
-def tree_hash(tree: PyTree) -> str:
-  """Returns a hash of all leaves, for bit-exact comparison of runs."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    digest.update(str(path).encode())
-    digest.update(np.asarray(leaf).tobytes())
-  return digest.hexdigest()[:16]

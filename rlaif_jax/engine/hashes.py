@@ -77,18 +77,13 @@ def scan(params: PyTree, dtypes: Sequence[str]) -> Scan:
   return Scan(dict(zip(dtypes, found, strict=True)), non_finite)
 
 
-def count_non_finite(array: np.ndarray) -> int:
-  """Returns the number of values that are NaN or infinite."""
-  return array.size - int(np.count_nonzero(np.isfinite(array)))
-
-
 def _scan_leaf(leaf: jax.Array, dtypes: Sequence[str]) -> tuple[list[str], int]:
   """Returns the hash in each dtype, and the number of non-finite values."""
   digests = [hashlib.sha256() for _ in dtypes]
   bad = 0
   for piece in _pieces(leaf):
     values = piece.astype(np.float32, copy=False)
-    bad += count_non_finite(values)
+    bad += values.size - int(np.count_nonzero(np.isfinite(values)))
     for dtype, digest in zip(dtypes, digests, strict=True):
       digest.update(_bytes(values.astype(jnp.dtype(dtype), copy=False)))
   return [digest.hexdigest() for digest in digests], bad

@@ -24,15 +24,19 @@ _BETWEEN = re.compile(r"(?<=\S)[ \n](?=\S)")
 
 
 def part(
-  encode: Encode, text: str, count: int, keep: Literal["start", "end"] = "start"
+  encode: Encode,
+  text: str,
+  count: int,
+  truncate: Literal["start", "end"] = "end",
 ) -> tuple[str, list[int]]:
   """Returns a text with its ids, or a part with more than `count` ids.
 
-  The first (or last) `count` ids are those of the whole text.
+  The first `count` ids are those of the whole text, or the last ones if the
+  start is truncated.
   """
   length = max(WHOLE, _PER_TOKEN * count)
   while len(text) > length:
-    if keep == "start":
+    if truncate == "end":
       piece = text[: _cut(text, length)]
     else:
       piece = text[_cut(text, len(text) - length) :]
@@ -44,10 +48,13 @@ def part(
 
 
 def ids(
-  encode: Encode, text: str, count: int, keep: Literal["start", "end"] = "start"
+  encode: Encode,
+  text: str,
+  count: int,
+  truncate: Literal["start", "end"] = "end",
 ) -> list[int]:
   """Returns the ids of a text, or more than `count` of its first or last."""
-  return part(encode, text, count, keep)[1]
+  return part(encode, text, count, truncate)[1]
 
 
 def count_ids(encode: Encode, text: str) -> int:

@@ -169,14 +169,17 @@ def fit(
       f"context, but the limit is {max_tokens}; raise the limit or choose a "
       "shorter template"
     )
-  keep = "start" if template.truncate == "end" else "end"
-  piece, ids = long_texts.part(tokenizer.encode, context, budget, keep)
+  piece, ids = long_texts.part(
+    tokenizer.encode, context, budget, template.truncate
+  )
   is_whole = len(piece) == len(context)
   if is_whole and len(ids) <= budget:
     return Fitted(context, fixed + len(ids), 0)
 
   def part(size: int) -> str:
-    return piece[:size] if keep == "start" else piece[len(piece) - size :]
+    if template.truncate == "end":
+      return piece[:size]
+    return piece[len(piece) - size :]
 
   length, kept = _longest_part(
     lambda size: len(tokenizer.encode(part(size))),

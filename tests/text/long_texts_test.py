@@ -94,15 +94,15 @@ def encode(request):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("keep", ["start", "end"])
+@pytest.mark.parametrize("truncate", ["end", "start"])
 def test_the_kept_ids_are_those_of_the_whole_text(
-  encode, name, keep, monkeypatch
+  encode, name, truncate, monkeypatch
 ):
   monkeypatch.setattr(long_texts, "WHOLE", 2000)
   whole = encode(TEXTS[name])
   for count in (1, 7, 60, 100, 30_000):
-    found = long_texts.ids(encode, TEXTS[name], count, keep)
-    kept = slice(count) if keep == "start" else slice(-count, None)
+    found = long_texts.ids(encode, TEXTS[name], count, truncate)
+    kept = slice(count) if truncate == "end" else slice(-count, None)
     assert found[kept] == whole[kept]
     assert (len(found) > count) == (len(whole) > count)
 
