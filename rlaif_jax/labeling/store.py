@@ -13,7 +13,8 @@ on network file systems, which the shards of a pod share
 store (`labeling.beam_labels`) nor be merged by copying. It would not be faster:
 with 1e6 labels on a local ext4 disk it wrote 8,300 labels/s and 9,100 journal
 lines/s and read 21,000 labels/s, against 8,700, 28,000 and 32,000 with these
-files; only opening the store takes longer, 24 s against none.
+files; only opening the store takes longer, 24 s against none (30 us of CPU time
+a label since each label is checked, 15 before).
 """
 
 from __future__ import annotations
