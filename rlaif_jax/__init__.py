@@ -21,6 +21,7 @@ if TYPE_CHECKING:
   from rlaif_jax.api.rewards import llm_reward
   from rlaif_jax.api.training import fit_dpo, fit_reward_model, fit_sft
   from rlaif_jax.core.compute import ComputeConfig
+  from rlaif_jax.core.lora_config import LoraConfig
   from rlaif_jax.core.records import Example, Pair, Preference
   from rlaif_jax.engine.decode import SamplingConfig
   from rlaif_jax.evaluation.agreement import alignment, position_bias
@@ -45,6 +46,7 @@ _MODULES = {
   "PolicyGradient": "rlaif_jax.api.policy_gradient",
   "SamplingConfig": "rlaif_jax.engine.decode",
   "ComputeConfig": "rlaif_jax.core.compute",
+  "LoraConfig": "rlaif_jax.core.lora_config",
 }
 
 __all__ = list(_MODULES)

@@ -25,6 +25,7 @@ from rlaif_jax.engine import processes
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 
 # (prompts, response [B, N, R], mask [B, N, R]) -> rewards [B, N]
 Score = Callable[[batches.PromptBatch, jax.Array, jax.Array], jax.Array]
@@ -72,6 +73,7 @@ class Candidates:
     sampling: temperature and length.
     batch_size: contexts per device call.
     reshard: params -> the copy that generates.
+    frozen: the policy's parameters that are not trained.
   """
 
   def __init__(
@@ -84,6 +86,7 @@ class Candidates:
     sampling: decode.SamplingConfig,
     batch_size: int,
     reshard: Callable[[protocols.Params], protocols.Params],
+    frozen: trainable.Frozen = trainable.Frozen(),
   ):
     self._directory = pathlib.Path(directory)
     self._sft = sft
@@ -94,11 +97,12 @@ class Candidates:
     self._score = score
     self._batch_size = batch_size
     self._reshard = reshard
+    self._frozen = frozen
 
   def __call__(self, params: protocols.Params, step: int) -> dict[str, float]:
     rows = []
     policy = params["policy"]
-    generator = self._reshard(policy)
+    generator = self._reshard(self._frozen.attached(policy))
     for index, real in converters.chunks(len(self._examples), self._batch_size):
       part = converters.take(self._prompts, index)
       key = rng.key(0, "validation")
@@ -125,12 +129,17 @@ class Candidates:
       "validation_tokens": float(np.mean([r["tokens"] for r in rows])),
     }
 
-  def load(self, step: int) -> protocols.Params:
-    """Returns the parameters of a candidate."""
+  def load(self, step: int, policy: protocols.Params) -> protocols.Params:
+    """Returns the trained parameters of a candidate.
+
+    Args:
+      step: number of updates.
+      policy: those of the last one, whose shapes and shardings are taken.
+    """
     directory = self._directory / "candidates" / f"{step:06d}"
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      self._sft.params,
+      policy,
     )
     return checkpoint.load_params(directory, like)
 

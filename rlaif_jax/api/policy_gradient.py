@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -12,12 +13,14 @@ from jaxtyping import Array, Float, Key
 from rlaif_jax.api import rewards
 from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import lora_config
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
@@ -36,8 +39,8 @@ class PolicyGradient(NamedTuple):
     update: (state, rollout) -> (state, metrics). Donates the state. The
       metrics are scalars: `loss`, `score`, `kl`, `tokens`, `grad_norm`, ...
     policy: (state) -> the policy as a PretrainedModel, which can generate,
-      label and be saved. It refers to the state's parameters, so it is valid
-      until the next update.
+      label and be saved. Without adapters it refers to the state's parameters,
+      so it is valid until the next update.
   """
 
   init: Callable[[Key[Array, ""]], TrainState]
@@ -59,6 +62,7 @@ def policy_gradient(
   algorithm: str = "reinforce",
   kl_coef: float = 0.05,
   value_optimizer: optimizer_lib.Transform | None = None,
+  lora: lora_config.LoraConfig | None = None,
   compute: compute_lib.ComputeConfig | None = None,
   **options: Any,
 ) -> PolicyGradient:
@@ -76,6 +80,8 @@ def policy_gradient(
       or "grpo".
     kl_coef: weight of the KL to the reference, the paper's beta.
     value_optimizer: of the value network; None uses `optimizer`.
+    lora: trains adapters of policy and value network, which share the policy's
+      parameters with the reference; None trains copies of all parameters.
     compute: microbatches, remat and placements. The mesh is the policy's.
     **options: further fields of `rl.algorithms.RLConfig`, such as
       `samples_per_prompt`, `kl_in` or `sampling`.
@@ -84,15 +90,13 @@ def policy_gradient(
     ValueError: if an option is invalid, or the reward does not fit the policy.
   """
   compute = compute or compute_lib.ComputeConfig()
-  options = {"sampling": _default_sampling(policy), **options}
+  options.setdefault("sampling", _default_sampling(policy))
   config = algorithms.RLConfig(algorithm=algorithm, beta=kl_coef, **options)
   mesh, placement = policy.mesh, compute.placement
   scorer = rewards.as_reward(reward, policy)
   reference = pretrained.load_reference(policy, mesh, placement)
   frozen = {"reference": reference.params, "scorer": scorer.params}
-  value = None
-  if algorithms.ALGORITHMS[algorithm].needs_value:
-    value = pretrained.scalar_model(policy.config, mesh, compute)
+  value = initialization.value_model(algorithm, policy.config, mesh, compute)
   collect = rollout_lib.make_collect(
     policy.functions,
     value,
@@ -103,36 +107,46 @@ def policy_gradient(
       policy.functions.init, mesh, placement.rollout
     ),
   )
-  trained = pretrained.language_model(policy.config, mesh, compute)
+  start = functools.partial(
+    initialization.policy_params,
+    policy,
+    value,
+    mesh,
+    placement=placement.value,
+    lora={"policy": lora, "value": lora},
+  )
+  parts = {"policy": trainable.Frozen()}
+  if lora is not None:
+    parts = start(key=jax.random.key(0))[1]
+  rest = trainable.join(parts)
   tx, step = algorithms.make_update(
-    trained,
+    pretrained.language_model(policy.config, mesh, compute),
     value,
     config,
     {"policy": optimizer, "value": value_optimizer or optimizer},
     microbatches=compute.microbatches,
+    combine=rest.combine,
   )
 
   def init(key: Key[Array, ""]) -> TrainState:
-    params = initialization.policy_params(
-      policy, value, mesh, key, placement.value
-    )
-    return step_lib.state_from_params(params, tx, mesh)
+    return step_lib.state_from_params(start(key=key)[0], tx, mesh)
 
   def rollout(
     state: TrainState, prompts: batches.PromptBatch, key: Key[Array, ""]
   ) -> algorithms.Rollout:
-    return collect(state.params, frozen, prompts, key)[0]
+    return collect(rest.attached(state.params), frozen, prompts, key)[0]
 
   def update(
     state: TrainState, found: algorithms.Rollout
   ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     # The key orders the minibatches of PPO and GRPO.
     key = jax.random.fold_in(jax.random.key(0), state.step)
-    state, metrics = step(state, found, key)
+    state, metrics = step(state, found, key, rest.params)
     return state, _means(metrics, found)
 
   def current(state: TrainState) -> pretrained.PretrainedModel:
-    return dataclasses.replace(policy, params=state.params["policy"])
+    params = parts["policy"].merged(state.params["policy"])
+    return dataclasses.replace(policy, params=params)
 
   return PolicyGradient(init, rollout, update, current)
 

@@ -22,6 +22,7 @@ from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.ops import ensembles
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.reward import scorers
@@ -96,11 +97,13 @@ def make_scorer(
   elif config.reward_dir:
     reward = load_reward(config.reward_dir, policy, devices, config.placement)
     inner = jax.jit(scorers.reward_scorer(reward.functions))
-    params = reward.params
+    params = trainable.share_equal(reward.params, policy.params)
   else:
     labeler = pretrained.load(
       config.labeler_dir, "language", devices, config.placement
     )
+    shared = trainable.share_equal(labeler.params, policy.params)
+    labeler = dataclasses.replace(labeler, params=shared)
     reward = rewards.llm_reward(labeler, config.rating_template)
     inner, params = reward.for_policy(policy)
   mean, std = 0.0, 1.0

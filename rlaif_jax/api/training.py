@@ -10,6 +10,7 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
+from rlaif_jax.core import lora_config
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
@@ -22,6 +23,7 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.reward import pair_scoring
 from rlaif_jax.sft import loss as sft_loss
@@ -34,6 +36,7 @@ def fit_sft(
   *,
   init: pretrained.PretrainedModel,
   optimizer: optimizer_lib.Transform | None = None,
+  lora: lora_config.LoraConfig | None = None,
   directory: str = "",
   **train: Any,
 ) -> pretrained.PretrainedModel:
@@ -43,6 +46,8 @@ def fit_sft(
     examples: contexts with their responses.
     init: model that training starts from; its parameters are not changed.
     optimizer: any optax transformation; None is AdamW at 1e-5.
+    lora: trains adapters, which are merged at the end; None trains all
+      parameters.
     directory: directory of checkpoints and metrics, from which a second call
       resumes; "" keeps everything in memory.
     **train: fields of `loop.TrainConfig`; the default is 1 epoch in batches of
@@ -53,11 +58,11 @@ def fit_sft(
     datasets.HeldRows(rows),
     sft_loss.make_loss(init.functions),
     init,
-    pretrained.copy_params(init.params),
+    init.params if lora else pretrained.copy_params(init.params),
     optimizer,
+    lora=lora,
     directory=directory,
     train=_train_config(train, epochs=1.0),
-    num_rows=len(examples),
   )
 
 
@@ -66,6 +71,7 @@ def fit_reward_model(
   *,
   init: pretrained.PretrainedModel,
   optimizer: optimizer_lib.Transform | None = None,
+  lora: lora_config.LoraConfig | None = None,
   directory: str = "",
   **train: Any,
 ) -> pretrained.PretrainedModel:
@@ -75,6 +81,7 @@ def fit_reward_model(
     labels: pairs with P(first is better).
     init: language model whose trunk initialises the reward model.
     optimizer: any optax transformation; None is AdamW at 1e-5.
+    lora: see `fit_sft`.
     directory: see `fit_sft`.
     **train: fields of `loop.TrainConfig`; the default is 2 epochs in batches
       of 32 pairs.
@@ -88,7 +95,11 @@ def fit_reward_model(
   config = _train_config(train, epochs=2.0)
   functions = pretrained.scalar_model(init.config, init.mesh)
   params = initialization.scalar_params(
-    functions, init, init.mesh, rng.key(config.seed, "init")
+    functions,
+    init,
+    init.mesh,
+    rng.key(config.seed, "init"),
+    copy=lora is None,
   )
   model = dataclasses.replace(
     init, name="reward", kind="scalar", functions=functions
@@ -99,9 +110,9 @@ def fit_reward_model(
     model,
     params,
     optimizer,
+    lora=lora,
     directory=directory,
     train=config,
-    num_rows=len(labels),
   )
 
 
@@ -111,6 +122,7 @@ def fit_dpo(
   init: pretrained.PretrainedModel,
   beta: float = 0.1,
   optimizer: optimizer_lib.Transform | None = None,
+  lora: lora_config.LoraConfig | None = None,
   directory: str = "",
   **train: Any,
 ) -> pretrained.PretrainedModel:
@@ -121,6 +133,7 @@ def fit_dpo(
     init: policy that training starts from; also the reference.
     beta: weight of the implied KL to the reference.
     optimizer: any optax transformation; None is AdamW at 1e-5.
+    lora: see `fit_sft`.
     directory: see `fit_sft`.
     **train: fields of `loop.TrainConfig`; the default is 1 epoch in batches of
       32 pairs.
@@ -140,11 +153,11 @@ def fit_dpo(
     datasets.HeldRows(pairs),
     dpo_model.make_loss(init.functions, dpo_model.DPOConfig(beta=beta)),
     init,
-    pretrained.copy_params(init.params),
+    init.params if lora else pretrained.copy_params(init.params),
     optimizer,
+    lora=lora,
     directory=directory,
     train=config,
-    num_rows=len(labels),
   )
 
 
@@ -162,9 +175,9 @@ def _fit(
   params: protocols.Params,
   optimizer: optimizer_lib.Transform | None,
   *,
+  lora: lora_config.LoraConfig | None,
   directory: str,
   train: loop.TrainConfig,
-  num_rows: int,
 ) -> pretrained.PretrainedModel:
   """Returns `model` with `params` trained on the rows."""
   tx = optimizer or optimizer_lib.make_optimizer(_ADAMW)
@@ -172,7 +185,7 @@ def _fit(
   def next_batch(state: step_lib.TrainState, step: int) -> protocols.Batch:
     del state
     index = converters.epoch_rows(
-      num_rows=num_rows,
+      num_rows=len(rows),
       batch_size=train.batch_size,
       seed=train.seed,
       name=model.name,
@@ -180,13 +193,17 @@ def _fit(
     )
     return rows.batch(model.mesh, index)
 
+  learned, frozen = trainable.split(
+    params, lora, model.mesh, rng.key(train.seed, "lora")
+  )
+  update = step_lib.make_train_step(loss, tx, combine=frozen.combine)
   state = loop.fit(
-    step_lib.state_from_params(params, tx, model.mesh),
-    step_lib.make_train_step(loss, tx),
+    step_lib.state_from_params(learned, tx, model.mesh),
+    lambda state, batch, key: update(state, batch, key, frozen.params),
     next_batch,
     config=train,
-    num_rows=num_rows,
+    num_rows=len(rows),
     directory=directory,
     name=model.name,
   )
-  return dataclasses.replace(model, params=state.params)
+  return dataclasses.replace(model, params=frozen.merged(state.params))

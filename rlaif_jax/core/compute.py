@@ -64,8 +64,8 @@ class PlacementConfig(validation.Validated):
   `ScorerConfig.placement` is the placement of the reward.
 
   Attributes:
-    policy: the model that is trained; float32.
-    value: the value network; float32.
+    policy: the model that is trained; float32 unless only adapters are.
+    value: the value network; float32 unless only adapters are trained.
     reference: the frozen reference policy.
     rollout: a copy of the policy that generates, made for each rollout and
       each validation. With FSDP, rules=(("embed", ""),) gathers the parameters
@@ -77,15 +77,6 @@ class PlacementConfig(validation.Validated):
   value: Placement = PLAIN
   reference: Placement = PLAIN
   rollout: Placement | None = None
-
-  def __post_init__(self):
-    super().__post_init__()
-    for name in ("policy", "value"):
-      if (dtype := getattr(self, name).dtype) != "float32":
-        raise ValueError(
-          f"PlacementConfig.{name}.dtype is {dtype!r}; trained parameters must "
-          "be 'float32' (DecoderConfig.dtype sets the dtype of computations)"
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

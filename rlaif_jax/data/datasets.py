@@ -187,6 +187,9 @@ class HeldRows:
   def __init__(self, arrays: protocols.Batch):
     self.arrays = arrays
 
+  def __len__(self) -> int:
+    return len(jax.tree.leaves(self.arrays)[0])
+
   def batch(self, mesh: jax.sharding.Mesh, rows: np.ndarray) -> protocols.Batch:
     """Returns the rows with these indices [B], on the mesh."""
     return mesh_lib.put_batch(mesh, converters.take(self.arrays, rows))

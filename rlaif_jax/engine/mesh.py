@@ -105,6 +105,17 @@ def abstract_params(
   )
 
 
+def init_params(
+  init: Callable[[jax.Array], PyTree],
+  key: jax.Array,
+  mesh: jax.sharding.Mesh,
+  placement: compute_lib.Placement = compute_lib.PLAIN,
+) -> PyTree[jax.Array]:
+  """Returns a model's unboxed parameters, initialised on the mesh."""
+  shardings = param_shardings(mesh, jax.eval_shape(init, key), placement)
+  return jax.jit(lambda k: nn.unbox(init(k)), out_shardings=shardings)(key)
+
+
 @functools.cache
 def make_array_reshard(
   sharding: jax.sharding.NamedSharding, dtype: jax.typing.DTypeLike
@@ -128,14 +139,20 @@ def make_reshard(
   Args:
     init: `init` of the model.
     mesh: devices.
-    placement: None returns the parameters themselves, without a copy.
+    placement: None returns the parameters themselves, without a copy. Attached
+      adapters, which are replicated, are not copied either.
   """
   if placement is None:
     return lambda params: params
-  like = abstract_params(init, mesh, placement)
-  return lambda params: jax.tree.map(
-    lambda x, to: make_array_reshard(to.sharding, to.dtype)(x), params, like
+  like = dict(
+    jax.tree_util.tree_leaves_with_path(abstract_params(init, mesh, placement))
   )
+
+  def copy(path, x):
+    to = like.get(path)
+    return x if to is None else make_array_reshard(to.sharding, to.dtype)(x)
+
+  return lambda params: jax.tree_util.tree_map_with_path(copy, params)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import PyTree
 import optax
 
+from rlaif_jax.core import lora_config
 from rlaif_jax.core import validation
 
 
@@ -47,6 +48,8 @@ class OptimizerConfig(validation.Validated):
     beta2: decay rate of AdamW's second moment.
     clip_norm: maximum global norm of the gradient; 0: no clipping, as in the
       paper.
+    lora: trains adapters of the model, and its scalar head if it has one, in
+      place of all parameters, which may then be stored in bfloat16.
   """
 
   name: Literal["adafactor", "adamw"] = "adafactor"
@@ -59,6 +62,7 @@ class OptimizerConfig(validation.Validated):
   weight_decay: validation.NonNegativeFloat = 0.0
   beta2: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.999
   clip_norm: validation.NonNegativeFloat = 0.0
+  lora: lora_config.LoraConfig | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -81,6 +85,17 @@ class PolicyOptimizers(validation.Validated):
   policy: OptimizerConfig = OptimizerConfig()
   value: OptimizerConfig = OptimizerConfig()
 
+  def transforms(self) -> dict[str, optax.GradientTransformation]:
+    """Returns the optax chains by "policy" and "value"."""
+    return {
+      "policy": make_optimizer(self.policy, trains_adapters=True),
+      "value": make_optimizer(self.value, trains_adapters=True),
+    }
+
+  def lora(self) -> dict[str, lora_config.LoraConfig | None]:
+    """Returns the adapters to train by "policy" and "value"."""
+    return {"policy": self.policy.lora, "value": self.value.lora}
+
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
   """Returns the learning rate as a function of the step."""
@@ -97,8 +112,23 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
   return optax.join_schedules([ramp, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Returns the optax chain of a config."""
+def make_optimizer(
+  config: OptimizerConfig, *, trains_adapters: bool = False
+) -> optax.GradientTransformation:
+  """Returns the optax chain of a config.
+
+  Args:
+    config: optimizer.
+    trains_adapters: whether the caller trains the adapters of `config.lora`.
+
+  Raises:
+    ValueError: if the config has adapters and the caller trains none.
+  """
+  if config.lora is not None and not trains_adapters:
+    raise ValueError(
+      f"OptimizerConfig.lora is {config.lora}; this training has no adapters "
+      "of that kind, leave it None (an ensemble's are EnsembleConfig.lora)"
+    )
   schedule = make_schedule(config)
 
   def matrices(params):

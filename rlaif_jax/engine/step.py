@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from typing import Callable, Mapping
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,8 @@ from rlaif_jax.core import protocols
 from rlaif_jax.engine import mesh as mesh_lib
 
 Metrics = Mapping[str, masked.WeightedSum]
+# (learned, frozen) -> parameters that a loss reads
+Combine = Callable[[protocols.Params, protocols.Params], protocols.Params]
 
 
 @flax.struct.dataclass
@@ -51,9 +52,7 @@ def init_state(
     mesh: mesh from `mesh.make_mesh`.
     placement: sharding of the parameters.
   """
-  boxed = jax.eval_shape(init, key)
-  shardings = mesh_lib.param_shardings(mesh, boxed, placement)
-  params = jax.jit(lambda k: nn.unbox(init(k)), out_shardings=shardings)(key)
+  params = mesh_lib.init_params(init, key, mesh, placement)
   return state_from_params(params, optimizer, mesh)
 
 
@@ -196,8 +195,7 @@ def make_train_step(
   microbatches: int = 1,
   epochs: int = 1,
   minibatches: int = 1,
-  combine: Callable[[protocols.Params, protocols.Params], protocols.Params]
-  | None = None,
+  combine: Combine | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Returns the jitted update (state, batch, key, frozen=None) -> (state,
   metrics), which donates the state.

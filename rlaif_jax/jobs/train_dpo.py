@@ -15,6 +15,7 @@ import jax
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import records
+from rlaif_jax.core import rng
 from rlaif_jax.data import datasets
 from rlaif_jax.data import preference_batches
 from rlaif_jax.data import preferences
@@ -27,6 +28,7 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.reward import pair_scoring
 
 JOB = job_spec.JobSpec(multihost=True)
@@ -94,17 +96,22 @@ def run(
     microbatches=compute.microbatches,
     can_pack=functions.is_causal,
   )
-  tx = optimizer_lib.make_optimizer(optimizer)
+  tx = optimizer_lib.make_optimizer(optimizer, trains_adapters=True)
   step = step_lib.make_train_step(
-    dpo_model.make_loss(functions, dpo), tx, microbatches=compute.microbatches
+    dpo_model.make_loss(functions, dpo),
+    tx,
+    microbatches=compute.microbatches,
+    combine=trainable.combine(optimizer.lora),
   )
-
   params, start = pretrained.split_params(start)
-  state = step_lib.state_from_params(params, tx, devices)
-  del params  # The state owns them.
-  params = loop.fit(
+  learned, frozen = trainable.split(
+    params, optimizer.lora, devices, rng.key(train.seed, "lora")
+  )
+  state = step_lib.state_from_params(learned, tx, devices)
+  del params, learned  # The state owns them.
+  state = loop.fit(
     state,
-    step,
+    lambda state, batch, key: step(state, batch, key, frozen.params),
     lambda state, number: source.at_step(
       number, range(len(rows)), seed=train.seed, name=name
     ),
@@ -112,11 +119,9 @@ def run(
     num_rows=len(rows),
     directory=output_dir,
     name=name,
-  ).params
-  # 3. The finished model, and its implied rewards of held-out pairs.
-  pretrained.save_like(
-    f"{output_dir}/model", params, start, name=name, kind="language"
   )
+  # 3. The finished model, and its implied rewards of held-out pairs.
+  params = trainable.save(output_dir, state.params, frozen, start, name=name)
   accuracy = {}
   if test_labels:
     policy = log_probs(params, test_pairs)

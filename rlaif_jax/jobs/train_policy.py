@@ -23,6 +23,7 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 
@@ -72,12 +73,16 @@ def run(
   score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
   reference = pretrained.load_reference(sft, devices, placement)
   frozen = {"reference": reference.params, "scorer": scorer_params}
-  value = None
-  if algorithms.ALGORITHMS[rl.algorithm].needs_value:
-    value = pretrained.scalar_model(sft.config, devices, compute)
-  params = initialization.policy_params(
-    sft, value, devices, rng.key(train.seed, "init"), placement.value
+  value = initialization.value_model(rl.algorithm, sft.config, devices, compute)
+  learned, parts = initialization.policy_params(
+    sft,
+    value,
+    devices,
+    key=rng.key(train.seed, "init"),
+    placement=placement.value,
+    lora=optimizers.lora(),
   )
+  rest = trainable.join(parts)
   # 2. Rollout and update.
   reshard = mesh_lib.make_reshard(
     sft.functions.init, devices, placement.rollout
@@ -94,21 +99,19 @@ def run(
     pretrained.language_model(sft.config, devices, compute),
     value,
     rl,
-    {
-      "policy": optimizer_lib.make_optimizer(optimizers.policy),
-      "value": optimizer_lib.make_optimizer(optimizers.value),
-    },
+    optimizers.transforms(),
     microbatches=compute.microbatches,
+    combine=rest.combine,
   )
 
   def next_batch(state, step):
     batch = rows.at_step(step, devices, train, name)
     key = rng.key(train.seed, "rollout", step)
-    return collect(state.params, frozen, batch, key)
+    return collect(rest.attached(state.params), frozen, batch, key)
 
   def step_fn(state, collected, key):
     batch, rollout_metrics = collected
-    state, metrics = update(state, batch, key)
+    state, metrics = update(state, batch, key, rest.params)
     return state, {**metrics, **rollout_metrics}
 
   # 3. The loop; every evaluation saves a candidate.
@@ -120,9 +123,10 @@ def run(
     sampling=rl.sampling,
     batch_size=train.batch_size,
     reshard=reshard,
+    frozen=parts["policy"],
   )
-  loop.fit(
-    step_lib.state_from_params(params, tx, devices),
+  state = loop.fit(
+    step_lib.state_from_params(learned, tx, devices),
     step_fn,
     next_batch,
     config=train,
@@ -134,9 +138,8 @@ def run(
   # 4. Selection, and the finished model.
   table = candidates.select(output_dir, selection, devices)
   best = max(table, key=lambda c: (c["preference"], c["score"]))["step"]
-  pretrained.save_like(
-    f"{output_dir}/model", evaluate.load(best), sft, name=name, kind="language"
-  )
+  learned = evaluate.load(best, state.params["policy"])
+  trainable.save(output_dir, learned, parts["policy"], sft, name=name)
   return {
     "model": f"{output_dir}/model",
     "prompts": len(rows),

@@ -23,6 +23,7 @@ from rlaif_jax.engine import step as step_lib
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.model_io import initialization
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.reward import kinds
 from rlaif_jax.reward import pair_scoring
 
@@ -75,9 +76,12 @@ def run(
   # 2. One update step for all numbers of labels, compiled once.
   functions = pretrained.scalar_model(start.config, devices, compute)
   score_pairs = kinds.make_pair_scorer(reward.kind, functions)
-  tx = optimizer_lib.make_optimizer(optimizer)
+  tx = optimizer_lib.make_optimizer(optimizer, trains_adapters=True)
   step = step_lib.make_train_step(
-    kinds.make_loss(reward, functions), tx, microbatches=compute.microbatches
+    kinds.make_loss(reward, functions),
+    tx,
+    microbatches=compute.microbatches,
+    combine=trainable.combine(optimizer.lora),
   )
   source = preference_batches.PairBatches(
     rows,
@@ -95,10 +99,14 @@ def run(
     params = initialization.scalar_params(
       functions, trunk, devices, rng.key(train.seed, "init"), placement
     )
-    del trunk
-    return loop.fit(
-      step_lib.state_from_params(params, tx, devices),
-      step,
+    learned, frozen = trainable.split(
+      params, optimizer.lora, devices, rng.key(train.seed, "lora")
+    )
+    state = step_lib.state_from_params(learned, tx, devices)
+    del trunk, params, learned  # The state owns them.
+    state = loop.fit(
+      state,
+      lambda state, batch, key: step(state, batch, key, frozen.params),
       lambda state, number: source.at_step(
         number, range(count), seed=train.seed, name=run_name
       ),
@@ -106,7 +114,8 @@ def run(
       num_rows=count,
       directory=directory,
       name=run_name,
-    ).params
+    )
+    return frozen.merged(state.params)
 
   def measure(params):
     rewards = pair_scoring.predict_pairs(

@@ -11,22 +11,19 @@ from __future__ import annotations
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import records
+from rlaif_jax.core import rng
 from rlaif_jax.data import converters
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import processes
 from rlaif_jax.engine import step as step_lib
-from rlaif_jax.interop import peft_files
-from rlaif_jax.interop import sources
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.models import architectures
-from rlaif_jax.models import lora as lora_lib
 from rlaif_jax.sft import evaluate as evaluate_lib
 from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.sft import options
-from rlaif_jax.sft import state as sft_state
 from rlaif_jax.text import tokenizers
 
 JOB = job_spec.JobSpec(multihost=True)
@@ -38,7 +35,6 @@ def run(
   data: datasets.SFTData,
   model: architectures.Config | None = None,
   init_from: str = "",
-  lora: lora_lib.LoraConfig | None = None,
   optimizer: optimizer_lib.OptimizerConfig = optimizer_lib.OptimizerConfig(),
   train: loop.TrainConfig = loop.TrainConfig(epochs=1.0),
   compute: compute_lib.ComputeConfig = compute_lib.ComputeConfig(),
@@ -51,9 +47,8 @@ def run(
     data: training and validation examples, and the sequence lengths.
     model: sizes of a new model; None: those of `init_from`.
     init_from: directory of a finished language model to start from.
-    lora: trains adapters of that model only. They are saved in PEFT's layout
-      in `output_dir`/adapter, and merged into the finished model.
-    optimizer: optimizer; the paper's is Adafactor at 1e-5.
+    optimizer: optimizer; the paper's is Adafactor at 1e-5. If it trains
+      adapters, they are also saved in PEFT's layout, in `output_dir`/adapter.
     train: length, batch size (paper: 128 rows) and seed.
     compute: devices and memory.
     name: name of the finished model in logs and reports.
@@ -73,7 +68,7 @@ def run(
     sequence,
     context_weight=data.context_weight,
     init_from=init_from,
-    lora=lora,
+    lora=optimizer.lora,
   )
   tokenizer = (
     start.tokenizer if start else tokenizers.load_tokenizer(data.data_dir)
@@ -90,54 +85,52 @@ def run(
   held_out, _ = encode(validation_rows)
   # 2. Parameters on the mesh, and the update.
   functions = pretrained.language_model(config, devices, compute)
-  tx = optimizer_lib.make_optimizer(optimizer)
-  first = sft_state.start(
-    functions,
-    tx,
-    params,
-    lora,
-    seed=train.seed,
-    devices=devices,
-    placement=placement,
+  tx = optimizer_lib.make_optimizer(optimizer, trains_adapters=True)
+  if params is None:
+    key = rng.key(train.seed, "init")
+    params = mesh_lib.init_params(functions.init, key, devices, placement)
+  learned, frozen = trainable.split(
+    params, optimizer.lora, devices, rng.key(train.seed, "lora")
   )
-  del params  # The state owns them.
+  state = step_lib.state_from_params(learned, tx, devices)
+  del params, learned  # The state owns them.
   update = step_lib.make_train_step(
     sft_loss.make_loss(functions, data.context_weight),
     tx,
     microbatches=compute.microbatches,
-    combine=first.combine,
+    combine=frozen.combine,
   )
   measure = evaluate_lib.make_evaluate(
     sft_loss.make_loss(functions), held_out, train.batch_size
   )
   # 3. The loop.
   state = loop.fit(
-    first.state,
-    lambda state, batch, key: update(state, batch, key, first.frozen),
+    state,
+    lambda state, batch, key: update(state, batch, key, frozen.params),
     lambda state, step: rows.at_step(step, devices, train, name),
     config=train,
     num_rows=len(rows),
     directory=output_dir,
     name=name,
-    evaluate=lambda params, step: measure(first.merged(params)),
+    evaluate=lambda learned, step: measure(frozen.attached(learned)),
   )
   # 4. The finished model.
-  if lora is not None and processes.is_writer():
-    rules = sources.hf_rules(config)
-    peft_files.save(
-      f"{output_dir}/adapter", state.params, lora, rules, start.directory
-    )
-  finished = first.merged(state.params)
-  pretrained.PretrainedModel(
-    directory=output_dir,
+  finished = trainable.save(
+    output_dir,
+    state.params,
+    frozen,
+    pretrained.PretrainedModel(
+      directory=start.directory if start else output_dir,
+      name=name,
+      config=config,
+      sequence=sequence,
+      tokenizer=tokenizer,
+      chat=start.chat if start else ("", ""),
+      functions=functions,
+      params=None,
+    ),
     name=name,
-    config=config,
-    sequence=sequence,
-    tokenizer=tokenizer,
-    chat=start.chat if start else ("", ""),
-    functions=functions,
-    params=finished,
-  ).save(f"{output_dir}/model")
+  )
   return {
     "model": f"{output_dir}/model",
     "rows": len(rows),

@@ -11,10 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import lora_config
 from rlaif_jax.core import protocols
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
+from rlaif_jax.models import architectures
 from rlaif_jax.reward import ensemble as ensemble_lib
+from rlaif_jax.rl import algorithms
 
 
 def scalar_params(
@@ -23,44 +27,82 @@ def scalar_params(
   mesh: jax.sharding.Mesh,
   key: jax.Array,
   placement: compute_lib.Placement = compute_lib.PLAIN,
+  *,
+  copy: bool = True,
 ) -> protocols.Params:
-  """Returns the parameters of a scalar model on a copy of a trunk.
+  """Returns the parameters of a scalar model on the trunk of a language model.
 
   Args:
     functions: the scalar model.
-    start: language model whose trunk is copied.
+    start: the language model.
     mesh: devices.
     key: PRNG key of the head.
     placement: sharding and dtype of the parameters.
+    copy: copies the trunk, so that it can be trained.
   """
   shardings = mesh_lib.param_shardings(
     mesh, jax.eval_shape(functions.init, jax.random.key(0)), placement
   )
   make = jax.jit(lambda k: nn.unbox(functions.init(k)), out_shardings=shardings)
-  trunk = trunk_of(start, shardings["decoder"])
+  trunk = trunk_of(start, shardings["decoder"], copy=copy)
   return {**make(key), "decoder": trunk}
+
+
+def value_model(
+  algorithm: str,
+  config: architectures.Config,
+  mesh: jax.sharding.Mesh,
+  compute: compute_lib.ComputeConfig,
+) -> protocols.ScalarModel | None:
+  """Returns the value network's functions; None if the algorithm has none."""
+  if not algorithms.ALGORITHMS[algorithm].needs_value:
+    return None
+  return pretrained.scalar_model(config, mesh, compute)
 
 
 def policy_params(
   policy: pretrained.PretrainedModel,
   value: protocols.ScalarModel | None,
   mesh: jax.sharding.Mesh,
+  *,
   key: jax.Array,
   placement: compute_lib.Placement = compute_lib.PLAIN,
-) -> dict[str, protocols.Params]:
-  """Returns the initial parameters of RL: a copy of the policy, and a value.
+  lora: Mapping[str, lora_config.LoraConfig | None],
+) -> tuple[dict[str, protocols.Params], dict[str, trainable.Frozen]]:
+  """Returns the initial parameters of RL: those of a policy, and of a value.
+
+  A model of which all parameters are trained is a copy. Models with adapters
+  share the parameters of `policy`.
 
   Args:
     policy: language model that training starts from.
     value: functions of the value network; None: no entry "value".
     mesh: devices.
-    key: PRNG key of the value head.
+    key: PRNG key of the value head and of adapters.
     placement: of the value network.
+    lora: adapters of "policy" and "value"; None trains all parameters.
+
+  Returns:
+    The parameters to train and the frozen ones, by "policy" and "value".
+
+  Raises:
+    ValueError: see `trainable.split`.
   """
-  params = {"policy": pretrained.copy_params(policy.params)}
+  params = {"policy": policy.params}
+  if lora["policy"] is None:
+    params["policy"] = pretrained.copy_params(policy.params)
   if value is not None:
-    params["value"] = scalar_params(value, policy, mesh, key, placement)
-  return params
+    params["value"] = scalar_params(
+      value, policy, mesh, key, placement, copy=lora["value"] is None
+    )
+  parts = {
+    name: trainable.split(
+      own, lora[name], mesh, jax.random.fold_in(key, number)
+    )
+    for number, (name, own) in enumerate(params.items())
+  }
+  learned = {name: part for name, (part, _) in parts.items()}
+  return learned, {name: rest for name, (_, rest) in parts.items()}
 
 
 def ensemble_params(
@@ -101,11 +143,11 @@ def part_of(wanted: PyTree, tree: PyTree) -> PyTree:
 
 
 def trunk_of(
-  start: pretrained.PretrainedModel, shardings: PyTree
+  start: pretrained.PretrainedModel, shardings: PyTree, *, copy: bool = True
 ) -> protocols.Params:
-  """Returns a copy of a language model's trunk with the given shardings."""
+  """Returns a language model's trunk, or a copy, with the given shardings."""
   return jax.tree.map(
-    lambda x, place: jax.device_put(jnp.copy(x), place),
+    lambda x, place: jax.device_put(jnp.copy(x) if copy else x, place),
     part_of(shardings, start.params),
     shardings,
   )

@@ -17,6 +17,9 @@ from rlaif_jax.core import protocols
 
 Dtype = jax.typing.DTypeLike
 
+# Parameters of a `Projection` with an adapter (`models.lora.attach`).
+LORA_A, LORA_B = "lora_a", "lora_b"
+
 # What the backward pass keeps of a block; see `compute.ComputeConfig.remat`.
 _POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -143,7 +146,9 @@ class Projection(nn.Module):
   The kernel has shape [*inputs, *features] and the given logical axis names;
   the optional bias has shape [*features]. The kernel is initialized with a
   truncated normal of standard deviation scale / sqrt(fan-in), the bias with
-  zeros. With `out_dtype`, the result is not rounded to `dtype` (logits).
+  zeros. With `out_dtype`, the result is not rounded to `dtype` (logits). An
+  attached adapter, `lora_a` [fan-in, rank] and `lora_b` [rank, fan-out], adds
+  x lora_a lora_b.
   """
 
   features: tuple[int, ...]
@@ -171,6 +176,12 @@ class Projection(nn.Module):
     flat = x.reshape(*x.shape[: -self.num_inputs], fan_in).astype(self.dtype)
     matrix = kernel.astype(self.dtype).reshape(fan_in, fan_out)
     out = matmul(flat, matrix, self.out_dtype)
+    if self.has_variable("params", LORA_A):
+      a, b = (
+        self.get_variable("params", name).astype(self.dtype)
+        for name in (LORA_A, LORA_B)
+      )
+      out += matmul(matmul(flat, a, None), b, self.out_dtype)
     if self.use_bias:
       bias = self.param(
         "bias",

@@ -185,7 +185,7 @@ def of_members(
     whole = {**params["shared"], **member}
     adapters = whole.pop("adapters", None)
     if adapters is not None:
-      whole = lora_lib.apply(whole, adapters, config.lora)
+      whole = lora_lib.merge(whole, adapters, config.lora)
     return read(whole)
 
   return jax.vmap(one)(params["members"])

@@ -309,6 +309,7 @@ def make_update(
   optimizers: Mapping[str, optimizer_lib.Transform],
   *,
   microbatches: int = 1,
+  combine: step_lib.Combine | None = None,
 ) -> tuple[
   optimizer_lib.Transform,
   Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]],
@@ -322,6 +323,7 @@ def make_update(
     optimizers: of "policy" and "value"; the latter is unused if there is no
       value network.
     microbatches: number of gradient-accumulation steps per update.
+    combine: see `step.make_train_step`.
   """
   names = ["policy"] if value is None else ["policy", "value"]
   tx = optimizer_lib.join({name: optimizers[name] for name in names})
@@ -331,6 +333,7 @@ def make_update(
     microbatches=microbatches,
     epochs=config.epochs,
     minibatches=config.minibatches,
+    combine=combine,
   )
   return tx, update
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from rlaif_jax.core import lora_config
 from rlaif_jax.data import converters
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
-from rlaif_jax.models import lora as lora_lib
 
 
 def check(
@@ -15,7 +15,7 @@ def check(
   *,
   context_weight: float,
   init_from: str,
-  lora: lora_lib.LoraConfig | None,
+  lora: lora_config.LoraConfig | None,
 ) -> None:
   """Checks that sizes and lengths are known, and that options fit each other.
 
@@ -31,8 +31,8 @@ def check(
   """
   if lora is not None and not init_from:
     raise ValueError(
-      "train_sft.lora is set and init_from is ''; set init_from to the model "
-      "that the adapters are for"
+      "OptimizerConfig.lora is set and train_sft.init_from is ''; set "
+      "init_from to the model that the adapters are for"
     )
   if config is None or sequence is None:
     raise ValueError(

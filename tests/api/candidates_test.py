@@ -79,7 +79,9 @@ def test_validation_samples_from_the_copy_and_keeps_the_policy(world, tmp_path):
     assert row["log_prob"] == pytest.approx(uniform, rel=1e-5)
     assert row["ref_log_prob"] != pytest.approx(uniform, rel=1e-2)
   assert [row["id"] for row in rows] == list(contexts)
-  jax.tree.map(np.testing.assert_array_equal, evaluate.load(7), sft.params)
+  jax.tree.map(
+    np.testing.assert_array_equal, evaluate.load(7, sft.params), sft.params
+  )
 
 
 def test_judge_and_its_model_go_together():

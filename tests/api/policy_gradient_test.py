@@ -13,6 +13,7 @@ import pytest
 from rlaif_jax.api import loading
 from rlaif_jax.api import policy_gradient as api
 from rlaif_jax.core import compute
+from rlaif_jax.core import lora_config
 from rlaif_jax.engine import decode
 
 
@@ -64,6 +65,25 @@ def test_it_learns_and_keeps_the_policy(algorithm, policy):
   # The trained policy does not pass for the model that it started from.
   trained = rl.policy(state)
   assert trained.name == policy.name and trained.identity != policy.identity
+
+
+def test_adapters_learn_on_the_policy_s_own_parameters(policy):
+  rl = api.policy_gradient(
+    policy,
+    low,
+    optax.adam(3e-2),
+    lora=lora_config.LoraConfig(rank=4, targets=(r".*/kernel",)),
+  )
+  state, history = run(rl, policy, 20)
+  assert history[-1]["score"] > history[0]["score"] + 0.3
+  assert history[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+  table = policy.params["embedding"]["table"]
+  leaves = jax.tree.leaves(state.params)
+  assert not any(leaf.shape == table.shape for leaf in leaves)
+  prompts = policy.encode(["the cat sat"] * 8)
+  samples = rl.policy(state).generate(prompts, jax.random.key(9))
+  score = float(low(prompts, samples.response, samples.mask).mean())
+  assert score > history[0]["score"] + 0.3
 
 
 def test_the_same_keys_give_the_same_bits(policy):

@@ -10,6 +10,7 @@ import pytest
 
 from rlaif_jax.api import loading
 from rlaif_jax.api import training
+from rlaif_jax.core import lora_config
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.engine import scoring
@@ -45,6 +46,17 @@ def encoded(labels, model):
   return converters.encode_preferences(labels, model.tokenizer, model.sequence)[
     0
   ]
+
+
+def test_adapters_are_merged_at_the_end(policy, labels):
+  lora = lora_config.LoraConfig(rank=4, targets=(r".*/kernel",))
+  for fit in (training.fit_reward_model, training.fit_dpo):
+    model = fit(labels, init=policy, lora=lora, **FIT)
+    own = model.params.get("decoder", model.params)
+    assert jax.tree.structure(own) == jax.tree.structure(policy.params)
+    same = jax.tree.map(np.array_equal, own, policy.params)
+    changed = [same["blocks_0"]["mlp"]["up"]["kernel"]]
+    assert same["embedding"]["table"] and not any(changed)
 
 
 def test_sft_raises_the_likelihood_of_its_responses(policy):

@@ -38,11 +38,3 @@ def test_bad_placements_are_errors(wrong, named):
 def test_a_placement_replaces_single_rules():
   table = compute.Placement(rules=(("embed", ""),)).table()
   assert table == {**dict(compute.RULES), "embed": None}
-
-
-@pytest.mark.parametrize("model", ["policy", "value"])
-def test_trained_parameters_are_float32(model):
-  small = compute.Placement(dtype="bfloat16")
-  compute.PlacementConfig(reference=small, rollout=small)
-  with pytest.raises(ValueError, match=f"PlacementConfig.{model}.dtype"):
-    compute.PlacementConfig(**{model: small})

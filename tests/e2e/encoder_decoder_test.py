@@ -155,8 +155,7 @@ def test_adapters(runs, tmp_path):
       validation_rows=4,
     ),
     init_from=str(runs / "sft" / "model"),
-    lora=lora.LoraConfig(rank=2),
-    optimizer=ADAM,
+    optimizer=dataclasses.replace(ADAM, lora=lora.LoraConfig(rank=2)),
     train=TRAIN,
   )
   assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from rlaif_jax.core import lora_config
 from rlaif_jax.core import masked
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -207,3 +208,14 @@ def test_the_papers_rate_reaches_the_floor_of_the_labels(kind):
   floor = 0.0 if kind == "value" else FLOOR
   assert losses[0] > floor + 0.25
   assert losses[-1] < floor + 0.03
+
+
+def test_adapters_that_nobody_trains_are_refused():
+  """Trap: an option that nothing reads."""
+  adapters = config(lora=lora_config.LoraConfig())
+  with pytest.raises(ValueError, match="OptimizerConfig.lora is LoraConfig"):
+    optimizer.make_optimizer(adapters)
+  optimizer.make_optimizer(adapters, trains_adapters=True)
+  both = optimizer.PolicyOptimizers(policy=adapters)
+  assert both.lora() == {"policy": adapters.lora, "value": None}
+  assert set(both.transforms()) == {"policy", "value"}

@@ -194,7 +194,7 @@ def test_an_adapter_of_peft_loads_here(tmp_path, params, use_rslora):
 
   adapters, config = peft_files.load(tmp_path, llama_rules())
   assert len(adapters) == 2 * 4
-  effective = lora.apply(names.unflatten(base), adapters, config)
+  effective = lora.merge(names.unflatten(base), adapters, config)
   for path, kernel in names.flatten(effective).items():
     np.testing.assert_allclose(kernel, merged[path], atol=1e-6)
     assert np.array_equal(kernel, base[path]) == (path not in adapters)
@@ -215,7 +215,7 @@ def test_an_adapter_of_ours_loads_in_peft(tmp_path, params, target):
   with torch.no_grad():
     theirs = model(tokens).logits
 
-  effective = names.flatten(lora.apply(names.unflatten(base), adapters, config))
+  effective = names.flatten(lora.merge(names.unflatten(base), adapters, config))
   merged = kernels_of(model.merge_and_unload(), params)
   for path, kernel in effective.items():
     np.testing.assert_allclose(kernel, merged[path], atol=1e-6)

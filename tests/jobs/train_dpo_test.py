@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import lora_config
 from rlaif_jax.data import preferences
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
@@ -53,6 +54,7 @@ def test_it_learns_measures_and_keeps_the_reference(world, tmp_path):
     "it starts at the reference"
   )
   assert metrics[-1]["loss"] < 0.5 and metrics[-1]["reward_margin"] > 0.5
+  assert not (tmp_path / "out/adapter").exists()
   # The reference is that of the model on disk, pair by pair.
   policy = pretrained.load(
     str(world / "sft" / "model"), "language", mesh.make_mesh("data:-1")
@@ -110,3 +112,16 @@ def test_nothing_but_the_state_is_held_while_training(
     monkeypatch, lambda: train_dpo.run(**given), tiny.TABLE
   )
   assert most == 3
+
+
+def test_adapters_learn_the_preference(world, tmp_path):
+  config = lora_config.LoraConfig(rank=4, targets=(r".*/kernel",))
+  adam = optimizer.OptimizerConfig(
+    name="adamw", learning_rate=2e-2, lora=config
+  )
+  result = train_dpo.run(**settings(world, tmp_path, optimizer=adam))
+  assert result["accuracy"] == 1.0
+  metrics = jsonl.parse_rows(tmp_path / "out/metrics.jsonl", dict)
+  assert abs(metrics[0]["loss"] - np.log(2)) < 1e-6
+  assert metrics[-1]["loss"] < 0.5
+  assert (tmp_path / "out/adapter/adapter_model.safetensors").exists()

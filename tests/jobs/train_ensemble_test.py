@@ -149,7 +149,7 @@ def test_a_policy_reads_members_in_their_units(
     own = jax.tree.map(lambda x, n=number: x[n], loaded.params["members"])
     whole = {**loaded.params["shared"], **own}
     if kind == "lora":
-      whole = lora.apply(whole, whole.pop("adapters"), LORA.lora)
+      whole = lora.merge(whole, whole.pop("adapters"), LORA.lora)
     group = reward_loading.scorers.reward_scorer(loaded.functions)
     raw = group(whole, prompts, response[:, None], mask[:, None])
     rewards = np.asarray(raw)[:, 0]

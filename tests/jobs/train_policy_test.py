@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import lora_config
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh
 from rlaif_jax.engine import optimizer
 from rlaif_jax.evaluation import run_files
+from rlaif_jax.interop import names
+from rlaif_jax.interop import peft_files
+from rlaif_jax.interop import sources
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.rl import algorithms
@@ -75,8 +80,84 @@ def test_placements_change_no_result(world, tmp_path):
 def test_one_copy_of_the_start_is_held_while_training(
   world, tmp_path, monkeypatch
 ):
-  """SFT (reference and labeler each), policy, value, and their moments."""
+  """SFT (reference and labeler in one), policy, value, and their moments."""
   most = testing.copies_while_training(
     monkeypatch, lambda: train(world, tmp_path), tiny.TABLE
   )
-  assert most == 2 + 2 * 3
+  assert most == 1 + 2 * 3
+
+
+ADAPTERS = optimizer.OptimizerConfig(
+  name="adamw",
+  learning_rate=1e-2,
+  lora=lora_config.LoraConfig(rank=2, targets=(r".*/(query|value)/kernel",)),
+)
+
+
+def test_adapters_hold_one_model_in_half_precision(
+  world, tmp_path, monkeypatch
+):
+  """Policy, value, reference and labeler have one trunk, and it stays."""
+  small = compute_lib.Placement(dtype="bfloat16")
+  placement = compute_lib.PlacementConfig(
+    policy=small, value=small, reference=small
+  )
+  scorer = reward_loading.ScorerConfig(
+    labeler_dir=str(world / "sft" / "model"),
+    rating_template="docstring_rating",
+    placement=small,
+  )
+  most = testing.copies_while_training(
+    monkeypatch,
+    lambda: train(
+      world,
+      tmp_path,
+      scorer=scorer,
+      optimizers=optimizer.PolicyOptimizers(policy=ADAPTERS, value=ADAPTERS),
+      compute=compute_lib.ComputeConfig(placement=placement),
+    ),
+    tiny.TABLE,
+  )
+  assert most == 1
+  devices = mesh.make_mesh("data:-1")
+  before = pretrained.load(
+    str(world / "sft" / "model"), "language", devices, small
+  )
+  after = pretrained.load(str(tmp_path / "model"), "language", devices)
+  adapters, _ = peft_files.load(
+    tmp_path / "adapter", sources.hf_rules(before.config)
+  )
+  assert len(adapters) == 2
+  old, new = names.flatten(before.params), names.flatten(after.params)
+  for path, leaf in new.items():
+    assert np.array_equal(leaf, old[path]) == (path not in adapters)
+  # Step 0 is the reference: adapters that are zero change no bit.
+  assert rows_of(tmp_path)[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_adapters_resume(world, tmp_path):
+  """A run that stops after two updates ends as one that does not."""
+  optimizers = optimizer.PolicyOptimizers(policy=ADAPTERS, value=ADAPTERS)
+  train(world, tmp_path / "whole", optimizers=optimizers)
+  for steps in (2, 4):
+    train(
+      world,
+      tmp_path / "parts",
+      optimizers=optimizers,
+      train=tiny.train_config(num_steps=steps, evaluate_every=2, save_every=2),
+    )
+  assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+
+
+def rows_of(directory):
+  return jsonl.parse_rows(directory / "metrics.jsonl", dict)
+
+
+def test_models_in_half_precision_are_not_trained(world, tmp_path):
+  placement = compute_lib.PlacementConfig(
+    policy=compute_lib.Placement(dtype="bfloat16")
+  )
+  with pytest.raises(ValueError, match="trained parameters must be float32"):
+    train(
+      world, tmp_path, compute=compute_lib.ComputeConfig(placement=placement)
+    )

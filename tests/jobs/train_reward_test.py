@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import lora_config
 from rlaif_jax.data import preferences
 from rlaif_jax.engine import mesh
+from rlaif_jax.interop import names
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.reward import kinds
 from tests import testing
 from tests import tiny_world as tiny
@@ -27,6 +32,22 @@ def test_it_learns_and_measures_the_curve(world, tmp_path):
   assert all((r["first"] > r["second"]) == (r["label"] > 0.5) for r in rows)
   described = json.loads((tmp_path / "out/model/model.json").read_text())
   assert described["kind"] == "scalar"
+
+
+def test_adapters_and_a_head_on_a_frozen_trunk(world, tmp_path):
+  config = lora_config.LoraConfig(rank=4)
+  optimizer = dataclasses.replace(tiny.ADAM, lora=config)
+  result = tiny.reward(world, tmp_path, optimizer=optimizer)
+  assert result["accuracy"] == 1.0 and result["n"] == 32
+  devices = mesh.make_mesh("data:-1")
+  start = pretrained.load(str(world / "sft/model"), "language", devices)
+  model = pretrained.load(result["model"], "scalar", devices)
+  # A policy's run takes memory for what the adapters have changed only.
+  shared = trainable.share_equal(model.params, start.params)
+  old = names.flatten({"decoder": start.params})
+  for path, leaf in names.flatten(shared).items():
+    own = path.startswith("head/") or re.search("(query|value)/kernel", path)
+    assert (leaf is old.get(path)) == (not own)
 
 
 def test_a_difference_model_reads_both_and_has_no_side(world, tmp_path):

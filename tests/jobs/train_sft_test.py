@@ -62,7 +62,10 @@ def test_adapters_learn_and_the_model_stays(world, tmp_path):
     model=None,
     data=tiny.sft_data(world, sequence=None),
     init_from=start,
-    lora=lora.LoraConfig(rank=4, targets=(r".*/(query|value|up)/kernel",)),
+    optimizer=dataclasses.replace(
+      tiny.ADAM,
+      lora=lora.LoraConfig(rank=4, targets=(r".*/(query|value|up)/kernel",)),
+    ),
     train=tiny.train_config(num_steps=30, evaluate_every=15),
   )
   rows = jsonl.parse_rows(tmp_path / "evaluations.jsonl", dict)
@@ -77,7 +80,7 @@ def test_adapters_learn_and_the_model_stays(world, tmp_path):
   )
   assert config.rank == 4 and len(adapters) == 3
   # The finished model is the old one with the adapter, and nothing else.
-  merged = names.flatten(lora.apply(before.params, adapters, config))
+  merged = names.flatten(lora.merge(before.params, adapters, config))
   for path, leaf in names.flatten(after.params).items():
     np.testing.assert_allclose(leaf, merged[path], atol=1e-6)
     same = np.array_equal(leaf, names.flatten(before.params)[path])

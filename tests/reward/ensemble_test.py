@@ -63,7 +63,7 @@ def member(params, kind, index):
     return own
   whole = {**params["shared"], "head": own["head"]}
   if kind == "lora":
-    whole = lora.apply(whole, own["adapters"], LORA)
+    whole = lora.merge(whole, own["adapters"], LORA)
   return whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif_jax.models import lora
+from rlaif_jax.core import lora_config
 from rlaif_jax.sft import options
 from tests import tiny_world as tiny
 
@@ -16,7 +16,7 @@ def check(**changes):
     sequence=tiny.SEQUENCE,
     context_weight=0.5,
     init_from="model",
-    lora=lora.LoraConfig(),
+    lora=lora_config.LoraConfig(),
   )
   settings |= changes
   config, sequence = settings.pop("config"), settings.pop("sequence")
