@@ -63,12 +63,13 @@ def param_shardings(
 ) -> PyTree[jax.sharding.NamedSharding]:
   """Returns the NamedShardings of parameters boxed with logical axis names.
 
-  An axis whose size its mesh axis does not divide is replicated.
+  An axis without a name, or whose size its mesh axis does not divide, is
+  replicated.
 
   Raises:
     ValueError: if a parameter has no axis names, or a name has no rule.
   """
-  rules = placement.table()
+  rules = {**placement.table(), None: None}
 
   def sharding(leaf):
     if not isinstance(leaf, nn.LogicallyPartitioned):
@@ -77,7 +78,8 @@ def param_shardings(
     for name, size in zip(leaf.names, leaf.value.shape, strict=True):
       if name not in rules:
         raise ValueError(
-          f"logical axis {name!r} has no rule; the table has {sorted(rules)}"
+          f"logical axis {name!r} has no rule; the table has "
+          f"{sorted(placement.table())}"
         )
       axis = rules[name]
       fits = axis is not None and size % mesh.shape[axis] == 0

@@ -7,8 +7,9 @@ import collections
 import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +19,9 @@ from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.engine import scoring
 from rlaif_jax.engine import step as step_lib
 from rlaif_jax.model_io import pretrained
+from rlaif_jax.model_io import trainable
 from rlaif_jax.models import architectures
+from rlaif_jax.models import lora as lora_lib
 from rlaif_jax.planner import chips
 from rlaif_jax.planner import program_costs
 from rlaif_jax.planner import run_spec
@@ -31,10 +34,23 @@ from rlaif_jax.sft import loss as sft_loss
 if TYPE_CHECKING:
   import optax
 
-  # (init, optimizer, loss) of an update.
-  Training = tuple[
-    shapes_lib.Init, optax.GradientTransformation, protocols.LossFn
-  ]
+
+class Training(NamedTuple):
+  """An update: what it trains, and what it reads.
+
+  Attributes:
+    init: (key) -> parameters to train.
+    optimizer: of these.
+    loss: of a batch.
+    frozen: shapes of the parameters that are not trained; None if all are.
+    combine: see `step.make_train_step`.
+  """
+
+  init: shapes_lib.Init
+  optimizer: optax.GradientTransformation
+  loss: protocols.LossFn
+  frozen: protocols.Params = None
+  combine: step_lib.Combine | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,18 +137,30 @@ def resident_bytes(
   shapes = shapes_lib.Shapes(spec, mesh)
   build = {"sft": _sft, "reward": _reward, "policy": _policy}[phase]
   model = spec.reward_model if phase == "reward" else spec.models.policy
-  init, tx, _ = build(shapes, model)
-  state = step_lib.abstract_state(init, tx, mesh)
+  training = build(shapes, model)
+  state = step_lib.abstract_state(training.init, training.optimizer, mesh)
   found = {
     "trained parameters": program_costs.bytes_per_device(state.params),
     "optimizer state": program_costs.bytes_per_device(state.opt_state),
   }
   if phase == "policy":
     language = architectures.language(model).init
-    reference = shapes.params(language, spec.compute.placement.reference)
+    placement = spec.compute.placement
+    reference = shapes.params(language, placement.reference)
     scorer = shapes.params(_scorer_init(spec), spec.models.scorer_placement)
     found["reference"] = program_costs.bytes_per_device(reference)
     found["scorer"] = program_costs.bytes_per_device(scorer)
+    if spec.models.labeler_is_policy:
+      found["scorer"] = 0
+  if training.frozen is not None:
+    # The value network's trunk and, in the same placement, the reference are
+    # the policy's parameters.
+    shared = training.frozen
+    if phase == "policy":
+      shared = training.frozen["policy"]
+      if placement.reference == placement.policy:
+        found["reference"] = 0
+    found["frozen parameters"] = program_costs.bytes_per_device(shared)
   return found
 
 
@@ -140,16 +168,14 @@ def _sft(shapes: shapes_lib.Shapes, config: architectures.Config) -> Training:
   functions = pretrained.language_model(
     config, shapes.mesh, shapes.spec.compute
   )
-  tx = optimizer_lib.make_optimizer(shapes.spec.optimizer)
-  return functions.init, tx, sft_loss.make_loss(functions)
+  return _training(shapes, functions, sft_loss.make_loss(functions))
 
 
 def _reward(
   shapes: shapes_lib.Shapes, config: architectures.Config
 ) -> Training:
   scalar = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
-  tx = optimizer_lib.make_optimizer(shapes.spec.optimizer)
-  return scalar.init, tx, reward_model.make_loss(scalar)
+  return _training(shapes, scalar, reward_model.make_loss(scalar))
 
 
 def _policy(
@@ -158,18 +184,57 @@ def _policy(
   spec = shapes.spec
   row = algorithms.ALGORITHMS[spec.rl.algorithm]
   policy = pretrained.language_model(config, shapes.mesh, shapes.spec.compute)
-  inits = {"policy": policy.init}
+  models = {"policy": policy}
   value = None
   if row.needs_value:
     value = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
-    inits["value"] = value.init
+    models["value"] = value
   loss = algorithms.make_loss(policy, value, config=spec.rl)
-  tx = optimizer_lib.make_joint_optimizer(dict.fromkeys(inits, spec.optimizer))
-  return (
-    lambda key: {name: init(key) for name, init in inits.items()},
-    tx,
-    loss,
+  parts = {
+    name: _training(shapes, functions, loss)
+    for name, functions in models.items()
+  }
+  rest = trainable.join(
+    {
+      name: trainable.Frozen(part.frozen, part.combine)
+      for name, part in parts.items()
+    }
   )
+  return Training(
+    lambda key: {name: part.init(key) for name, part in parts.items()},
+    optimizer_lib.join({n: part.optimizer for n, part in parts.items()}),
+    loss,
+    rest.params,
+    rest.combine,
+  )
+
+
+def _training(
+  shapes: shapes_lib.Shapes,
+  functions: protocols.LanguageModel | protocols.ScalarModel,
+  loss: protocols.LossFn,
+) -> Training:
+  """Returns the update of one model: of all parameters, or of adapters."""
+  config = shapes.spec.optimizer
+  tx = optimizer_lib.make_optimizer(config, trains_adapters=True)
+  if config.lora is None:
+    return Training(functions.init, tx, loss)
+  frozen = shapes.params(functions.init, shapes.spec.compute.placement.policy)
+  has_head = frozen.pop("head", None) is not None
+
+  def init(key):
+    adapters = lora_lib.init(key, frozen, config.lora)
+    learned = {"adapters": jax.tree.map(_replicated, adapters)}
+    if has_head:
+      learned["head"] = functions.init(key)["head"]
+    return learned
+
+  return Training(init, tx, loss, frozen, trainable.combine(config.lora))
+
+
+def _replicated(leaf: jax.Array) -> nn.LogicallyPartitioned:
+  """Returns a parameter whose axes are on every device as a whole."""
+  return nn.LogicallyPartitioned(leaf, (None,) * leaf.ndim)
 
 
 def _scorer_init(spec: run_spec.RunSpec) -> shapes_lib.Init:
@@ -185,12 +250,17 @@ def _update(name, phase, shapes, build, batch, resident=0.0) -> Program:
 
   def lower():
     model = spec.reward_model if phase == "reward" else spec.models.policy
-    init, tx, loss = build(shapes, model)
+    training = build(shapes, model)
     step = step_lib.make_train_step(
-      loss, tx, microbatches=spec.compute.microbatches
+      training.loss,
+      training.optimizer,
+      microbatches=spec.compute.microbatches,
+      combine=training.combine,
     )
-    state = step_lib.abstract_state(init, tx, shapes.mesh)
-    return step.lower(state, batch, shapes.key, None)
+    state = step_lib.abstract_state(
+      training.init, training.optimizer, shapes.mesh
+    )
+    return step.lower(state, batch, shapes.key, training.frozen)
 
   return Program(name=name, runs=1, lower=lower, resident=resident)
 
@@ -201,8 +271,10 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   found = resident_bytes(spec, "policy", shapes.mesh)
   everything = sum(found.values())
   init = architectures.language(spec.models.policy).init
-  trained = program_costs.bytes_per_device(shapes.params(init))
-  resident = everything - trained
+  placement = spec.compute.placement
+  policy = program_costs.bytes_per_device(shapes.params(init, placement.policy))
+  # Each program has the parameters that it reads as arguments.
+  resident = everything - policy
   if spec.compute.placement.rollout is not None:
     yield _reshard(shapes, resident)
     resident = everything  # The copy that samples is kept beside the policy.
@@ -222,9 +294,14 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
     resident=resident,
     part="iteration",
   )
-  yield _finish(shapes, everything - found["reference"])
-  yield _score(shapes, everything - found["scorer"])
+  yield _finish(shapes, everything - (found["reference"] or policy))
+  yield _score(shapes, everything - (found["scorer"] or policy))
   resident = found["reference"] + found["scorer"]
+  if spec.optimizer.lora is not None and (
+    algorithms.ALGORITHMS[spec.rl.algorithm].needs_value
+  ):
+    # The value network's trunk is an argument of its own, in the same memory.
+    resident -= policy
   update = _update(
     "policy update", "policy", shapes, _policy, shapes.rollout(), resident
   )
@@ -255,7 +332,8 @@ def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
   policy = pretrained.language_model(spec.models.policy, shapes.mesh)
   sample = rollout_lib.make_sample(policy, config=spec.rl, eos_ids=(1,))
   prompts = shapes.prompts(spec.phases.batch_size)
-  params = shapes.params(policy.init, spec.compute.placement.rollout)
+  placement = spec.compute.placement
+  params = shapes.params(policy.init, placement.rollout or placement.policy)
   return sample.lower(params, prompts, shapes.key)
 
 
@@ -267,7 +345,7 @@ def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
   value = pretrained.scalar_model(spec.models.policy, shapes.mesh)
   params = {}
   if row.needs_value and not row.baseline_at_update:
-    params["value"] = shapes.params(value.init)
+    params["value"] = shapes.params(value.init, spec.compute.placement.value)
 
   def lower():
     finish = rollout_lib.make_finish(policy, value, config=spec.rl)

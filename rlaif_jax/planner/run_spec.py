@@ -26,6 +26,8 @@ class PlanModels(validation.Validated):
     reward: config of the reward model; None uses `policy`.
     labeler: config of the labeler that scores responses (d-RLAIF) in place of
       the reward model.
+    labeler_is_policy: whether the labeler is the policy's own checkpoint in the
+      reference's placement, so that it is kept once.
     labeler_tokens: tokens of the labeler's prompt around context and response.
     scorer_placement: sharding and dtype of the reward model's or the labeler's
       parameters; `RunSpec.compute` has those of the other models.
@@ -34,8 +36,17 @@ class PlanModels(validation.Validated):
   policy: architectures.Config
   reward: architectures.Config | None = None
   labeler: architectures.Config | None = None
+  labeler_is_policy: bool = False
   labeler_tokens: validation.PositiveInt = 256
   scorer_placement: compute_lib.Placement = compute_lib.PLAIN
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.labeler_is_policy and self.labeler != self.policy:
+      raise ValueError(
+        f"PlanModels.labeler_is_policy is True, the labeler is {self.labeler} "
+        f"and the policy {self.policy}; set labeler to the policy's config"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,13 @@ import jax
 import pytest
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import lora_config
 from rlaif_jax.data import converters
 from rlaif_jax.planner import chips
 from rlaif_jax.engine import decode
 from rlaif_jax.planner import hlo_counts
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.engine import optimizer as optimizer_lib
 from rlaif_jax.planner import programs
 from rlaif_jax.planner import run_spec
 from rlaif_jax.models import architectures
@@ -299,3 +301,50 @@ def test_the_state_is_donated_and_remat_saves_memory():
     # The new state reuses the memory of the old one.
     assert found.alias_size_in_bytes == pytest.approx(state, rel=0.01)
   assert temporary["full"] < temporary["dots"] < temporary["none"]
+
+
+def test_adapters_share_one_trunk():
+  """d-RLAIF with a labeler that is the policy: all models are kept once."""
+  half = compute_lib.Placement(dtype="bfloat16")
+  optimizer = optimizer_lib.OptimizerConfig(
+    name="adamw", lora=lora_config.LoraConfig(rank=2)
+  )
+  settings = tiny_plan.spec(
+    labeler=DECODER,
+    labeler_is_policy=True,
+    optimizer=optimizer,
+    scorer_placement=half,
+    placement=compute_lib.PlacementConfig(
+      policy=half, value=half, reference=half
+    ),
+  )
+  mesh = mesh_lib.make_mesh("fsdp:4,model:2", jax.devices()[:8])
+  found = programs.resident_bytes(settings, "policy", mesh)
+  full = programs.resident_bytes(
+    tiny_plan.spec(labeler=DECODER), "policy", mesh
+  )
+  assert found["scorer"] == found["reference"] == 0
+  # Of float32 policies and values, half a policy remains.
+  assert found["frozen parameters"] == pytest.approx(
+    full["reference"] / 2, rel=0.05
+  )
+  assert found["trained parameters"] < found["frozen parameters"]
+  total = sum(found.values())
+  for name, program in planned(settings, "policy", "fsdp:4,model:2").items():
+    cost = cost_of(program)
+    if name != "policy update":
+      held = program.resident + found["frozen parameters"]
+      assert held == pytest.approx(total, rel=1e-6), name
+    else:
+      # The trunk of the value network is a second argument of the same memory.
+      assert program.resident == -found["frozen parameters"]
+    assert cost.flops > 0
+  sft = planned(settings, "sft", "data:8")["SFT update"]
+  whole = planned(tiny_plan.spec(), "sft", "data:8")["SFT update"]
+  # A backward pass without the kernels' gradients.
+  assert cost_of(sft).flops < 0.85 * cost_of(whole).flops
+
+
+def test_a_labeler_of_another_size_is_not_the_policy():
+  with pytest.raises(ValueError, match="labeler_is_policy is True"):
+    run_spec.PlanModels(policy=DECODER, labeler=T5, labeler_is_policy=True)
