@@ -31,6 +31,9 @@ from rlaif_jax.model_io import sentence_encoder
 from rlaif_jax.ops import statistics
 from rlaif_jax.text import prompts
 
+# Test documents whose human lines and copies are scored.
+_DOCUMENTS = 512
+
 Measure = tuple[str, str, statistics.Estimate]
 
 
@@ -108,16 +111,18 @@ def others(
 
 def means(
   samples: Samples,
+  documents: list[str],
   texts: dict[str, list[str | None]],
   reward: gold.GoldReward,
 ) -> Iterator[Measure]:
-  """Yields the mean of each kind, and how often it beats SmolLM2's text."""
+  """Yields the mean of each kind, and how often one kind beats another."""
+  assert documents[: len(samples.documents)] == samples.documents
   scores = {"SmolLM2": samples.scores[0]}
   kept = {"SmolLM2": np.arange(len(samples.documents))}
   for kind, own in texts.items():
     kept[kind] = np.asarray([i for i, t in enumerate(own) if t is not None])
     scores[kind] = reward(
-      [samples.documents[i] for i in kept[kind]], [own[i] for i in kept[kind]]
+      [documents[i] for i in kept[kind]], [own[i] for i in kept[kind]]
     )
   for kind, found in scores.items():
     yield "mean", kind, statistics.mean(found.total)
@@ -130,6 +135,17 @@ def means(
       x, y = (scores[k].total[np.searchsorted(kept[k], both)] for k in (a, b))
       won = win_rate.wins(x, y)
       yield f"beats {b}", a, statistics.wilson(float(won.sum()), len(won))
+
+
+def copies(documents: list[str], reward: gold.GoldReward) -> Iterator[Measure]:
+  """Yields the gold of copying more and more of the document."""
+  for count in (2, 4, 6, 8, 12, 16, 24, 32):
+    texts = [" ".join(d.split()[:count]) for d in documents]
+    yield (
+      "copied words",
+      str(count),
+      statistics.mean(reward(documents, texts).total),
+    )
 
 
 def bootstrap(
@@ -238,10 +254,11 @@ def main(pairs_dir, data_dir, lists_dir, encoder_dir, output) -> None:
   reward = nearness.reward(gold_rewards.read_human_lines(folder), encoder.embed)
   samples = read(pathlib.Path(pairs_dir), reward)
   rows = jsonl.read_records(records.Example, f"{folder}/test.jsonl")
-  by_context = {e.context: e for e in rows}
-  examples = [by_context[text] for text in samples.documents]
+  examples = rows[:_DOCUMENTS]
+  documents = [e.context for e in examples]
   measures = [
-    *means(samples, others(examples, lists_dir), reward),
+    *means(samples, documents, others(examples, lists_dir), reward),
+    *copies(documents, reward),
     *lengths(samples),
     *agreement(samples, reward),
     (

@@ -39,6 +39,11 @@ def test_chrf_by_hand():
   assert nearness.chrf("aa", "a") == pytest.approx(
     2 * (1 / 2 + 0) / 2 / (1 + 1 / 4) * 1.0
   )
+  # Orders 1 to 6 of a text that lacks the last of seven letters.
+  recall = np.mean([n / (n + 1) for n in range(1, 7)])
+  assert nearness.chrf("abcdef", "abcdefg") == pytest.approx(
+    2 * recall / (1 + recall)
+  )
   assert nearness.chrf("abc", "xyz") == 0.0
   assert nearness.chrf("A b C", "abc") == 1.0
 
