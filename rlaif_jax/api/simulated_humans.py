@@ -46,8 +46,16 @@ def label_pairs(
   instructions: InstructionConfig | None = None,
   *,
   output_dir: str,
+  reward: gold.GoldReward = gold.program,
 ) -> records.Row:
   """Writes labels.jsonl, and instructions.jsonl if `instructions` is given.
+
+  Args:
+    pairs: pairs to label.
+    humans: noise of the raters.
+    instructions: templates of the instructions.
+    output_dir: directory of both files.
+    reward: gold that the raters follow.
 
   Returns:
     The summary for the result file.
@@ -55,9 +63,9 @@ def label_pairs(
   directory = pathlib.Path(output_dir)
   quarantine = jsonl.Quarantine()
   pairs.count(quarantine)
-  labels, summary = gold.rate_pairs(list(pairs.read_valid()), humans)
+  labels, summary = gold.rate_pairs(list(pairs.read_valid()), humans, reward)
   if instructions is not None:
-    rows = make_instructions(labels, instructions)
+    rows = make_instructions(labels, instructions, reward)
     path = directory / "instructions.jsonl"
     summary["instructions"] = jsonl.write_records(path, rows)
   jsonl.write_records(directory / "labels.jsonl", labels)
@@ -70,7 +78,9 @@ def label_pairs(
 
 
 def make_instructions(
-  labels: Sequence[records.Preference], config: InstructionConfig
+  labels: Sequence[records.Preference],
+  config: InstructionConfig,
+  reward: gold.GoldReward = gold.program,
 ) -> list[records.Example]:
   """Returns two instructions per label, shuffled by id."""
   pairwise = prompts.load(config.pairwise_template)
@@ -86,10 +96,10 @@ def make_instructions(
       max_tokens=config.max_prompt_tokens,
     ).context
 
-  scores = gold.totals(
+  scores = reward(
     [label.context for label in labels for _ in range(2)],
     [text for label in labels for text in (label.first, label.second)],
-  )
+  ).total
   low, high = np.quantile(scores, [0.02, 0.98])
   rows = []
   for label, pair_scores in zip(labels, scores.reshape(-1, 2), strict=True):

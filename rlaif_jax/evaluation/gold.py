@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A known gold reward of (document, summary), and simulated human raters.
+"""Known gold rewards of (document, summary), and simulated human raters.
 
-The gold reward is a program whose parts measure aspects of quality. Labelers
-and reward models never read it. Human labels are gold margins with
+A `GoldReward` scores responses by parts that measure aspects of quality.
+`program` is the default; `evaluation.nearness` compares with the human line.
+Labelers and reward models never read it. Human labels are gold margins with
 Bradley-Terry noise.
 """
 
@@ -13,7 +14,7 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Annotated, Sequence
+from typing import Annotated, Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import special
@@ -72,6 +73,23 @@ class GoldScore:
 
 
 PARTS = ("coverage", "faithfulness", "brevity", "no_repetition", "form")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoldScores:
+  """Gold of n responses.
+
+  Attributes:
+    total: [n], in [0, 1].
+    parts: name of a part -> [n], in [0, 1].
+  """
+
+  total: np.ndarray
+  parts: Mapping[str, np.ndarray]
+
+
+# (documents, responses) -> their gold.
+GoldReward = Callable[[Sequence[str], Sequence[str]], GoldScores]
 
 
 @functools.lru_cache(maxsize=65536)
@@ -175,17 +193,20 @@ def _form(summary: str) -> float:
   return 0.5 * summary[0].isalpha() + 0.5 * good_end
 
 
-def totals(
+def program(
   documents: Sequence[str],
   summaries: Sequence[str],
   config: GoldConfig | None = None,
-) -> np.ndarray:
-  """Returns the gold totals of summaries, [n] float64."""
-  return np.asarray(
-    [
-      score(d, s, config).total
-      for d, s in zip(documents, summaries, strict=True)
-    ]
+) -> GoldScores:
+  """Returns `score` of each summary; the default `GoldReward`."""
+  scores = [
+    score(d, s, config) for d, s in zip(documents, summaries, strict=True)
+  ]
+  return GoldScores(
+    total=np.asarray([s.total for s in scores]),
+    parts={
+      name: np.asarray([getattr(s, name) for s in scores]) for name in PARTS
+    },
   )
 
 
@@ -207,11 +228,13 @@ class HumanConfig(validation.Validated):
   seed: int = 0
 
 
-def margins(pairs: Sequence[records.Pair]) -> np.ndarray:
+def margins(
+  pairs: Sequence[records.Pair], reward: GoldReward = program
+) -> np.ndarray:
   """Returns gold(first) - gold(second) of each pair, [n]."""
   contexts = [pair.context for pair in pairs]
-  first = totals(contexts, [pair.first for pair in pairs])
-  return first - totals(contexts, [pair.second for pair in pairs])
+  first = reward(contexts, [pair.first for pair in pairs]).total
+  return first - reward(contexts, [pair.second for pair in pairs]).total
 
 
 def expected_agreement(margin: np.ndarray, temperature: float) -> float:
@@ -243,18 +266,25 @@ def calibrate_temperature(margin: np.ndarray, target: float) -> float:
 
 
 def rate_pairs(
-  pairs: Sequence[records.Pair], config: HumanConfig
+  pairs: Sequence[records.Pair],
+  config: HumanConfig,
+  reward: GoldReward = program,
 ) -> tuple[list[records.Preference], dict[str, float]]:
   """Returns one hard human label for each pair, and their statistics.
 
   The noise of a pair is a function of (seed, pair id). A calibrated temperature
   also depends on the other pairs.
 
+  Args:
+    pairs: pairs to label.
+    config: agreement or temperature, and seed.
+    reward: gold, in whose units the temperature is.
+
   Returns:
     Preferences with p_first 0.0 or 1.0; and temperature, expected agreement of
     two raters, and fraction of labels that agree with gold.
   """
-  margin = margins(pairs)
+  margin = margins(pairs, reward)
   temperature = config.temperature or calibrate_temperature(
     margin, config.agreement
   )

@@ -11,6 +11,17 @@ from rlaif_jax.evaluation import figures
 from rlaif_jax.evaluation import pages
 
 Results = records.Row
+# Names of the parts of the gold rewards -> heads of their columns.
+PARTS = {
+  "coverage": "Coverage",
+  "faithfulness": "Faithfulness",
+  "brevity": "Brevity",
+  "no_repetition": "No repetition",
+  "form": "Form",
+  "similarity": "Similarity",
+  "chrf": "chrF",
+  "rules": "Rules",
+}
 
 
 def conclusion(comparison: records.Row) -> str:
@@ -75,11 +86,17 @@ def headline(results: Results) -> str:
 def render(results: Results) -> str:
   """Returns the whole page."""
   keys = ("policies", "labelers", "rewards", "curves", "examples", "runs")
+  rows = results["policies"].values()
   return pages.render(
     "evaluation.html",
     title=results["title"],
     headline=headline(results),
     comparisons=[{**c, "conclusion": conclusion(c)} for c in oriented(results)],
+    gold_parts={
+      name: title
+      for name, title in PARTS.items()
+      if any(name in row for row in rows)
+    },
     facts=results["facts"],
     figures={
       "reward_against_kl": figures.reward_against_kl(results["curves"]),

@@ -143,16 +143,23 @@ def validation(
   }
 
 
-def curves(directory: pathlib.Path) -> records.Row:
-  """Returns validation and training curves of a `train_policy` run."""
+def curves(
+  directory: pathlib.Path, reward: gold.GoldReward = gold.program
+) -> records.Row:
+  """Returns validation and training curves of a `train_policy` run.
+
+  Args:
+    directory: the run.
+    reward: gold of its validation responses.
+  """
   curve = []
   for step, rows in validation(directory).items():
-    total = gold.totals([r["context"] for r in rows], [r["text"] for r in rows])
+    scores = reward([r["context"] for r in rows], [r["text"] for r in rows])
     kl = [r["log_prob"] - r["ref_log_prob"] for r in rows]
     curve.append(
       {
         "step": step,
-        "gold": _row(statistics.mean(total)),
+        "gold": _row(statistics.mean(scores.total)),
         "score": _row(statistics.mean([r["score"] for r in rows])),
         "kl": _row(statistics.mean(kl)),
       }
@@ -241,7 +248,7 @@ def environment() -> dict[str, str]:
 
 
 def policy_numbers(
-  scores: Sequence[gold.GoldScore],
+  scores: gold.GoldScores,
   lengths: Sequence[int],
   sampled: Sequence[records.Response] | None,
 ) -> records.Row:
@@ -253,11 +260,11 @@ def policy_numbers(
     sampled: the responses; None for human texts, which have no KL.
   """
   row = {
-    "gold": statistics.mean([s.total for s in scores]),
+    "gold": statistics.mean(scores.total),
     "characters": statistics.mean(lengths),
   }
-  for part in gold.PARTS:
-    row[part] = statistics.mean([getattr(s, part) for s in scores])
+  for part, values in scores.parts.items():
+    row[part] = statistics.mean(values)
   if sampled:
     row["kl"] = statistics.mean([r.log_prob - r.ref_log_prob for r in sampled])
     row["tokens"] = statistics.mean([r.tokens for r in sampled])

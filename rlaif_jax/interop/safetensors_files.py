@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING, Iterable, Mapping
+from typing import TYPE_CHECKING, Callable, Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,19 +35,28 @@ _DTYPES = {
 class SafetensorsSource:
   """The tensors of a model directory, as a `protocols.TensorSource`.
 
+  `is_skipped` returns whether a tensor is left out by its name.
+
   Raises:
     ValueError: no weights, weights in pickles only, an index with paths outside
       the directory or a missing shard, a truncated file, or a tensor that is
       not of a float type.
   """
 
-  def __init__(self, directory: str | os.PathLike):
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    is_skipped: Callable[[str], bool] = lambda name: False,
+  ):
     self.directory = pathlib.Path(directory)
     self._files: dict[str, safetensors.safe_open] = {}
     self._headers: dict[str, tuple[int, names.JsonObject]] = {}
     self._where = self._locate()
     self._shapes = {}
     for name, file in self._where.items():
+      if is_skipped(name):
+        continue
       part = self._open(file).get_slice(name)
       if part.get_dtype() not in _DTYPES:
         raise ValueError(

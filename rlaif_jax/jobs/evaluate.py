@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares policies by the known gold reward: results.json and report.html.
+"""Compares policies by a known gold reward: results.json and report.html.
 
 Gold is the judge, never the labeler. All numbers come from files of finished
 runs.
@@ -14,10 +14,10 @@ from typing import Mapping
 
 import numpy as np
 
+from rlaif_jax.api import gold_rewards
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import datasets
-from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import report
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.evaluation import win_rate
@@ -52,6 +52,7 @@ def run(
   baseline: str = "SFT",
   num_examples: int = 12,
   title: str = "RLAIF, RLHF and d-RLAIF",
+  gold_reward: gold_rewards.NearnessSource | None = None,
 ) -> records.Row:
   """Writes results.json and report.html.
 
@@ -63,6 +64,7 @@ def run(
     baseline: policy that others are compared with first.
     num_examples: rows of the table of example responses.
     title: of the report.
+    gold_reward: gold of the responses; None: the program `evaluation.gold`.
   """
   # 1. Responses of the policies and of humans to the same contexts.
   root = pathlib.Path(runs_dir)
@@ -83,13 +85,10 @@ def run(
   human = {e.id: e.response for e in rows}
   texts["human"] = [human[i] for i in order]
   # 2. Gold of each response.
-  scores = {
-    name: [
-      gold.score(contexts[i], text) for i, text in zip(order, own, strict=True)
-    ]
-    for name, own in texts.items()
-  }
-  totals = {n: np.asarray([s.total for s in v]) for n, v in scores.items()}
+  reward = gold_rewards.load(gold_reward)
+  documents = [contexts[i] for i in order]
+  scores = {name: reward(documents, own) for name, own in texts.items()}
+  totals = {name: own.total for name, own in scores.items()}
   lengths = {n: np.asarray([len(t) for t in own]) for n, own in texts.items()}
   # 3. Win rates, and what the other runs measured.
   results = {
@@ -109,7 +108,8 @@ def run(
     "labelers": run_files.labelers(root, runs.labels),
     "rewards": run_files.reward_models(root, runs.rewards),
     "curves": {
-      name: run_files.curves(root / run) for name, run in runs.policies.items()
+      name: run_files.curves(root / run, reward)
+      for name, run in runs.policies.items()
     },
     "lengths": {name: v.tolist() for name, v in lengths.items()},
     "examples": [

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any
 
 from rlaif_jax.api import beam_pipeline
+from rlaif_jax.api import gold_rewards
 from rlaif_jax.api import labelers
 from rlaif_jax.api import simulated_humans
 from rlaif_jax.core import job_spec
@@ -41,6 +42,7 @@ def run(
   store: labelers.StoreConfig = labelers.DEFAULT_STORE,
   parquet: bool = False,
   beam: beam_pipeline.BeamConfig | None = None,
+  gold_reward: gold_rewards.NearnessSource | None = None,
 ) -> records.Row:
   """Writes labels.jsonl (and instructions.jsonl) in the order of the pairs.
 
@@ -56,6 +58,7 @@ def run(
     store: settings of the label store.
     parquet: also write labels.parquet.
     beam: run in an Apache Beam pipeline. `pairs.pairs_file` is then a pattern.
+    gold_reward: gold that `humans` follow; None: the program `evaluation.gold`.
   """
   has_model = bool(judge or beam) or labeler != labelers.NO_LABELER
   if has_model == (humans is not None):
@@ -63,10 +66,10 @@ def run(
       f"label: judge is {judge}, labeler is {labeler} and humans is {humans}; "
       "set judge and labeler (and beam), or humans alone"
     )
-  if instructions is not None and humans is None:
+  if humans is None and (instructions is not None or gold_reward is not None):
     raise ValueError(
-      f"label: instructions is {instructions} and humans is None; set humans, "
-      "whose labels the instructions teach"
+      f"label: instructions is {instructions}, gold_reward is {gold_reward} "
+      "and humans is None; both serve simulated humans: set humans"
     )
   truth = []  # Read before labels are paid for.
   if human_labels_file:
@@ -77,7 +80,11 @@ def run(
   labels_file = directory / "labels.jsonl"
   if humans is not None:
     summary = simulated_humans.label_pairs(
-      pairs, humans, instructions, output_dir=output_dir
+      pairs,
+      humans,
+      instructions,
+      output_dir=output_dir,
+      reward=gold_rewards.load(gold_reward),
     )
     provenance = {"humans": records.to_row(humans)}
   else:

@@ -101,12 +101,12 @@ def test_unanswered_responses_are_counted(tmp_path):
 
 
 def test_policy_numbers_of_humans_have_no_kl():
-  score = gold.score(RESPONSE.context, RESPONSE.text)
-  own = run_files.policy_numbers([score], [17], [RESPONSE])
-  human = run_files.policy_numbers([score], [17], None)
+  score = gold.program([RESPONSE.context], [RESPONSE.text])
+  own = run_files.policy_numbers(score, [17], [RESPONSE])
+  human = run_files.policy_numbers(score, [17], None)
   assert own["kl"]["value"] == 2.0 and own["tokens"]["value"] == 4
   assert set(own) - set(human) == {"kl", "tokens"}
-  assert own["gold"]["value"] == human["gold"]["value"] == score.total
+  assert own["gold"]["value"] == human["gold"]["value"] == score.total[0]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,11 @@ FENCES = {
     "rlaif_jax.labeling.beam_files",
     "rlaif_jax.labeling.beam_labels",
   ),
-  "tokenizers": ("rlaif_jax.text.tokenizers", "rlaif_jax.text.gguf_vocabulary"),
+  "tokenizers": (
+    "rlaif_jax.text.encoder_tokenizer",
+    "rlaif_jax.text.gguf_vocabulary",
+    "rlaif_jax.text.tokenizers",
+  ),
   "jinja2": ("rlaif_jax.text.chat_renderer", "rlaif_jax.evaluation.pages"),
   "torch": (),
   "transformers": (),

@@ -10,6 +10,7 @@ from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.api import beam_pipeline
+from rlaif_jax.api import gold_rewards
 from rlaif_jax.api import labelers
 from rlaif_jax.api import simulated_humans
 from rlaif_jax.evaluation import gold
@@ -18,6 +19,7 @@ from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pair_source
+from tests import tiny_encoder
 
 
 def test_humans_follow_gold(tmp_path, pairs_file):
@@ -32,6 +34,29 @@ def test_humans_follow_gold(tmp_path, pairs_file):
   )
   assert [row.p_first for row in labels] == [0.0, 1.0] * 6
   assert (tmp_path / "out" / "labels.parquet").stat().st_size > 100
+
+
+def test_humans_follow_nearness(tmp_path, pairs_file):
+  """Their line is the text that the program prefers less."""
+  rows = [
+    records.Example(id=pair.id, context=pair.context, response="x")
+    for pair in pair_source.PairSource(pairs_file=pairs_file).read()
+  ]
+  jsonl.write_records(tmp_path / "rows/train.jsonl", rows)
+  tiny_encoder.write(tmp_path / "encoder")
+  label_pairs.run(
+    output_dir=str(tmp_path / "out"),
+    pairs=pair_source.PairSource(pairs_file=pairs_file),
+    humans=gold.HumanConfig(temperature=0.01),
+    gold_reward=gold_rewards.NearnessSource(
+      encoder_dir=str(tmp_path / "encoder"),
+      references_dir=str(tmp_path / "rows"),
+    ),
+  )
+  labels = jsonl.read_records(
+    records.Preference, tmp_path / "out" / "labels.jsonl"
+  )
+  assert [row.p_first for row in labels] == [1.0, 0.0] * 6
 
 
 def test_a_model_labels_and_its_alignment_is_measured(
@@ -197,6 +222,15 @@ def test_exactly_one_kind_of_labeler(world, tmp_path, pairs_file):
     data_dir=str(world),
     max_prompt_tokens=150,
   )
+  with pytest.raises(ValueError, match="gold_reward is Near.*humans is None"):
+    label(
+      world,
+      tmp_path,
+      pairs_file,
+      gold_reward=gold_rewards.NearnessSource(
+        encoder_dir="a", references_dir="b"
+      ),
+    )
   with pytest.raises(ValueError, match="humans is None"):
     label(world, tmp_path, pairs_file, instructions=config)
 
