@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   from rlaif_jax.api.labels import PairwiseJudge, label
   from rlaif_jax.api.loading import load
   from rlaif_jax.api.policy_gradient import PolicyGradient, policy_gradient
-  from rlaif_jax.api.rewards import llm_reward
+  from rlaif_jax.api.rewards import likelihood_reward, llm_reward
   from rlaif_jax.api.training import fit_dpo, fit_reward_model, fit_sft
   from rlaif_jax.core.compute import ComputeConfig
   from rlaif_jax.core.lora_config import LoraConfig
@@ -42,6 +42,7 @@ _MODULES = {
   "fit_reward_model": "rlaif_jax.api.training",
   "fit_dpo": "rlaif_jax.api.training",
   "llm_reward": "rlaif_jax.api.rewards",
+  "likelihood_reward": "rlaif_jax.api.rewards",
   "policy_gradient": "rlaif_jax.api.policy_gradient",
   "PolicyGradient": "rlaif_jax.api.policy_gradient",
   "SamplingConfig": "rlaif_jax.engine.decode",

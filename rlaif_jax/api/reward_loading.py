@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Sequence
+from typing import Annotated, Literal, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,11 @@ class ScorerConfig(validation.Validated):
       ensemble with the one in reward_dir.
     aggregate: how members become one reward; see `ops.ensembles.aggregate`.
     coefficient: weight of the aggregate's uncertainty penalty.
-    labeler_dir: language model whose score of 1 to 10 is the reward (d-RLAIF).
-    rating_template: its pointwise template.
+    labeler_dir: language model whose opinion is the reward (d-RLAIF).
+    rating_template: pointwise template of its score of 1 to 10.
+    likelihood: "pmi" or "mean_pmi" of `labeling.likelihood_judge` in place of a
+      score, for labelers too small to be asked; not in the paper.
+    between: text between context and response, for likelihoods.
     standardize_file: JSONL of responses, such as the SFT policy's. The reward
       is (r - mean) / std over them, times `scale`; each member of an ensemble
       is standardised on its own. The paper uses the raw reward.
@@ -55,6 +58,8 @@ class ScorerConfig(validation.Validated):
   coefficient: float = 0.0
   labeler_dir: str = ""
   rating_template: str = ""
+  likelihood: Literal["", "pmi", "mean_pmi"] = ""
+  between: str = "\n\nSummary:\n"
   standardize_file: str = ""
   standardize_rows: validation.PositiveInt = 256
   scale: validation.PositiveFloat = 1.0
@@ -67,10 +72,12 @@ class ScorerConfig(validation.Validated):
         f"ScorerConfig.reward_dir is {self.reward_dir!r} and labeler_dir is "
         f"{self.labeler_dir!r}; set exactly one of them"
       )
-    if bool(self.labeler_dir) != bool(self.rating_template):
+    ways = bool(self.rating_template) + bool(self.likelihood)
+    if ways != bool(self.labeler_dir):
       raise ValueError(
-        f"ScorerConfig.labeler_dir is {self.labeler_dir!r} and rating_template "
-        f"is {self.rating_template!r}; set both or neither"
+        f"ScorerConfig.labeler_dir is {self.labeler_dir!r}, rating_template "
+        f"{self.rating_template!r} and likelihood {self.likelihood!r}; set "
+        "labeler_dir with one of the others, or none of them"
       )
     if self.more_reward_dirs and not (
       self.reward_dir and self.standardize_file
@@ -104,7 +111,9 @@ def make_scorer(
     )
     shared = trainable.share_equal(labeler.params, policy.params)
     labeler = dataclasses.replace(labeler, params=shared)
-    reward = rewards.llm_reward(labeler, config.rating_template)
+    reward = rewards.LLMReward(
+      labeler, config.rating_template, config.likelihood, config.between
+    )
     inner, params = reward.for_policy(policy)
   mean, std = 0.0, 1.0
   if config.standardize_file:

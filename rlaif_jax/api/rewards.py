@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, Literal, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +41,20 @@ class Reward(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LLMReward:
-  """A labeler whose expected score of 1 to 10 is the reward; see
-  `llm_reward`."""
+  """A labeler whose opinion is the reward; see `llm_reward`.
+
+  Attributes:
+    labeler: language model that scores the responses.
+    template: pointwise template of its score of 1 to 10; "": `likelihood`.
+    likelihood: "pmi" or "mean_pmi" of `labeling.likelihood_judge`; "":
+      `template`.
+    between: text between context and response, for likelihoods.
+  """
 
   labeler: pretrained.PretrainedModel
   template: str
+  likelihood: str = ""
+  between: str = ""
 
   def for_policy(self, policy: pretrained.PretrainedModel) -> Reward:
     """Returns the reward of a policy's responses, in [-1, 1].
@@ -58,23 +67,40 @@ class LLMReward:
         response in its prompt.
     """
     labeler = self.labeler
-    if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+    if self.likelihood:
+      if labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+        raise ValueError(
+          f"the labeler {labeler.name} has another vocabulary than the policy "
+          f"{policy.name}; a likelihood is one of the policy's tokens. Use a "
+          "labeler of the policy's family, or a rating template"
+        )
+      name = self.likelihood
+      scorer = llm_reward_lib.likelihood_scorer(
+        labeler.functions,
+        labeler.tokenizer,
+        between=self.between,
+        chat=labeler.chat,
+        per_token=self.likelihood == "mean_pmi",
+      )
+    elif labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
       return text_reward(self._score_texts, policy)
-    template = prompts_lib.load(self.template)
-    scorer = llm_reward_lib.labeler_scorer(
-      labeler.functions,
-      labeler.tokenizer,
-      parts=template.pointwise_parts(),
-      options=template.options,
-      chat=labeler.chat,
-    )
+    else:
+      template = prompts_lib.load(self.template)
+      name = f"template {template.name}"
+      scorer = llm_reward_lib.labeler_scorer(
+        labeler.functions,
+        labeler.tokenizer,
+        parts=template.pointwise_parts(),
+        options=template.options,
+        chat=labeler.chat,
+      )
     sequence = policy.sequence
     texts = sequence.max_context + sequence.max_response
     needed, limit = scorer.fixed_tokens + texts, labeler.functions.max_length
     if needed > limit:
       raise ValueError(
         f"the labeler {labeler.name} reads {limit} tokens, and its prompt with "
-        f"template {template.name} takes up to {needed}: "
+        f"{name} takes up to {needed}: "
         f"{scorer.fixed_tokens}, and {sequence.max_context} of the context and "
         f"{sequence.max_response} of the response. Lower SequenceConfig."
         "max_context or max_response of the policy, choose a shorter template, "
@@ -115,6 +141,23 @@ def llm_reward(
     template: name or .toml path of a pointwise template.
   """
   return LLMReward(labeler, template)
+
+
+def likelihood_reward(
+  labeler: pretrained.PretrainedModel,
+  score: Literal["pmi", "mean_pmi"] = "mean_pmi",
+  between: str = "\n\nSummary:\n",
+) -> LLMReward:
+  """Returns how much likelier the context makes a response, in nats.
+
+  For direct RLAIF with labelers too small to be asked; not in the paper.
+
+  Args:
+    labeler: language model with the policy's vocabulary.
+    score: "pmi", log P(y | x) - log P(y), or "mean_pmi", that per token.
+    between: text between context and response; ends with a newline.
+  """
+  return LLMReward(labeler, "", score, between)
 
 
 def text_reward(

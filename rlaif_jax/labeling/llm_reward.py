@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""d-RLAIF: the labeler's expected 1..10 score as a reward on the device.
+"""d-RLAIF: a labeler's opinion of a response as a reward on the device.
 
-The labeler's prompt is assembled from token segments around the response
-inside the jitted program, so no token leaves the device. The part of the
-prompt before the context is prefilled once per run.
+It is the labeler's expected score of 1 to 10, or how much more likely the
+context makes the response. The labeler's prompt is assembled from token
+segments around the response inside the jitted program, so no token leaves the
+device.
 """
 
 from __future__ import annotations
@@ -134,6 +135,64 @@ def labeler_scorer(
   fixed = sum(map(len, (before, between, after))) - 1
   fixed += max(map(len, option_ids))
   return LabelerScorer(score=score, prepare=prepare, fixed_tokens=fixed)
+
+
+def likelihood_scorer(
+  model: protocols.LanguageModel,
+  tokenizer: protocols.Tokenizer,
+  *,
+  between: str,
+  chat: tuple[str, str] = ("", ""),
+  per_token: bool = True,
+) -> LabelerScorer:
+  """Returns log P(y | x) - log P(y) as a reward, not in Lee et al.
+
+  It is `pmi` of `likelihood_judge`, or `mean_pmi`, for labelers that are too
+  small to be asked. log P(y) is that of the response after `between` alone. The
+  end token is not part of the response, and one without tokens gets 0, as if
+  the context had no effect. The labeler must have the policy's vocabulary.
+
+  Args:
+    model: functions of the labeler.
+    tokenizer: of policy and labeler.
+    between: text between context and response; it ends with a newline.
+    chat: text before and after a user message of an instruct labeler.
+    per_token: divides by the number of tokens.
+  """
+  before = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  before = (*before, *tokenizer.encode(chat[0]))
+  after = (*tokenizer.encode(between), *tokenizer.encode(chat[1]))
+  eos_ids = jnp.asarray(tokenizer.eos_ids)
+
+  def score(
+    labeler: LabelerParams,
+    prompts: batches.PromptBatch,
+    response: Int[Array, "B N R"],
+    mask: Float[Array, "B N R"],
+  ) -> Float[Array, "B N"]:
+    rated = (mask > 0) & ~jnp.isin(response, eos_ids)
+    rows = response.shape[0]
+
+    def log_prob(*segments):
+      tokens, valid = _join(segments)
+      texts = batches.GroupBatch(
+        prompt=jnp.broadcast_to(tokens, (rows, tokens.shape[1])),
+        prompt_valid=jnp.broadcast_to(valid, (rows, tokens.shape[1])),
+        response=response,
+        response_valid=rated,
+      )
+      terms = scoring.response_log_probs(model, labeler.params, texts)
+      return jnp.sum(jnp.where(rated, terms, 0.0), axis=2)
+
+    context = (prompts.context, prompts.context_valid)
+    gain = log_prob(before, context, after) - log_prob(before, after)
+    count = jnp.sum(rated, axis=2) if per_token else 1
+    return gain / jnp.maximum(count, 1)
+
+  def prepare(params: protocols.Params) -> LabelerParams:
+    return LabelerParams(params=params, prefix=None)
+
+  return LabelerScorer(score, prepare, len(before) + len(after))
 
 
 def _join(

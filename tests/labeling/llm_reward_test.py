@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 from rlaif_jax.labeling import backends
+from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import llm_reward
 from rlaif_jax.labeling import option_probs
 from rlaif_jax.labeling import pointwise_judge
@@ -124,3 +126,59 @@ def test_sharing_the_prefix_and_the_context_changes_nothing():
   ]
   assert np.std(scores[0]) > 1e-6
   np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["pmi", "mean_pmi"])
+@pytest.mark.parametrize("chat", [("", ""), ("<user>\n", "</s>\n<bot>\n")])
+def test_a_likelihood_equals_the_judge_s(score, chat):
+  """Both responses of a pair; the end token is not part of the text."""
+  tokenizer = testing.CharTokenizer(bos=True)
+  functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
+  params = testing.build(functions)
+  scorer = llm_reward.likelihood_scorer(
+    functions,
+    tokenizer,
+    between="\nso:\n",
+    chat=chat,
+    per_token=score == "mean_pmi",
+  )
+  config = converters.SequenceConfig(max_context=8, max_response=7)
+  batch, _ = converters.encode_prompts([c for c, _ in TEXTS], tokenizer, config)
+  answers = [r for _, first in TEXTS for r in (first, "zy" + first)]
+  response, mask, _ = converters.encode_responses(answers, tokenizer, 7)
+  reward = jax.jit(scorer.score)(
+    scorer.prepare(params),
+    batch,
+    response.reshape(3, 2, 7),
+    mask.reshape(3, 2, 7),
+  )
+  backend = backends.FlaxBackend(
+    functions, params, tokenizer, name="tiny", chat=chat
+  )
+  pairs = [
+    records.Pair(id=str(i), context=c, first=first, second="zy" + first)
+    for i, (c, first) in enumerate(TEXTS)
+  ]
+  labels, _ = likelihood_judge.judge_pairs(
+    pairs,
+    backend,
+    likelihood_judge.LikelihoodJudgeConfig(score=score, between="\nso:\n"),
+    tokenizer=tokenizer,
+    quarantine=jsonl.Quarantine(),
+  )
+  odds = [np.log(x.p_first / (1 - x.p_first)) for x in labels]
+  np.testing.assert_allclose(reward[:, 0] - reward[:, 1], odds, atol=1e-4)
+  assert np.std(odds) > 1e-3
+
+
+def test_an_empty_response_has_no_likelihood_gain():
+  tokenizer = testing.CharTokenizer(bos=True)
+  functions = decoder.functions(testing.tiny_decoder(tokenizer.vocab_size))
+  scorer = llm_reward.likelihood_scorer(functions, tokenizer, between="\n")
+  config = converters.SequenceConfig(max_context=8, max_response=4)
+  batch, _ = converters.encode_prompts(["ab"], tokenizer, config)
+  response, mask, _ = converters.encode_responses(["", "ab"], tokenizer, 4)
+  reward = scorer.score(
+    scorer.prepare(testing.build(functions)), batch, response[None], mask[None]
+  )
+  assert reward[0, 0] == 0.0 and reward[0, 1] != 0.0
