@@ -149,11 +149,12 @@ def read_description(directory: str | os.PathLike) -> records.Row:
     )
   try:
     description = parsing.read_json(path)
-    stored = description.get("hash")
-    is_whole = stored is None or (
-      content_hash(description, stored["float32"]) == stored["content"]
-      and set(stored) == {"content", *_DTYPES}
-    )
+    is_whole = "hash" not in description
+    if not is_whole:
+      stored = description["hash"]
+      content = content_hash(description, stored["float32"])
+      is_whole = content == stored["content"]
+      is_whole &= set(stored) == {"content", *_DTYPES}
   except (ValueError, KeyError, TypeError, AttributeError):
     is_whole = False
   if not is_whole:

@@ -68,10 +68,12 @@ class T5Config(validation.Validated):
         f"T5Config.relpos_buckets is {self.relpos_buckets}; it must be a "
         "positive multiple of 4 (half for each direction, half of it exact)"
       )
-    if self.relpos_max_distance <= self.relpos_buckets // 2:
+    # A table has a row for each distance.
+    if not self.relpos_buckets // 2 < self.relpos_max_distance <= 1 << 20:
       raise ValueError(
         f"T5Config.relpos_max_distance is {self.relpos_max_distance}; it must "
-        f"exceed half of relpos_buckets ({self.relpos_buckets})"
+        f"exceed half of relpos_buckets ({self.relpos_buckets}), and be at most "
+        f"{1 << 20}"
       )
     if self.scale_logits and not self.tie_embeddings:
       raise ValueError(

@@ -128,6 +128,7 @@ def test_a_changed_description_is_refused(tmp_path):
     ('"content"', '"contents"'),
     ('"bfloat16"', '"bfloat61"'),
     ('"hash": {', '"hash": [{}], "old": {'),
+    ('"hash": {', '"hash": null, "old": {'),
     (
       "{",
       '[{"a":',

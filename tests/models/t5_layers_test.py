@@ -25,6 +25,7 @@ SIZES = dict(
     ({"width": 0}, "width"),
     ({"relpos_buckets": 6}, "relpos_buckets"),
     ({"relpos_max_distance": 16}, "relpos_max_distance"),
+    ({"relpos_max_distance": 1 << 31}, "relpos_max_distance .* at most"),
     ({"dtype": "float16"}, "dtype"),
     ({"scale_logits": True}, "scale_logits"),
   ],
