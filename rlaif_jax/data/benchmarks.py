@@ -62,9 +62,6 @@ class BenchmarkConfig(validation.Validated):
       )
 
 
-AUTO = BenchmarkConfig()
-
-
 class Benchmark(NamedTuple):
   """The items of a benchmark file, and the name of its format."""
 
@@ -114,10 +111,10 @@ def read(
   name, table = config.format, FORMATS | {"columns": _named_columns(config)}
   items, seen = [], set()
   for where, row in readers.read_file(pathlib.Path(path), bad):
-    if name == "auto" and isinstance(row, dict):
-      name = _recognise(row, where)
     try:
-      item = table[name].parse(_with_columns(row, table.get(name)))
+      row = jsonl.row_of(row)
+      name = _recognise(row) if name == "auto" else name
+      item = table[name].parse(_with_columns(row, table[name]))
       if item.pairs[0].id in seen:
         raise ValueError(f"the id {item.pairs[0].id!r} occurs twice")
     except parsing.ERRORS as error:
@@ -135,22 +132,21 @@ def read(
   return Benchmark(name, _selected(items, config.subsets, path))
 
 
-def _recognise(row: records.Row, where: str) -> str:
+def _recognise(row: records.Row) -> str:
   """Returns the first format whose columns a row has."""
   for name, known in FORMATS.items():
     if all(column in row for column in known.columns):
       return name
   known = "; ".join(f"{name}: {f.columns}" for name, f in FORMATS.items())
   raise ValueError(
-    f"{where}: the columns {sorted(row)} are of no known benchmark ({known}). "
-    "Name them: --format=columns --prompt=COLUMN --chosen=COLUMN "
-    "--rejected=COLUMN --subset=COLUMN"
+    f"the columns {sorted(row)} are of no known benchmark ({known}); for other "
+    "columns: --format=columns --prompt=COLUMN --chosen=COLUMN "
+    "--rejected=COLUMN --subset=COLUMN --id=COLUMN"
   )
 
 
-def _with_columns(row: object, known: Format | None) -> records.Row:
-  """Returns the row if it is an object with the columns of a format."""
-  row = jsonl.row_of(row)
+def _with_columns(row: records.Row, known: Format) -> records.Row:
+  """Returns the row if it has the columns of a format."""
   missing = [column for column in known.columns if row.get(column) is None]
   if missing:
     raise ValueError(f"missing {missing}; the row has {sorted(row)}")
@@ -365,3 +361,6 @@ def _named_columns(config: BenchmarkConfig) -> Format:
       row, columns, subset=config.subset, identity=config.id
     ),
   )
+
+
+AUTO = BenchmarkConfig()
