@@ -99,8 +99,9 @@ def read(
     path: the file.
     config: format and subsets.
     quarantine: receives rows without their columns, with values of another
-      type, with equal responses or with an id that occurred before. None
-      raises for the first such row.
+      type, with equal responses or with an id that occurred before (several
+      people may label one pair of preferences). None raises for the first
+      such row.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -115,7 +116,7 @@ def read(
       row = jsonl.row_of(row)
       name = _recognise(row) if name == "auto" else name
       item = table[name].parse(_with_columns(row, table[name]))
-      if item.pairs[0].id in seen:
+      if name != "preferences" and item.pairs[0].id in seen:
         raise ValueError(f"the id {item.pairs[0].id!r} occurs twice")
     except parsing.ERRORS as error:
       bad.add(where=where, reason=parsing.reason(error), row=row)

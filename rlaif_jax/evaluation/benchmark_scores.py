@@ -31,6 +31,7 @@ from typing import Iterable, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from rlaif_jax.core import records
+from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import judge_alignment
 from rlaif_jax.ops import statistics
 
@@ -166,6 +167,10 @@ def subset_score(
 ) -> statistics.Estimate:
   """Returns the score of a subset; items without all labels are left out.
 
+  That of plain pairs is the agreement with humans, ties half. That of items
+  with several responses is the mean of `best_of`, and that of Ties the weighted
+  mean of `ties_scores`.
+
   Of Ties, prompts that are not answered in both forms are left out, and the
   interval is the bootstrap over prompts.
 
@@ -173,23 +178,31 @@ def subset_score(
     items: items of one subset.
     p_first: label of each answered pair by id.
   """
-  tables = {}
+  if all(len(item.pairs) == 1 for item in items):
+    pairs = [item.pairs[0] for item in items]
+    pairs = [h for h in pairs if h.id in p_first and h.p_first != 0.5]
+    return agreement.accuracy(
+      [p_first[h.id] for h in pairs], [h.p_first for h in pairs]
+    )
+  tables = []
   for item in items:
     if all(pair.id in p_first for pair in item.pairs):
       values = [
         p_first[h.id] if h.p_first > 0.5 else 1 - p_first[h.id]
         for h in item.pairs
       ]
-      tables[item.id] = np.asarray(values).reshape(item.num_chosen, -1)
+      table = np.asarray(values).reshape(item.num_chosen, -1)
+      tables.append((item.id, table))
   if not is_ties(items):
-    scores = [best_of(table) for table in tables.values()]
+    scores = [best_of(table) for _, table in tables]
     return statistics.wilson(sum(scores), len(scores))
-  prompts = [name.partition(":")[2] for name in tables if name[:3] == "ref"]
+  by_id = dict(tables)
+  prompts = [name.partition(":")[2] for name in by_id if name[:3] == "ref"]
+  forms = [(f"ref:{n}", f"tied:{n}") for n in prompts if f"tied:{n}" in by_id]
   return statistics.bootstrap_mean(
     [
-      float(np.dot(TIES_WEIGHTS, ties_scores(*(tables[n] for n in names))))
-      for names in ((f"ref:{n}", f"tied:{n}") for n in prompts)
-      if names[1] in tables
+      float(np.dot(TIES_WEIGHTS, ties_scores(by_id[one], by_id[several])))
+      for one, several in forms
     ]
   )
 

@@ -146,6 +146,9 @@ def test_preferences_of_this_library_stay_as_they_are(tmp_path):
   )
   found = read(tmp_path, records.to_row(human))
   assert found.format == "preferences" and found.pairs == [human]
+  other = {**records.to_row(human), "p_first": 1.0}  # of another person
+  found = read(tmp_path, records.to_row(human), other)
+  assert [pair.p_first for pair in found.pairs] == [0.3, 1.0]
 
 
 def test_columns_are_named(tmp_path):

@@ -136,6 +136,16 @@ def test_items_without_all_labels_are_left_out():
   assert benchmark_scores.subset_score(items, {}).n == 0
 
 
+def test_the_majority_of_humans_counts_and_their_ties_do_not():
+  items = [
+    records.BenchmarkItem(id=n, subset="s", pairs=(pair(n, p_first=p),))
+    for n, p in (("a", 0.75), ("b", 0.5), ("c", 0.0))
+  ]
+  score = benchmark_scores.subset_score(items, {"a": 0.9, "b": 0.9, "c": 0.5})
+  assert (score.value, score.n) == ((1.0 + 0.5) / 2, 2)
+  assert benchmark_scores.subset_score(items[1:2], {"b": 0.9}).n == 0
+
+
 def test_published_weights():
   """The numbers of prompts: 358, 456, 740, and twice 984 for reasoning."""
   totals = {
