@@ -16,8 +16,8 @@ Departures from the published scores:
   each chosen response is compared with each rejected one, and the item is right
   if all chosen ones win. The scores that Ties needs are fitted to P(chosen is
   better) of these pairs (`fitted_scores`).
-- JudgeBench combines two verdicts of a judge; here the soft label is their
-  mean.
+- JudgeBench combines the judgments of both orders by rules; here the soft label
+  is their mean.
 - A pair without a label is left out and counted; it is not a tie.
 """
 

@@ -104,7 +104,10 @@ def test_dialogues_are_split_before_the_last_turn(tmp_path):
   row = {"chosen": f"{DIALOGUE} Seven.", "rejected": f"{DIALOGUE} Nine."}
   (item,) = read(tmp_path, row).items
   (pair,) = item.pairs
-  assert better(pair) == ("Seven.", "Nine.")
+  rows = [{**row, "chosen": f"{DIALOGUE} {i}"} for i in range(20)]
+  assert [better(pair) for pair in read(tmp_path, *rows).pairs] == [
+    (str(i), "Nine.") for i in range(20)
+  ]
   assert pair.context == "Human: Hi.\nAssistant: Hello.\nHuman: A prime?"
   assert (
     item.id == pair.id == records.content_id(pair.context, "Seven.", "Nine.")

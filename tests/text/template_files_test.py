@@ -168,17 +168,6 @@ def test_the_harmless_pool_answers_both_questions():
     )
 
 
-def test_a_request_keeps_its_end():
-  """A dialogue ends with what is asked; the template needs no exemplars."""
-  template = template_files.load("instruction_base")
-  assert (template.truncate, template.polarity) == ("start", "prefer")
-  assert template.options == ("1", "2") and not template.exemplars
-  before, request, first, second = template.glue
-  assert before + request == "Request:\n\n\nResponse 1:\n"
-  assert first == "\n\nResponse 2:\n" and second == "\n\n"
-  assert len(template.preamble.split()) < 60 and template.cot_ending
-
-
 def test_short_templates_are_short():
   for name in ("docstring_pairwise", "docstring_rating"):
     template = template_files.load(name)
