@@ -38,6 +38,9 @@ class BenchmarkConfig(validation.Validated):
     format: a name in `FORMATS`, "auto" to recognise one by the columns of the
       first row, or "columns" to read the columns named below.
     subsets: subsets to evaluate; () takes all.
+    sample: number of items of them, drawn by a hash of their ids; 0 takes all.
+      Published files are sorted by subset. A larger sample contains a smaller
+      one.
     prompt: column of the prompt.
     chosen: column of the better response.
     rejected: column of the worse response.
@@ -47,6 +50,7 @@ class BenchmarkConfig(validation.Validated):
 
   format: str = "auto"
   subsets: tuple[str, ...] = ()
+  sample: validation.NonNegativeInt = 0
   prompt: str = "prompt"
   chosen: str = "chosen"
   rejected: str = "rejected"
@@ -130,7 +134,8 @@ def read(
     quarantine.rows += bad.rows
   if not items:
     raise ValueError(f"{path} has no rows; it should have one per prompt")
-  return Benchmark(name, _selected(items, config.subsets, path))
+  items = _selected(items, config.subsets, path)
+  return Benchmark(name, _drawn(items, config.sample))
 
 
 def _recognise(row: records.Row) -> str:
@@ -170,6 +175,17 @@ def _selected(
         f"subset; it has {dict(counts)}.{hint}"
       )
   return [item for item in items if not subsets or item.subset in subsets]
+
+
+def _drawn(
+  items: list[records.BenchmarkItem], count: int
+) -> list[records.BenchmarkItem]:
+  """Returns a sample in the order of the file; see `BenchmarkConfig.sample`."""
+  if not count:
+    return items
+  keys = [records.content_id("shuffle", item.pairs[0].id) for item in items]
+  chosen = set(sorted(keys)[:count])
+  return [item for item, key in zip(items, keys, strict=True) if key in chosen]
 
 
 def _item(

@@ -257,6 +257,18 @@ def test_a_format_can_be_forced(tmp_path):
     benchmarks.BenchmarkConfig(format="rewardbench")
 
 
+def test_a_sample_has_all_subsets_and_grows(tmp_path):
+  rows = [{**ROW, "id": i, "subset": "ab"[i // 50]} for i in range(100)]
+  few, more, whole = (
+    read(tmp_path, *rows, sample=n).pairs for n in (20, 40, 0)
+  )
+  assert (len(few), len(more), len(whole)) == (20, 40, 100)
+  assert [pair for pair in more if pair in few] == few
+  assert 4 < sum(pair.source == "a" for pair in few) < 16
+  again = read(tmp_path, *rows[::-1], sample=20).pairs
+  assert again[::-1] == few
+
+
 def test_subsets_are_selected_by_name(tmp_path):
   rows = [ROW, {**ROW, "subset": "chat"}, {**ROW, "subset": "code"}]
   found = read(tmp_path, *rows, subsets=("chat", "math"))
