@@ -4,8 +4,9 @@
 `REWARD_BENCH`, the weighting by section and the score of the subset Ties follow
 rewardbench/constants.py and rewardbench/utils.py of allenai/reward-bench at
 05a9005 (2026-01-31); see Lambert et al., arXiv 2403.13787, and Malik et al.,
-arXiv 2506.01937. The groups of JudgeBench are those of Tan et al., arXiv
-2410.12784.
+arXiv 2506.01937. The sections and scores of JudgeBench follow run_judge.py and
+utils/metrics.py of ScalerLab/JudgeBench at e2c52c2 (2024-11-06), see Tan et
+al., arXiv 2410.12784.
 
 Departures from the published scores:
 
@@ -16,8 +17,6 @@ Departures from the published scores:
   each chosen response is compared with each rejected one, and the item is right
   if all chosen ones win. The scores that Ties needs are fitted to P(chosen is
   better) of these pairs (`fitted_scores`).
-- JudgeBench combines the judgments of both orders by rules; here the soft label
-  is their mean.
 - A pair without a label is left out and counted; it is not a tie.
 """
 
@@ -71,9 +70,7 @@ REWARD_BENCH: dict[str, dict[str, int]] = {
   },
 }
 # Each subset is a section.
-REWARD_BENCH_2 = (
-  *("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties"),
-)
+REWARD_BENCH_2 = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
 # Section -> beginning of the names of its subsets; pairs have equal weight.
 JUDGE_BENCH = {
   "Knowledge": "mmlu-pro",
@@ -162,34 +159,53 @@ def ties_scores(
 TIES_WEIGHTS = (0.3, 0.3, 0.2, 0.2, 0.01)
 
 
+def is_right_by_orders(
+  label: records.Preference, human: records.Preference
+) -> bool:
+  """Returns whether a label is right by the rule of JudgeBench.
+
+  Each order counts 1 if it prefers the right response, -1 if the wrong one and
+  0 for a tie; the sum must be positive. A label without orders counts once.
+  """
+  orders = np.asarray(label.p_orders or (label.p_first,))
+  return bool(np.sign(orders - 0.5).sum() * (human.p_first - 0.5) > 0)
+
+
 def subset_score(
-  items: Sequence[records.BenchmarkItem], p_first: Mapping[str, float]
+  benchmark: str,
+  items: Sequence[records.BenchmarkItem],
+  labels: Mapping[str, records.Preference],
 ) -> statistics.Estimate:
   """Returns the score of a subset; items without all labels are left out.
 
-  That of plain pairs is the agreement with humans, ties half. That of items
-  with several responses is the mean of `best_of`, and that of Ties the weighted
-  mean of `ties_scores`.
+  That of plain pairs is the agreement with humans, ties half, or in JudgeBench
+  the fraction of `is_right_by_orders`. That of items with several responses is
+  the mean of `best_of`, and that of Ties the weighted mean of `ties_scores`.
 
   Of Ties, prompts that are not answered in both forms are left out, and the
   interval is the bootstrap over prompts.
 
   Args:
+    benchmark: format of the file; see `sections`.
     items: items of one subset.
-    p_first: label of each answered pair by id.
+    labels: label of each answered pair by id.
   """
   if all(len(item.pairs) == 1 for item in items):
-    pairs = [item.pairs[0] for item in items]
-    pairs = [h for h in pairs if h.id in p_first and h.p_first != 0.5]
+    humans = [item.pairs[0] for item in items]
+    humans = [h for h in humans if h.id in labels and h.p_first != 0.5]
+    if benchmark == "judge_bench":
+      right = sum(is_right_by_orders(labels[h.id], h) for h in humans)
+      return statistics.wilson(right, len(humans))
     return agreement.accuracy(
-      [p_first[h.id] for h in pairs], [h.p_first for h in pairs]
+      [labels[h.id].p_first for h in humans], [h.p_first for h in humans]
     )
   tables = []
   for item in items:
-    if all(pair.id in p_first for pair in item.pairs):
+    if all(pair.id in labels for pair in item.pairs):
+      p_first = [labels[pair.id].p_first for pair in item.pairs]
       values = [
-        p_first[h.id] if h.p_first > 0.5 else 1 - p_first[h.id]
-        for h in item.pairs
+        p if human.p_first > 0.5 else 1 - p
+        for p, human in zip(p_first, item.pairs, strict=True)
       ]
       table = np.asarray(values).reshape(item.num_chosen, -1)
       tables.append((item.id, table))
@@ -220,10 +236,11 @@ def sections(
   scores: Mapping[str, float | None],
   counts: Mapping[str, int],
 ) -> tuple[list[Section], float | None]:
-  """Returns the sections of a benchmark, and the mean of the published ones.
+  """Returns the sections of a benchmark, and the overall score.
 
-  The mean is None unless every published section has a score. Published
-  sections without any subset are left out.
+  The overall score is the mean of the published sections, in JudgeBench over
+  all pairs. It is None unless each of them has a score. Published sections
+  without any subset are left out.
 
   Args:
     benchmark: format of the file: "reward_bench", "reward_bench_2",
@@ -232,7 +249,7 @@ def sections(
     counts: number of pairs of each subset.
   """
   published = _published(benchmark, counts)
-  found, total = [], []
+  found, total, sizes = [], [], []
   for name, weights in published.items():
     present = tuple(s for s in weights if scores.get(s) is not None)
     missing = tuple(s for s in weights if s not in present)
@@ -241,6 +258,7 @@ def sections(
       weight = sum(weights.values())
       score = sum(scores[s] * w for s, w in weights.items()) / weight
     total.append(score)
+    sizes.append(sum(weights.values()) if benchmark == "judge_bench" else 1)
     if present:
       found.append(Section(name, score, present, missing, True))
   known = {subset for weights in published.values() for subset in weights}
@@ -249,8 +267,9 @@ def sections(
     for subset, score in scores.items()
     if subset not in known
   ]
-  is_whole = bool(total) and all(score is not None for score in total)
-  return found, sum(total) / len(total) if is_whole else None
+  if not total or None in total:
+    return found, None
+  return found, float(np.average(total, weights=sizes))
 
 
 def _published(
@@ -291,14 +310,13 @@ def measure(
   for item in items:
     by_subset[item.subset].append(item)
   by_id = {label.id: label for label in labels}
-  p_first = {name: label.p_first for name, label in by_id.items()}
   rows = []
   for subset, part in by_subset.items():
     humans = [pair for item in part for pair in item.pairs]
     answered = [by_id[h.id] for h in humans if h.id in by_id]
     row = judge_alignment.measure(answered, humans, 0.0)
     del row["selection"], row["kinds"]
-    score = subset_score(part, p_first)
+    score = subset_score(benchmark, part, by_id)
     rows.append(
       {
         "subset": subset,

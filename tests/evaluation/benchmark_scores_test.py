@@ -37,11 +37,21 @@ def item(name, chosen=1, rejected=1, subset="s"):
   )
 
 
-def p_first(item, table):
-  """P(first is better) of each pair from P(chosen is better)."""
+def label(human, p, orders=()):
+  """A judge's label: P(first is better)."""
+  return records.Preference(
+    **records.to_row(records.pair_of_row(records.to_row(human))),
+    p_first=p,
+    p_orders=orders,
+    labeler="judge",
+  )
+
+
+def labels_of(item, table):
+  """Labels of the pairs of an item, from P(chosen is better)."""
   values = np.asarray(table, float).reshape(-1)
   return {
-    h.id: float(p if h.p_first else 1 - p)
+    h.id: label(h, float(p if h.p_first else 1 - p))
     for h, p in zip(item.pairs, values, strict=True)
   }
 
@@ -116,10 +126,10 @@ def test_the_score_of_ties_weights_the_parts():
     one = item(f"ref:{n}", subset="Ties")
     many = item(f"tied:{n}", chosen=2, subset="Ties")
     items += [one, many]
-    p |= p_first(one, [reference]) | p_first(many, tied)
+    p |= labels_of(one, [reference]) | labels_of(many, tied)
   items.append(item("ref:3", subset="Ties"))  # not answered with several
-  p |= p_first(items[-1], [0.1])
-  score = benchmark_scores.subset_score(items, p)
+  p |= labels_of(items[-1], [0.1])
+  score = benchmark_scores.subset_score("reward_bench_2", items, p)
   first = 0.3 + 0.3 + 0.2 + 0.2 + 0.01 * math.tanh(1.0)
   second = 0.3 + 0.2 + 0.01 * math.tanh(-2.0)
   assert score.n == 2
@@ -128,12 +138,14 @@ def test_the_score_of_ties_weights_the_parts():
 
 def test_items_without_all_labels_are_left_out():
   items = [item(str(i), rejected=3) for i in range(3)]
-  p = p_first(items[0], [0.9, 0.8, 0.7]) | p_first(items[1], [0.9, 0.8, 0.3])
-  p |= p_first(items[2], [0.9, 0.8, 0.7])
+  p = labels_of(items[0], [0.9, 0.8, 0.7]) | labels_of(
+    items[1], [0.9, 0.8, 0.3]
+  )
+  p |= labels_of(items[2], [0.9, 0.8, 0.7])
   del p["2/0-1"]
-  score = benchmark_scores.subset_score(items, p)
+  score = benchmark_scores.subset_score("reward_bench_2", items, p)
   assert (score.value, score.n, score.method) == (0.5, 2, "Wilson")
-  assert benchmark_scores.subset_score(items, {}).n == 0
+  assert benchmark_scores.subset_score("reward_bench_2", items, {}).n == 0
 
 
 def test_the_majority_of_humans_counts_and_their_ties_do_not():
@@ -141,9 +153,38 @@ def test_the_majority_of_humans_counts_and_their_ties_do_not():
     records.BenchmarkItem(id=n, subset="s", pairs=(pair(n, p_first=p),))
     for n, p in (("a", 0.75), ("b", 0.5), ("c", 0.0))
   ]
-  score = benchmark_scores.subset_score(items, {"a": 0.9, "b": 0.9, "c": 0.5})
+  labels = {
+    item.id: label(item.pairs[0], p)
+    for item, p in zip(items, (0.9, 0.9, 0.5), strict=True)
+  }
+  score = benchmark_scores.subset_score("x", items, labels)
   assert (score.value, score.n) == ((1.0 + 0.5) / 2, 2)
-  assert benchmark_scores.subset_score(items[1:2], {"b": 0.9}).n == 0
+  assert benchmark_scores.subset_score("x", items[1:2], labels).n == 0
+
+
+@pytest.mark.parametrize(
+  "orders, is_right",
+  [
+    ((0.9, 0.6), True),
+    ((0.9, 0.5), True),
+    ((0.9, 0.4), False),  # Their mean is right.
+    ((0.5, 0.5), False),
+    ((0.2, 0.3), False),
+    ((), True),
+  ],
+)
+def test_judge_bench_counts_orders(orders, is_right):
+  for truth in (1.0, 0.0):
+    human = pair("a", p_first=truth)
+    found = label(human, 0.7, orders)
+    if not truth:
+      found = label(human, 0.3, tuple(1 - p for p in orders))
+    assert benchmark_scores.is_right_by_orders(found, human) == is_right
+    one = records.BenchmarkItem(id="a", subset="s", pairs=(human,))
+    score = benchmark_scores.subset_score("judge_bench", [one], {"a": found})
+    assert (score.value, score.n) == (float(is_right), 1)
+    score = benchmark_scores.subset_score("reward_bench", [one], {"a": found})
+    assert score.value == 1.0
 
 
 def test_published_weights():
@@ -219,16 +260,8 @@ def test_sections_of_judge_bench_weight_pairs():
   _, overall = benchmark_scores.sections(
     "judge_bench", found | more, counts | dict.fromkeys(more, 2)
   )
-  assert overall == pytest.approx((0.55 + 0.5 + 0.1 + 0.2) / 4)
-
-
-def label(human, p, orders=()):
-  return records.Preference(
-    **records.to_row(records.pair_of_row(records.to_row(human))),
-    p_first=p,
-    p_orders=orders,
-    labeler="judge",
-  )
+  total = 4 * 0.55 + 8 * 0.5 + 2 * 0.1 + 2 * 0.2
+  assert overall == pytest.approx(total / 16)
 
 
 def test_each_subset_has_its_own_numbers():
