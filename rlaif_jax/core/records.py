@@ -190,6 +190,21 @@ class Preference:
     object.__setattr__(self, "rationales", tuple(self.rationales))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkItem:
+  """A prompt of a judge benchmark, with its chosen and rejected responses.
+
+  `pairs` has a human label for each chosen response against each rejected one:
+  those of the first chosen response, then those of the next. An item of one
+  pair is a plain preference. `id` is that of the benchmark.
+  """
+
+  id: str
+  subset: str
+  pairs: tuple[Preference, ...]
+  num_chosen: int = 1
+
+
 def example_of(pair: Preference) -> Example:
   """Returns the context of a pair with the better response, or the first."""
   return Example(

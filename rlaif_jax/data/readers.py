@@ -98,8 +98,12 @@ def read_file(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
 
 
 def _parquet(path: pathlib.Path, quarantine: jsonl.Quarantine) -> Rows:
-  from pyarrow import parquet
-
+  try:
+    from pyarrow import parquet
+  except ImportError as error:
+    raise ValueError(
+      f"{path}: Parquet files need pyarrow; type: pip install 'rlaif_jax[data]'"
+    ) from error
   number = 0
   for batch in parquet.ParquetFile(inputs.note(path)).iter_batches():
     for index in range(len(batch)):

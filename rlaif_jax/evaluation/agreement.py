@@ -50,12 +50,14 @@ class PositionBias:
 
   Attributes:
     same_position: fraction of pairs where one position wins in both orders.
+    consistent: fraction of pairs where one response wins in both orders.
     first_side: of those, the fraction that picks the first position.
     p_value: of the exact two-sided binomial test of `first_side` against 1/2;
       1.0 if no pair was decided by position.
   """
 
   same_position: statistics.Estimate
+  consistent: statistics.Estimate
   first_side: statistics.Estimate
   p_value: float
 
@@ -138,6 +140,7 @@ def position_bias(labels: Iterable[records.Preference]) -> PositionBias:
   found = position.order_statistics(np.asarray(both, float).reshape(-1, 2))
   return PositionBias(
     same_position=found.flipped,
+    consistent=found.consistent,
     first_side=found.first_side,
     p_value=found.test.p_value,
   )

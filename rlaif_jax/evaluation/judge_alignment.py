@@ -47,7 +47,8 @@ def measure(
   """Returns alignment on both parts, and bias and calibration on all pairs.
 
   The alignment of a part without any label is None. `kinds` has the alignment
-  for each `source` of the pairs in the second part.
+  for each `source` of the pairs in the second part. `truncated` counts the
+  labels whose context did not fit into the prompt.
   """
   selection, rest = split_pairs(humans, select_share)
   labelled = {label.id for label in labels}
@@ -71,6 +72,7 @@ def measure(
     "kinds": {
       kind: align([h for h in rest if h.source == kind]) for kind in kinds
     },
+    "truncated": sum(label.cut_tokens > 0 for label in labels),
     "position_bias": agreement.to_row(agreement.position_bias(labels)),
     "calibration": dataclasses.asdict(calibration.calibration(p, truth)),
     "length": dataclasses.asdict(position.length_preference(p, truth, lengths)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cells.jsonl of the job `eval_judge` -> one page.
+"""cells.jsonl and subsets.jsonl of the job `eval_judge` -> one page.
 
 The best prompt is selected on one part of the pairs and reported on the other,
 so that the reported agreement has no selection bias.
@@ -39,11 +39,14 @@ def selected(row: records.Row) -> float:
   return row["selection"]["accuracy"]["value"]
 
 
-def values(rows: Sequence[records.Row]) -> records.Row:
+def values(
+  rows: Sequence[records.Row], subsets: Sequence[records.Row] = ()
+) -> records.Row:
   """Returns the values of the template's macro `judges`."""
   found = best(rows)
   return {
     "rows": rows,
+    "subsets": subsets,
     "best": found,
     "kinds": sorted({kind for row in found for kind in row["kinds"]}),
     "figures": {
@@ -54,11 +57,22 @@ def values(rows: Sequence[records.Row]) -> records.Row:
   }
 
 
-def render(rows: Sequence[records.Row]) -> str:
-  """Returns the whole page."""
-  return pages.render("judges.html", title=TITLE, **values(rows))
+def render(
+  rows: Sequence[records.Row], subsets: Sequence[records.Row] = ()
+) -> str:
+  """Returns the whole page.
+
+  Args:
+    rows: rows of cells.jsonl.
+    subsets: rows of subsets.jsonl.
+  """
+  return pages.render("judges.html", title=TITLE, **values(rows, subsets))
 
 
-def write_report(rows: Sequence[records.Row], path: str | os.PathLike) -> None:
+def write_report(
+  rows: Sequence[records.Row],
+  path: str | os.PathLike,
+  subsets: Sequence[records.Row] = (),
+) -> None:
   """Writes the page; it needs no network and no other file."""
-  jsonl.write_text(path, render(rows))
+  jsonl.write_text(path, render(rows, subsets))

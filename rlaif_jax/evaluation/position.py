@@ -18,6 +18,8 @@ class OrderStatistics:
   Attributes:
     flipped: fraction of pairs whose preferred candidate changes with the
       order: the same position wins twice.
+    consistent: fraction of pairs whose preferred candidate is the same in both
+      orders. Neither counts a pair with 0.5 in an order.
     first_side: of the flipped pairs, the fraction that prefers the first
       position; the effect of the test.
     test: exact two-sided binomial test of that fraction against one half.
@@ -27,6 +29,7 @@ class OrderStatistics:
   """
 
   flipped: statistics.Estimate
+  consistent: statistics.Estimate
   first_side: statistics.Estimate
   test: hypothesis.TestResult
   undecided: int
@@ -79,10 +82,12 @@ def order_statistics(p_orders: np.ndarray) -> OrderStatistics:
   # first and loses when shown second.
   first = int(((shown_first > 0.5) & (shown_second < 0.5)).sum())
   second = int(((shown_first < 0.5) & (shown_second > 0.5)).sum())
+  same = int(((shown_first - 0.5) * (shown_second - 0.5) > 0).sum())
   n = len(shown_first)
   test = hypothesis.binomial(first, first + second)
   return OrderStatistics(
     flipped=statistics.wilson(first + second, n),
+    consistent=statistics.wilson(same, n),
     first_side=test.effect,
     test=test,
     undecided=int(((shown_first == 0.5) | (shown_second == 0.5)).sum()),

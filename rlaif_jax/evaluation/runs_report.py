@@ -56,7 +56,12 @@ def values(root: pathlib.Path, runs: Runs) -> records.Row:
 
 def _judges(directory: pathlib.Path) -> records.Row:
   rows = jsonl.parse_rows(directory / "cells.jsonl", jsonl.row_of)
-  return judge_report.values(run_files.with_nan(rows))
+  path, subsets = directory / "subsets.jsonl", []
+  if path.exists():
+    subsets = jsonl.parse_rows(path, jsonl.row_of)
+  return judge_report.values(
+    run_files.with_nan(rows), run_files.with_nan(subsets)
+  )
 
 
 def _results(directory: pathlib.Path) -> records.Row:

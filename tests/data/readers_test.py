@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -31,6 +32,12 @@ def test_lines(tmp_path, name):
   rows, bad = read(path)
   assert rows == [(f"{path}:1", ROWS[0]), (f"{path}:2", ROWS[1])]
   assert not bad
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "pyarrow", None)
+  with pytest.raises(ValueError, match=r"x.parquet: .* install 'rlaif_jax\["):
+    read(tmp_path / "x.parquet")
 
 
 def test_parquet(tmp_path):

@@ -55,6 +55,7 @@ def test_position_bias_by_hand():
   result = agreement.position_bias(labels)
   assert result.same_position.value == pytest.approx(3 / 4)
   assert result.same_position.n == 4
+  assert result.consistent.value == pytest.approx(1 / 4)
   assert result.first_side.value == pytest.approx(2 / 3)
   assert result.p_value == pytest.approx(1.0)
 

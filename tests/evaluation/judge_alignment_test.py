@@ -39,6 +39,7 @@ def test_a_judge_that_always_prefers_the_first():
   labels = [
     dataclasses.replace(h, p_first=0.9, p_orders=(0.9, 0.9)) for h in HUMANS
   ]
+  labels[3] = dataclasses.replace(labels[3], cut_tokens=7)
   row = judge_alignment.measure(labels, HUMANS, 0.5)
   counts = [row[k]["accuracy"]["n"] for k in ("selection", "alignment")]
   assert sum(counts) == 200
@@ -48,6 +49,7 @@ def test_a_judge_that_always_prefers_the_first():
   assert sum(kinds) == counts[1]
   assert row["length"]["judge"]["value"] == 1.0  # The first one is longer.
   assert row["calibration"]["error"]["n"] == 200
+  assert row["truncated"] == 1
 
 
 def test_a_part_without_labels_has_no_alignment():

@@ -86,5 +86,61 @@ def test_the_page_shows_every_cell_and_escapes_names():
   assert page == judge_report.render([*ROWS, evil, silent])
 
 
+def subset(name, score, **changes):
+  """A row of subsets.jsonl."""
+  whole = row("small", "base", score, score)
+  bias = {**whole["position_bias"], "consistent": share(29)}
+  return {
+    **{key: value for key, value in whole.items() if key != "kinds"},
+    "subset": name,
+    "items": 41,
+    "score": share(score),
+    "position_bias": bias,
+  } | changes
+
+
+def test_the_page_shows_sections_and_subsets():
+  sections = [
+    {
+      "name": "Chat",
+      "score": 0.625,
+      "subsets": ["a-easy"],
+      "missing": [],
+      "is_published": True,
+    },
+    {
+      "name": "Safety",
+      "score": None,
+      "subsets": ["b-safe"],
+      "missing": ["donotanswer"],
+      "is_published": True,
+    },
+    {
+      "name": "<mine>",
+      "score": 0.5,
+      "subsets": ["<mine>"],
+      "missing": [],
+      "is_published": False,
+    },
+  ]
+  rows = [{**ROWS[0], "sections": sections, "overall": None}]
+  subsets = [subset("a-easy", 25), subset("b-safe", 1, alignment=None)]
+  page = judge_report.render(rows, subsets)
+  for text in (
+    "62.5 %",
+    "no score without donotanswer",
+    "&lt;mine&gt;",
+    "of no published section",
+    "<td>41</td>",
+    "72.5 %",  # the same response in both orders
+    "no answer",
+  ):
+    assert text in page, text
+  assert "overall" not in page and "<mine>" not in page
+  page = judge_report.render([{**rows[0], "overall": 0.375}], subsets)
+  assert "overall 37.5 %" in page
+  assert "Subsets" not in judge_report.render(rows)
+
+
 def test_without_rows_the_page_says_so():
   assert "measured nothing" in judge_report.render([])

@@ -27,6 +27,7 @@ def test_order_statistics_by_hand():
   result = position.order_statistics(P_ORDERS)
   assert result.flipped.value == pytest.approx(3 / 6)
   assert (result.flipped.n, result.undecided, result.unanswered) == (6, 1, 1)
+  assert result.consistent.value == pytest.approx(2 / 6)
   assert result.first_side.value == pytest.approx(2 / 3)
   assert result.test.effect == result.first_side
   assert result.test.p_value == pytest.approx(1.0)

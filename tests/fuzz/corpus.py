@@ -75,6 +75,7 @@ def write(root: pathlib.Path) -> None:
   _t5(root)
   _tokenizer_json(root / "tokenizer")
   _data(root / "data")
+  _benchmarks(root / "data")
   _published(root / "data")
   _runs(root / "runs")
 
@@ -221,6 +222,23 @@ def _data(folder: pathlib.Path) -> None:
   )
   for name in ("summary_base", "summary_exemplars"):
     shutil.copy(template_files.TEMPLATES / f"{name}.toml", folder)
+
+
+def _benchmarks(folder: pathlib.Path) -> None:
+  turn = {"role": "user", "content": "a cat?"}
+  texts = {"prompt": [turn], "subset": "s", "rejected": "x"}
+  jsonl.write_rows(
+    folder / "benchmark.jsonl",
+    [{**texts, "id": i, "chosen": f"{i} yes"} for i in range(4)],
+  )
+  several = {"prompt": "a cat?", "subset": "Ties", "rejected": ["x", "y"]}
+  jsonl.write_rows(
+    folder / "ties.jsonl",
+    [
+      {**several, "id": f"ref:{i}", "chosen": ["a"], "num_correct": 1}
+      for i in range(4)
+    ],
+  )
 
 
 def _published(folder: pathlib.Path) -> None:

@@ -18,11 +18,13 @@ from rlaif_jax.cli import gin_reader
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import parsing
 from rlaif_jax.core import records
+from rlaif_jax.data import benchmarks
 from rlaif_jax.data import datasets
 from rlaif_jax.data import pipeline
 from rlaif_jax.data import preferences
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
+from rlaif_jax.evaluation import benchmark_scores
 from rlaif_jax.evaluation import rankings
 from rlaif_jax.evaluation import run_files
 from rlaif_jax.evaluation import runs_report
@@ -157,6 +159,17 @@ def _records(cls: type, name: str) -> Callable[[pathlib.Path], None]:
   return read
 
 
+def _benchmark(name: str) -> Callable[[pathlib.Path], None]:
+  @_in_a_job
+  def read(folder):
+    found = benchmarks.read(folder / name, benchmarks.AUTO, jsonl.of_run())
+    labels = {pair.id: pair for pair in found.pairs}
+    benchmark_scores.subset_score(found.format, found.items, labels)
+    _write(folder, found.pairs)
+
+  return read
+
+
 def _pairs(folder: pathlib.Path) -> None:
   source = pair_source.PairSource(pairs_file=str(folder / "pairs.jsonl"))
   quarantine = jsonl.Quarantine()
@@ -274,6 +287,8 @@ FORMATS = [
   Format("data", "examples.jsonl.gz", _ZIPPED, _examples("examples.jsonl.gz")),
   Format("data", "labels.jsonl", _ROWS, _labels),
   Format("data", "pairs.jsonl", _ROWS, _pairs),
+  Format("data", "benchmark.jsonl", _ROWS, _benchmark("benchmark.jsonl")),
+  Format("data", "ties.jsonl", _ROWS, _benchmark("ties.jsonl")),
   Format(
     "data",
     "responses.jsonl",

@@ -160,6 +160,77 @@ def test_two_labelers_of_one_name_are_both_measured(
   assert f"b is {checkpoint.identity_of(namesake)}." in page
 
 
+def write_benchmark(tmp_path):
+  """RewardBench rows of a published and an own subset, and two bad ones."""
+  rows = [
+    {
+      "id": i,
+      "prompt": f"{tiny.GOOD} {i}",
+      "chosen": tiny.GOOD,
+      "rejected": "a mat",
+      "subset": "mine" if i < 8 else "donotanswer",
+    }
+    for i in range(12)
+  ]
+  rows += [{**rows[0], "id": 90, "chosen": True}, {"prompt": "alone"}]
+  jsonl.write_rows(tmp_path / "benchmark.jsonl", rows)
+  return str(tmp_path / "benchmark.jsonl")
+
+
+def test_a_benchmark_is_scored_by_subset_and_section(world, tmp_path):
+  path, out = write_benchmark(tmp_path), tmp_path / "out"
+  grid = dataclasses.replace(GRID, select_share=0.0)
+  with jsonl.quarantining_input() as bad:
+    result = evaluate(world, out, path, grid=grid)
+  assert [row["where"] for row in bad.rows] == [f"{path}:13", f"{path}:14"]
+  rows = [json.loads(line) for line in (out / "subsets.jsonl").open()]
+  assert [(row["cell"], row["subset"], row["score"]["n"]) for row in rows] == [
+    ("docstring_pairwise 0-shot", "mine", 8),
+    ("docstring_pairwise 0-shot", "donotanswer", 4),
+    ("mean_log_prob", "mine", 8),
+    ("mean_log_prob", "donotanswer", 4),
+  ]
+  assert result["subsets"] == 4 and result["overall"] == []
+  pairwise = rows[0]
+  assert pairwise["position_bias"]["consistent"]["n"] == 8
+  assert pairwise["alignment"]["longer_wins"]["value"] == 1.0
+  for row in cells(out):
+    assert [s["name"] for s in row["sections"]] == ["Safety", "mine"]
+    assert row["sections"][0]["score"] is None
+  assert "of no published section" in (out / "eval_judge.html").read_text()
+  with pytest.raises(ValueError, match="benchmark.jsonl:13: chosen is True"):
+    evaluate(world, tmp_path / "strict", path, grid=grid)
+
+
+def test_a_jury_is_one_more_labeler(world, namesake, tmp_path, humans):
+  directories = {"a": str(world / "sft" / "model"), "b": str(namesake)}
+  out = tmp_path / "out"
+  evaluate(world, out, humans, labelers=directories, jury=("all",))
+  rows = cells(out)
+  assert [row["labeler"] for row in rows] == [
+    "a",
+    "a",
+    "b",
+    "b",
+    "jury",
+    "jury",
+  ]
+  a, b, both = rows[::2]
+  assert both["model"] == "a, b" and both["cell"] == a["cell"]
+  assert both["position_bias"]["same_position"]["n"] == 16
+  assert both["usage"]["requests"] == 64  # both orders, twice
+  # The Brier score is convex: the mean label is no worse than the mean score.
+  brier = [row["calibration"]["brier"]["value"] for row in (a, b, both)]
+  assert brier[2] <= (brier[0] + brier[1]) / 2
+  best = dataclasses.replace(GRID, only_best_on_rest=True)
+  with pytest.raises(ValueError, match="only_best_on_rest is set"):
+    evaluate(
+      world, out, humans, labelers=directories, jury=("a", "b"), grid=best
+    )
+  with pytest.raises(ValueError, match="jury has 'c', which is no labeler"):
+    evaluate(world, out, humans, labelers=directories, jury=("a", "c"))
+
+
 def test_an_endpoint_with_the_name_of_a_labeler_is_refused(
   world, tmp_path, humans
 ):

@@ -316,3 +316,23 @@ def test_a_long_context_is_cut_before_it_is_encoded(monkeypatch):
   assert max(encoded) <= long_texts.WHOLE < len(context)
   monkeypatch.setattr(long_texts, "WHOLE", 1 << 30)
   assert found == prompts.fit(template, context, ("a", "b"), **budget)
+
+
+def test_a_request_keeps_its_end():
+  """A dialogue ends with what is asked."""
+  template = prompts.load("instruction_base", num_exemplars=0)
+  assert template.polarity == "prefer" and template.cot_ending
+  text = prompts.render_pairwise(template, "Sum 1 and 2.", "3", "4", swap=True)
+  assert text.endswith(
+    "Request:\nSum 1 and 2.\n\nResponse 1:\n4\n\nResponse 2:\n3\n\n"
+    + template.ending
+  )
+  tokenizer = testing.CharTokenizer()
+  fitted = prompts.fit(
+    template,
+    "early late",
+    ("3", "4"),
+    tokenizer=tokenizer,
+    max_tokens=len(text) - len("Sum 1 and 2.") + len("late"),
+  )
+  assert (fitted.context, fitted.cut_tokens) == ("late", len("early "))
