@@ -88,7 +88,7 @@ class Case:
   def interrupt(self, is_time: Callable[[], bool] | None = None) -> None:
     """Kills the command at a moment; a short job may end before it."""
     process = self.world.start(self.command)
-    is_time = is_time or self._has_begun
+    is_time = is_time or self.has_begun
     begin = time.monotonic()
     while process.poll() is None and not is_time():
       assert time.monotonic() - begin < 240
@@ -97,7 +97,7 @@ class Case:
     output = process.communicate()[0]
     assert process.returncode in (0, -signal.SIGKILL), output
 
-  def _has_begun(self) -> bool:
+  def has_begun(self) -> bool:
     """Whether the run has its inputs and as many results as a kill needs."""
     if self.watched is None:
       path = self.folder / "inputs.json"
@@ -210,8 +210,14 @@ def changed_inputs(case: Case) -> None:
 
   The change, a blank at the end, is one of the bytes but not of the content.
   """
-  case.interrupt()
   files = read_files(case)
+  record = case.folder / "inputs.json"
+
+  def has_read_all() -> bool:
+    text = record.read_text() if record.exists() else ""
+    return case.has_begun() and all(f'"{path}"' in text for path in files)
+
+  case.interrupt(has_read_all)
   original = {path: path.read_bytes() for path in files}
   backup = case.folder.with_name(f"{case.run}_backup")
   shutil.copytree(case.folder, backup)
