@@ -160,11 +160,20 @@ def bootstrap(
   )
 
 
-def lengths(samples: Samples) -> Iterator[Measure]:
-  """Yields correlations with length, and how often the longer one wins."""
+def lengths(samples: Samples, human: np.ndarray) -> Iterator[Measure]:
+  """Yields correlations with length, and how often the longer one wins.
+
+  Args:
+    samples: two samples of each document.
+    human: characters of the human lines.
+  """
   characters = samples.characters()
   n = len(samples.documents)
-  done = samples.finished.all(axis=0)
+  subsets = {
+    "": np.ones(n, bool),
+    ", both finished": samples.finished.all(axis=0),
+    ", both longer than the human line": (characters > human).all(axis=0),
+  }
   program = [gold.program(samples.documents, own) for own in samples.texts]
   values = {
     name: samples.values(name)
@@ -188,7 +197,7 @@ def lengths(samples: Samples) -> Iterator[Measure]:
       yield f"{kind} with length", name, bootstrap(name, across, n)
       yield f"{kind} with length, in a pair", name, bootstrap(name, within, n)
     margin, longer = own[0] - own[1], characters[0] - characters[1]
-    for which, rows in (("", np.ones(n, bool)), (", both finished", done)):
+    for which, rows in subsets.items():
       use = rows & (margin != 0) & (longer != 0)
       right = (margin > 0) == (longer > 0)
       share = statistics.wilson(float(right[use].sum()), int(use.sum()))
@@ -259,7 +268,12 @@ def main(pairs_dir, data_dir, lists_dir, encoder_dir, output) -> None:
   measures = [
     *means(samples, documents, others(examples, lists_dir), reward),
     *copies(documents, reward),
-    *lengths(samples),
+    *lengths(
+      samples,
+      np.asarray([len(e.response) for e in examples[: len(samples.documents)]])[
+        None
+      ],
+    ),
     *agreement(samples, reward),
     (
       "samples",

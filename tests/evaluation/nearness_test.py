@@ -81,7 +81,13 @@ def test_rules(text, obeyed):
 def test_the_human_line_gets_1_and_an_empty_one_0():
   assert total(LINE) == pytest.approx(1.0)
   assert total("") == total("  \n") == 0.0
-  found = nearness.score([" "], [LINE], embed)
+
+  def alike(texts):
+    return np.ones((len(texts), 1), np.float32)
+
+  assert nearness.score(["x"], ["y"], alike).parts["similarity"][0] == 1.0
+  found = nearness.score([" "], [LINE], alike)
+  assert found.total[0] == 0.0
   assert {name: v[0] for name, v in found.parts.items()} == {
     "similarity": 0.0,
     "chrf": 0.0,
