@@ -72,8 +72,8 @@ class T5Config(validation.Validated):
     if not self.relpos_buckets // 2 < self.relpos_max_distance <= 1 << 20:
       raise ValueError(
         f"T5Config.relpos_max_distance is {self.relpos_max_distance}; it must "
-        f"exceed half of relpos_buckets ({self.relpos_buckets}), and be at most "
-        f"{1 << 20}"
+        f"exceed half of relpos_buckets ({self.relpos_buckets}), and be at "
+        f"most {1 << 20}"
       )
     if self.scale_logits and not self.tie_embeddings:
       raise ValueError(
