@@ -1,117 +1,86 @@
 #!/usr/bin/env bash
-# The paper's whole pipeline on this machine's CPU, from nothing to a report.
+# A real language model improves itself on this machine's CPU, from nothing to
+# a report.
 #
 #   bash launch/quickstart.sh [DIRECTORY] [SEED]
 #
-# Everything is written to DIRECTORY (default: runs). SEED (default: 0) seeds
-# models, orders, samples and raters. A killed run resumes where it stopped.
-# RLAIF_VENV uses another Python environment.
+# Fetches SmolLM2-135M-Instruct, lets it compare its own one-line summaries of
+# Debian packages, and trains it by d-RLAIF with the same checkpoint as labeler.
+# Everything is written to DIRECTORY (default: runs/quickstart). SEED (default:
+# 0) seeds samples, orders and raters. A killed run resumes where it stopped.
+# Without the public files it runs launch/smoke.sh. RLAIF_VENV uses another
+# Python environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" = "--help" ]; then
-  sed -n '2,9s/^# \{0,1\}//p' "$0"
+  sed -n '2,12s/^# \{0,1\}//p' "$0"
   exit 0
 fi
-runs=${1:-runs}
+runs=${1:-runs/quickstart}
 seed=${2:-0}
 
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-rlaif_environment "$PWD" "data,report"
-export JAX_PLATFORMS=cpu
+rlaif_environment "$PWD" "data,report,models"
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 mkdir -p "$runs"
 runs=$(cd "$runs" && pwd)
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
 begin=$SECONDS
 
-job() { # job NAME OUTPUT RECIPE [BINDINGS...]
+job() { # job NAME OUTPUT RECIPE [ARGUMENTS...]
   local name=$1 output=$2 recipe=$3
   shift 3
   echo "== $output: $name ($((SECONDS - begin)) s)"
   python -m rlaif_jax.main --job="$name" --output_dir="$runs/$output" \
-    --gin_file="gin_configs/recipes/docstring_$recipe.gin" "$@" \
+    --gin_file="gin_configs/recipes/synopsis_$recipe.gin" "$@" \
     >"$runs/$output.log"
 }
 
-sample() { # sample OUTPUT POLICY SPLIT [BINDINGS...]
+sample() { # sample OUTPUT POLICY SPLIT [ARGUMENTS...]
   local output=$1 policy=$2 split=$3
   shift 3
   job sample "$output" sample --data_dir="$runs/data" --split="$split" \
     --policy_dir="$runs/$policy/model" --seed="$seed" "$@"
 }
 
-reward() { # reward OUTPUT LABELS
-  job train_reward "$1" reward \
-    --labels_file="$runs/$2/labels.jsonl" \
-    --test_labels_file="$runs/test_humans/labels.jsonl" \
-    --init_from="$runs/sft/model" \
-    --name="$1" --seed="$seed"
-}
+gold=(
+  --encoder_dir="$runs/files/encoder"
+  --references_dir="$runs/data/debian_synopsis"
+)
 
-policy() { # policy OUTPUT RECIPE [BINDINGS...]
-  local output=$1 recipe=$2
-  shift 2
-  job train_policy "$output" "$recipe" --data_dir="$runs/data" \
-    --policy_dir="$runs/sft/model" --name="$output" --seed="$seed" \
-    --judge_dir="$runs/labeler/model" \
-    --standardize_file="$runs/pairs/responses.jsonl" "$@"
-  sample "test_$output" "$output" test --num_samples=1 \
-    --reference_dir="$runs/sft/model"
-}
+# 1. A model, a sentence encoder for the gold, and texts.
+if ! python launch/fetch.py "$runs/files"; then
+  echo "The public files cannot be fetched; running the small world instead."
+  exec bash launch/smoke.sh "$runs/small_world" "$seed"
+fi
+job prepare data prepare --source_dir="$runs/files/lists"
+job convert smollm2 convert --source="$runs/files/smollm2.gguf"
 
-# 1. Data, and the supervised policy.
-job prepare data prepare
-job train_sft sft sft --data_dir="$runs/data" --seed="$seed"
-
-# 2. The labeler: a small model, trained on judge prompts of documents that no
-#    other step uses.
-sample labeler_pairs sft labeler --num_samples=4 --human_pairs=True
-job label instructions instructions \
-  --pairs_file="$runs/labeler_pairs/pairs.jsonl" \
-  --data_dir="$runs/data" \
-  --gin.HumanConfig.seed="$seed"
-job train_sft labeler labeler --data_dir="$runs/data" \
-  --examples_file="$runs/instructions/instructions.jsonl" \
-  --init_from="$runs/sft/model" --seed="$seed"
-
-# 3. Pairs, and their labels by humans and by the labeler.
-sample pairs sft preference --num_samples=2 --human_pairs=True
-sample test_pairs sft test --num_samples=2
-sample test_sft sft test --num_samples=1 \
-  --reference_dir="$runs/sft/model"
+# 2. Pairs of its own samples, and their labels: by simulated raters, by the
+#    model when it is asked in both orders, and by its likelihoods.
+sample pairs smollm2 preference --limit=48 --num_samples=2
 job label humans humans --pairs_file="$runs/pairs/pairs.jsonl" \
-  --gin.HumanConfig.seed="$seed"
-job label test_humans humans \
-  --pairs_file="$runs/test_pairs/pairs.jsonl" \
-  --gin.HumanConfig.seed="$seed"
-job label labels label --pairs_file="$runs/pairs/pairs.jsonl" \
-  --labeler_dir="$runs/labeler/model" \
-  --human_labels_file="$runs/humans/labels.jsonl"
+  "${gold[@]}" --gin.HumanConfig.seed="$seed"
+for way in label likelihood; do
+  job label "labels_$way" "$way" --pairs_file="$runs/pairs/pairs.jsonl" \
+    --labeler_dir="$runs/smollm2/model" \
+    --human_labels_file="$runs/humans/labels.jsonl"
+done
 
-# 4. Reward models and policies. The two branches are independent and run in
-#    parallel.
-rlaif() {
-  reward reward_ai labels
-  policy rlaif rlaif --reward_dir="$runs/reward_ai/model"
-}
-rlhf() {
-  reward reward_human humans
-  policy rlhf rlaif --reward_dir="$runs/reward_human/model"
-}
-drlaif() {
-  policy drlaif drlaif --labeler_dir="$runs/labeler/model"
-}
-rlaif &
-first=$!
-rlhf &
-second=$!
-wait "$first"
-wait "$second"
-drlaif
+# 3. d-RLAIF: policy, reference and labeler are one model, adapters learn.
+job train_policy drlaif drlaif --data_dir="$runs/data" \
+  --policy_dir="$runs/smollm2/model" --labeler_dir="$runs/smollm2/model" \
+  --standardize_file="$runs/pairs/responses.jsonl" --seed="$seed"
 
-# 5. The gold reward judges all policies; the labeler judges none.
-job evaluate report evaluate --runs_dir="$runs" \
-  --data_dir="$runs/data"
+# 4. Both policies on documents that nothing has seen. The gold reward judges
+#    them; the labeler judges none.
+for policy in smollm2 drlaif; do
+  sample "test_$policy" "$policy" test --limit=192 --num_samples=1 \
+    --reference_dir="$runs/smollm2/model"
+done
+job evaluate report evaluate --runs_dir="$runs" --data_dir="$runs/data" \
+  "${gold[@]}"
 echo "Done in $((SECONDS - begin)) s after installation."
 echo "Report: $runs/report/report.html"

@@ -2,7 +2,7 @@
 """Trains a tiny policy and a tiny labeler from docstrings, without a network.
 
 The tutorials use it in place of models of your own. The task is the
-quickstart's: the text of a docstring is the context, its first line the
+small world's: the text of a docstring is the context, its first line the
 response. Models have half a million parameters.
 """
 

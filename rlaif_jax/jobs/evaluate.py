@@ -53,6 +53,7 @@ def run(
   num_examples: int = 12,
   title: str = "RLAIF, RLHF and d-RLAIF",
   gold_reward: gold_rewards.NearnessSource | None = None,
+  lead_words: int = 0,
 ) -> records.Row:
   """Writes results.json and report.html.
 
@@ -65,6 +66,8 @@ def run(
     num_examples: rows of the table of example responses.
     title: of the report.
     gold_reward: gold of the responses; None: the program `evaluation.gold`.
+    lead_words: also compares this number of the first words of each context,
+      which is what a policy gets for copying; 0: does not.
   """
   # 1. Responses of the policies and of humans to the same contexts.
   root = pathlib.Path(runs_dir)
@@ -84,6 +87,10 @@ def run(
   }
   human = {e.id: e.response for e in rows}
   texts["human"] = [human[i] for i in order]
+  if lead_words:
+    texts[f"first {lead_words} words"] = [
+      " ".join(contexts[i].split()[:lead_words]) for i in order
+    ]
   # 2. Gold of each response.
   reward = gold_rewards.load(gold_reward)
   documents = [contexts[i] for i in order]

@@ -146,6 +146,7 @@ def test_scripts_pass_shellcheck(path):
     "coverage.sh",
     "nightly.sh",
     "quickstart.sh",
+    "smoke.sh",
     "toy_world.sh",
     "smollm2.sh",
     "tpu_vm.sh",

@@ -64,6 +64,20 @@ def test_the_better_texts_win_on_the_common_contexts(runs):
   assert set(results["policies"]) == {"SFT", "better", "human"}
 
 
+def test_copied_words_are_a_policy(runs):
+  evaluate.run(
+    output_dir=str(runs / "out"),
+    runs_dir=str(runs),
+    runs=evaluate.EvaluationRuns(responses={"SFT": "a"}),
+    lead_words=3,
+  )
+  results = jsonl.json.loads((runs / "out" / "results.json").read_text())
+  for row in results["examples"]:
+    assert row["texts"]["first 3 words"] == "The cache keeps"
+  names = {(c["a"], c["b"]) for c in results["comparisons"]}
+  assert ("first 3 words", "SFT") in names or ("SFT", "first 3 words") in names
+
+
 def nearness(runs, lines):
   """Returns nearness to `lines` (id -> line) as the gold of a job."""
   tiny_encoder.write(runs / "encoder")
