@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder that learns to copy words fast, for the small world of launch/smoke.sh.
+"""A decoder that learns to copy words fast, for launch/smoke.sh.
 
 It differs from `decoder` in two ways. Some key heads use the key of the
 previous token, so that one layer can copy what followed an earlier token
