@@ -25,15 +25,17 @@ PARTS = {
 
 
 def conclusion(comparison: records.Row) -> str:
-  """Returns the conclusion from the intervals, also at equal length."""
+  """Returns the conclusion from the intervals, at equal length first."""
   raw = comparison["win_rate"]
   controlled = comparison["log_length_controlled"]
+  if controlled["low"] > 0.5:
+    return "better"
+  if controlled["high"] < 0.5:
+    return "worse"
   if raw["low"] > 0.5:
-    shown = controlled["low"] > 0.5
-    return "better" if shown else "better; not shown at equal length"
+    return "better; not shown at equal length"
   if raw["high"] < 0.5:
-    shown = controlled["high"] < 0.5
-    return "worse" if shown else "worse; not shown at equal length"
+    return "worse; not shown at equal length"
   return "no difference shown"
 
 
@@ -60,27 +62,36 @@ def swap(comparison: records.Row) -> records.Row:
 
 
 def headline(results: Results) -> str:
-  """Returns one sentence on the policies that beat the baseline."""
+  """Returns the policies that beat the baseline, at equal length first.
+
+  The human line, and words copied from the document, are no policies.
+  """
+  baseline = results["baseline"]
   against = [
     c
     for c in oriented(results)
-    if c["b"] == results["baseline"] and c["a"] != "human"
+    if c["b"] == baseline and c["a"] not in results["references"]
   ]
-  better = [c["a"] for c in against if c["win_rate"]["low"] > 0.5]
-  still = [
-    c["a"]
-    for c in against
-    if c["a"] in better and c["log_length_controlled"]["low"] > 0.5
-  ]
-  baseline = results["baseline"]
-  if not better:
-    return f"No policy is shown to be better than {baseline} under gold."
-  text = f"Better than {baseline} under gold: {', '.join(better)}. "
-  if set(still) == set(better):
-    return text + "At equal length the same holds."
-  if not still:
-    return text + "At equal length none of them is shown to be better."
-  return text + f"At equal length only {', '.join(still)}."
+
+  def shown(key):
+    return {
+      c["a"]: "{:.1f} % [{:.1f}, {:.1f}]".format(
+        *(100 * c[key][part] for part in ("value", "low", "high"))
+      )
+      for c in against
+      if c[key]["low"] > 0.5
+    }
+
+  equal, raw = shown("log_length_controlled"), shown("win_rate")
+  only_raw = [f"{name} ({raw[name]})" for name in raw if name not in equal]
+  if not equal:
+    text = f"No policy is shown to beat {baseline} under gold at equal length."
+  else:
+    found = ", ".join(f"{name} wins {rate}" for name, rate in equal.items())
+    text = f"Against {baseline} under gold at equal length: {found}."
+  if only_raw:
+    text += f" In raw win rate alone: {', '.join(only_raw)}."
+  return text
 
 
 def render(results: Results) -> str:

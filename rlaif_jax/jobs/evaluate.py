@@ -101,6 +101,7 @@ def run(
   results = {
     "title": title,
     "baseline": baseline,
+    "references": [name for name in texts if name not in sampled],
     "policies": {
       name: run_files.policy_numbers(
         scores[name],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 
@@ -36,6 +37,7 @@ PARTS = ("gold", "coverage", "faithfulness", "brevity", "no_repetition", "form")
 RESULTS = {
   "title": "A <b>title</b>",
   "baseline": "SFT",
+  "references": ["human"],
   "policies": {
     name: {
       **{part: estimate(0.5) for part in PARTS},
@@ -114,10 +116,11 @@ def test_conclusions(value, controlled, word):
 @pytest.mark.parametrize(
   "pairs, words",
   [
-    ([(0.4, 0.4)], "No policy"),
-    ([(0.7, 0.5)], "none of them"),
-    ([(0.7, 0.7)], "the same holds"),
-    ([(0.7, 0.7), (0.7, 0.5)], "only A0"),
+    ([(0.4, 0.4)], "No policy is shown to beat SFT"),
+    ([(0.7, 0.5)], "No policy .* raw win rate alone: A0 .70.0 % .65.0, 75.0"),
+    ([(0.7, 0.8)], "at equal length: A0 wins 80.0 % .75.0, 85.0..$"),
+    ([(0.7, 0.8), (0.7, 0.5)], "A0 wins 80.0 .* alone: A1 .70.0 %"),
+    ([(0.5, 0.8)], "at equal length: A0 wins"),
   ],
 )
 def test_the_headline_tells_the_length_story(pairs, words):
@@ -125,8 +128,15 @@ def test_the_headline_tells_the_length_story(pairs, words):
     comparison(f"A{i}", "SFT", raw, controlled)
     for i, (raw, controlled) in enumerate(pairs)
   ]
-  results = {"baseline": "SFT", "comparisons": rows}
-  assert words in report.headline(results)
+  # Words that are copied, and the human's, are no policies.
+  rows += [comparison(name, "SFT", 0.9, 0.9) for name in ("human", "first")]
+  results = {
+    "baseline": "SFT",
+    "comparisons": rows,
+    "references": ["human", "first"],
+  }
+  assert re.search(words, report.headline(results))
+  assert "human" not in report.headline(results)
 
 
 def test_missing_sections_say_so():
