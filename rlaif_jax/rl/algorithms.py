@@ -42,7 +42,9 @@ class RLConfig(validation.Validated):
   KL; see `ops.advantages.KL_ESTIMATORS`.
 
   `loss_mean` "sequence" sums a response's terms and averages over responses
-  (the paper's formula); "token" averages over all tokens. `gae_lambda`,
+  (the paper's formula); "token" averages over all tokens.
+  `unfinished_penalty` is subtracted from the score of a response that has no
+  end token, in the unit of the score (0 in the paper). `gae_lambda`,
   `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
   `sampling` sets temperature and length of rollouts (paper: 0.9).
   """
@@ -61,6 +63,7 @@ class RLConfig(validation.Validated):
   epochs: validation.PositiveInt = 1
   minibatches: validation.PositiveInt = 1
   loss_mean: Literal["sequence", "token"] = "sequence"
+  unfinished_penalty: validation.NonNegativeFloat = 0.0
   sampling: decode.SamplingConfig = decode.SamplingConfig(
     max_tokens=64, temperature=0.9
   )

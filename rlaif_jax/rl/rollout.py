@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -67,11 +69,22 @@ def make_collect(
     samples = sample(reshard(params["policy"]), prompts, key)
     # 2. Score whole responses.
     score = scorer(frozen["scorer"], prompts, samples.response, samples.mask)
+    if config.unfinished_penalty:
+      score -= config.unfinished_penalty * unfinished(samples, eos_ids)
     # 3. Reference log-probs, 4. old values where the algorithm needs them,
     # 5. shaped rewards, 6. advantages and value targets.
     return finish(params, frozen["reference"], prompts, samples, score)
 
   return collect
+
+
+@functools.partial(jax.jit, static_argnames="eos_ids")
+def unfinished(
+  samples: decode.SampledResponses, eos_ids: tuple[int, ...]
+) -> Float32[jax.Array, "B N"]:
+  """Returns 1 for each response without an end token, and 0 for the others."""
+  ends = jnp.isin(samples.response, jnp.asarray(eos_ids)) & (samples.mask > 0)
+  return 1.0 - jnp.any(ends, axis=2)
 
 
 def make_sample(

@@ -79,6 +79,29 @@ def test_policy_equal_to_reference_has_no_kl(params):
   assert abs(float(metrics["kl_k3"].mean())) < 1e-6
 
 
+def test_responses_without_an_end_are_penalised(params):
+  plain, penalised = (
+    collect_with(
+      params,
+      params["policy"],
+      length_score,
+      prompts(16),
+      unfinished_penalty=penalty,
+      samples_per_prompt=2,
+      algorithm="rloo",
+    )[0]
+    for penalty in (0.0, 3.0)
+  )
+  np.testing.assert_array_equal(plain.response, penalised.response)
+  has_end = np.any(
+    (np.asarray(plain.response) == EOS) & (np.asarray(plain.mask) > 0), axis=2
+  )
+  assert has_end.any() and not has_end.all()
+  np.testing.assert_allclose(
+    plain.score - penalised.score, 3.0 * ~has_end, atol=1e-6
+  )
+
+
 def test_reported_kl_is_that_of_the_shaped_reward(params):
   """Trap: the KL that is reported is not the KL that is trained."""
   config = {"beta": 0.3}
