@@ -81,7 +81,7 @@ def instructions(
         answer = template.options[label.p_first < 0.5]
       else:
         prompt = prompts.render_pointwise(template, context, *shown)
-        score = gold.totals([label.context], [label.first])[0]
+        score = gold.program([label.context], [label.first]).total[0]
         answer = str(gold.grade(score, 0.2, 0.8))
       found.append(
         records.Example(

@@ -30,6 +30,7 @@ PLANS = (
   ("decoder_plan", "decoder_8b", "v5p:4x4x2"),
   ("decoder_plan", "decoder_8b", "v6e:8x8"),
   ("decoder_drlaif_plan", "decoder_8b", "v5e:16x16"),
+  ("decoder_lora_plan", "decoder_8b", "v5e:4x4"),
   ("t5_plan", "t5_1_1_xl", "v5e:16x16"),
   ("t5_drlaif_plan", "t5_1_1_xl", "v5e:16x16"),
 )
