@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Mapping
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -40,12 +39,9 @@ def scalar_params(
     placement: sharding and dtype of the parameters.
     copy: copies the trunk, so that it can be trained.
   """
-  shardings = mesh_lib.param_shardings(
-    mesh, jax.eval_shape(functions.init, jax.random.key(0)), placement
-  )
-  make = jax.jit(lambda k: nn.unbox(functions.init(k)), out_shardings=shardings)
-  trunk = trunk_of(start, shardings["decoder"], copy=copy)
-  return {**make(key), "decoder": trunk}
+  params = mesh_lib.init_params(functions.init, key, mesh, placement)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, params["decoder"])
+  return {**params, "decoder": trunk_of(start, shardings, copy=copy)}
 
 
 def value_model(
