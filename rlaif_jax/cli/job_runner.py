@@ -60,6 +60,8 @@ def run(command: command_line.Command) -> None:
     return
   with contextlib.ExitStack() as stack:
     processes = _start_processes(command.job, spec)
+    if processes is not None:
+      stack.enter_context(processes.ExitOnFailure())
     folder = run_folder.RunFolder(
       command.output_dir, spec, accept_changes=command.accept_changes
     )
@@ -69,7 +71,7 @@ def run(command: command_line.Command) -> None:
       print(f"{command.job}: already done, see {folder.result}")
     else:
       begin = time.monotonic()
-      result, bad = _run_job(command, job, arguments, processes)
+      result, bad = _run_job(command, job, arguments)
       advice = result.get("next", "")
       result["next"] = next_command.suggest(command, bindings, jobs, advice)
       result |= {
@@ -95,16 +97,12 @@ def _run_job(
   command: command_line.Command,
   job: job_table.Run,
   arguments: Mapping[str, object],
-  processes: types.ModuleType | None,
 ) -> tuple[records.Row, jsonl.Quarantine]:
   """Runs the job; returns its result and the bad rows of its input files."""
   preemption.install()
   if cache := os.environ.get(compile_cache.JAX):
     print(f"compiled programs are cached in {cache}")
-  lost = (
-    processes.exit_on_lost_process() if processes else contextlib.nullcontext()
-  )
-  with lost, jsonl.quarantining_input() as bad:
+  with jsonl.quarantining_input() as bad:
     return dict(job(output_dir=command.output_dir, **arguments)), bad
 
 

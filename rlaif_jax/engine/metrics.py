@@ -145,18 +145,24 @@ class Progress:
     if now - self._shown < wait and done < self.total:
       return
     self._shown = now
-    since, first = self._begin
-    if now - since < 1.0:
-      since, first = self._start, self._before
-    rate = (done - first) / (now - since) if now > since else 0.0
-    left = duration((self.total - done) / rate) if rate else "?"
     share = done / max(self.total, 1)
     bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
     text = (
       f"{self.name} [{bar}] {done}/{self.total} {self.unit}, "
-      f"{rate:.3g} {self.unit}/s, {left} left{'  ' + note if note else ''}"
+      f"{self._speed(done, now)}{'  ' + note if note else ''}"
     )
     end = "" if self._terminal and done < self.total else "\n"
     start = "\r\x1b[K" if self._terminal else ""
     sys.stderr.write(start + text + end)
     sys.stderr.flush()
+
+  def _speed(self, done: int, now: float) -> str:
+    """Returns rate and time left, or only how long the first unit took."""
+    since, first = self._begin
+    if now - since < 1.0:
+      since, first = self._start, self._before
+      if done - first == 1 and done < self.total and now - since > 1.0:
+        return f"the first after {duration(now - since)} with compilation"
+    rate = (done - first) / (now - since) if now > since else 0.0
+    left = duration((self.total - done) / rate) if rate else "?"
+    return f"{rate:.3g} {self.unit}/s, {left} left"

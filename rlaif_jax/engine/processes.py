@@ -6,6 +6,7 @@ Each process runs the same job on its own devices, and arrays are global.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -14,6 +15,7 @@ import os
 import socket
 import sys
 import time
+import types
 from typing import Any, Iterator, Mapping, TypeVar
 
 from absl import logging
@@ -21,10 +23,14 @@ import jax
 from jaxtyping import PyTree
 import numpy as np
 
+from rlaif_jax.engine import preemption
+
 T = TypeVar("T")
 
 # JAX ends a process whose peers are silent for this long.
 HEARTBEAT_SECONDS = 30
+# After an error, process 0 lets the others end first.
+GRACE_SECONDS = 2.0
 
 # Key under which the step to stop after is stored, and its lead in steps.
 _STOP = "rlaif_jax/stop"
@@ -217,17 +223,29 @@ def is_writer() -> bool:
   return jax.process_index() == 0
 
 
-@contextlib.contextmanager
-def exit_on_lost_process() -> Iterator[None]:
-  """Exits with a message if a collective fails because a process is lost.
+class ExitOnFailure:
+  """Ends a process that fails while others run, without waiting for them.
 
-  Exits without cleanup, because JAX would wait for the lost process.
+  JAX's own exit waits for the others, and they for this process. If a
+  collective failed, another process is lost, which a message says.
   """
-  try:
-    yield
-  except (RuntimeError, ValueError, OSError) as error:
-    if jax.process_count() == 1 or not _is_collective_failure(error):
-      raise
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    _: types.TracebackType | None,
+  ) -> None:
+    if error is None or isinstance(error, preemption.Preempted):
+      return
+    if jax.process_count() == 1:
+      return
+    if not _is_collective_failure(error):
+      atexit.register(_leave)  # What is registered last runs first.
+      return
     reason = " ".join(str(error).split())[:300]
     sys.stderr.write(
       f"error: process {jax.process_index()} of {jax.process_count()} has lost "
@@ -236,6 +254,15 @@ def exit_on_lost_process() -> Iterator[None]:
     )
     sys.stderr.flush()
     os._exit(1)
+
+
+def _leave() -> None:
+  """Ends the process with the exit code of an error."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if is_writer():  # The others may have found the same; it would end them.
+    time.sleep(GRACE_SECONDS)
+  os._exit(2)
 
 
 def _is_collective_failure(error: BaseException | None) -> bool:

@@ -33,6 +33,7 @@ def start(world, command, count, index=0, port=0, devices=1):
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
+    "PYTHONFAULTHANDLER": "1",
     "XLA_FLAGS": f"{xla_flags.QUICK} {_DEVICES}={devices}",
   }
   if count > 1:
@@ -56,9 +57,23 @@ def start_all(world, command, count):
   return [start(world, command, count, i, port) for i in range(count)]
 
 
-def finish(processes):
+def outputs(processes, seconds=400):
+  """What each says; the stacks of all if one has not ended in time."""
   # Longer than their own timeout, which names the missing processes.
-  said = [process.communicate(timeout=400)[0] for process in processes]
+  end = time.monotonic() + seconds
+  for process in processes:
+    try:
+      process.wait(max(1, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+      for each in processes:
+        each.send_signal(signal.SIGABRT)
+      stacks = [each.communicate()[0] for each in processes]
+      raise AssertionError("\n\n".join(stacks)) from None
+  return [process.communicate()[0] for process in processes]
+
+
+def finish(processes):
+  said = outputs(processes)
   for process, text in zip(processes, said, strict=True):
     assert process.returncode == 0, text
   return said
@@ -199,6 +214,21 @@ def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
   said = finish(start_all(world, command, 2))
   assert sum(f"step {newest.name} is damaged" in text for text in said) == 1
   check_same(world, "long", "lost")
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_error_of_one_process_ends_the_other(world, bad):
+  job, recipe, bindings, _, _ = stages.of(world)["sft"]
+  right = world.command(job, f"error{bad}", recipe, **bindings)
+  wrong = [word.replace("examples.jsonl", "none.jsonl") for word in right]
+  port = processes_test.free_port()
+  both = [
+    start(world, wrong if i == bad else right, 2, i, port) for i in range(2)
+  ]
+  # JAX alone waits 300 s.
+  said = outputs(both, seconds=120)
+  assert both[bad].returncode == 2 and "none.jsonl" in said[bad]
+  assert both[1 - bad].returncode not in (0, 2)
 
 
 def test_jobs_of_one_process_say_so(world):
