@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import types
-from typing import Any, Iterator, Mapping, TypeVar
+from typing import Any, Mapping, TypeVar
 
 from absl import logging
 import jax
