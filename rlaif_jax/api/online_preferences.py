@@ -67,10 +67,9 @@ class RoundJudge:
 
   def identity(self) -> str:
     """Returns NAME@HASH of the model, or of each of several."""
-    directories = [self.labeler_dir, self.difference_dir]
     if self.scorer is not None:
-      directories += [self.scorer.reward_dir, self.scorer.labeler_dir]
-      directories += self.scorer.more_reward_dirs
+      return self.scorer.identity()
+    directories = [self.labeler_dir, self.difference_dir]
     return ",".join(checkpoint.identity_of(d) for d in directories if d)
 
 
@@ -128,7 +127,14 @@ def score_samples(
     policy = pretrained.load(policy_dir, "language", devices)
     score, params = reward_loading.make_scorer(judge.scorer, policy, devices)
     flat = [response for group in groups for response in group]
-    scores = reward_loading.score_texts(score, params, flat, policy, batch_size)
+    scores = reward_loading.score_texts(
+      score,
+      params,
+      [response.context for response in flat],
+      [response.text for response in flat],
+      policy,
+      batch_size,
+    )
     return SampleScores(
       scores=scores.reshape(len(groups), -1), judge=judge.identity()
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, Sequence
+from typing import Annotated, Callable, Literal, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,11 @@ class ScorerConfig(validation.Validated):
         "standardize_file: preferences leave a reward's zero and unit open, so "
         "members are compared over the same responses"
       )
+
+  def identity(self) -> str:
+    """Returns the models' names and content hashes."""
+    directories = (self.reward_dir, *self.more_reward_dirs, self.labeler_dir)
+    return ",".join(checkpoint.identity_of(d) for d in directories if d)
 
 
 def make_scorer(
@@ -253,7 +258,9 @@ def statistics(
       f"{config.standardize_file} has {len(rows)} responses; a mean and a "
       "standard deviation need at least two"
     )
-  values = score_texts(score, params, rows, policy, 64)
+  values = score_texts(
+    score, params, [r.context for r in rows], [r.text for r in rows], policy
+  )
   if values.std(axis=-1).min() < 1e-6:
     raise ValueError(
       f"the reward is {values.mean():.4g} for every response of "
@@ -265,23 +272,58 @@ def statistics(
 def score_texts(
   score: protocols.Scorer,
   params: protocols.Params,
-  rows: Sequence[records.Response],
+  contexts: Sequence[str],
+  responses: Sequence[str],
   policy: pretrained.PretrainedModel,
-  batch_size: int,
+  batch_size: int = 64,
 ) -> Float[np.ndarray, "*k n"]:
-  """Returns rewards [n] of stored responses, or [k, n] of k members."""
+  """Returns rewards [n] of responses to contexts, or [k, n] of k members."""
   arrays, _ = converters.encode_prompts(
-    [r.context for r in rows], policy.tokenizer, policy.sequence
+    contexts, policy.tokenizer, policy.sequence
   )
   response, mask, _ = converters.encode_responses(
-    [r.text for r in rows], policy.tokenizer, policy.sequence.max_response
+    responses, policy.tokenizer, policy.sequence.max_response
   )
   values = []
-  for index, real in converters.chunks(len(rows), batch_size):
+  for index, real in converters.chunks(len(responses), batch_size):
     part = converters.take(arrays, index)
     scores = score(params, part, response[index, None], mask[index, None])
     values.append(processes.to_host(scores)[..., :real, 0])
   return np.concatenate(values, axis=-1)
+
+
+def make_rate_fn(
+  config: ScorerConfig,
+  policy: pretrained.PretrainedModel,
+  devices: jax.sharding.Mesh,
+) -> Callable[
+  [Sequence[records.Example]], tuple[list[records.Rating], records.Usage]
+]:
+  """Returns a function that rates responses of a policy by the reward.
+
+  Raises:
+    ValueError: see `make_scorer`.
+  """
+  score, params = make_scorer(config, policy, devices)
+  name = config.identity()
+
+  def rate(examples: Sequence[records.Example]):
+    contexts = [example.context for example in examples]
+    responses = [example.response for example in examples]
+    values = score_texts(score, params, contexts, responses, policy)
+    return [
+      records.Rating(
+        id=example.id,
+        context=example.context,
+        response=example.response,
+        score=float(value),
+        probabilities=(),
+        labeler=name,
+      )
+      for example, value in zip(examples, values, strict=True)
+    ], records.Usage()
+
+  return rate
 
 
 def check_same_text(

@@ -65,7 +65,9 @@ def test_a_scorer_says_what_it_says_in_rl(world, tmp_path):
   policy = pretrained.load(str(world / "sft" / "model"), "language", devices)
   score, params = reward_loading.make_scorer(config, policy, devices)
   expected = [
-    reward_loading.score_texts(score, params, [response], policy, 1)[0]
+    reward_loading.score_texts(
+      score, params, [response.context], [response.text], policy, 1
+    )[0]
     for response in (*GROUPS[0], *GROUPS[1])
   ]
   np.testing.assert_allclose(found.scores.ravel(), expected, atol=1e-4)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.engine import preemption
 from rlaif_jax.core import records
 from rlaif_jax.api import labelers
+from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import score_responses
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import pointwise_judge
@@ -97,6 +100,56 @@ def test_a_stopped_run_resumes_bit_exact(world, files, monkeypatch):
   for name in ("ratings.jsonl", "ratings.partial.jsonl"):
     one, two = ((files / run / name).read_bytes() for run in ("whole", "out"))
     assert one == two
+
+
+def test_best_of_n_by_a_reward(world, files):
+  reward = reward_loading.ScorerConfig(
+    labeler_dir=str(world / "sft" / "model"), likelihood="pmi"
+  )
+  settings = {
+    "responses_file": str(files / "responses.jsonl"),
+    "reward": reward,
+    "policy_dir": str(world / "sft" / "model"),
+  }
+  result = score_responses.run(
+    output_dir=str(files / "all"), chunk_size=4, **settings
+  )
+  rows = jsonl.read_records(records.Rating, result["ratings"])
+  assert result["kind"] == "reward" and result["labeler"] == reward.identity()
+  assert len({row.score for row in rows}) > 2
+  best = jsonl.read_records(records.Response, files / "all/responses.jsonl")
+  assert [row.id for row in best] == [f"e{i}" for i in range(5)]
+  for i, row in enumerate(best):
+    two = rows[2 * i : 2 * i + 2]
+    assert row.text == max(two, key=lambda rating: rating.score).response
+  assert result["best_of"] == 2
+  assert result["kl_bound"] == pytest.approx(math.log(2) - 0.5)
+  # A reward of one response does not depend on the others beside it.
+  alone = score_responses.run(
+    output_dir=str(files / "one"), chunk_size=1, limit=1, **settings
+  )
+  (first,) = jsonl.read_records(records.Rating, alone["ratings"])
+  assert first.score == pytest.approx(rows[0].score, abs=1e-5)
+  assert "best_of" not in alone
+  assert not (files / "one/responses.jsonl").exists()
+
+
+def test_a_judge_takes_the_best_too(world, files):
+  result, rows = score(world, files, judge=RATING)
+  best = jsonl.read_records(records.Response, files / "out/responses.jsonl")
+  scores = {row.id: row.score for row in rows}
+  for row in best:
+    assert scores[f"{row.id}/{row.index}"] == max(
+      scores[f"{row.id}/{i}"] for i in range(2)
+    )
+  assert result["best_of"] == 2
+
+
+def test_one_way_to_score(world, files):
+  with pytest.raises(ValueError, match="set exactly one"):
+    score(world, files)
+  with pytest.raises(ValueError, match="set it with a reward"):
+    score(world, files, judge=RATING, policy_dir="anything")
 
 
 @pytest.mark.parametrize(
