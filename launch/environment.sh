@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Creates the Python environment of the other scripts, which source this one.
-# RLAIF_VENV is its folder, RLAIF_PYTHON the interpreter.
+# What the other scripts share, which source this file: the Python environment,
+# the folder of their runs, and the start of a job. RLAIF_VENV is the folder of
+# the environment, RLAIF_PYTHON its interpreter. The scripts set task and seed.
+task=${task:-} seed=${seed:-0}
 
 rlaif_environment() {
   local root=$1 extras=$2 python=${RLAIF_PYTHON:-python3} venv stamp wanted
@@ -25,4 +27,33 @@ rlaif_environment() {
   fi
   PATH=$venv/bin:$PATH
   export PATH
+}
+
+# rlaif_runs DIRECTORY: makes the folder of a script's runs, where compiled
+# programs are kept too. Sets runs and begin.
+rlaif_runs() {
+  mkdir -p "$1"
+  runs=$(cd "$1" && pwd)
+  begin=$SECONDS
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
+}
+
+# job NAME OUTPUT RECIPE [ARGUMENTS...]: runs a job in $runs/OUTPUT with a recipe
+# of the task $task.
+job() {
+  local name=$1 output=$2 recipe=$3
+  shift 3
+  echo "== $output: $name ($((SECONDS - begin)) s)"
+  python -m rlaif_jax.main --job="$name" --output_dir="$runs/$output" \
+    --gin_file="gin_configs/recipes/${task}_$recipe.gin" "$@" \
+    >"$runs/$output.log"
+}
+
+# sample OUTPUT POLICY SPLIT [ARGUMENTS...]: samples of $runs/POLICY/model.
+sample() {
+  local output=$1 policy=$2 split=$3
+  shift 3
+  job sample "$output" sample --data_dir="$runs/data" --split="$split" \
+    --policy_dir="$runs/$policy/model" --seed="$seed" "$@"
 }

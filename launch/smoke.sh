@@ -17,31 +17,12 @@ if [ "${1:-}" = "--help" ]; then
 fi
 runs=${1:-runs}
 seed=${2:-0}
+task=docstring
 
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 rlaif_environment "$PWD" "data,report"
-export JAX_PLATFORMS=cpu
-mkdir -p "$runs"
-runs=$(cd "$runs" && pwd)
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
-begin=$SECONDS
-
-job() { # job NAME OUTPUT RECIPE [BINDINGS...]
-  local name=$1 output=$2 recipe=$3
-  shift 3
-  echo "== $output: $name ($((SECONDS - begin)) s)"
-  python -m rlaif_jax.main --job="$name" --output_dir="$runs/$output" \
-    --gin_file="gin_configs/recipes/docstring_$recipe.gin" "$@" \
-    >"$runs/$output.log"
-}
-
-sample() { # sample OUTPUT POLICY SPLIT [BINDINGS...]
-  local output=$1 policy=$2 split=$3
-  shift 3
-  job sample "$output" sample --data_dir="$runs/data" --split="$split" \
-    --policy_dir="$runs/$policy/model" --seed="$seed" "$@"
-}
+rlaif_runs "$runs"
 
 reward() { # reward OUTPUT LABELS
   job train_reward "$1" reward \

@@ -18,10 +18,7 @@ runs=${1:-runs}
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 rlaif_environment "$PWD" "report"
-export JAX_PLATFORMS=cpu
-mkdir -p "$runs"
-runs=$(cd "$runs" && pwd)
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/.jax_cache}
+rlaif_runs "$runs"
 
 for recipe in gin_configs/recipes/toy_*.gin; do
   name=$(basename "$recipe" .gin)
