@@ -41,7 +41,7 @@ seed=${words[1]:-0}
 task=synopsis
 
 case "$size" in
-  small) steps=80 pairs=384 held_out=192 updates=20 test=512 n=4 ;;
+  small) steps=40 pairs=384 held_out=192 updates=20 test=512 n=4 ;;
   full) steps=320 pairs=2048 held_out=512 updates=80 test=1024 n=16 ;;
   *)
     echo "error: --size is $size; it should be small or full" >&2

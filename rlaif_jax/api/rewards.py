@@ -145,7 +145,7 @@ def llm_reward(
 
 def likelihood_reward(
   labeler: pretrained.PretrainedModel,
-  score: Literal["pmi", "mean_pmi"] = "mean_pmi",
+  score: Literal["pmi", "pmi"] = "mean_pmi",
   between: str = "\n\nSummary:\n",
 ) -> LLMReward:
   """Returns how much likelier the context makes a response, in nats.
@@ -154,7 +154,8 @@ def likelihood_reward(
 
   Args:
     labeler: language model with the policy's vocabulary.
-    score: "pmi", log P(y | x) - log P(y), or "mean_pmi", that per token.
+    score: "pmi", log P(y | x) - log P(y), or "mean_pmi", that per token, which
+      a policy soon exploits by naming its subject alone.
     between: text between context and response; ends with a newline.
   """
   return LLMReward(labeler, "", score, between)
