@@ -186,7 +186,10 @@ class Quarantine:
 
   def add(self, *, where: str, reason: str, row: object) -> None:
     """Adds a row; a long text is cut."""
-    row = row[:KEPT] if isinstance(row, str) else row
+    if isinstance(row, str):
+      row = row[:KEPT]
+    else:  # Parquet may hold values that JSON does not have.
+      row = json.loads(json.dumps(row, default=str))
     self.rows.append({"where": where, "reason": reason[:KEPT], "row": row})
 
   def counts(self) -> dict[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import pathlib
 from typing import Callable, Iterable, Sequence
@@ -120,10 +119,7 @@ def read_published(
         raise ValueError(f"the row names no split; it is one of {list(parsed)}")
       parsed[split].append((where, published.parse(row)))
     except parsing.ERRORS as error:
-      # Parquet may contain values that JSON does not have.
-      plain = json.loads(json.dumps(row, default=str))
-      reason = parsing.reason(error)
-      quarantine.add(where=where, reason=reason, row=plain)
+      quarantine.add(where=where, reason=parsing.reason(error), row=row)
   splits = _without_repeats(parsed, quarantine)
   splits = published.finish(splits)
   counts = {name: len(rows) for name, rows in splits.items()}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import pytest
@@ -82,6 +83,21 @@ def test_parquet_and_gzip_give_the_same_pairs(tmp_path):
   parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
   for name in ("x.jsonl.gz", "x.parquet"):
     assert benchmarks.read(tmp_path / name, benchmarks.AUTO) == plain
+
+
+def test_a_bad_parquet_row_is_kept_whatever_it_holds(tmp_path):
+  pyarrow = pytest.importorskip("pyarrow")
+  from pyarrow import parquet
+
+  rows = [
+    {**ROW, "blob": b"\xff\x00", "day": datetime.date(2020, 1, 2)},
+    {**ROW, "prompt": None, "blob": b"\xfe", "day": datetime.date(2020, 1, 3)},
+  ]
+  parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+  quarantine = jsonl.Quarantine()
+  assert benchmarks.read(tmp_path / "x.parquet", benchmarks.AUTO, quarantine)
+  assert quarantine.write(tmp_path / "bad.jsonl") == 1
+  assert "2020-01-03" in (tmp_path / "bad.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
