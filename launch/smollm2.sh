@@ -23,7 +23,7 @@ size=small labeler="" dry_run="" words=()
 for word in "$@"; do
   case "$word" in
     --help)
-      sed -n '2,19s/^# \{0,1\}//p' "$0"
+      sed -n '2,20s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     --size=*) size=${word#*=} ;;
