@@ -4,7 +4,7 @@
 #   bash launch/nightly.sh [pytest arguments]
 #
 # Adds to launch/test.sh: every training job on five meshes of eight devices with
-# both model families, and in several processes; every job killed 20 times at
+# both model families, and in two or four processes; every job killed 20 times at
 # random, and with a full disk, a read-only folder, a second process, changed
 # inputs and damaged files (-k chaos; mounts, so it needs root); every plan recipe
 # on v5e, v5p and v6e, compiled by the TPU compiler (libtpu; needs no TPU). `-k

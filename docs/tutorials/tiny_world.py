@@ -9,6 +9,7 @@ response. Models have half a million parameters.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -25,6 +26,7 @@ from rlaif_jax.text import tokenizers
 RECIPES = pathlib.Path(__file__).parents[2] / "gin_configs" / "recipes"
 
 
+@functools.cache
 def examples(limit: int = 1500) -> list[records.Example]:
   """Returns docstrings of the standard library as (context, response)."""
   found = {}

@@ -15,7 +15,6 @@ import itertools
 from typing import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from rlaif_jax.evaluation import win_rate
 from rlaif_jax.ops import hypothesis
@@ -234,6 +233,8 @@ def concordance(rankings: Sequence[Ranking]) -> Concordance:
   Raises:
     ValueError: see `item_shares`.
   """
+  from scipy import stats  # It takes long to import.
+
   tests, one_rater = [], 0
   for rows in _by_item(rankings).values():
     if len(rows) < 2:

@@ -12,7 +12,6 @@ from typing import Sequence
 
 from jaxtyping import Shaped
 import numpy as np
-from scipy import stats
 
 from rlaif_jax.ops import statistics
 
@@ -61,6 +60,8 @@ def binomial(
   Raises:
     ValueError: p or successes out of range, or an unknown alternative.
   """
+  from scipy import stats  # It takes long to import.
+
   _check_alternative(alternative)
   if successes != int(successes) or not 0 <= successes <= n or not 0 < p < 1:
     raise ValueError(
@@ -186,6 +187,8 @@ def concordance(ranks: Shaped[np.ndarray, "m n"]) -> TestResult:
   Raises:
     ValueError: a rater left a thing unranked.
   """
+  from scipy import stats
+
   ranks = np.asarray(ranks, np.float64)
   w = statistics.kendalls_w(ranks)
   raters, things = ranks.shape
@@ -229,6 +232,8 @@ def _t_result(
   method: str,
 ) -> TestResult:
   """Returns the t test of a difference with its standard error."""
+  from scipy import stats
+
   _check_alternative(alternative)
   nan = float("nan")
   if error > 0:

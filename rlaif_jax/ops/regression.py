@@ -12,7 +12,6 @@ from typing import Callable, Hashable, Sequence
 
 from jaxtyping import Float
 import numpy as np
-from scipy import optimize
 from scipy import special
 
 from rlaif_jax.ops import statistics
@@ -198,6 +197,8 @@ def _profile(
   rows_a_group: float,
 ) -> Callable[[np.ndarray, float], tuple[float, float]]:
   """Returns the profile likelihood interval; a cluster counts as one row."""
+  from scipy import optimize  # It takes long to import.
+
   allowed = 0.5 * statistics.Z95**2 * rows_a_group
 
   def ends(at: np.ndarray, logit: float) -> tuple[float, float]:

@@ -14,10 +14,10 @@ from typing import Hashable, Sequence
 
 from jaxtyping import Shaped
 import numpy as np
-from scipy import stats
+from scipy import special
 
 # The standard normal quantile of 0.975.
-Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(special.ndtri(0.975))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,6 +245,8 @@ def kendalls_w(ranks: Shaped[np.ndarray, "m n"]) -> float:
   Raises:
     ValueError: a rater left a thing unranked (NaN).
   """
+  from scipy import stats  # It takes long to import.
+
   ranks = np.asarray(ranks, np.float64)
   incomplete = np.isnan(ranks).any(axis=1)
   if incomplete.any():

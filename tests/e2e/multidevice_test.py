@@ -8,7 +8,6 @@ lengths, in microbatches and without.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -115,7 +114,7 @@ class Training:
 
 
 def trainings(config, mesh):
-  """name -> Training of each of the four."""
+  """name -> function that returns the Training."""
   options = architectures.ForwardOptions(
     activation_sharding=mesh_lib.activation_sharding(mesh)
   )
@@ -132,32 +131,37 @@ def trainings(config, mesh):
       mesh, make(np.random.default_rng(number))
     )
 
-  template = prompts_lib.load("docstring_rating")
-  by_labeler = llm_reward.labeler_scorer(
-    language,
-    TOKENIZER,
-    parts=template.pointwise_parts(),
-    options=template.options,
-    chat=("", ""),
-  )
-  learn = functools.partial(reinforce, language, scalar, build(language, 5))
-  score = scorers.reward_scorer(scalar)
+  def learn(score, scorer_params):
+    reference = build(language, 5)
+    return reinforce(language, scalar, reference, score, scorer_params, mesh)
+
+  def direct():
+    template = prompts_lib.load("docstring_rating")
+    by_labeler = llm_reward.labeler_scorer(
+      language,
+      TOKENIZER,
+      parts=template.pointwise_parts(),
+      options=template.options,
+      chat=("", ""),
+    )
+    return learn(by_labeler.score, by_labeler.prepare(build(language, 4)))
+
   return {
-    "sft": Training(
+    "sft": lambda: Training(
       language.init, sft_loss.make_loss(language, 0.5), put(texts)
     ),
-    "reward": Training(scalar.init, reward_model.make_loss(scalar), put(pairs)),
-    "dpo": Training(
+    "reward": lambda: Training(
+      scalar.init, reward_model.make_loss(scalar), put(pairs)
+    ),
+    "dpo": lambda: Training(
       language.init,
       dpo.make_loss(language, dpo.DPOConfig()),
       put(referenced),
     ),
-    "heads": ensemble_of("heads", scalar, put(members), mesh),
-    "lora": ensemble_of("lora", scalar, put(members), mesh),
-    "policy": learn(score, build(scalar, 3), mesh),
-    "direct": learn(
-      by_labeler.score, by_labeler.prepare(build(language, 4)), mesh
-    ),
+    "heads": lambda: ensemble_of("heads", scalar, put(members), mesh),
+    "lora": lambda: ensemble_of("lora", scalar, put(members), mesh),
+    "policy": lambda: learn(scorers.reward_scorer(scalar), build(scalar, 3)),
+    "direct": direct,
   }
 
 
@@ -209,7 +213,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
 
 def train(name, kind, text, devices, microbatches):
   mesh = mesh_lib.make_mesh(text, devices)
-  training = trainings(CONFIGS[kind], mesh)[name]
+  training = trainings(CONFIGS[kind], mesh)[name]()
   tx = optimizer.make_optimizer(
     optimizer.OptimizerConfig(name="adamw", learning_rate=1e-3, clip_norm=1.0)
   )

@@ -52,9 +52,9 @@ def start(world, command, count, index=0, port=0, devices=1):
   )
 
 
-def start_all(world, command, count):
+def start_all(world, command, count, devices=1):
   port = processes_test.free_port()
-  return [start(world, command, count, i, port) for i in range(count)]
+  return [start(world, command, count, i, port, devices) for i in range(count)]
 
 
 def outputs(processes, seconds=400):
@@ -130,30 +130,32 @@ def test_two_processes_train_what_one_does(world):
 @pytest.fixture(scope="module")
 def pipeline(world):
   """Pairs, labels and a reward model, by one process; and SFT."""
-  for name in ("pairs", "labels", "reward"):
-    stages.make(world, name)
+  stages.make(world, "pairs", "labels", "reward")
   return stages.of(world)
 
 
 @pytest.mark.parametrize(
-  "name, mesh, count",
+  "name, mesh, count, devices",
   [
-    pytest.param("reward", "fsdp:2", 2, marks=testing.AT_NIGHT),
-    ("dpo", "data:2", 2),
-    ("policy", "fsdp:2,model:2", 4),
-    pytest.param("direct", "data:2", 2, marks=testing.AT_NIGHT),
-    pytest.param("ensemble", "fsdp:2", 2, marks=testing.AT_NIGHT),
-    pytest.param("online", "fsdp:2", 2, marks=testing.AT_NIGHT),
+    pytest.param("reward", "fsdp:2", 2, 1, marks=testing.AT_NIGHT),
+    ("dpo", "data:2", 2, 1),
+    ("policy", "fsdp:2,model:2", 2, 2),
+    pytest.param("policy", "fsdp:2,model:2", 4, 1, marks=testing.AT_NIGHT),
+    pytest.param("direct", "data:2", 2, 1, marks=testing.AT_NIGHT),
+    pytest.param("ensemble", "fsdp:2", 2, 1, marks=testing.AT_NIGHT),
+    pytest.param("online", "fsdp:2", 2, 1, marks=testing.AT_NIGHT),
   ],
 )
-def test_the_other_trainings_agree_too(world, pipeline, name, mesh, count):
+def test_the_other_trainings_agree_too(
+  world, pipeline, name, mesh, count, devices
+):
   job, recipe, bindings, _, _ = pipeline[name]
   recipe += f'ComputeConfig.mesh = "{mesh}"\n'
-  one, many = f"{name}_one", f"{name}_many"
+  one, many = f"{name}_one", f"{name}_{count}"
   command = world.command(job, one, recipe, **bindings)
-  finish([start(world, command, 1, devices=count)])
+  finish([start(world, command, 1, devices=count * devices)])
   command = world.command(job, many, recipe, **bindings)
-  finish(start_all(world, command, count))
+  finish(start_all(world, command, count, devices))
   check_same(world, one, many)
 
 
@@ -186,6 +188,7 @@ def wait_for_lines(path, lines):
 def test_a_lost_process_ends_the_other_and_all_go_on_from_there(world):
   job, recipe, bindings, _, _ = stages.of(world)["sft"]
   recipe = recipe.replace("num_steps = 8", "num_steps = 60")
+  recipe = recipe.replace("save_every = 2", "save_every = 4")
   whole = world.command(job, "long", recipe, **bindings)
   finish([start(world, whole, 1, devices=2)])
   command = world.command(job, "lost", recipe, **bindings)

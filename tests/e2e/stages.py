@@ -152,22 +152,36 @@ def every(world):
   return {**of(world), **others(world)}
 
 
-def make_read(world, name):
-  """Runs the stages that a stage reads, unless they have a result."""
+def reads(world, name):
+  """Returns the stages that a stage reads."""
   known = every(world)
   paths = known[name][2].values()
   folders = {p.relative_to(world.root).parts[:1] for p in paths}
   named = {part for parts in folders for part in parts if part in known}
-  for read in sorted({*named, *READ.get(name, ())}):
-    make(world, read)
+  return sorted({*named, *READ.get(name, ())})
 
 
-def make(world, name):
-  """Runs a stage and those that it reads, unless they have a result."""
-  if not (world.root / name / "result.json").exists():
-    make_read(world, name)
-    job, recipe, bindings, _, _ = every(world)[name]
-    world.finish(world.command(job, name, recipe, **bindings))
+def make(world, *names):
+  """Runs stages and those that they read, unless they have a result."""
+  order = []
+
+  def add(name):
+    if name in order or (world.root / name / "result.json").exists():
+      return
+    for read in reads(world, name):
+      add(read)
+    order.append(name)
+
+  for name in names:
+    add(name)
+  if order:
+    rows = [(name, every(world)[name]) for name in order]
+    world.finish_all(
+      [
+        world.command(job, name, recipe, **bindings)
+        for name, (job, recipe, bindings, _, _) in rows
+      ]
+    )
 
 
 def others(world):
@@ -260,7 +274,7 @@ def policy_stages(root):
         "ScorerConfig__standardize_file": root / "pairs" / "responses.jsonl",
       },
       "metrics.jsonl",
-      (1, 6),
+      (6,),
     ),
     "direct": (
       "train_policy",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
@@ -18,6 +19,7 @@ RECIPES = sorted((source.ROOT / "gin_configs/recipes").glob("toy_*.gin"))
 # One of arms with policies, one of arms on pairs; the others run at night.
 BY_DAY = ("toy_frontier", "toy_weights")
 SMALL = {
+  "policy/DecoderConfig.num_layers": 1,
   "ToyConfig.sft_steps": 2,
   "ToyConfig.pairs": 32,
   "ToyConfig.test_pairs": 32,
@@ -41,17 +43,18 @@ SMALL = {
 
 def small(path, directory):
   """The command of a recipe's header with its last arm and one seed."""
-  bindings = gin_reader.read(recipes_test.shown(path))
+  bindings = list(gin_reader.read(recipes_test.shown(path)))
   arms = next(b.value for b in bindings if b.field == "arms")
   changes = {
     **SMALL,
     "toy_world.arms": f"(@{arms[-1].scope}/{arms[-1].name}(),)",
   }
   used = {getattr(binding.value, "name", "toy_world") for binding in bindings}
+  assert "ToyConfig" in used, "nothing would be small"
   sizes = [
     f"--gin.{name}={value}"
     for name, value in changes.items()
-    if name.split(".")[0] in {"toy_world", *used}
+    if re.split(r"[/.]", name)[-2] in {"toy_world", *used}
   ]
   recipe = f"--gin_file={recipes_test.shown(path)}"
   return ["--job=toy_world", recipe, *sizes, f"--output_dir={directory}"]
