@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of sampled responses, to be labelled."""
+"""Pairs of sampled responses, to be labelled, and the best of them."""
 
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+import dataclasses
+from typing import Iterable, Mapping, Sequence
 
 from rlaif_jax.core import records
 
@@ -44,6 +45,36 @@ def make_pairs(
     if human_pairs:
       pairs.append(_pair(example, texts[0], example.response, "human"))
   return pairs
+
+
+def best(
+  responses: Iterable[records.Response], scores: Mapping[str, float]
+) -> list[records.Response]:
+  """Returns the response with the highest score of each context.
+
+  Their log-probs are 0.0, since those of a sample are not those of the best of
+  n. Responses without a score are left out.
+
+  Args:
+    responses: samples, as many of each context.
+    scores: "ID/INDEX" of a response -> its score.
+
+  Returns:
+    Nothing if a context has only one response.
+  """
+
+  def score(response: records.Response) -> float:
+    return scores[f"{response.id}/{response.index}"]
+
+  groups = by_context(
+    row for row in responses if f"{row.id}/{row.index}" in scores
+  )
+  if min(map(len, groups.values()), default=0) < 2:
+    return []
+  return [
+    dataclasses.replace(max(group, key=score), log_prob=0.0, ref_log_prob=0.0)
+    for group in groups.values()
+  ]
 
 
 def _pair(example, a, b, source) -> records.Pair:

@@ -235,9 +235,9 @@ class ExitOnFailure:
 
   def __exit__(
     self,
-    kind: type[BaseException] | None,
+    _kind: type[BaseException] | None,
     error: BaseException | None,
-    _: types.TracebackType | None,
+    _traceback: types.TracebackType | None,
   ) -> None:
     if error is None or isinstance(error, preemption.Preempted):
       return

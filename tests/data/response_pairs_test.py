@@ -40,3 +40,13 @@ def test_the_order_of_a_pair_carries_no_information():
     (pair,) = response_pairs.make_pairs([example], rows, 2, False)
     firsts += pair.first == f"{number} 0"
   assert 18 < firsts < 42
+
+
+def test_the_best_of_each_context():
+  rows = [response(n, i, f"{n} {i}") for n in ("a", "b") for i in range(3)]
+  scores = {"a/0": 1.0, "a/1": 3.0, "a/2": 2.0, "b/0": 5.0, "b/2": 5.0}
+  best = response_pairs.best(rows, scores)
+  # Of equal ones the first; b/1 has no score.
+  assert [row.text for row in best] == ["a 1", "b 0"]
+  assert response_pairs.best(rows[:4], scores) == []
+  assert response_pairs.best([], {}) == []

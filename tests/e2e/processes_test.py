@@ -58,7 +58,7 @@ def start_all(world, command, count, devices=1):
 
 
 def outputs(processes, seconds=400):
-  """What each says; the stacks of all if one has not ended in time."""
+  """Returns what each says; the stacks of all if one does not end in time."""
   # Longer than their own timeout, which names the missing processes.
   end = time.monotonic() + seconds
   for process in processes:

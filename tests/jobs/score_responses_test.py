@@ -145,13 +145,6 @@ def test_a_judge_takes_the_best_too(world, files):
   assert result["best_of"] == 2
 
 
-def test_one_way_to_score(world, files):
-  with pytest.raises(ValueError, match="set exactly one"):
-    score(world, files)
-  with pytest.raises(ValueError, match="set it with a reward"):
-    score(world, files, judge=RATING, policy_dir="anything")
-
-
 @pytest.mark.parametrize(
   "settings",
   [{"judge": RATING, "reference_file": "humans.jsonl"}, {"judge": JUDGE}],
