@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--debug" in arguments:
       raise
     print(f"error: {parsing.printable(_message(error))}", file=sys.stderr)
+    # What Orbax still reads of a damaged file fails too, as the process ends.
+    sys.unraisablehook = lambda _: None
     return 2
 
 

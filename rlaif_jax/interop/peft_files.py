@@ -23,6 +23,7 @@ from rlaif_jax.core import folders
 from rlaif_jax.core import inputs
 from rlaif_jax.core import parsing
 from rlaif_jax.interop import names
+from rlaif_jax.interop import safetensors_files
 from rlaif_jax.models import lora
 
 _TENSORS = "adapter_model.safetensors"
@@ -61,8 +62,6 @@ def save(
     ValueError: an adapter of a kernel that PEFT has no linear module for, or
       of another rank; or the directory holds files that were not written here.
   """
-  import safetensors.numpy
-
   by_ours = {rule.ours: rule for rule in rules}
   tensors, modules = {}, []
   for path, adapter in adapters.items():
@@ -86,9 +85,7 @@ def save(
     raise ValueError(f"{directory}: adapters is empty")
   text = json.dumps(_description(config, rules, modules, base), indent=2)
   with folders.replaced(directory) as partial:
-    safetensors.numpy.save_file(
-      tensors, partial / _TENSORS, metadata={"format": "pt"}
-    )
+    safetensors_files.save_file(partial / _TENSORS, tensors)
     (partial / _CONFIG).write_text(text + "\n", "utf-8")
 
 

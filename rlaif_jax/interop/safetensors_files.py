@@ -197,9 +197,19 @@ def _partial(number: int) -> str:
 
 
 def _save_shard(directory, number, held) -> list[str]:
+  save_file(directory / _partial(number), held)
+  return list(held)
+
+
+def save_file(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes one safetensors file.
+
+  Raises:
+    OSError: it cannot be written, such as on a full disk; names the file.
+  """
   import safetensors.numpy
 
-  safetensors.numpy.save_file(
-    held, directory / _partial(number), metadata={"format": "pt"}
-  )
-  return list(held)
+  try:
+    safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+  except safetensors.SafetensorError as error:
+    raise OSError(f"{path}: {error}") from error

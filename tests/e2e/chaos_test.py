@@ -80,7 +80,8 @@ class Case:
   def is_the_same(self) -> None:
     whole, now = (self.world.contents(run) for run in (self.name, self.run))
     for files in (whole, now):
-      files.pop("cells.jsonl", None)  # Has seconds per label.
+      for name in ("cells.jsonl", "seconds.jsonl"):  # Times.
+        files.pop(name, None)
     assert set(whole) == set(now)
     for key, value in whole.items():
       assert value == now[key], f"{key} differs from the undisturbed run's"
@@ -105,10 +106,16 @@ class Case:
     path = self.folder / self.watched
     return path.exists() and path.read_bytes().count(b"\n") >= self.lines[-1]
 
-  def steps(self) -> list[int]:
+  def trained(self) -> pathlib.Path:
+    """Returns the folder of the run, or of its last round, with checkpoints."""
+    found = sorted(self.folder.glob("round_*/dpo/checkpoints"))
+    return found[-1].parent if found else self.folder
+
+  def steps(self, folder: pathlib.Path | None = None) -> list[int]:
     """Returns the steps that have a checkpoint, oldest first."""
-    folder = self.folder / "checkpoints"
-    names = [p.name for p in folder.glob("*")]
+    names = [
+      p.name for p in ((folder or self.folder) / "checkpoints").glob("*")
+    ]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -241,9 +248,10 @@ def changed_inputs(case: Case) -> None:
 
 def damaged_checkpoint(case: Case) -> None:
   """Takes the one before, or what the flipped bit left whole."""
-  case.interrupt(lambda: len(case.steps()) > 1)
-  step = case.steps()[-1]
-  folder = case.folder / "checkpoints" / str(step)
+  case.interrupt(lambda: len(case.steps(case.trained())) > 1)
+  trained = case.trained()
+  step = case.steps(trained)[-1]
+  folder = trained / "checkpoints" / str(step)
   files = sorted(p for p in folder.rglob("*") if p.is_file())
   largest = max(files, key=lambda p: p.stat().st_size)
   backup = case.folder.with_name(f"{case.run}_backup")
@@ -251,7 +259,7 @@ def damaged_checkpoint(case: Case) -> None:
   for path, every in ((case.draw.choice(files), 1 << 30), (largest, 256)):
     flip(path, case.draw, every)
     output = case.ends_the_same()
-    is_moved = (case.folder / "damaged_checkpoints" / str(step)).exists()
+    is_moved = (trained / "damaged_checkpoints" / str(step)).exists()
     assert is_moved or path != largest or every > 256
     said = f"the checkpoint of step {step} is damaged" in output
     assert said == is_moved, output

@@ -105,11 +105,10 @@ class World:
         result[name] = hashlib.sha256(path.read_bytes()).hexdigest()
       elif path.suffix == ".jsonl" and "partial" not in name:
         result[name] = path.read_text().replace(f"{self.root / run}/", "")
-    summary = json.loads((self.root / run / "result.json").read_text())
-    named = ("seconds", "next", "model", "labels", "rounds", "runs")
-    result["result"] = json.dumps(
-      {k: v for k, v in summary.items() if k not in named}, sort_keys=True
-    )
+    text = (self.root / run / "result.json").read_text()
+    summary = json.loads(text.replace(f"{self.root / run}/", ""))
+    del summary["seconds"], summary["next"]
+    result["result"] = json.dumps(summary, sort_keys=True)
     return result
 
 

@@ -10,6 +10,8 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 
 from rlaif_jax.interop import safetensors_files
 
@@ -107,3 +109,12 @@ def test_pickles_are_never_loaded(tmp_path):
   (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
   with pytest.raises(ValueError, match="pickle, which is not loaded"):
     safetensors_files.SafetensorsSource(tmp_path)
+
+
+def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):
+  def fail(*_, **__):
+    raise safetensors.SafetensorError("I/O error: No space left on device")
+
+  monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+  with pytest.raises(OSError, match=r"x.safetensors: .*No space left on dev"):
+    safetensors_files.save_file(tmp_path / "x.safetensors", TENSORS)

@@ -78,7 +78,7 @@ def test_bootstrap_is_scipys():
   values = np.random.default_rng(3).exponential(size=60)
   ours = statistics.bootstrap_mean(values, resamples=9000)
   theirs = stats.bootstrap(
-    (values,), np.mean, n_resamples=9000, method="percentile", rng=0
+    (values,), np.mean, n_resamples=9000, method="percentile", random_state=0
   ).confidence_interval
   np.testing.assert_allclose((ours.low, ours.high), theirs, rtol=0.02)
 
