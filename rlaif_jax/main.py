@@ -45,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--debug" in arguments:
       raise
     print(f"error: {parsing.printable(_message(error))}", file=sys.stderr)
-    # What Orbax still reads of a damaged file fails too, as the process ends.
-    sys.unraisablehook = lambda _: None
     return 2
 
 
@@ -64,7 +62,11 @@ def console() -> NoReturn:
   """Entry point of `rlaif-jax`: sets the environment, then runs `main`."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   compile_cache.enable(os.environ)
-  sys.exit(main())
+  code = main()
+  if code:
+    # What Orbax still reads of a damaged file fails too while Python ends.
+    sys.unraisablehook = lambda _: None
+  sys.exit(code)
 
 
 if __name__ == "__main__":
