@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import special
 
 from rlaif_jax.ops import statistics
 
@@ -148,6 +147,9 @@ def _binned(
 
 def entropy(p: np.ndarray) -> np.ndarray:
   """Returns the entropy of (p, 1 - p), in nats."""
+
+  from scipy import special  # It takes long to import.
+
   p = np.asarray(p, np.float64)
   return special.entr(p) + special.entr(1 - p)
 

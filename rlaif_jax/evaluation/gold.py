@@ -17,7 +17,6 @@ import re
 from typing import Annotated, Callable, Mapping, Sequence
 
 import numpy as np
-from scipy import special
 
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
@@ -239,6 +238,9 @@ def margins(
 
 def expected_agreement(margin: np.ndarray, temperature: float) -> float:
   """Returns P(two independent raters agree), the mean of p^2 + (1-p)^2."""
+
+  from scipy import special  # It takes long to import.
+
   p = special.expit(margin / temperature)
   return float(np.mean(p**2 + (1.0 - p) ** 2))
 
@@ -284,6 +286,9 @@ def rate_pairs(
     Preferences with p_first 0.0 or 1.0; and temperature, expected agreement of
     two raters, and fraction of labels that agree with gold.
   """
+
+  from scipy import special  # It takes long to import.
+
   margin = margins(pairs, reward)
   temperature = config.temperature or calibrate_temperature(
     margin, config.agreement

@@ -12,7 +12,6 @@ from typing import Callable, Hashable, Sequence
 
 from jaxtyping import Float
 import numpy as np
-from scipy import special
 
 from rlaif_jax.ops import statistics
 
@@ -42,6 +41,9 @@ class LogisticFit:
     it is the profile likelihood's: logits within 1.92 of the maximum (Venzon
     and Moolgavkar 1988).
     """
+
+    from scipy import special  # It takes long to import.
+
     x = np.asarray([1.0, *features])
     logit = float(x @ self.coefficients)
     if self.profile is None:
@@ -143,6 +145,8 @@ def _check(features: np.ndarray, targets: np.ndarray, ridge: float) -> None:
 
 
 def _residuals(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+  from scipy import special  # It takes long to import.
+
   return targets * special.expit(-logits) - (1 - targets) * special.expit(
     logits
   )
@@ -151,6 +155,8 @@ def _residuals(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _information(
   x: np.ndarray, logits: np.ndarray, penalty: np.ndarray
 ) -> np.ndarray:
+  from scipy import special  # It takes long to import.
+
   spread = special.expit(logits) * special.expit(-logits)
   return (x * spread[:, None]).T @ x + np.diag(penalty)
 

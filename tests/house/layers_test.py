@@ -82,7 +82,7 @@ FENCES = {
 }
 
 # Imported inside functions only: the package works without them, or they make
-# each command half a second longer (those of scipy).
+# each command a second longer (scipy).
 LAZY = {
   "tensorflow",
   "tensorflow_datasets",
@@ -96,8 +96,7 @@ LAZY = {
   "jinja2",
   "openai",
   "apache_beam",
-  "scipy.optimize",
-  "scipy.stats",
+  "scipy",
 }
 
 # Floors on which nothing may reach JAX.

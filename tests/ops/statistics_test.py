@@ -206,3 +206,7 @@ def test_a_ratio_is_divided_once_and_its_interval_covers():
   a, b = statistics.ratio(2 * values, np.full(50, 2.0)), statistics.mean(values)
   np.testing.assert_allclose((a.low, a.high), (b.low, b.high), rtol=1e-9)
   assert math.isnan(statistics.ratio([], []).value)
+
+
+def test_the_normal_quantile_is_scipys():
+  assert statistics.Z95 == stats.norm.ppf(0.975)
