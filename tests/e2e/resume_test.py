@@ -107,9 +107,21 @@ class World:
         result[name] = path.read_text().replace(f"{self.root / run}/", "")
     text = (self.root / run / "result.json").read_text()
     summary = json.loads(text.replace(f"{self.root / run}/", ""))
-    del summary["seconds"], summary["next"]
-    result["result"] = json.dumps(summary, sort_keys=True)
+    del summary["next"]
+    result["result"] = json.dumps(without_times(summary), sort_keys=True)
     return result
+
+
+def without_times(value):
+  if isinstance(value, list):
+    return [without_times(part) for part in value]
+  if not isinstance(value, dict):
+    return value
+  return {
+    name: without_times(part)
+    for name, part in value.items()
+    if not name.startswith("seconds")
+  }
 
 
 # The last three are killed at night alone (and by tests of their jobs, within
