@@ -232,7 +232,12 @@ class LabelStore:
   def add(
     self, preferences: Sequence[records.Preference], usage: records.Usage
   ) -> None:
-    """Appends a chunk of labels and its usage; returns after fsync."""
+    """Appends a chunk of labels and its usage; returns after fsync.
+
+    Nothing is appended without labels and usage.
+    """
+    if not preferences and usage == records.Usage():
+      return
     chunk = {
       "judge": self._judge,
       "labels": [

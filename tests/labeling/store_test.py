@@ -170,6 +170,10 @@ def test_a_pair_without_an_answer_is_asked_again(tmp_path):
   labels = open_store(tmp_path / "s")
   labels.fill(pairs, ask_all_but_p1, chunk_size=4)
   assert [row.id for row in labels.labels(pairs)] == ["p0", "p2", "p3"]
+  # What costs nothing and gives nothing leaves no line.
+  before = own_file(tmp_path / "s").read_bytes()
+  labels.fill(pairs, lambda _: ([], records.Usage()), chunk_size=4)
+  assert own_file(tmp_path / "s").read_bytes() == before
   labels.fill(pairs, asker, chunk_size=4)
   assert asker.asked[-1] == ["p1"]
   assert len(list(labels.labels(pairs))) == 4
