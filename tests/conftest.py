@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 import tempfile
 
 from tests import xla_flags
@@ -38,3 +39,15 @@ def rank_promotion_raises():
   """Makes [B] + [B, L] an error."""
   jax.config.update("jax_numpy_rank_promotion", "raise")
   yield
+
+
+def pytest_sessionfinish():
+  """Saves the coverage of this process, if it is measured.
+
+  pytest-xdist ends a worker that needs more than ten seconds to exit, and JAX
+  does after a whole suite.
+  """
+  coverage = sys.modules.get("coverage")
+  current = coverage and coverage.Coverage.current()
+  if current:
+    current.save()
