@@ -145,7 +145,7 @@ def llm_reward(
 
 def likelihood_reward(
   labeler: pretrained.PretrainedModel,
-  score: Literal["pmi", "pmi"] = "mean_pmi",
+  score: Literal["pmi", "mean_pmi"] = "pmi",
   between: str = "\n\nSummary:\n",
 ) -> LLMReward:
   """Returns how much likelier the context makes a response, in nats.

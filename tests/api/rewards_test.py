@@ -141,3 +141,8 @@ def test_a_reward_model_and_what_is_none(policy, sampled):
     rewards.as_reward(policy, policy)
   with pytest.raises(ValueError, match="reward is 3"):
     rewards.as_reward(3, policy)
+
+
+def test_a_likelihood_reward_is_of_the_whole_response_unless_asked(policy):
+  assert rewards.likelihood_reward(policy).likelihood == "pmi"
+  assert rewards.likelihood_reward(policy, "mean_pmi").likelihood == "mean_pmi"
