@@ -57,3 +57,12 @@ sample() {
   job sample "$output" sample --data_dir="$runs/data" --split="$split" \
     --policy_dir="$runs/$policy/model" --seed="$seed" "$@"
 }
+
+# reward OUTPUT LABELS TEST_LABELS: a reward model on the labels of a run,
+# measured on those of another.
+reward() {
+  job train_reward "$1" reward --init_from="$runs/sft/model" \
+    --labels_file="$runs/$2/labels.jsonl" \
+    --test_labels_file="$runs/$3/labels.jsonl" \
+    --name="$1" --seed="$seed"
+}

@@ -24,14 +24,6 @@ source launch/environment.sh
 rlaif_environment "$PWD" "data,report"
 rlaif_runs "$runs"
 
-reward() { # reward OUTPUT LABELS
-  job train_reward "$1" reward \
-    --labels_file="$runs/$2/labels.jsonl" \
-    --test_labels_file="$runs/test_humans/labels.jsonl" \
-    --init_from="$runs/sft/model" \
-    --name="$1" --seed="$seed"
-}
-
 policy() { # policy OUTPUT RECIPE [BINDINGS...]
   local output=$1 recipe=$2
   shift 2
@@ -75,11 +67,11 @@ job label labels label --pairs_file="$runs/pairs/pairs.jsonl" \
 # 4. Reward models and policies. The two branches are independent and run in
 #    parallel.
 rlaif() {
-  reward reward_ai labels
+  reward reward_ai labels test_humans
   policy rlaif rlaif --reward_dir="$runs/reward_ai/model"
 }
 rlhf() {
-  reward reward_human humans
+  reward reward_human humans test_humans
   policy rlhf rlaif --reward_dir="$runs/reward_human/model"
 }
 drlaif() {

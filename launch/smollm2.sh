@@ -96,21 +96,18 @@ for name in pairs held_out; do
 done
 case "$labeler" in
   "") by=(likelihood --labeler_dir="$runs/smollm2/model") ;;
-  *@*) by=(ask --model="${labeler%%@*}" --base_url="${labeler#*@}") ;;
+  *@*)
+    by=(label --gin.LabelerConfig.endpoint="@EndpointConfig()"
+      --model="${labeler%%@*}" --base_url="${labeler#*@}")
+    ;;
   *) by=(label --labeler_dir="$labeler") ;;
 esac
 job label labels "${by[@]}" --pairs_file="$runs/pairs/pairs.jsonl" \
   --human_labels_file="$runs/humans_pairs/labels.jsonl"
 
 # 3. Reward models on both kinds of labels.
-reward() { # reward OUTPUT LABELS
-  job train_reward "$1" reward --init_from="$runs/sft/model" \
-    --labels_file="$runs/$2/labels.jsonl" \
-    --test_labels_file="$runs/humans_held_out/labels.jsonl" \
-    --name="$1" --seed="$seed"
-}
-reward reward_ai labels
-reward reward_human humans_pairs
+reward reward_ai labels humans_held_out
+reward reward_human humans_pairs humans_held_out
 
 # 4. Policies.
 policy() { # policy OUTPUT RECIPE [ARGUMENTS...]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Callable, Literal, Sequence
+from typing import Annotated, Literal, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
 from rlaif_jax.engine import processes
 from rlaif_jax.engine import scoring
+from rlaif_jax.labeling import rating_file
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.model_io import trainable
 from rlaif_jax.ops import ensembles
@@ -296,9 +297,7 @@ def make_rate_fn(
   config: ScorerConfig,
   policy: pretrained.PretrainedModel,
   devices: jax.sharding.Mesh,
-) -> Callable[
-  [Sequence[records.Example]], tuple[list[records.Rating], records.Usage]
-]:
+) -> rating_file.RateFn:
   """Returns a function that rates responses of a policy by the reward.
 
   Raises:

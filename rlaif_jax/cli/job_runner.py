@@ -61,7 +61,7 @@ def run(command: command_line.Command) -> None:
   with contextlib.ExitStack() as stack:
     processes = _start_processes(command.job, spec)
     if processes is not None:
-      stack.enter_context(processes.ExitOnFailure())
+      stack.push(processes.exit_on_failure)
     folder = run_folder.RunFolder(
       command.output_dir, spec, accept_changes=command.accept_changes
     )

@@ -223,37 +223,32 @@ def is_writer() -> bool:
   return jax.process_index() == 0
 
 
-class ExitOnFailure:
+def exit_on_failure(
+  _kind: type[BaseException] | None,
+  error: BaseException | None,
+  _traceback: types.TracebackType | None,
+) -> None:
   """Ends a process that fails while others run, without waiting for them.
 
   JAX's own exit waits for the others, and they for this process. If a
-  collective failed, another process is lost, which a message says.
+  collective failed, another process is lost, which a message says. It is pushed
+  to an ExitStack.
   """
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(
-    self,
-    _kind: type[BaseException] | None,
-    error: BaseException | None,
-    _traceback: types.TracebackType | None,
-  ) -> None:
-    if error is None or isinstance(error, preemption.Preempted):
-      return
-    if jax.process_count() == 1:
-      return
-    if not _is_collective_failure(error):
-      atexit.register(_leave)  # What is registered last runs first.
-      return
-    reason = " ".join(str(error).split())[:300]
-    sys.stderr.write(
-      f"error: process {jax.process_index()} of {jax.process_count()} has lost "
-      f"another one ({reason}). See the logs of the others; the same command "
-      "on all hosts resumes from the last checkpoint\n"
-    )
-    sys.stderr.flush()
-    os._exit(1)
+  if error is None or isinstance(error, preemption.Preempted):
+    return
+  if jax.process_count() == 1:
+    return
+  if not _is_collective_failure(error):
+    atexit.register(_leave)  # What is registered last runs first.
+    return
+  reason = " ".join(str(error).split())[:300]
+  sys.stderr.write(
+    f"error: process {jax.process_index()} of {jax.process_count()} has lost "
+    f"another one ({reason}). See the logs of the others; the same command "
+    "on all hosts resumes from the last checkpoint\n"
+  )
+  sys.stderr.flush()
+  os._exit(1)
 
 
 def _leave() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
+from rlaif_jax.ops import statistics
 
 _STOP = frozenset(
   """a about above after again all also an and any are as at be been before
@@ -238,10 +239,7 @@ def margins(
 
 def expected_agreement(margin: np.ndarray, temperature: float) -> float:
   """Returns P(two independent raters agree), the mean of p^2 + (1-p)^2."""
-
-  from scipy import special  # It takes long to import.
-
-  p = special.expit(margin / temperature)
+  p = statistics.expit(margin / temperature)
   return float(np.mean(p**2 + (1.0 - p) ** 2))
 
 
@@ -286,14 +284,11 @@ def rate_pairs(
     Preferences with p_first 0.0 or 1.0; and temperature, expected agreement of
     two raters, and fraction of labels that agree with gold.
   """
-
-  from scipy import special  # It takes long to import.
-
   margin = margins(pairs, reward)
   temperature = config.temperature or calibrate_temperature(
     margin, config.agreement
   )
-  chance = special.expit(margin / temperature)
+  chance = statistics.expit(margin / temperature)
   labels = []
   for pair, p in zip(pairs, chance, strict=True):
     number = int(records.content_id(str(config.seed), pair.id), 16)

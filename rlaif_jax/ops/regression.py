@@ -41,9 +41,6 @@ class LogisticFit:
     it is the profile likelihood's: logits within 1.92 of the maximum (Venzon
     and Moolgavkar 1988).
     """
-
-    from scipy import special  # It takes long to import.
-
     x = np.asarray([1.0, *features])
     logit = float(x @ self.coefficients)
     if self.profile is None:
@@ -51,7 +48,7 @@ class LogisticFit:
       ends = logit - statistics.Z95 * error, logit + statistics.Z95 * error
     else:
       ends = self.profile(x[1:], logit)
-    low, value, high = special.expit([ends[0], logit, ends[1]]).tolist()
+    low, value, high = statistics.expit([ends[0], logit, ends[1]]).tolist()
     return statistics.Estimate(
       value=value, low=low, high=high, n=n, method="logistic"
     )
@@ -145,9 +142,7 @@ def _check(features: np.ndarray, targets: np.ndarray, ridge: float) -> None:
 
 
 def _residuals(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  from scipy import special  # It takes long to import.
-
-  return targets * special.expit(-logits) - (1 - targets) * special.expit(
+  return targets * statistics.expit(-logits) - (1 - targets) * statistics.expit(
     logits
   )
 
@@ -155,9 +150,7 @@ def _residuals(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _information(
   x: np.ndarray, logits: np.ndarray, penalty: np.ndarray
 ) -> np.ndarray:
-  from scipy import special  # It takes long to import.
-
-  spread = special.expit(logits) * special.expit(-logits)
+  spread = statistics.expit(logits) * statistics.expit(-logits)
   return (x * spread[:, None]).T @ x + np.diag(penalty)
 
 

@@ -12,11 +12,20 @@ import dataclasses
 import math
 from typing import Hashable, Sequence
 
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 import numpy as np
 
 # The standard normal quantile of 0.975 (scipy.stats.norm.ppf).
 Z95 = 1.959963984540054
+
+
+def expit(
+  x: Shaped[np.ndarray, "*shape"],
+) -> Float[np.ndarray, "*shape"]:
+  """Returns 1 / (1 + exp(-x)), by SciPy, which takes long to import."""
+  from scipy import special
+
+  return special.expit(x)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

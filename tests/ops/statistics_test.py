@@ -210,3 +210,9 @@ def test_a_ratio_is_divided_once_and_its_interval_covers():
 
 def test_the_normal_quantile_is_scipys():
   assert statistics.Z95 == stats.norm.ppf(0.975)
+
+
+def test_expit_by_hand():
+  x = np.asarray([-800.0, -1.0, 0.0, 2.0])
+  expected = [0.0, 1 / (1 + math.e), 0.5, 1 / (1 + math.exp(-2.0))]
+  np.testing.assert_allclose(statistics.expit(x), expected, rtol=1e-12)
