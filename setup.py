@@ -65,6 +65,8 @@ setuptools.setup(
     "models": ["safetensors<1", "gguf<1", "tokenizers<1", "protobuf<8"],
     # Labelers behind an OpenAI-compatible endpoint.
     "endpoint": ["openai<4"],
+    # Frozen models in int8 or nf4.
+    "quantization": ["qwix<1"],
     "report": ["matplotlib>=3.10,<4"],
     # Labels in a pipeline of Dataflow, Flink or Spark.
     "beam": _BEAM,
@@ -84,6 +86,7 @@ setuptools.setup(
       "wheel",
       "pyyaml",
       "openai",
+      "qwix",
       *_BEAM,
       *_DOCS,
       # Statistics are compared with it.

@@ -33,11 +33,13 @@ class Placement(validation.Validated):
     rules: (logical axis, mesh axis) pairs that replace those of RULES; ""
       replicates. (("embed", ""),) replicates what FSDP splits elsewhere.
     dtype: dtype of the parameters. "bfloat16" halves the memory of a model
-      that is not trained.
+      that is not trained. "int8" and "nf4" quantize its kernels, except those
+      of logits and scalar heads, and keep the others in bfloat16; see
+      `models.quantization`.
   """
 
   rules: tuple[tuple[str, str], ...] = ()
-  dtype: validation.FloatDtype = "float32"
+  dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
 
   def __post_init__(self):
     super().__post_init__()
@@ -48,6 +50,16 @@ class Placement(validation.Validated):
           f"Placement.rules has ({name!r}, {axis!r}); the first should be one "
           f"of {sorted(known)} and the second one of {AXES} or '' for none"
         )
+
+  @property
+  def is_quantized(self) -> bool:
+    """Whether kernels have 8 or 4 bits."""
+    return self.dtype in ("int8", "nf4")
+
+  @property
+  def float_dtype(self) -> str:
+    """Dtype of the parameters that are not quantized."""
+    return "bfloat16" if self.is_quantized else self.dtype
 
   def table(self) -> dict[str, str | None]:
     """Returns logical axis -> mesh axis."""

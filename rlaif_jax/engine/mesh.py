@@ -9,15 +9,18 @@ meshes with more devices than a batch has rows.
 from __future__ import annotations
 
 import functools
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, PyTree
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.models import layers
+from rlaif_jax.models import quantization
 
 
 def make_mesh(
@@ -98,12 +101,40 @@ def abstract_params(
 ) -> PyTree[jax.ShapeDtypeStruct]:
   """Returns shapes and shardings of a model's parameters, unallocated."""
   boxed = jax.eval_shape(init, jax.random.key(0))
-  return jax.tree.map(
+  shapes = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, jnp.dtype(placement.dtype), sharding=sharding
+      leaf.shape, jnp.dtype(placement.float_dtype), sharding=sharding
     ),
     nn.unbox(boxed),
     param_shardings(mesh, boxed, placement),
+  )
+  if not placement.is_quantized:
+    return shapes
+  names = flax.traverse_util.flatten_dict(boxed, sep="/")
+  flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+  for path, leaf in names.items():
+    if path.endswith("/kernel") and not {"vocab", "scalar"} & set(leaf.names):
+      scale = quantization.scale_path(path)
+      flat[path], flat[scale] = _abstract_codes(path, flat[path], placement)
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _abstract_codes(
+  path: str, kernel: jax.ShapeDtypeStruct, placement: compute_lib.Placement
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+  """Returns the shapes and shardings of a kernel's codes and scales."""
+  inputs = layers.kernel_inputs(path, kernel.shape)
+  codes, scale = jax.eval_shape(
+    lambda x: quantization.quantize(x, inputs, placement.dtype), kernel
+  )
+  mesh, spec = kernel.sharding.mesh, []
+  for axis, size in zip(kernel.sharding.spec, scale.shape, strict=True):
+    fits = axis is not None and size % mesh.shape[axis] == 0
+    spec.append(axis if fits else None)
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+  return (
+    jax.ShapeDtypeStruct(codes.shape, codes.dtype, sharding=kernel.sharding),
+    jax.ShapeDtypeStruct(scale.shape, scale.dtype, sharding=place),
   )
 
 
@@ -119,11 +150,51 @@ def init_params(
 
 
 @functools.cache
-def make_array_reshard(
-  sharding: jax.sharding.NamedSharding, dtype: jax.typing.DTypeLike
-) -> Callable[[jax.Array], jax.Array]:
-  """Returns the jitted copy of an array to a sharding and a dtype."""
-  return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)
+def _make_array_reshard(
+  shardings: tuple[jax.sharding.NamedSharding, ...], num_inputs: int, dtype: str
+) -> Callable[..., tuple[jax.Array, ...]]:
+  """Returns the jitted copy of a parameter to shardings and a dtype.
+
+  It takes and returns the parameter, and its scales if it is quantized.
+  """
+
+  def convert(x, scale=None):
+    both = quantization.convert(x, scale, num_inputs=num_inputs, dtype=dtype)
+    return both[: len(shardings)]
+
+  return jax.jit(convert, out_shardings=shardings)
+
+
+def array_reshards(
+  params: PyTree, like: PyTree, placement: compute_lib.Placement
+) -> Iterator[tuple[list[str], Callable[..., tuple[jax.Array, ...]], list]]:
+  """Yields the copies of `make_reshard`, one for each parameter.
+
+  Args:
+    params: parameters, or their shapes; leaves that `like` lacks, such as
+      attached adapters, are not copied.
+    like: `abstract_params` of the placement.
+    placement: sharding and dtype of the copies.
+
+  Yields:
+    Paths of the copy, its jitted function, and the function's arguments.
+  """
+  flat, to = (
+    flax.traverse_util.flatten_dict(tree, sep="/") for tree in (params, like)
+  )
+  # All processes copy in one order.
+  for path in sorted(flat.keys() & to.keys()):
+    if path.endswith(quantization.KERNEL_SCALE):
+      continue
+    both = (path, quantization.scale_path(path))
+    paths = [name for name in both if name in to]
+    given = [flat[name] for name in both if name in flat]
+    copy = _make_array_reshard(
+      tuple(to[name].sharding for name in paths),
+      layers.kernel_inputs(path, flat[path].shape),
+      placement.dtype if len(paths) == 2 else placement.float_dtype,
+    )
+    yield paths, copy, given
 
 
 def make_reshard(
@@ -146,15 +217,16 @@ def make_reshard(
   """
   if placement is None:
     return lambda params: params
-  like = dict(
-    jax.tree_util.tree_leaves_with_path(abstract_params(init, mesh, placement))
-  )
+  like = abstract_params(init, mesh, placement)
 
-  def copy(path, x):
-    to = like.get(path)
-    return x if to is None else make_array_reshard(to.sharding, to.dtype)(x)
+  def reshard(params):
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    for paths, copy, given in array_reshards(params, like, placement):
+      flat.pop(quantization.scale_path(paths[0]), None)
+      flat.update(zip(paths, copy(*given), strict=True))
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
 
-  return lambda params: jax.tree_util.tree_map_with_path(copy, params)
+  return reshard
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:

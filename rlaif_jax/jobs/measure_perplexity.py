@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
@@ -37,6 +38,7 @@ def run(
   max_tokens: int = 256,
   batch_size: int = 16,
   mesh: str = "data:-1",
+  placement: compute_lib.Placement = compute_lib.PLAIN,
 ) -> records.Row:
   """Writes losses.jsonl, a row per text, and returns the perplexity of all.
 
@@ -50,13 +52,15 @@ def run(
     max_tokens: tokens per text; longer texts are truncated, and counted.
     batch_size: texts per device call.
     mesh: sizes of the mesh axes, such as "data:-1".
+    placement: sharding and dtype of the parameters. The losses of one dtype
+      less those of another are its error.
   """
   if target not in ("text", "response"):
     raise ValueError(
       f"perplexity.target is {target!r}; use one of ('text', 'response')"
     )
   devices = mesh_lib.make_mesh(mesh)
-  model = pretrained.load(model_dir, "language", devices)
+  model = pretrained.load(model_dir, "language", devices, placement)
   rows = examples.read()
   if target == "response":
     arrays, cut = converters.encode_examples(

@@ -274,11 +274,15 @@ def load(
     )
   make = language_model if kind == "language" else scalar_model
   functions = make(config, mesh)
+  stored = dataclasses.replace(placement, dtype=placement.float_dtype)
   with parsing.naming(file):
     if ensemble is not None:
       like = ensemble_lib.abstract_params(functions, ensemble, mesh, placement)
     else:
-      like = mesh_lib.abstract_params(functions.init, mesh, placement)
+      like = mesh_lib.abstract_params(functions.init, mesh, stored)
+  params = checkpoint.load_params(directory, like)
+  if placement.is_quantized:
+    params = mesh_lib.make_reshard(functions.init, mesh, placement)(params)
   model = PretrainedModel(
     directory=directory,
     name=str(description["name"]),
@@ -288,7 +292,7 @@ def load(
     tokenizer=tokenizer,
     chat=tuple(description["chat"]),
     functions=functions,
-    params=checkpoint.load_params(directory, like),
+    params=params,
     ensemble=ensemble,
   )
   if placement.dtype == "float32" and "hash" in description:

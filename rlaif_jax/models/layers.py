@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
+from rlaif_jax.models import quantization
 
 Dtype = jax.typing.DTypeLike
 
@@ -101,7 +102,7 @@ def scanned(
   """
 
   def stack(path, *leaves):
-    if path[-1].key == "kernel":
+    if _is_cast(path, leaves[0]):
       leaves = [leaf.astype(dtype) for leaf in leaves]
     return jnp.stack(leaves)
 
@@ -148,7 +149,7 @@ class Projection(nn.Module):
   truncated normal of standard deviation scale / sqrt(fan-in), the bias with
   zeros. With `out_dtype`, the result is not rounded to `dtype` (logits). An
   attached adapter, `lora_a` [fan-in, rank] and `lora_b` [rank, fan-out], adds
-  x lora_a lora_b.
+  x lora_a lora_b. The kernel may be quantized (`models.quantization`).
   """
 
   features: tuple[int, ...]
@@ -174,6 +175,9 @@ class Projection(nn.Module):
     )
     # One matmul over flattened axes is the fastest form on every backend.
     flat = x.reshape(*x.shape[: -self.num_inputs], fan_in).astype(self.dtype)
+    if self.has_variable("params", quantization.KERNEL_SCALE):
+      scale = self.get_variable("params", quantization.KERNEL_SCALE)
+      kernel = quantization.dequantize(kernel, scale)
     matrix = kernel.astype(self.dtype).reshape(fan_in, fan_out)
     out = matmul(flat, matrix, self.out_dtype)
     if self.has_variable("params", LORA_A):
@@ -255,11 +259,28 @@ class Embedding(nn.Module):
     return matmul(states, self.table.astype(self.dtype).T, jnp.float32)
 
 
+def kernel_inputs(path: str, shape: tuple[int, ...]) -> int:
+  """Returns the number of leading axes of a kernel that are inputs.
+
+  It is 2 for .../out/kernel with three axes, the attention's output projection
+  [heads, head_dim, width], and 1 for all others.
+  """
+  return (
+    2 if path.split("/")[-2:] == ["out", "kernel"] and len(shape) == 3 else 1
+  )
+
+
+def _is_cast(path, leaf) -> bool:
+  """Whether products cast a parameter; they do not cast codes."""
+  is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+  return path[-1].key == "kernel" and is_float
+
+
 def cast_kernels(params: protocols.Params, dtype: Dtype) -> protocols.Params:
   """Returns the parameters with kernels in `dtype`, as their products cast."""
 
   def cast(path, leaf):
-    return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+    return leaf.astype(dtype) if _is_cast(path, leaf) else leaf
 
   return jax.tree_util.tree_map_with_path(cast, params)
 

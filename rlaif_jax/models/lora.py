@@ -23,20 +23,10 @@ from jaxtyping import Array, Float, Key
 from rlaif_jax.core import lora_config
 from rlaif_jax.core import protocols
 from rlaif_jax.models import layers
+from rlaif_jax.models import quantization
 
 Adapters = Mapping[str, Mapping[str, Float[Array, "rows columns"]]]
 LoraConfig = lora_config.LoraConfig
-
-
-def inputs_of(path: str, shape: tuple[int, ...]) -> int:
-  """Returns the number of leading axes of a kernel that are inputs.
-
-  It is 2 for .../out/kernel with three axes, the attention's output projection
-  [heads, head_dim, width], and 1 for all others.
-  """
-  return (
-    2 if path.split("/")[-2:] == ["out", "kernel"] and len(shape) == 3 else 1
-  )
 
 
 def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -51,7 +41,7 @@ def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
       "with inputs and outputs (embeddings, norms and biases are not); narrow "
       "LoraConfig.targets"
     )
-  inputs = inputs_of(path, shape)
+  inputs = layers.kernel_inputs(path, shape)
   return math.prod(shape[:inputs]), math.prod(shape[inputs:])
 
 
@@ -140,13 +130,14 @@ def merge(
 ) -> protocols.Params:
   """Returns parameters with the kernels W + (alpha / rank) a b.
 
-  It is differentiable in both. vmap over adapters with a leading axis gives an
+  Quantized kernels become float32. It is differentiable in
+  both. vmap over adapters with a leading axis gives an
   ensemble on one frozen model.
 
   Raises:
     ValueError: an adapter without its kernel, or of another shape.
   """
-  flat = _flatten(params)
+  flat = quantization.dequantize_all(_flatten(params))
   for path, adapter in adapters.items():
     _check_shapes(flat, path, adapter, config)
     kernel = flat[path]

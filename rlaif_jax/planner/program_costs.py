@@ -15,6 +15,7 @@ import tempfile
 from typing import Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from rlaif_jax.planner import chips
@@ -226,7 +227,13 @@ def bytes_per_device(tree: PyTree) -> float:
   """Returns the bytes of a tree of arrays, or of shapes, on each device."""
   return float(
     sum(
-      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * _bytes(leaf.dtype)
       for leaf in jax.tree.leaves(tree)
     )
   )
+
+
+def _bytes(dtype: jnp.dtype) -> float:
+  """Returns the bytes of an element; accelerators pack those of 4 bits."""
+  is_integer = jnp.issubdtype(dtype, jnp.integer)
+  return jnp.iinfo(dtype).bits / 8 if is_integer else dtype.itemsize

@@ -313,14 +313,14 @@ def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
   spec = shapes.spec
   init = architectures.language(spec.models.policy).init
   rollout = spec.compute.placement.rollout
-  ends = (shapes.params(init), shapes.params(init, rollout))
-  kinds = collections.Counter(zip(*map(jax.tree.leaves, ends), strict=True))
+  like = shapes.params(init, rollout)
+  copies = mesh_lib.array_reshards(shapes.params(init), like, rollout)
+  kinds = collections.Counter((copy, tuple(given)) for _, copy, given in copies)
   return Program(
     name="rollout, reshard",
     runs=1,
     pieces=tuple(
-      (count, mesh_lib.make_array_reshard(to.sharding, to.dtype).lower(x))
-      for (x, to), count in kinds.items()
+      (count, copy.lower(*given)) for (copy, given), count in kinds.items()
     ),
     resident=resident,
   )

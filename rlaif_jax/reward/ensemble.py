@@ -137,7 +137,15 @@ def abstract_params(
   """Returns shapes and shardings of an ensemble with a shared trunk.
 
   The trunk is sharded like that of one model; members are replicated.
+
+  Raises:
+    ValueError: int8 or nf4.
   """
+  if placement.is_quantized:
+    raise ValueError(
+      f"Placement.dtype is {placement.dtype!r}, and an ensemble is not "
+      "quantized; use bfloat16"
+    )
   whole = mesh_lib.abstract_params(functions.init, mesh, placement)
   shapes = jax.eval_shape(
     lambda key: init(functions, ensemble, key),

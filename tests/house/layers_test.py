@@ -61,6 +61,7 @@ FENCES = {
     "rlaif_jax.interop.safetensors_files",
     "rlaif_jax.interop.peft_files",
   ),
+  "qwix": ("rlaif_jax.models.quantization",),
   "gguf": ("rlaif_jax.interop.gguf_files",),
   "tensorstore": (
     "rlaif_jax.interop.t5x_files",
@@ -90,6 +91,7 @@ LAZY = {
   "matplotlib",
   "pyarrow",
   "safetensors",
+  "qwix",
   "gguf",
   "tensorstore",
   "tokenizers",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import datasets
@@ -80,3 +81,11 @@ def test_responses_follow_their_prompts(world, tmp_path):
 def test_an_unknown_target_is_named(world, tmp_path):
   with pytest.raises(ValueError, match="target is 'all'"):
     measure(world, tmp_path, target="all")
+
+
+def test_a_placement_is_measured(world, tmp_path):
+  plain = measure(world, tmp_path / "a", limit=4)
+  half = compute_lib.Placement(dtype="bfloat16")
+  low = measure(world, tmp_path / "b", limit=4, placement=half)
+  assert low["perplexity"] != plain["perplexity"]
+  assert low["perplexity"] == pytest.approx(plain["perplexity"], rel=0.02)

@@ -55,6 +55,22 @@ def test_a_reference_may_have_another_placement_than_the_policy(world):
       np.testing.assert_array_equal(x, y.astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_a_quantized_model(world, dtype):
+  pytest.importorskip("qwix")
+  devices = mesh.make_mesh("fsdp:2", jax.devices()[:2])
+  placement = compute_lib.Placement(dtype=dtype)
+  directory = str(world / "sft" / "model")
+  small = pretrained.load(directory, "language", devices, placement)
+  codes = small.params["blocks_0"]["mlp"]["gate"]["kernel"]
+  assert codes.dtype == jnp.dtype({"int8": "int8", "nf4": "uint4"}[dtype])
+  whole = pretrained.load(directory, "language", devices)
+  assert small.content_hash != whole.content_hash
+  # The policy as its own reference, without a second copy.
+  both = compute_lib.PlacementConfig(policy=placement, reference=placement)
+  assert pretrained.load_reference(small, devices, both) is small
+
+
 def test_a_reference_with_other_tokens_is_refused(world):
   devices = mesh.make_mesh("data:-1", jax.devices()[:1])
   policy = pretrained.load(str(world / "sft" / "model"), "language", devices)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.core import compute
 from rlaif_jax.core import lora_config
 from rlaif_jax.engine import mesh
 from rlaif_jax.model_io import initialization
@@ -62,6 +63,23 @@ def test_a_scalar_head_is_trained_in_float32(policy):
   merged = frozen.merged(learned)
   assert merged["head"]["bias"] == 1.0
   same(merged["decoder"], low["decoder"])
+
+
+def test_adapters_of_a_quantized_model(policy, world):
+  pytest.importorskip("qwix")
+  small = pretrained.load(
+    policy.directory, "language", DEVICES, compute.Placement(dtype="int8")
+  )
+  with pytest.raises(ValueError, match="set OptimizerConfig.lora"):
+    trainable.split(small.params, None, DEVICES, KEY)
+  learned, frozen = trainable.split(small.params, LORA, DEVICES, KEY)
+  merged = frozen.merged(learned)
+  assert jax.tree.structure(merged) == jax.tree.structure(policy.params)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=0.02),
+    merged,
+    policy.params,
+  )
 
 
 def test_policy_and_value_share_one_model(policy):

@@ -98,11 +98,16 @@ def test_effective_weights_by_hand(params):
 
 def test_inputs_are_decided_in_one_place():
   assert (
-    lora.inputs_of("decoder/layers_0/attention/out/kernel", (2, 8, 16)) == 2
+    layers.kernel_inputs("decoder/layers_0/attention/out/kernel", (2, 8, 16))
+    == 2
   )
-  assert lora.inputs_of("decoder/layers_0/attention/out/kernel", (16, 16)) == 1
-  assert lora.inputs_of("blocks_0/attention/query/kernel", (16, 2, 8)) == 1
-  assert lora.inputs_of("timeout/kernel", (16, 2, 8)) == 1
+  assert (
+    layers.kernel_inputs("decoder/layers_0/attention/out/kernel", (16, 16)) == 1
+  )
+  assert (
+    layers.kernel_inputs("blocks_0/attention/query/kernel", (16, 2, 8)) == 1
+  )
+  assert layers.kernel_inputs("timeout/kernel", (16, 2, 8)) == 1
   shape = lora.matrix_shape("a/out/kernel", (2, 3, 5))
   assert shape == (6, 5)
 
