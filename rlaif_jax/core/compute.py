@@ -35,7 +35,7 @@ class Placement(validation.Validated):
     dtype: dtype of the parameters. "bfloat16" halves the memory of a model
       that is not trained. "int8" and "nf4" quantize its kernels, except those
       of logits and scalar heads, and keep the others in bfloat16; see
-      `models.quantization`.
+      `ops.quantization`.
   """
 
   rules: tuple[tuple[str, str], ...] = ()

@@ -19,8 +19,7 @@ from jaxtyping import Bool, PyTree
 import numpy as np
 
 from rlaif_jax.core import compute as compute_lib
-from rlaif_jax.models import layers
-from rlaif_jax.models import quantization
+from rlaif_jax.ops import quantization
 
 
 def make_mesh(
@@ -123,7 +122,7 @@ def _abstract_codes(
   path: str, kernel: jax.ShapeDtypeStruct, placement: compute_lib.Placement
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
   """Returns the shapes and shardings of a kernel's codes and scales."""
-  inputs = layers.kernel_inputs(path, kernel.shape)
+  inputs = quantization.kernel_inputs(path, kernel.shape)
   codes, scale = jax.eval_shape(
     lambda x: quantization.quantize(x, inputs, placement.dtype), kernel
   )
@@ -191,7 +190,7 @@ def array_reshards(
     given = [flat[name] for name in both if name in flat]
     copy = _make_array_reshard(
       tuple(to[name].sharding for name in paths),
-      layers.kernel_inputs(path, flat[path].shape),
+      quantization.kernel_inputs(path, flat[path].shape),
       placement.dtype if len(paths) == 2 else placement.float_dtype,
     )
     yield paths, copy, given

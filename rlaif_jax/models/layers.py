@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
-from rlaif_jax.models import quantization
+from rlaif_jax.ops import quantization
 
 Dtype = jax.typing.DTypeLike
 
@@ -149,7 +149,7 @@ class Projection(nn.Module):
   truncated normal of standard deviation scale / sqrt(fan-in), the bias with
   zeros. With `out_dtype`, the result is not rounded to `dtype` (logits). An
   attached adapter, `lora_a` [fan-in, rank] and `lora_b` [rank, fan-out], adds
-  x lora_a lora_b. The kernel may be quantized (`models.quantization`).
+  x lora_a lora_b. The kernel may be quantized (`ops.quantization`).
   """
 
   features: tuple[int, ...]
@@ -257,17 +257,6 @@ class Embedding(nn.Module):
       head = self.get_variable("params", "head")
       return matmul(states, head, jnp.float32)
     return matmul(states, self.table.astype(self.dtype).T, jnp.float32)
-
-
-def kernel_inputs(path: str, shape: tuple[int, ...]) -> int:
-  """Returns the number of leading axes of a kernel that are inputs.
-
-  It is 2 for .../out/kernel with three axes, the attention's output projection
-  [heads, head_dim, width], and 1 for all others.
-  """
-  return (
-    2 if path.split("/")[-2:] == ["out", "kernel"] and len(shape) == 3 else 1
-  )
 
 
 def _is_cast(path, leaf) -> bool:

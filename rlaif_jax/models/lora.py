@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Key
 from rlaif_jax.core import lora_config
 from rlaif_jax.core import protocols
 from rlaif_jax.models import layers
-from rlaif_jax.models import quantization
+from rlaif_jax.ops import quantization
 
 Adapters = Mapping[str, Mapping[str, Float[Array, "rows columns"]]]
 LoraConfig = lora_config.LoraConfig
@@ -41,7 +41,7 @@ def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
       "with inputs and outputs (embeddings, norms and biases are not); narrow "
       "LoraConfig.targets"
     )
-  inputs = layers.kernel_inputs(path, shape)
+  inputs = quantization.kernel_inputs(path, shape)
   return math.prod(shape[:inputs]), math.prod(shape[inputs:])
 
 

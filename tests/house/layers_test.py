@@ -14,7 +14,7 @@ FLOORS = {
   "core": set(),
   "ops": {"core"},
   "text": {"core"},
-  "models": {"core"},
+  "models": {"core", "ops"},
   "interop": {"core", "models"},
   "engine": {"core", "ops"},
   "data": {"core", "text", "engine"},
@@ -61,7 +61,7 @@ FENCES = {
     "rlaif_jax.interop.safetensors_files",
     "rlaif_jax.interop.peft_files",
   ),
-  "qwix": ("rlaif_jax.models.quantization",),
+  "qwix": ("rlaif_jax.ops.quantization",),
   "gguf": ("rlaif_jax.interop.gguf_files",),
   "tensorstore": (
     "rlaif_jax.interop.t5x_files",

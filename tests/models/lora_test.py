@@ -16,6 +16,7 @@ from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
 from rlaif_jax.models import layers
 from rlaif_jax.models import lora
+from rlaif_jax.ops import quantization
 from tests import testing
 
 CONFIG = lora.LoraConfig(
@@ -97,17 +98,11 @@ def test_effective_weights_by_hand(params):
 
 
 def test_inputs_are_decided_in_one_place():
-  assert (
-    layers.kernel_inputs("decoder/layers_0/attention/out/kernel", (2, 8, 16))
-    == 2
-  )
-  assert (
-    layers.kernel_inputs("decoder/layers_0/attention/out/kernel", (16, 16)) == 1
-  )
-  assert (
-    layers.kernel_inputs("blocks_0/attention/query/kernel", (16, 2, 8)) == 1
-  )
-  assert layers.kernel_inputs("timeout/kernel", (16, 2, 8)) == 1
+  inputs = quantization.kernel_inputs
+  assert inputs("decoder/layers_0/attention/out/kernel", (2, 8, 16)) == 2
+  assert inputs("decoder/layers_0/attention/out/kernel", (16, 16)) == 1
+  assert inputs("blocks_0/attention/query/kernel", (16, 2, 8)) == 1
+  assert inputs("timeout/kernel", (16, 2, 8)) == 1
   shape = lora.matrix_shape("a/out/kernel", (2, 3, 5))
   assert shape == (6, 5)
 

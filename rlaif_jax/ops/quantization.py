@@ -25,6 +25,17 @@ CODES = {"int8": jnp.int8, "nf4": jnp.uint4}
 _NF4_TILE = 64
 
 
+def kernel_inputs(path: str, shape: tuple[int, ...]) -> int:
+  """Returns the number of leading axes of a kernel that are inputs.
+
+  It is 2 for .../out/kernel with three axes, the attention's output projection
+  [heads, head_dim, width], and 1 for all others.
+  """
+  return (
+    2 if path.split("/")[-2:] == ["out", "kernel"] and len(shape) == 3 else 1
+  )
+
+
 def scale_path(path: str) -> str:
   """Returns the path of a kernel's scales: .../kernel_scale."""
   return f"{path}_scale"

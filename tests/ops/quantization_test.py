@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantized kernels: their error, and models that read them."""
+"""Codes and scales of kernels, and models that read them."""
 
 from __future__ import annotations
+
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.models import decoder
 from rlaif_jax.models import layers
 from rlaif_jax.models import lora
-from rlaif_jax.models import quantization
+from rlaif_jax.ops import quantization
 from tests import testing
 
 pytest.importorskip("qwix")
@@ -27,23 +29,6 @@ BATCH = batches.TokenBatch(
 # The values of QLoRA, from its Appendix E to three digits.
 NF4 = [-1, -0.696, -0.525, -0.395, -0.284, -0.185, -0.091, 0]
 NF4 += [0.080, 0.161, 0.246, 0.338, 0.441, 0.563, 0.723, 1]
-
-
-@pytest.fixture(scope="module")
-def model():
-  return testing.jitted(decoder.functions(CONFIG))
-
-
-@pytest.fixture(scope="module")
-def params(model):
-  return testing.build(model)
-
-
-def stored(params, dtype, mesh="data:1", devices=1):
-  built = mesh_lib.make_mesh(mesh, jax.devices()[:devices])
-  placement = compute_lib.Placement(dtype=dtype)
-  init = decoder.functions(CONFIG).init
-  return mesh_lib.make_reshard(init, built, placement)(params)
 
 
 def kernel(shape, seed=0):
@@ -82,6 +67,23 @@ def test_nf4_takes_the_nearest_of_sixteen_values():
 def test_nf4_blocks_divide_the_inputs(shape, scales):
   _, scale = quantization.quantize(kernel(shape), 1, "nf4")
   assert scale.shape == (scales, 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return testing.jitted(decoder.functions(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def params(model):
+  return testing.build(model)
+
+
+def stored(params, dtype, mesh="data:1", devices=1):
+  built = mesh_lib.make_mesh(mesh, jax.devices()[:devices])
+  placement = compute_lib.Placement(dtype=dtype)
+  init = decoder.functions(CONFIG).init
+  return mesh_lib.make_reshard(init, built, placement)(params)
 
 
 @pytest.mark.parametrize("dtype", quantization.CODES)
@@ -142,7 +144,7 @@ def test_adapters_on_codes_merge_to_what_they_compute(model, params):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-  monkeypatch.setitem(__import__("sys").modules, "qwix", None)
+  monkeypatch.setitem(sys.modules, "qwix", None)
   quantization._qwix.cache_clear()
   with pytest.raises(ValueError, match=r"rlaif_jax\[quantization\]"):
     quantization.quantize(kernel((4, 4)), 1, "int8")
