@@ -24,6 +24,9 @@ RULES = (
   ("scalar", None),
 )
 
+# How attention is computed; see `ComputeConfig.attention`.
+Attention = Literal["auto", "plain", "chunked", "splash", "cudnn"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement(validation.Validated):
@@ -104,6 +107,12 @@ class ComputeConfig(validation.Validated):
       and recomputes the rest.
     scan_layers: compiles the layers of an update as one loop. Compilation time
       no longer grows with depth; the gradients are the same.
+    attention: "plain" makes the scores of all queries and keys at once,
+      "chunked" those of some queries at a time, which its backward pass makes
+      again. "splash" (TPU; interpreted elsewhere) and "cudnn" (GPU) are
+      kernels that keep no scores; rows that a kernel does not support are
+      chunked. "auto" takes the kernel of the devices for long rows, and plain
+      attention for short ones.
     placement: shardings and dtypes of the models.
   """
 
@@ -111,4 +120,5 @@ class ComputeConfig(validation.Validated):
   microbatches: validation.PositiveInt = 1
   remat: Literal["none", "full", "dots"] = "none"
   scan_layers: bool = False
+  attention: Attention = "auto"
   placement: PlacementConfig = PlacementConfig()
