@@ -103,8 +103,9 @@ class ComputeConfig(validation.Validated):
       `engine.mesh.make_mesh`.
     microbatches: number of gradient-accumulation steps per update.
     remat: activations that the backward pass keeps for each layer: "none"
-      keeps all, "dots" keeps matrix products, "full" keeps the layer's input
-      and recomputes the rest.
+      keeps all, "dots" keeps matrix products, "attention" keeps the layer's
+      input and the outputs of a splash kernel, "full" keeps the layer's input;
+      the rest is recomputed.
     scan_layers: compiles the layers of an update as one loop. Compilation time
       no longer grows with depth; the gradients are the same.
     attention: "plain" makes the scores of all queries and keys at once,
@@ -118,7 +119,7 @@ class ComputeConfig(validation.Validated):
 
   mesh: str = "data:-1"
   microbatches: validation.PositiveInt = 1
-  remat: Literal["none", "full", "dots"] = "none"
+  remat: Literal["none", "dots", "attention", "full"] = "none"
   scan_layers: bool = False
   attention: Attention = "auto"
   placement: PlacementConfig = PlacementConfig()

@@ -30,6 +30,9 @@ BLOCKS = (512, 384, 256, 128)
 # The implementation of `jax.nn.dot_product_attention`; tests use "xla".
 CUDNN = "cudnn"
 
+# Name of a kernel's outputs, for rematerialization.
+KEPT = "attention"
+
 # Scope of a kernel's name: scores of one head and row that a device computes,
 # and columns of a block. The planner reads it.
 SCOPE = "splash_scores_{scores}_block_{block}"
@@ -60,6 +63,15 @@ class RowMask(splash_mask.Mask):
 
   def __getitem__(self, index) -> Bool[np.ndarray, "q k"]:
     query, key = (np.arange(self.length)[part] for part in index)
+    # Most blocks of long rows are all visible or all masked.
+    if query[-1] < key[0] or (
+      self.window
+      and query[-1] < self.prompt
+      and query[0] - key[-1] >= self.window
+    ):
+      return np.zeros((query.size, key.size), bool)
+    if not self.window and key[-1] < min(self.prompt, query[0]):
+      return np.ones((query.size, key.size), bool)
     query, key = query[:, None], key[None]
     own = np.maximum(query - self.prompt, 0) // self.continuation
     start = self.prompt + own * self.continuation
@@ -222,6 +234,7 @@ def _program(
       block_sizes=sizes,
       head_shards=1,
       q_seq_shards=shards,
+      residual_checkpoint_name=KEPT,
       interpret=interpret,
     )
     visited = np.asarray(program.fwd_mask_info.block_mask) > 0

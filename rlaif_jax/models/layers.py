@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
+from rlaif_jax.models import fused_attention
 from rlaif_jax.models import layouts
 from rlaif_jax.models import quantization
 
@@ -25,6 +26,9 @@ LORA_A, LORA_B = "lora_a", "lora_b"
 # What the backward pass keeps of a block; see `compute.ComputeConfig.remat`.
 _POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
+  "attention": jax.checkpoint_policies.save_only_these_names(
+    fused_attention.KEPT
+  ),
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlaif_jax.core import batches
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.engine import mesh as mesh_lib
+from rlaif_jax.models import architectures
 from rlaif_jax.models import attention
 from rlaif_jax.models import fused_attention
 from rlaif_jax.models import layouts
+from tests import testing
 
 ROWS, HEADS, KEY_HEADS, CHANNELS = 2, 4, 2, 8
 
@@ -154,3 +158,22 @@ def test_memory_of_chunks_is_linear_in_the_length():
   short, long = temporary(4096), temporary(16384)
   assert long < 4.5 * short
   assert long < HEADS * 16384**2 * 4 / 20, "a part of the scores"
+
+
+@pytest.mark.parametrize("remat, kept", [("full", 0), ("attention", 2)])
+def test_remat_may_keep_the_outputs_of_a_kernel(capsys, remat, kept):
+  """The output and the log-sum-exp of each layer."""
+  compute = compute_lib.ComputeConfig(attention="splash", remat=remat)
+  options = architectures.ForwardOptions(compute=compute)
+  config = testing.tiny_decoder(13)
+  model = architectures.language(config, options)
+  params = testing.build(model)
+  tokens = jnp.ones((1, 128), jnp.int32)
+  batch = batches.TokenBatch(
+    tokens=tokens, valid=tokens > 0, weights=jnp.ones((1, 64))
+  )
+  jax.ad_checkpoint.print_saved_residuals(
+    lambda params: jnp.sum(model.hidden(params, batch)), params
+  )
+  printed = capsys.readouterr().out
+  assert printed.count("'_splash_attention'") == kept * config.num_layers
