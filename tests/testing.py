@@ -19,6 +19,20 @@ IS_NIGHT = bool(os.environ.get("RLAIF_NIGHTLY"))
 AT_NIGHT = pytest.mark.skipif(not IS_NIGHT, reason="RLAIF_NIGHTLY is not set")
 
 
+def need_tpu_compiler() -> None:
+  """Skips a test without libtpu, which ends a process with unknown XLA_FLAGS.
+
+  It does not know those that tests compile for CPUs with.
+  """
+  pytest.importorskip("libtpu")
+  import jax
+
+  jax.devices()  # The CPU's compiler has read them.
+  flags = os.environ["XLA_FLAGS"].split()
+  known = [flag for flag in flags if "device_count" in flag]
+  os.environ["XLA_FLAGS"] = " ".join(known)
+
+
 class CharTokenizer:
   """One token per ASCII character; `words` are tokens of their own.
 

@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any, Callable, Iterable, Iterator, Mapping
 
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
@@ -44,6 +45,8 @@ class LabelerConfig:
       contexts and to estimate costs; "" assumes three characters per token.
     prices: prices of the labeler's tokens.
     mesh: sizes of the mesh axes for `labeler_dir`; see `engine.mesh.make_mesh`.
+    attention: how the model in `labeler_dir` attends; see
+      `compute.ComputeConfig`.
   """
 
   labeler_dir: str = ""
@@ -51,6 +54,7 @@ class LabelerConfig:
   tokenizer_dir: str = ""
   prices: costs.Prices = costs.FREE
   mesh: str = "data:-1"
+  attention: compute_lib.Attention = "auto"
 
   def load_tokenizer(self) -> protocols.Tokenizer:
     """Loads the tokenizer of the model or endpoint, or an estimate of it."""
@@ -169,7 +173,10 @@ def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
   """
   if config.endpoint is None:
     loaded = pretrained.load(
-      config.labeler_dir, "language", mesh_lib.make_mesh(config.mesh)
+      config.labeler_dir,
+      "language",
+      mesh_lib.make_mesh(config.mesh),
+      attention=config.attention,
     )
     return Labeler(
       backend=loaded.backend(),

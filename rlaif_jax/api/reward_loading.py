@@ -113,7 +113,11 @@ def make_scorer(
     params = trainable.share_equal(reward.params, policy.params)
   else:
     labeler = pretrained.load(
-      config.labeler_dir, "language", devices, config.placement
+      config.labeler_dir,
+      "language",
+      devices,
+      config.placement,
+      policy.attention,
     )
     shared = trainable.share_equal(labeler.params, policy.params)
     labeler = dataclasses.replace(labeler, params=shared)
@@ -163,8 +167,13 @@ def load_reward(
   placement: compute_lib.Placement,
   kind: str = "scalar",
 ) -> pretrained.PretrainedModel:
-  """Loads a reward model, and checks that it reads the policy's tokens."""
-  reward = pretrained.load(directory, kind, devices, placement)
+  """Loads a reward model, and checks that it reads the policy's tokens.
+
+  It attends as the policy does.
+  """
+  reward = pretrained.load(
+    directory, kind, devices, placement, policy.attention
+  )
   check_same_text(directory, reward, policy)
   return reward
 

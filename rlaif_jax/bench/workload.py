@@ -84,6 +84,8 @@ def report(
     "seconds": round(seconds, 6),
     f"roofline_{unit}_per_s": round(amount / limit["roofline_s"], 3),
     "share": round(limit["roofline_s"] / seconds, 3),
+    "gflop": round(sum(p.times * p.flops for p in phases) / 1e9, 6),
+    "gb": round(sum(p.times * p.bytes for p in phases) / 1e9, 6),
     **limit,
     **settings,
   }

@@ -24,6 +24,9 @@ RULES = (
   ("scalar", None),
 )
 
+# How attention is computed; see `ComputeConfig.attention`.
+Attention = Literal["auto", "plain", "chunked", "splash", "cudnn"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement(validation.Validated):
@@ -100,15 +103,23 @@ class ComputeConfig(validation.Validated):
       `engine.mesh.make_mesh`.
     microbatches: number of gradient-accumulation steps per update.
     remat: activations that the backward pass keeps for each layer: "none"
-      keeps all, "dots" keeps matrix products, "full" keeps the layer's input
-      and recomputes the rest.
+      keeps all, "dots" keeps matrix products, "attention" keeps the layer's
+      input and the outputs of a splash kernel, "full" keeps the layer's input;
+      the rest is recomputed.
     scan_layers: compiles the layers of an update as one loop. Compilation time
       no longer grows with depth; the gradients are the same.
+    attention: "plain" makes the scores of all queries and keys at once,
+      "chunked" those of some queries at a time, which its backward pass makes
+      again. "splash" (TPU; interpreted elsewhere) and "cudnn" (GPU) are
+      kernels that keep no scores; rows that a kernel does not support are
+      chunked. "auto" takes the kernel of the devices for long rows, and plain
+      attention for short ones.
     placement: shardings and dtypes of the models.
   """
 
   mesh: str = "data:-1"
   microbatches: validation.PositiveInt = 1
-  remat: Literal["none", "full", "dots"] = "none"
+  remat: Literal["none", "dots", "attention", "full"] = "none"
   scan_layers: bool = False
+  attention: Attention = "auto"
   placement: PlacementConfig = PlacementConfig()

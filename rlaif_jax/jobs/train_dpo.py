@@ -63,7 +63,9 @@ def run(
   devices = mesh_lib.make_mesh(compute.mesh)
   placement = compute.placement
   # 1. Labels to tokens, and their log-probs under the reference.
-  start = pretrained.load(policy_dir, "language", devices, placement.policy)
+  start = pretrained.load(
+    policy_dir, "language", devices, placement.policy, compute.attention
+  )
   reference = pretrained.load_reference(
     start, devices, placement, directory=reference_dir
   )

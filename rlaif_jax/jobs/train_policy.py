@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a policy by RL: RLAIF, RLHF or d-RLAIF, which differ in the reward.
-
-That of a model of AI labels or of human ones, or a labeler's score of 1 to 10.
-"""
+"""Trains a policy by RLAIF, RLHF or d-RLAIF, which differ in the reward."""
 
 from __future__ import annotations
 
@@ -60,7 +57,9 @@ def run(
   devices = mesh_lib.make_mesh(compute.mesh)
   placement = compute.placement
   # 1. Models: policy and reference from SFT, value trunk from SFT, scorer.
-  sft = pretrained.load(policy_dir, "language", devices, placement.policy)
+  sft = pretrained.load(
+    policy_dir, "language", devices, placement.policy, compute.attention
+  )
   converters.check_fits(
     dataclasses.replace(sft.sequence, max_response=rl.sampling.max_tokens),
     sft.tokenizer,

@@ -51,6 +51,7 @@ class PretrainedModel:
     functions: the model as pure functions of its parameters.
     params: parameters on the devices.
     ensemble: the members, if there are several.
+    attention: how the functions attend.
   """
 
   directory: str
@@ -63,6 +64,7 @@ class PretrainedModel:
   functions: protocols.LanguageModel | protocols.ScalarModel
   params: protocols.Params
   ensemble: ensemble_lib.EnsembleConfig | None = None
+  attention: compute_lib.Attention = "auto"
 
   @functools.cached_property
   def content_hash(self) -> str:
@@ -222,7 +224,7 @@ def language_model(
   Args:
     config: sizes.
     mesh: devices; activations are sharded over them.
-    compute: remat and scan_layers of a model that is trained.
+    compute: attention; remat and scan_layers of a model that is trained.
   """
   return architectures.language(config, _options(mesh, compute))
 
@@ -247,6 +249,7 @@ def load(
   kind: str,
   mesh: jax.sharding.Mesh,
   placement: compute_lib.Placement = compute_lib.PLAIN,
+  attention: compute_lib.Attention = "auto",
 ) -> PretrainedModel:
   """Loads a finished model onto the mesh.
 
@@ -255,6 +258,7 @@ def load(
     kind: expected kind: "language", "scalar", "difference" or "ensemble".
     mesh: devices.
     placement: sharding and dtype of the parameters.
+    attention: how the functions attend; see `compute.ComputeConfig`.
 
   Raises:
     ValueError: if the model is not finished, has another kind or another
@@ -273,7 +277,8 @@ def load(
       "tokenizer back"
     )
   make = language_model if kind == "language" else scalar_model
-  functions = make(config, mesh)
+  compute = compute_lib.ComputeConfig(attention=attention)
+  functions = make(config, mesh, compute)
   stored = dataclasses.replace(placement, dtype=placement.float_dtype)
   with parsing.naming(file):
     if ensemble is not None:
@@ -294,6 +299,7 @@ def load(
     functions=functions,
     params=params,
     ensemble=ensemble,
+    attention=attention,
   )
   if placement.dtype == "float32" and "hash" in description:
     # These are the values that were saved: no need to hash them again.
@@ -322,7 +328,9 @@ def load_reference(
     ValueError: if the other model has another vocabulary or sequence.
   """
   if directory:
-    reference = load(directory, "language", mesh, placement.reference)
+    reference = load(
+      directory, "language", mesh, placement.reference, policy.attention
+    )
     check_same_tokens(reference, policy)
     return reference
   if placement.reference == placement.policy:

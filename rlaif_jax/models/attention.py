@@ -1,140 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grouped-query attention, positions and masks, as functions of arrays.
+"""Grouped-query attention, as functions of arrays.
 
-Positions and masks come from `valid`, not from a pad id, so padding may be
-anywhere in a row and does not change the result.
+`attend` is the plain form, of which all others are faster or smaller twins.
 """
 
 from __future__ import annotations
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
+
+from rlaif_jax.models import fused_attention
+from rlaif_jax.models import layouts
+from rlaif_jax.models import relative_bias
 
 # Finite in place of minus infinity: a query with no key then gives a uniform
 # average instead of NaN. Such queries are padding and are not read.
 MASKED = -1e30
-
-
-def positions_from_valid(
-  valid: Bool[Array, "B L"], start: Int[Array, "B 1"] | int = 0
-) -> Int[Array, "B L"]:
-  """Returns positions that count the valid tokens of each row from `start`."""
-  return jnp.maximum(start + jnp.cumsum(valid, axis=1) - 1, 0)
-
-
-def last_real(
-  values: Shaped[Array, "B L *rest"], valid: Bool[Array, "B L"]
-) -> Shaped[Array, " B *rest"]:
-  """Returns the values at the last valid column of each row.
-
-  The column comes from `valid`, so a token id that is both pad and end token is
-  read correctly. Rows without a valid token read column 0.
-  """
-  columns = jnp.where(valid, jnp.arange(valid.shape[1])[None], 0)
-  last = jnp.max(columns, axis=1)
-  last = last.reshape(last.shape + (1,) * (values.ndim - 1))
-  return jnp.take_along_axis(values, last, axis=1)[:, 0]
-
-
-def causal_mask(valid: Bool[Array, "B L"]) -> Bool[Array, "B L L"]:
-  """Returns a mask: query i attends to valid key j if j <= i."""
-  length = valid.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  return causal[None] & valid[:, None, :]
-
-
-def packed_mask(
-  segment_ids: Int[Array, "B L"], continuation_ids: Int[Array, "B L"]
-) -> Bool[Array, "B L L"]:
-  """Returns the attention mask of packed rows; see `batches.PackedBatch`.
-
-  Query i attends to valid key j if j <= i, both have the same segment, and j is
-  in its prompt or in the same continuation.
-
-  Args:
-    segment_ids: 0 for padding.
-    continuation_ids: 0 for the prompt of a segment.
-  """
-  length = segment_ids.shape[1]
-  valid = segment_ids > 0
-  same = segment_ids[:, :, None] == segment_ids[:, None, :]
-  keys = continuation_ids[:, None, :]
-  visible = (keys == 0) | (continuation_ids[:, :, None] == keys)
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  return causal[None] & same & visible & valid[:, None, :]
-
-
-def take_columns(
-  x: Shaped[Array, "B L *rest"], columns: Int[Array, "B T"]
-) -> Shaped[Array, "B T *rest"]:
-  """Returns columns of each row."""
-  columns = columns.reshape(columns.shape + (1,) * (x.ndim - 2))
-  return jnp.take_along_axis(x, columns, axis=1)
-
-
-def within_window(
-  positions: Int[Array, "B L"], key_positions: Int[Array, "#B S"], window: int
-) -> Bool[Array, "B L S"]:
-  """Returns a mask: the key is at most window - 1 tokens back.
-
-  Positions count tokens, so that padding inside a row does not use up the
-  window.
-  """
-  return positions[:, :, None] - key_positions[:, None, :] < window
-
-
-@flax.struct.dataclass
-class Layout:
-  """Positions of queries and keys, and which keys each query attends to.
-
-  Attributes:
-    positions: positions of the queries' tokens.
-    key_positions: positions of the keys' tokens.
-    mask: whether a query attends to a key.
-    continuations: (number, length) of the continuations at the end of each
-      row, none of which attends to another; the columns before them attend
-      backwards only.
-    is_whole: whether the queries are all columns of the rows. Otherwise they
-      are equally many of each continuation, if there are any.
-  """
-
-  positions: Int[Array, "B L"]
-  key_positions: Int[Array, "#B S"]
-  mask: Bool[Array, "#B #L S"]
-  continuations: tuple[int, int] = flax.struct.field(
-    pytree_node=False, default=(0, 0)
-  )
-  is_whole: bool = flax.struct.field(pytree_node=False, default=True)
-
-  def within(self, window: int) -> Layout:
-    """Returns the layout of a layer that attends to `window` tokens."""
-    near = within_window(self.positions, self.key_positions, window)
-    return self.replace(mask=self.mask & near)
-
-  def at(self, columns: Int[Array, "B T"]) -> Layout:
-    """Returns the layout of queries at these columns only."""
-    return self.replace(
-      positions=take_columns(self.positions, columns),
-      mask=take_columns(self.mask, columns),
-      is_whole=False,
-    )
-
-
-def causal_layout(valid: Bool[Array, "B L"]) -> Layout:
-  """Returns the layout of rows of one text each."""
-  positions = positions_from_valid(valid)
-  return Layout(positions, positions, causal_mask(valid))
-
-
-def packed_layout(
-  segment_ids: Int[Array, "B L"], continuation_ids: Int[Array, "B L"]
-) -> Layout:
-  """Returns the layout of packed rows; see `packed_mask`."""
-  mask = packed_mask(segment_ids, continuation_ids)
-  positions = jnp.maximum(jnp.sum(mask, axis=2) - 1, 0)
-  return Layout(positions, positions, mask)
 
 
 def heads_first(x: Shaped[Array, "B L K C"]) -> Shaped[Array, "B K L C"]:
@@ -182,6 +64,41 @@ def attend(
   return heads_first(out.reshape(batch, heads, length, channels))
 
 
+def attend_chunked(
+  query: Float[Array, "B L H C"],
+  key: Float[Array, "B K S C"],
+  value: Float[Array, "B K S C"],
+  layout: layouts.Layout,
+  *,
+  scale: float = 0.0,
+  biases: relative_bias.Biases | None = None,
+) -> Float[Array, "B L H C"]:
+  """`attend` whose memory is linear in the number of keys.
+
+  Args:
+    query: queries.
+    key: keys.
+    value: values.
+    layout: of the queries and keys; its mask is made where it has none.
+    scale: factor of the scores; 0 is C ** -0.5.
+    biases: added to the scores.
+  """
+
+  def block(tree, mask=None):
+    query, queries = tree
+    if mask is None:
+      mask = queries.mask(layout.keys, layout.window)
+    bias = None
+    if biases is not None:
+      bias = biases.at(queries.positions, layout.keys.positions)
+    return attend(query, key, value, mask, scale=scale, bias=bias)
+
+  if layout.mask is not None:
+    return block((query, layout.queries), layout.mask)
+
+  return layouts.in_blocks(block, (query, layout.queries), key.shape[2])
+
+
 # Queries per part before the continuations. Smaller parts skip more of the
 # masked half, larger ones make larger products. There are at most four parts.
 CHUNK = 128
@@ -191,7 +108,7 @@ def attend_rows(
   query: Float[Array, "B T H C"],
   key: Float[Array, "B K L C"],
   value: Float[Array, "B K L C"],
-  layout: Layout,
+  layout: layouts.Layout,
   *,
   scale: float = 0.0,
 ) -> Float[Array, "B T H C"]:
@@ -204,28 +121,45 @@ def attend_rows(
     layout: of the queries.
     scale: factor of the scores; 0 is C ** -0.5.
   """
-  mask, (number, length) = layout.mask, layout.continuations
+  number, length = layout.continuations
+  if fused := _fused(query, layout):
+    return fused(query, key, value, layout, scale=scale)
   if not number and not layout.is_whole:
-    return attend(query, key, value, mask, scale=scale)
+    return attend_chunked(query, key, value, layout, scale=scale)
   prompt = key.shape[2] - number * length
   queries = prompt if layout.is_whole else 0
   step = -(-queries // min(4, max(1, queries // CHUNK)))
   out = []
   for begin in range(0, queries, max(step, 1)):
     end = min(begin + step, queries)
-    seen = (key[:, :, :end], value[:, :, :end], mask[:, begin:end, :end])
-    out.append(attend(query[:, begin:end], *seen, scale=scale))
+    seen = layout.part(slice(begin, end), slice(end))
+    keys, values = key[:, :, :end], value[:, :, :end]
+    part = query[:, begin:end]
+    out.append(attend_chunked(part, keys, values, seen, scale=scale))
   if number:
     rows = (key.shape[0] * number, -1)
-    found = attend(
+    found = attend_chunked(
       query[:, queries:].reshape(*rows, *query.shape[2:]),
       _split_continuations(key, prompt, number),
       _split_continuations(value, prompt, number),
-      _split_mask(mask[:, queries:], prompt, number),
+      _split_layout(layout, queries, prompt),
       scale=scale,
     )
     out.append(found.reshape(key.shape[0], -1, *query.shape[2:]))
   return jnp.concatenate(out, axis=1)
+
+
+def _fused(query, layout):
+  """Returns the kernel's function, or None if it does not support the rows."""
+  name, is_group = layout.kernel.name, layout.continuations != (0, 0)
+  if not layout.is_whole or not (layout.is_text or is_group):
+    return None
+  if name == "splash":
+    return fused_attention.splash
+  is_half = query.dtype == jnp.bfloat16
+  if name == "cudnn" and layout.is_text and is_half:
+    return fused_attention.cudnn
+  return None
 
 
 def _split_continuations(
@@ -238,6 +172,29 @@ def _split_continuations(
   own = x[:, :, prompt:].reshape(rows, heads, number, -1, channels)
   both = jnp.concatenate([first, jnp.swapaxes(own, 1, 2)], axis=3)
   return both.reshape(rows * number, heads, -1, channels)
+
+
+def _split_layout(
+  layout: layouts.Layout, begin: int, prompt: int
+) -> layouts.Layout:
+  """Returns the layout of continuations: queries from `begin` on, rows B N.
+
+  The keys are those of `_split_continuations`.
+  """
+  number, _ = layout.continuations
+
+  def split_queries(x):
+    return x[:, begin:].reshape(x.shape[0] * number, -1, *x.shape[2:])
+
+  def split_keys(x):
+    return _split_continuations(x[:, None, :, None], prompt, number)[:, 0, :, 0]
+
+  mask = layout.mask
+  return layout.replace(
+    queries=jax.tree.map(split_queries, layout.queries),
+    keys=jax.tree.map(split_keys, layout.keys),
+    mask=None if mask is None else _split_mask(mask[:, begin:], prompt, number),
+  )
 
 
 def _split_mask(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlaif_jax.models import attention
+from rlaif_jax.models import layouts
 
 
 @flax.struct.dataclass
@@ -52,7 +52,7 @@ class Cache:
     seen = jnp.max(self.positions, axis=1, keepdims=True)
     if prefix is not None:
       seen = jnp.maximum(seen, jnp.max(prefix.positions))
-    positions = attention.positions_from_valid(valid, seen + 1)
+    positions = layouts.positions_from_valid(valid, seen + 1)
     return positions, jax.lax.dynamic_update_slice(
       self.positions, jnp.where(valid, positions, -1), (0, self.next_column)
     )

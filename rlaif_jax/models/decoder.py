@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.models import architecture_options as options_lib
-from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import continuations
 from rlaif_jax.models import decoder_block
 from rlaif_jax.models import decoder_config
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import self_attention
 
@@ -69,7 +69,8 @@ class Decoder(nn.Module):
     self, tokens: Int[Array, "B L"], valid: Bool[Array, "B L"]
   ) -> Float[Array, "B L D"]:
     """Returns the final states of tokens."""
-    layout = attention.causal_layout(valid)
+    kernel = self.options.kernel(*valid.shape[1:] * 2)
+    layout = layouts.causal_layout(valid, kernel)
     if self.options.compute.scan_layers and not self.is_initializing():
       return self._scan(tokens, layout)
     return self._read(tokens, layout)[0]
@@ -83,14 +84,14 @@ class Decoder(nn.Module):
 
     Args:
       batch: packed rows.
-      endings: `attention.Layout.continuations`. If there are any, the batch's
+      endings: `layouts.Layout.continuations`. If there are any, the batch's
         columns are equally many of each.
     """
-    layout = attention.packed_layout(batch.segment_ids, batch.continuation_ids)
+    layout = self._packed_layout(batch)
     layout = layout.replace(continuations=endings)
     if self.options.compute.scan_layers:
       states = self._scan(batch.tokens, layout)
-      return attention.take_columns(states, batch.columns)
+      return layouts.take_columns(states, batch.columns)
     return self._read(batch.tokens, layout, batch.columns)[0]
 
   def logits(self, states: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -114,7 +115,8 @@ class Decoder(nn.Module):
     """
     last = jnp.where(valid, jnp.arange(prompt.shape[1])[None], 0)
     last = jnp.max(last, axis=1, keepdims=True)
-    layout = attention.causal_layout(valid)
+    kernel = self.options.kernel(*valid.shape[1:] * 2)
+    layout = layouts.causal_layout(valid, kernel)
     states, layer_caches = self._read(prompt, layout, last)
     columns = jnp.asarray(prompt.shape[1], jnp.int32)
     cache = cache_lib.Cache(
@@ -135,10 +137,8 @@ class Decoder(nn.Module):
   ) -> tuple[Float[Array, "B T D"], cache_lib.Cache]:
     """Reads tokens after the cache; see `protocols.LanguageModel`."""
     positions, key_positions = cache.next_positions(valid, prefix)
-    # By position, since the columns of a cache are in any order.
-    mask = key_positions[:, None, :] <= positions[:, :, None]
-    mask &= (key_positions >= 0)[:, None, :]
-    layout = attention.Layout(positions, key_positions, mask)
+    kernel = self.options.kernel(tokens.shape[1], key_positions.shape[1])
+    layout = layouts.cached_layout(positions, key_positions, kernel)
     x, layer_caches = self._continue(tokens, layout, cache, prefix, columns)
     return x, cache.written(layer_caches, key_positions, tokens.shape[1])
 
@@ -151,9 +151,10 @@ class Decoder(nn.Module):
 
     Also returns the positions, and the layers' keys and values.
     """
-    layout = attention.packed_layout(batch.segment_ids, batch.continuation_ids)
+    layout = self._packed_layout(batch)
     positions = jnp.max(prefix.positions) + 1 + layout.positions
-    layout = layout.replace(positions=positions, key_positions=positions)
+    columns = layout.queries.replace(positions=positions)
+    layout = layout.replace(queries=columns, keys=columns)
     cache = cache_lib.init_cache(prefix, *batch.tokens.shape)
     x, layer_caches = self._continue(
       batch.tokens, layout, cache, prefix, batch.columns
@@ -163,26 +164,24 @@ class Decoder(nn.Module):
   def _continue(
     self,
     tokens: Int[Array, "B L"],
-    layout: attention.Layout,
+    layout: layouts.Layout,
     cache: cache_lib.Cache,
     prefix: cache_lib.Cache | None,
     columns: Int[Array, "B T"] | None,
   ) -> tuple[Float[Array, "B T D"], list[cache_lib.LayerCache]]:
     """Returns final states after a cache and a prefix, and the new caches."""
-    layouts = self._layouts(layout)
+    by_kind = self._layouts(layout)
     prefixes = [(None, None)] * len(self.blocks)
     if prefix is not None:
-      valid = (prefix.positions >= 0)[:, None]
-      seen = attention.Layout(layout.positions, prefix.positions, valid)
-      masks = [each.mask for each in self._layouts(seen)]
-      prefixes = prefix_attention.of_layers(prefix, masks)
+      seen = layouts.prefix_layout(layout, prefix.positions)
+      prefixes = prefix_attention.of_layers(prefix, self._layouts(seen))
     x, layer_caches = self._embed(tokens), []
     for block, layer, own in zip(
       self.blocks, cache.layers, prefixes, strict=True
     ):
       x, layer = block(
         x,
-        layouts[block.is_local],
+        by_kind[block.is_local],
         self_attention.CacheSlice(
           layer, cache.next_column, own[block.is_local]
         ),
@@ -195,24 +194,24 @@ class Decoder(nn.Module):
   def _read(
     self,
     tokens: Int[Array, "B L"],
-    layout: attention.Layout,
+    layout: layouts.Layout,
     columns: Int[Array, "B T"] | None = None,
   ) -> tuple[Float[Array, "B T D"], list[cache_lib.LayerCache]]:
     """Returns final states of all columns or of some, and the new caches."""
-    layouts = self._layouts(layout)
+    by_kind = self._layouts(layout)
     x, layer_caches = self._embed(tokens), []
     for block in self.blocks:
       own = columns if block is self.blocks[-1] else None
-      x, layer = block(x, layouts[block.is_local], None, own)
+      x, layer = block(x, by_kind[block.is_local], None, own)
       x = self.options.shard(x)
       layer_caches.append(layer)
     return self.final_norm(x), layer_caches
 
   def _scan(
-    self, tokens: Int[Array, "B L"], layout: attention.Layout
+    self, tokens: Int[Array, "B L"], layout: layouts.Layout
   ) -> Float[Array, "B L D"]:
     """Returns the final states by a loop over layers; see `layers.scanned`."""
-    layouts = self._layouts(layout)
+    by_kind = self._layouts(layout)
     period = self.config.architecture_options.period
     looped = len(self.blocks) // period * period
     templates = [
@@ -222,7 +221,7 @@ class Decoder(nn.Module):
 
     def apply(params, x):
       for block, own in zip(templates, params, strict=True):
-        x, _ = block.apply({"params": own}, x, layouts[block.is_local])
+        x, _ = block.apply({"params": own}, x, by_kind[block.is_local])
       return x
 
     own = [block.variables["params"] for block in self.blocks[:looped]]
@@ -234,7 +233,7 @@ class Decoder(nn.Module):
       dtype=self.config.dtype,
     )
     for block in self.blocks[looped:]:
-      x, _ = block(x, layouts[block.is_local])
+      x, _ = block(x, by_kind[block.is_local])
       x = self.options.shard(x)
     return self.final_norm(x)
 
@@ -245,7 +244,13 @@ class Decoder(nn.Module):
       x = x * jnp.asarray(self.config.width**0.5, x.dtype)
     return self.options.shard(x)
 
-  def _layouts(self, layout: attention.Layout) -> tuple[attention.Layout, ...]:
+  def _packed_layout(self, batch: batches.PackedBatch) -> layouts.Layout:
+    kernel = self.options.kernel(*batch.tokens.shape[1:] * 2)
+    return layouts.packed_layout(
+      batch.segment_ids, batch.continuation_ids, kernel
+    )
+
+  def _layouts(self, layout: layouts.Layout) -> tuple[layouts.Layout, ...]:
     """Returns the layouts of global and of local layers."""
     window = self.config.architecture_options.window
     return layout, layout.within(window) if window else layout

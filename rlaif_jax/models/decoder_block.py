@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import flax.linen as nn
 
-from rlaif_jax.models import attention
 from rlaif_jax.models import decoder_config
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import self_attention
 
 
@@ -48,7 +48,7 @@ class Block(nn.Module):
       name="attention",
     )(norm("attention_norm")(x), layout, cached, columns)
     if columns is not None:
-      x = attention.take_columns(x, columns)
+      x = layouts.take_columns(x, columns)
     x = x + (norm("attention_post_norm")(out) if options.post_norms else out)
     mlp = layers.GatedMLP(c.mlp_dim, c.dtype, options.activation, name="mlp")
     out = mlp(norm("mlp_norm")(x))

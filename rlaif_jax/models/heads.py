@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
-from rlaif_jax.models import attention
 from rlaif_jax.models import continuations
 from rlaif_jax.models import decoder
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 
 
 class ScalarDecoder(nn.Module):
@@ -86,7 +86,7 @@ def functions(
       return read_group(params, batch, columns)[..., 0]
     if isinstance(batch, batches.PackedBatch):
       return read_packed(params, batch.replace(columns=batch.last))
-    return attention.last_real(read(params, batch), batch.valid)
+    return layouts.last_real(read(params, batch), batch.valid)
 
   return protocols.ScalarModel(
     init=init, states=states, last=last, is_causal=True

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import protocols
+from rlaif_jax.models import fused_attention
+from rlaif_jax.models import layouts
 from rlaif_jax.ops import quantization
 
 Dtype = jax.typing.DTypeLike
@@ -24,6 +26,9 @@ LORA_A, LORA_B = "lora_a", "lora_b"
 # What the backward pass keeps of a block; see `compute.ComputeConfig.remat`.
 _POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
+  "attention": jax.checkpoint_policies.save_only_these_names(
+    fused_attention.KEPT
+  ),
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -33,8 +38,8 @@ class ForwardOptions:
   """How a model's functions run. The results do not depend on it.
 
   Attributes:
-    compute: `remat`, and `scan_layers` for passes that make no cache. The
-      parameters' names and shapes stay the same.
+    compute: `remat`, `attention`, and `scan_layers` for passes that make no
+      cache. The parameters' names and shapes stay the same.
     activation_sharding: sharding of activations [rows, columns, ...], with
       mesh axes for rows and for columns. None leaves it to the compiler, which
       on large meshes may shard the channels as the parameters are, and then
@@ -49,6 +54,12 @@ class ForwardOptions:
     if self.compute.remat == "none":
       return block
     return nn.remat(block, policy=_POLICIES[self.compute.remat])
+
+  def kernel(self, queries: int, keys: int) -> layouts.Kernel:
+    """Returns how rows of these lengths attend."""
+    return layouts.choose(
+      self.compute.attention, self.activation_sharding, queries, keys
+    )
 
   @property
   def row_devices(self) -> int:

@@ -10,31 +10,33 @@ from __future__ import annotations
 from typing import NamedTuple, Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
+from rlaif_jax.models import layouts
 
 
 class Prefix(NamedTuple):
-  """One layer's cache of a prefix of C columns, and its attention mask."""
+  """One layer's cache of a prefix of C columns, and the layout of its queries.
 
-  layer: cache_lib.LayerCache  # Arrays of one row.
-  mask: Bool[Array, "#B #L C"]
+  The arrays of the cache have one row.
+  """
+
+  layer: cache_lib.LayerCache
+  layout: layouts.Layout
 
   def at(self, columns: Int[Array, "B T"]) -> Prefix:
     """Returns the prefix for queries at these columns only."""
-    if self.mask.shape[1] == 1:  # The same for all queries.
-      return self
-    return self._replace(mask=attention.take_columns(self.mask, columns))
+    return self._replace(layout=self.layout.at(columns))
 
 
 def of_layers(
-  cache: cache_lib.Cache, masks: Sequence[Bool[Array, "#B #L C"]]
+  cache: cache_lib.Cache, each: Sequence[layouts.Layout]
 ) -> list[tuple[Prefix, ...]]:
-  """Returns, for each layer, the prefix with each of the masks."""
+  """Returns, for each layer, the prefix with each of the layouts."""
   return [
-    tuple(Prefix(layer, mask) for mask in masks) for layer in cache.layers
+    tuple(Prefix(layer, layout) for layout in each) for layer in cache.layers
   ]
 
 
@@ -43,22 +45,44 @@ def attend_after(
   prefix: Prefix,
   key: Float[Array, "B K S C"],
   value: Float[Array, "B K S C"],
-  mask: Bool[Array, "B L S"],
+  layout: layouts.Layout,
   *,
   scale: float = 0.0,
 ) -> Float[Array, "B L H C"]:
   """`attention.attend` to a shared prefix and to each row's own columns.
-
-  One softmax over both: the sums over the prefix and over the row's own
-  columns are added and divided by the sum of both parts' weights.
 
   Args:
     query: queries.
     prefix: shared keys and values.
     key: keys of the row's own columns.
     value: values of the row's own columns.
-    mask: whether a query attends to an own column.
+    layout: of the queries and the own columns.
     scale: factor of the scores; 0 is C ** -0.5.
+  """
+
+  def block(tree):
+    query, own, shared = tree
+    masks = (shared.whole_mask(), own.whole_mask())
+    return _attend(query, prefix.layer, key, value, masks, scale)
+
+  if layout.mask is not None:
+    return block((query, layout, prefix.layout))
+
+  def part(tree):
+    query, own, shared = tree
+    seen = prefix.layout.replace(queries=shared)
+    return block((query, layout.replace(queries=own), seen))
+
+  queries = (query, layout.queries, prefix.layout.queries)
+  num_keys = key.shape[2] + prefix.layer.keys.shape[2]
+  return layouts.in_blocks(part, queries, num_keys)
+
+
+def _attend(query, prefix, key, value, masks, scale):
+  """Returns one softmax over both, masks of the prefix and of own columns.
+
+  The sums over the prefix and over the row's own columns are added and divided
+  by the sum of both parts' weights.
   """
   batch, length, heads, channels = query.shape
   kv_heads = key.shape[1]
@@ -78,16 +102,16 @@ def attend_after(
 
   # Heads in front, so that the queries of all rows are one axis.
   queries = query.swapaxes(0, 1).reshape(kv_heads, -1, channels)
-  shared = product("kqc,ksc->kqs", queries, prefix.layer.keys[0])
+  shared = product("kqc,ksc->kqs", queries, prefix.keys[0])
   shared = shared.reshape(kv_heads, batch, group_size * length, -1)
-  shared = masked(shared, prefix.mask, (0, 2))
-  own = masked(product("bkqc,bksc->bkqs", query, key), mask, (1, 2))
+  shared = masked(shared, masks[0], (0, 2))
+  own = masked(product("bkqc,bksc->bkqs", query, key), masks[1], (1, 2))
   most = jnp.maximum(jnp.max(shared, axis=-1).swapaxes(0, 1), own.max(axis=-1))
   shared = jnp.exp(shared - most.swapaxes(0, 1)[..., None])
   own = jnp.exp(own - most[..., None])
   weight = shared.sum(axis=-1).swapaxes(0, 1) + own.sum(axis=-1)
   shared = shared.astype(value.dtype).reshape(*queries.shape[:2], -1)
-  out = product("kqs,ksc->kqc", shared, prefix.layer.values[0])
+  out = product("kqs,ksc->kqc", shared, prefix.values[0])
   out = out.reshape(kv_heads, batch, -1, channels).swapaxes(0, 1)
   out += product("bkqs,bksc->bkqc", own.astype(value.dtype), value)
   out = (out / weight[..., None]).astype(value.dtype)

@@ -6,11 +6,14 @@ from __future__ import annotations
 import math
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxtyping import Array, Float, Int
+
+from rlaif_jax.models import layouts
 
 
 def buckets(
@@ -44,8 +47,40 @@ def buckets(
   return result + jnp.where(distance > 0, half, 0) if both_ways else result
 
 
+@flax.struct.dataclass
+class Biases:
+  """One bias per head and bucket, and the buckets of positions.
+
+  `whole` has the biases of all queries and keys where they are made once for
+  all layers, as plain attention does.
+  """
+
+  table: Float[Array, "H buckets"]
+  whole: Float[Array, "B H L S"] | None
+  max_distance: int = flax.struct.field(pytree_node=False)
+  both_ways: bool = flax.struct.field(pytree_node=False)
+
+  def at(
+    self, positions: Int[Array, "B L"], key_positions: Int[Array, "B S"]
+  ) -> Float[Array, "B H L S"]:
+    """Returns the biases of query and key positions."""
+    if self.whole is not None:
+      return self.whole
+    index = buckets(
+      key_positions[:, None, :] - positions[:, :, None],
+      count=self.table.shape[1],
+      max_distance=self.max_distance,
+      both_ways=self.both_ways,
+    )
+    # A product, since the gradient of a lookup adds one number at a time.
+    rows = jax.nn.one_hot(index, self.table.shape[1], dtype=jnp.float32)
+    return jnp.einsum(
+      "blsk,hk->bhls", rows, self.table, precision=jax.lax.Precision.HIGHEST
+    )
+
+
 class RelativeBias(nn.Module):
-  """One bias per head and bucket, shared by all layers of a stack."""
+  """The biases of a stack, which all of its layers share."""
 
   num_heads: int
   num_buckets: int
@@ -53,10 +88,8 @@ class RelativeBias(nn.Module):
   both_ways: bool
 
   @nn.compact
-  def __call__(
-    self, positions: Int[Array, "B L"], key_positions: Int[Array, "B S"]
-  ) -> Float[Array, "B H L S"]:
-    """Returns the biases of query and key positions."""
+  def __call__(self, layout: layouts.Layout) -> Biases:
+    """Returns the biases of a layout."""
     table = self.param(
       "rel_embedding",
       nn.with_logical_partitioning(
@@ -66,14 +99,8 @@ class RelativeBias(nn.Module):
       (self.num_heads, self.num_buckets),
       jnp.float32,
     ).astype(jnp.float32)
-    index = buckets(
-      key_positions[:, None, :] - positions[:, :, None],
-      count=self.num_buckets,
-      max_distance=self.max_distance,
-      both_ways=self.both_ways,
-    )
-    # A product, since the gradient of a lookup adds one number at a time.
-    rows = jax.nn.one_hot(index, self.num_buckets, dtype=jnp.float32)
-    return jnp.einsum(
-      "blsk,hk->bhls", rows, table, precision=jax.lax.Precision.HIGHEST
-    )
+    biases = Biases(table, None, self.max_distance, self.both_ways)
+    if layout.mask is None:
+      return biases
+    whole = biases.at(layout.positions, layout.key_positions)
+    return biases.replace(whole=whole)

@@ -13,6 +13,7 @@ from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import prefix_attention
 
 
@@ -67,7 +68,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: Float[Array, "B L D"],
-    layout: attention.Layout,
+    layout: layouts.Layout,
     cached: CacheSlice | None = None,
     columns: Int[Array, "B T"] | None = None,
   ) -> tuple[Float[Array, "B T D"], cache_lib.LayerCache]:
@@ -83,7 +84,7 @@ class Attention(nn.Module):
     Returns:
       Outputs of the queries, and the keys and values.
     """
-    queries = x if columns is None else attention.take_columns(x, columns)
+    queries = x if columns is None else layouts.take_columns(x, columns)
     query = self._project(queries, self.num_heads, "heads", "query")
     key = self._project(x, self.num_kv_heads, "kv_heads", "key")
     value = self._project(x, self.num_kv_heads, "kv_heads", "value")
@@ -115,9 +116,9 @@ class Attention(nn.Module):
       out = attention.attend_rows(query, key, value, layout, scale=scale)
       return out, cache_lib.LayerCache(key, value)
     layer, prefix = cached.write(key, value), cached.prefix
-    own = (layer.keys, layer.values, layout.mask)
+    own = (layer.keys, layer.values, layout)
     if prefix is None:
-      return attention.attend(query, *own, scale=scale), layer
+      return attention.attend_chunked(query, *own, scale=scale), layer
     if columns is not None:
       prefix = prefix.at(columns)
     out = prefix_attention.attend_after(query, prefix, *own, scale=scale)

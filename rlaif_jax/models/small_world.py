@@ -26,6 +26,7 @@ from rlaif_jax.models import decoder
 from rlaif_jax.models import decoder_block
 from rlaif_jax.models import heads
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import self_attention
 
@@ -83,7 +84,7 @@ class SmallWorldAttention(self_attention.Attention):
 
 def _previous_keys(
   own: Float[Array, "B L M C"],
-  layout: attention.Layout,
+  layout: layouts.Layout,
   cached: self_attention.CacheSlice | None,
 ) -> tuple[Float[Array, "B L M C"], Float[Array, "B M S C"]]:
   """Returns the previous token's keys (0 if none), and own keys of the cache.
@@ -95,12 +96,12 @@ def _previous_keys(
   """
   # The previous token is the visible one whose position is one less.
   before = layout.positions[:, :, None] - 1 == layout.key_positions[:, None, :]
-  before &= layout.mask
+  before &= layout.whole_mask()
   column = jnp.argmax(before, axis=2)
   has_previous = jnp.any(before, axis=2)[:, :, None, None]
   own_keys = attention.heads_first(own)
   if cached is None:
-    previous = attention.take_columns(own, column)
+    previous = layouts.take_columns(own, column)
     return jnp.where(has_previous, previous, 0), own_keys
   own_keys = cached.put(cached.layer.own_keys, own_keys)
   previous = attention.heads_first(
@@ -115,7 +116,7 @@ def _last_key(
   """Returns the own key of a prefix's last token, 0 if none."""
   if prefix is None:
     return 0
-  valid = prefix.mask[0, 0]
+  valid = prefix.layout.mask[0, 0]
   last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0]), 0))
   key = jax.lax.dynamic_slice_in_dim(prefix.layer.own_keys, last, 1, axis=2)
   key = jnp.where(jnp.any(valid), key, 0)

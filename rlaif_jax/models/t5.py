@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
-from rlaif_jax.models import attention
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import t5_layers
 
 T5Config = t5_layers.T5Config
@@ -263,7 +263,7 @@ def scalar_functions(
       {"params": params}, prompt, prompt_valid, response, valid
     )
     valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-    return attention.last_real(found, valid).reshape(_rows(batch))
+    return layouts.last_real(found, valid).reshape(_rows(batch))
 
   return protocols.ScalarModel(
     init=_init(module), states=states, last=last, is_causal=False

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlaif_jax.core import validation
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import relative_bias
 
 KeysValues = tuple[Float[Array, "B S H C"], Float[Array, "B S H C"]]
@@ -122,8 +123,8 @@ class T5Attention(nn.Module):
     x: Float[Array, "BN L D"],
     key: Float[Array, "B S H C"],
     value: Float[Array, "B S H C"],
-    mask: Bool[Array, "B NL S"],
-    bias: Float[Array, "B H NL S"] | None = None,
+    layout: layouts.Layout,
+    biases: relative_bias.Biases | None = None,
   ) -> Float[Array, "BN L D"]:
     """Attends from x to keys and values.
 
@@ -133,13 +134,15 @@ class T5Attention(nn.Module):
       x: states of the queries.
       key: keys.
       value: values.
-      mask: whether a query attends to a key.
-      bias: float32, added to the scores.
+      layout: of the queries [B, N L] and the keys.
+      biases: added to the scores.
     """
     rows = (key.shape[0], -1, x.shape[-1])
     query = self._split(self.query(x.reshape(rows)))
     key, value = map(attention.heads_first, (key, value))
-    out = attention.attend(query, key, value, mask, scale=1.0, bias=bias)
+    out = attention.attend_chunked(
+      query, key, value, layout, scale=1.0, biases=biases
+    )
     return self.out(out.reshape(*x.shape[:2], -1))
 
   def _split(self, x: Float[Array, "B S HC"]) -> Float[Array, "B S H C"]:
@@ -185,10 +188,10 @@ class EncoderLayer(nn.Module):
     self.pre_mlp_layer_norm = _norm(self.config)
     self.mlp = T5MLP(self.config)
 
-  def __call__(self, x, mask, bias):
+  def __call__(self, x, layout, biases):
     normed = self.pre_attention_layer_norm(x)
     keys_values = self.attention.keys_values(normed)
-    x = x + self.attention.read(normed, *keys_values, mask, bias)
+    x = x + self.attention.read(normed, *keys_values, layout, biases)
     return x + self.mlp(self.pre_mlp_layer_norm(x))
 
 
@@ -205,13 +208,13 @@ class DecoderLayer(nn.Module):
     self.pre_mlp_layer_norm = _norm(self.config)
     self.mlp = T5MLP(self.config)
 
-  def __call__(self, x, masks, bias, cross, cached=None):
+  def __call__(self, x, each, biases, cross, cached=None):
     """Applies the layer.
 
     Args:
       x: [B N, L, D].
-      masks: of self-attention and of cross-attention.
-      bias: of self-attention.
+      each: layouts of self-attention and of cross-attention.
+      biases: of self-attention.
       cross: keys and values of the prompts.
       cached: (keys, values, column) to write into, if any.
 
@@ -227,9 +230,9 @@ class DecoderLayer(nn.Module):
       value = jax.lax.dynamic_update_slice(
         values, value.astype(values.dtype), start
       )
-    x = x + self.self_attention.read(normed, key, value, masks[0], bias)
+    x = x + self.self_attention.read(normed, key, value, each[0], biases)
     normed = self.pre_cross_attention_layer_norm(x)
-    x = x + self.encoder_decoder_attention.read(normed, *cross, masks[1])
+    x = x + self.encoder_decoder_attention.read(normed, *cross, each[1])
     return x + self.mlp(self.pre_mlp_layer_norm(x)), (key, value)
 
 
@@ -250,13 +253,15 @@ class Encoder(nn.Module):
     self, x: Float[Array, "B S D"], valid: Bool[Array, "B S"]
   ) -> Float[Array, "B S D"]:
     """Returns final states; valid columns attend to all valid columns."""
-    positions = attention.positions_from_valid(valid)
-    bias = self.relpos_bias(positions, positions)
-    mask = jnp.broadcast_to(valid[:, None], bias.shape[:1] + bias.shape[2:])
+    columns = layouts.columns_of(valid)
+    columns = columns.replace(order=columns.order * 0)
+    kernel = self.options.kernel(*valid.shape[1:] * 2)
+    layout = layouts.layout_of(columns.queries(), columns, kernel)
+    biases = self.relpos_bias(layout)
     if self.options.compute.scan_layers and not self.is_initializing():
       template = EncoderLayer(self.config, parent=None)
       x = layers.scanned(
-        lambda own, x: template.apply({"params": own}, x, mask, bias),
+        lambda own, x: template.apply({"params": own}, x, layout, biases),
         [layer.variables["params"] for layer in self.layers],
         x,
         options=self.options,
@@ -265,7 +270,7 @@ class Encoder(nn.Module):
     else:
       x = self.options.shard(x)
       for layer in self.layers:
-        x = self.options.shard(layer(x, mask, bias))
+        x = self.options.shard(layer(x, layout, biases))
     return self.encoder_norm(x)
 
 
@@ -311,24 +316,26 @@ class ResponseDecoder(nn.Module):
       Final states [B N, L, D], and keys and values for each layer.
     """
     length = x.shape[1]
-    masks, bias = self._masks(length, all_valid, column, prompt_valid)
+    each = self._layouts(length, all_valid, column, prompt_valid)
+    biases = self.relpos_bias(each[0])
     x, states = self.options.shard(x), []
     for i, layer in enumerate(self.layers):
       state = None if cached is None else (*cached[i], column)
-      x, state = layer(x, masks, bias, cross[i], state)
+      x, state = layer(x, each, biases, cross[i], state)
       x = self.options.shard(x)
       states.append(state)
     return self.decoder_norm(x), states
 
   def scan(self, x, valid, encoded, prompt_valid) -> Float[Array, "BN L D"]:
     """Returns final states of whole responses; see `layers.scanned`."""
-    masks, bias = self._masks(x.shape[1], valid, 0, prompt_valid)
+    each = self._layouts(x.shape[1], valid, 0, prompt_valid)
+    biases = self.relpos_bias(each[0])
     template = DecoderLayer(self.config, parent=None)
 
     def apply(own, x):
       read = template.bind({"params": own})
       cross = read.encoder_decoder_attention.keys_values(encoded)
-      return read(x, masks, bias, cross)[0]
+      return read(x, each, biases, cross)[0]
 
     x = layers.scanned(
       apply,
@@ -339,20 +346,23 @@ class ResponseDecoder(nn.Module):
     )
     return self.decoder_norm(x)
 
-  def _masks(self, length, all_valid, column, prompt_valid):
-    """Returns the masks of self- and cross-attention, and the bias."""
-    capacity = all_valid.shape[1]
-    key_positions = attention.positions_from_valid(all_valid)
-    positions = jax.lax.dynamic_slice_in_dim(key_positions, column, length, 1)
-    bias = self.relpos_bias(positions, key_positions)
-    causal = (
-      jnp.arange(capacity)[None] <= (column + jnp.arange(length))[:, None]
+  def _layouts(self, length, all_valid, column, prompt_valid):
+    """Returns the layouts of self- and cross-attention."""
+    keys = layouts.columns_of(all_valid)
+    queries = jax.tree.map(
+      lambda x: jax.lax.dynamic_slice_in_dim(x, column, length, 1),
+      keys.queries(),
     )
+    kernel = self.options.kernel(length, all_valid.shape[1])
+    own = layouts.layout_of(queries, keys, kernel)
     # Several responses may share a prompt; see `T5Attention.read`.
-    rows, prompt = prompt_valid.shape
-    queries = all_valid.shape[0] // rows * length
-    cross = jnp.broadcast_to(prompt_valid[:, None], (rows, queries, prompt))
-    return (causal[None] & all_valid[:, None], cross), bias
+    rows = prompt_valid.shape[0]
+    zero = jnp.zeros((rows, all_valid.shape[0] // rows * length), jnp.int32)
+    queries = layouts.Columns(zero, zero, zero + 1, zero)
+    keys = layouts.columns_of(prompt_valid)
+    kernel = self.options.kernel(zero.shape[1], prompt_valid.shape[1])
+    keys = keys.replace(order=keys.order * 0)
+    return own, layouts.layout_of(queries, keys, kernel)
 
 
 class TokenEmbedder(nn.Module):

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 
+from rlaif_jax.planner import hlo_kernels
 from rlaif_jax.planner import hlo_loops
 from rlaif_jax.planner import hlo_products
 from rlaif_jax.planner import hlo_text
@@ -61,9 +62,10 @@ class Counts:
 def count(text: str, trip_count: int | None = None) -> Counts:
   """Counts the work of a program.
 
-  FLOPs are those of `hlo_products`. An operation reads its operands and writes
-  its results, as far as they are in device memory. Slices and gathers read only
-  the elements that they take, and an in-place update writes only the new ones.
+  FLOPs are those of `hlo_products` and `hlo_kernels`. An operation reads its
+  operands and writes its results, as far as they are in device memory. Slices
+  and gathers read only the elements that they take, and an in-place update
+  writes only the new ones.
   Of the branches of a conditional, the one with the most traffic counts.
 
   Args:
@@ -126,6 +128,7 @@ class _Counter:
 
   def _add(self, found: _Sum, computation, instruction, moves: bool) -> None:
     found.flops += hlo_products.flops(computation, instruction)
+    found.flops += hlo_kernels.flops(computation, instruction)
     self._add_collective(found, computation, instruction)
     op = instruction.op
     if op == "while":
@@ -145,6 +148,7 @@ class _Counter:
         found.add(self.of_computation(called, moves=False))
       if moves:
         found.bytes += self._traffic(computation, instruction)
+        found.bytes += hlo_kernels.repeated_bytes(computation, instruction)
 
   def _called(self, instruction) -> hlo_text.Computation:
     """Returns the computation of a call, a fusion or an async start."""

@@ -127,7 +127,8 @@ def parse(text: str) -> Module:
   """
   computations, entry = {}, ""
   name, instructions, root = "", {}, None
-  for line in text.splitlines():
+  # A kernel's attributes have lines of their own.
+  for line in re.sub(r'\n(?="|\}\})', " ", text).splitlines():
     if line.endswith("{") and line[:1] in "%E":
       is_entry = line.startswith("ENTRY ")
       name = line.removeprefix("ENTRY ").split()[0].lstrip("%")

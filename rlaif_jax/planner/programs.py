@@ -329,7 +329,7 @@ def _reshard(shapes: shapes_lib.Shapes, resident: float) -> Program:
 def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
   """Lowers sampling: the prefill, and then a loop over tokens."""
   spec = shapes.spec
-  policy = pretrained.language_model(spec.models.policy, shapes.mesh)
+  policy = pretrained.language_model(spec.models.policy, *shapes.forward)
   sample = rollout_lib.make_sample(policy, config=spec.rl, eos_ids=(1,))
   prompts = shapes.prompts(spec.phases.batch_size)
   placement = spec.compute.placement
@@ -341,8 +341,8 @@ def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
   """Reference log-probs, old values if the algorithm needs them, advantages."""
   spec = shapes.spec
   row = algorithms.ALGORITHMS[spec.rl.algorithm]
-  policy = pretrained.language_model(spec.models.policy, shapes.mesh)
-  value = pretrained.scalar_model(spec.models.policy, shapes.mesh)
+  policy = pretrained.language_model(spec.models.policy, *shapes.forward)
+  value = pretrained.scalar_model(spec.models.policy, *shapes.forward)
   params = {}
   if row.needs_value and not row.baseline_at_update:
     params["value"] = shapes.params(value.init, spec.compute.placement.value)
@@ -372,12 +372,12 @@ def _score(shapes: shapes_lib.Shapes, resident: float) -> Program:
   spec = shapes.spec
 
   def lower_reward_model():
-    scalar = pretrained.scalar_model(spec.reward_model, shapes.mesh)
+    scalar = pretrained.scalar_model(spec.reward_model, *shapes.forward)
     params = shapes.params(scalar.init, spec.models.scorer_placement)
     return jax.jit(scalar.last).lower(params, shapes.rollout_texts())
 
   def lower_labeler():
-    model = pretrained.language_model(spec.models.labeler, shapes.mesh)
+    model = pretrained.language_model(spec.models.labeler, *shapes.forward)
     # Ten options. The last has two tokens, the first of them that of "1".
     options = (*((i,) for i in range(1, 10)), (1, 10))
     read = scoring.option_log_probs

@@ -13,6 +13,7 @@ from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.planner import chips
 from rlaif_jax.planner import programs
 from rlaif_jax.planner import run_spec
+from rlaif_jax.planner import shapes as shapes_lib
 from rlaif_jax.planner import tables
 
 # "none" tries the requested mesh alone, "fits" others until one fits,
@@ -112,6 +113,9 @@ def plan_mesh(
       if program.part != "iteration":  # It shares the program before it.
         report(f"{text}: compiling {program.name}")
       row = measure(program, chip, for_tpu=devices[0].platform == "tpu")
+      if program.name.endswith("update"):
+        flops = shapes_lib.Shapes(spec, mesh).update_flops(phase)
+        row["mfu"] = flops / chip.flops / row["seconds"]
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -143,5 +147,6 @@ def measure(
     "resident": program.resident,
     "seconds": cost.seconds,
     "bound": cost.bound,
+    "mfu": 0.0,
     "compile_seconds": round(time.monotonic() - begin, 1),
   }

@@ -15,6 +15,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import prefix_sharing
+from rlaif_jax.models import architectures
 from rlaif_jax.planner import run_spec
 from rlaif_jax.rl import algorithms
 
@@ -29,6 +30,7 @@ class Shapes:
     mesh: the mesh that the shardings refer to.
     prompt: columns of a prompt; the text around a context is part of them.
     key: shape of a random key.
+    forward: mesh and compute of models that are loaded and not trained.
   """
 
   def __init__(self, spec: run_spec.RunSpec, mesh: jax.sharding.Mesh):
@@ -37,6 +39,8 @@ class Shapes:
     self._rows = mesh_lib.batch_sharding(mesh)
     self.prompt = spec.sequence.max_context
     self.key = jax.eval_shape(lambda: jax.random.key(0))
+    attention = spec.compute.attention
+    self.forward = mesh, compute_lib.ComputeConfig(attention=attention)
 
   def params(
     self,
@@ -151,6 +155,35 @@ class Shapes:
       suffix=self.array(*suffix),
       suffix_valid=self.array(*suffix, dtype=jnp.bool_),
     )
+
+  def update_flops(self, phase: str) -> float:
+    """Returns 6 N D of an update on each device; 0 if it is not that.
+
+    N has the vocabulary only at the columns that get logits. Scores, and what
+    is computed twice, are not in it. It is not the FLOPs of encoder-decoders
+    and of adapters.
+    """
+    spec, rl = self.spec, self.spec.rl
+    model = spec.reward_model if phase == "reward" else spec.models.policy
+    is_decoder = isinstance(
+      model, architectures.ARCHITECTURES["decoder"].config
+    )
+    if spec.optimizer.lora is not None or not is_decoder:
+      return 0.0
+    rows, texts, length = spec.rows(phase), 1, spec.sequence.max_response
+    models = 1
+    if phase == "reward":
+      texts = 2
+    elif phase == "policy":
+      texts, length = rl.samples_per_prompt, rl.sampling.max_tokens
+      rows = spec.phases.batch_size
+      models += algorithms.ALGORITHMS[rl.algorithm].needs_value
+    table = model.vocab_size * model.width
+    sizes = jax.eval_shape(architectures.scalar(model).init, self.key)
+    body = sum(leaf.size for leaf in jax.tree.leaves(sizes)) - table
+    products = models * body * (self.prompt + texts * length)
+    products += table * texts * length if phase != "reward" else 0
+    return 6.0 * rows * products / self.mesh.size
 
   def pairs(self, rows: int) -> batches.PairBatch:
     """Returns the pairs of an update of the reward model."""

@@ -13,7 +13,9 @@ from rlaif_jax.planner import run_spec
 class ProgramRow(TypedDict):
   """A program of a plan: fields of `program_costs.Cost`, and these.
 
-  `memory` includes `resident`, the bytes that are not the program's.
+  `memory` includes `resident`, the bytes that are not the program's. `mfu` is
+  the part of the chip's peak rate that `Shapes.update_flops` use at the
+  roofline; 0 of what is no update.
   """
 
   program: str
@@ -30,6 +32,7 @@ class ProgramRow(TypedDict):
   resident: float
   seconds: float
   bound: str
+  mfu: float
   compile_seconds: float
 
 
@@ -57,16 +60,18 @@ def table(plan: Plan, chip: chips.Chip) -> str:
   if plan["programs"]:
     lines.append(
       f"{'program':24}{'runs':>6}{'memory':>17}{'TFLOP':>9}{'GB HBM':>9}"
-      f"{'GB sent':>9}{'ms':>10}  bound by"
+      f"{'GB sent':>9}{'ms':>10}{'MFU':>6}  bound by"
     )
   for row in plan["programs"]:
     sent = sum(c["sent_bytes"] for c in row["collectives"])
     share = 100 * row["memory"] / chip.memory
+    mfu = f"{row['mfu']:.0%}" if row["mfu"] else ""
     lines.append(
       f"{row['program']:24}{row['runs']:6}"
       f"{row['memory'] / 1e9:8.2f} GB {share:3.0f} %"
       f"{row['flops'] / 1e12:9.2f}{row['bytes_accessed'] / 1e9:9.1f}"
-      f"{sent / 1e9:9.2f}{1e3 * row['seconds']:10.1f}  {row['bound']}"
+      f"{sent / 1e9:9.2f}{1e3 * row['seconds']:10.1f}"
+      f"{mfu:>6}  {row['bound']}"
     )
   parts = ", ".join(
     f"{name} {size / 1e9:.2f} GB" for name, size in plan["resident"].items()

@@ -28,9 +28,9 @@ def test_the_model_is_the_peers():
 
 def test_the_report(monkeypatch, capsys):
   monkeypatch.setattr(roofline, "seconds_of", lambda call, n: [8.0, 4.0, 5.0])
-  machine = roofline.Machine(flops=1.0, bandwidth=1.0)
+  machine = roofline.Machine(flops=1e9, bandwidth=1e9)
   monkeypatch.setattr(roofline, "measure", lambda: machine)
-  phases = [roofline.Phase(name="all", flops=2.0, bytes=1.0)]
+  phases = [roofline.Phase(name="all", flops=1e9, bytes=5e8, times=2.0)]
   workload.report(
     "x", "pairs", 10, lambda: None, phases, repetitions=3, settings={"rows": 3}
   )
@@ -38,6 +38,7 @@ def test_the_report(monkeypatch, capsys):
   assert line["pairs_per_s"] == 2.0
   assert line["roofline_pairs_per_s"] == 5.0
   assert line["share"] == 0.4
+  assert (line["gflop"], line["gb"]) == (2.0, 1.0)
   assert line["rows"] == 3
 
 

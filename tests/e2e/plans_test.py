@@ -30,6 +30,7 @@ PLANS = (
   ("decoder_plan", "decoder_8b", "v5p:4x4x2"),
   ("decoder_plan", "decoder_8b", "v6e:8x8"),
   ("decoder_drlaif_plan", "decoder_8b", "v5e:16x16"),
+  ("decoder_long_plan", "decoder_2b", "v5e:4x4"),
   ("decoder_lora_plan", "decoder_8b", "v5e:4x4"),
   ("t5_plan", "t5_1_1_xl", "v5e:16x16"),
   ("t5_drlaif_plan", "t5_1_1_xl", "v5e:16x16"),
@@ -84,7 +85,7 @@ def test_every_plan_is_listed():
 )
 def test_the_resident_arrays_fit(recipe, size, topology):
   """On some mesh that the rows divide by; nothing is compiled."""
-  pytest.importorskip("libtpu")
+  testing.need_tpu_compiler()
   spec = spec_of(recipe, size, topology)
   devices = chips.devices_of(topology)
   chip = chips.chip_of(devices[0])
@@ -105,7 +106,7 @@ def test_the_resident_arrays_fit(recipe, size, topology):
 def test_the_real_compiler_says_that_it_fits(
   tmp_path, capsys, recipe, size, topology
 ):
-  pytest.importorskip("libtpu")
+  testing.need_tpu_compiler()
   arguments = command(recipe, size, topology)
   code = main.main([*arguments, f"--output_dir={tmp_path}"])
   printed = capsys.readouterr()

@@ -175,7 +175,7 @@ def test_memory_and_rates_of_another_chip(tmp_path, uncompiled):
 
 
 def test_a_tpu_that_does_not_exist(tmp_path):
-  pytest.importorskip("libtpu")
+  testing.need_tpu_compiler()
   # Heads and widths that a mesh axis of four divides.
   model = testing.tiny_decoder(64, width=32, mlp_dim=96, num_heads=4)
   result = plan(

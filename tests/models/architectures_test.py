@@ -15,8 +15,10 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import masked
 from rlaif_jax.engine import decode
+from rlaif_jax.engine import prefix_sharing
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import architectures
+from rlaif_jax.models import layouts
 from rlaif_jax.models import small_world
 from rlaif_jax.models import t5
 from rlaif_jax.models import architecture_options
@@ -339,3 +341,60 @@ def test_scalars_of_layers_as_a_loop_are_the_same():
     np.testing.assert_allclose(
       looped.states(params, batch()), plain.states(params, batch()), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("name", ["small_world", "gemma3", "t5_1_1"])
+def test_chunked_attention_gives_the_same_numbers(
+  monkeypatch, name, scan_layers
+):
+  """Texts, groups, prefill and a shared prefix, eight queries at a time."""
+  monkeypatch.setattr(layouts, "BLOCK_SCORES", 0)
+  both = batch()
+  generator = np.random.default_rng(2)
+  group = batches.GroupBatch(
+    prompt=both.tokens,
+    prompt_valid=both.valid,
+    response=jnp.asarray(generator.integers(3, VOCAB, (2, 3, 4))),
+    response_valid=jnp.asarray(generator.random((2, 3, 4)) < 0.8),
+  )
+
+  def numbers(attention):
+    compute = compute_lib.ComputeConfig(
+      attention=attention, scan_layers=scan_layers
+    )
+    options = architectures.ForwardOptions(compute=compute)
+    functions = testing.jitted(architectures.language(FAMILIES[name], options))
+    params = testing.build(functions)
+    found = [functions.hidden(params, texts) for texts in (both, group)]
+    found.append(functions.prefill(params, both.tokens, both.valid, 4)[0])
+    choices = ((3,), (4, 5))
+    found.append(
+      scoring.option_log_probs(
+        functions, params, both.tokens, both.valid, choices
+      )
+    )
+    if functions.is_causal:
+      prefix = prefix_sharing.prefill_prefix(
+        functions, params, both.tokens[:1], both.valid[:1]
+      )
+      shared = prefix_sharing.SharedPrompts(
+        group_tokens=both.tokens,
+        group_valid=both.valid,
+        group_ids=jnp.array([0, 1, 1]),
+        suffix=jnp.asarray(generator.integers(3, VOCAB, (3, 12))),
+        suffix_valid=jnp.ones((3, 12), bool),
+      )
+      found.append(
+        scoring.shared_option_log_probs(
+          functions, params, prefix, shared, choices
+        )
+      )
+    return found
+
+  state = generator.bit_generator.state
+  plain = numbers("plain")
+  generator.bit_generator.state = state
+  for found, expected in zip(numbers("chunked"), plain, strict=True):
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.std(expected) > 0.01

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlaif_jax.models import decoder
-from rlaif_jax.models import attention
 from rlaif_jax.models import heads
+from rlaif_jax.models import layouts
 from tests import testing
 
 
 def test_last_real_is_by_index():
   values = jnp.arange(12.0).reshape(3, 4)
   valid = jnp.array([[1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 1, 0]], bool)
-  np.testing.assert_array_equal(attention.last_real(values, valid), [1, 7, 10])
+  np.testing.assert_array_equal(layouts.last_real(values, valid), [1, 7, 10])
 
 
 def test_end_token_that_is_also_the_pad_is_read_by_index():

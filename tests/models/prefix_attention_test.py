@@ -18,6 +18,7 @@ from rlaif_jax.models import architectures
 from rlaif_jax.models import attention
 from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import cache as cache_lib
+from rlaif_jax.models import layouts
 from tests import testing
 from tests.models import architectures_test
 
@@ -27,6 +28,10 @@ OPTIONS = ((3,), (4, 5), (4, 6))
 
 ROWS, LENGTH, HEADS, KEY_HEADS, CHANNELS = 3, 4, 4, 2, 8
 COMMON, OWN = 5, 6
+
+
+def given(mask):
+  return layouts.Layout(None, None, jnp.asarray(mask))
 
 
 def arrays(dtype):
@@ -61,9 +66,9 @@ def test_it_equals_attention_to_copies(which, scale):
   begin_mask = jnp.asarray(masks()[which])
   found = prefix_attention.attend_after(
     query,
-    prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask),
+    prefix_attention.Prefix(cache_lib.LayerCache(*first), given(begin_mask)),
     *own,
-    mask,
+    given(mask),
     scale=scale,
   )
   copies = [
@@ -82,9 +87,9 @@ def test_large_scores_do_not_overflow():
   query, first, own, mask = arrays("float32")
   begin_mask = jnp.asarray(masks()["alike"])
   prefix = prefix_attention.Prefix(
-    cache_lib.LayerCache(first[0] * 100, first[1]), begin_mask
+    cache_lib.LayerCache(first[0] * 100, first[1]), given(begin_mask)
   )
-  found = prefix_attention.attend_after(query * 100, prefix, *own, mask)
+  found = prefix_attention.attend_after(query * 100, prefix, *own, given(mask))
   assert np.isfinite(found).all() and np.abs(found).max() > 0.1
 
 
@@ -93,8 +98,10 @@ def test_bfloat16_stays_near_float32():
   found = []
   for dtype in ("float32", "bfloat16"):
     query, first, own, mask = arrays(dtype)
-    prefix = prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask)
-    out = prefix_attention.attend_after(query, prefix, *own, mask)
+    prefix = prefix_attention.Prefix(
+      cache_lib.LayerCache(*first), given(begin_mask)
+    )
+    out = prefix_attention.attend_after(query, prefix, *own, given(mask))
     assert out.dtype == dtype
     found.append(out.astype(jnp.float32))
   np.testing.assert_allclose(*found, atol=0.04)
@@ -104,9 +111,11 @@ def test_nothing_is_copied_for_each_row():
   """In the compiled program no array has the prefix's keys for each row."""
   query, first, own, mask = arrays("float32")
   begin_mask = jnp.asarray(masks()["alike"])
-  prefix = prefix_attention.Prefix(cache_lib.LayerCache(*first), begin_mask)
+  prefix = prefix_attention.Prefix(
+    cache_lib.LayerCache(*first), given(begin_mask)
+  )
   call = jax.jit(prefix_attention.attend_after)
-  text = call.lower(query, prefix, *own, mask).compile().as_text()
+  text = call.lower(query, prefix, *own, given(mask)).compile().as_text()
   assert f"[{ROWS},{KEY_HEADS},{COMMON},{CHANNELS}]" not in text
   assert f"[1,{KEY_HEADS},{COMMON},{CHANNELS}]" in text
 
@@ -120,13 +129,17 @@ def test_columns_of_a_mask_are_taken_where_it_has_them():
     first_column=jnp.asarray(COMMON),
   )
   both = [jnp.asarray(masks()[name]) for name in ("alike", "each")]
-  layers = prefix_attention.of_layers(cache, both)
+  zero = jnp.zeros((ROWS, LENGTH), int)
+  queries = layouts.Columns(zero, zero, zero, zero)
+  layers = prefix_attention.of_layers(
+    cache, [layouts.Layout(queries, None, mask) for mask in both]
+  )
   assert len(layers) == 2
   alike, each = layers[1]
   columns = jnp.array([[3, 0], [1, 1], [2, 3]])
-  np.testing.assert_array_equal(alike.at(columns).mask, both[0])
+  np.testing.assert_array_equal(alike.at(columns).layout.mask, both[0])
   np.testing.assert_array_equal(
-    each.at(columns).mask[0], both[1][0, jnp.array([3, 0])]
+    each.at(columns).layout.mask[0], both[1][0, jnp.array([3, 0])]
   )
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import prefix_attention
 from rlaif_jax.models import self_attention
 from rlaif_jax.models import architecture_options
+from rlaif_jax.models import layouts
 
 LAYER = self_attention.Attention(
   num_heads=4,
@@ -31,22 +31,22 @@ def test_own_columns_after_a_prefix_are_those_of_the_whole_row():
   generator = np.random.default_rng(0)
   x = generator.normal(0, 1, (ROWS, LENGTH, WIDTH)).astype(np.float32)
   x[:, :FIRST] = x[:1, :FIRST]
-  layout = attention.causal_layout(jnp.ones((ROWS, LENGTH), bool))
+  layout = layouts.causal_layout(jnp.ones((ROWS, LENGTH), bool))
   params = LAYER.init(jax.random.key(0), x, layout)
   whole, _ = LAYER.apply(params, x, layout)
   _, prefix = LAYER.apply(
-    params, x[:1, :FIRST], attention.causal_layout(jnp.ones((1, FIRST), bool))
+    params, x[:1, :FIRST], layouts.causal_layout(jnp.ones((1, FIRST), bool))
   )
   empty = jnp.zeros((ROWS, 2, LENGTH - FIRST, 8))
   cached = self_attention.CacheSlice(
     cache_lib.LayerCache(empty, empty),
     jnp.asarray(0),
-    prefix_attention.Prefix(prefix, jnp.ones((1, 1, FIRST), bool)),
+    prefix_attention.Prefix(
+      prefix, layouts.Layout(None, None, jnp.ones((1, 1, FIRST), bool))
+    ),
   )
   assert cached.num_columns == LENGTH
-  positions = layout.positions[:, FIRST:]
-  mask = layout.mask[:, FIRST:, FIRST:]
-  rest = attention.Layout(positions, positions, mask)
+  rest = layout.part(slice(FIRST, None), slice(FIRST, None))
   found, own = LAYER.apply(params, x[:, FIRST:], rest, cached)
   np.testing.assert_allclose(found, whole[:, FIRST:], atol=1e-5)
   assert own.keys.shape == empty.shape

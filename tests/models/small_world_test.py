@@ -14,6 +14,7 @@ import pytest
 from rlaif_jax.models import attention
 from rlaif_jax.models import decoder
 from rlaif_jax.models import layers
+from rlaif_jax.models import layouts
 from rlaif_jax.models import small_world
 from tests import testing
 
@@ -45,7 +46,7 @@ def test_keys_are_those_of_the_previous_token():
   """By hand: holes are skipped, and a first token has a key of zero."""
   x = np.random.default_rng(0).normal(0, 1, (1, 5, 16)).astype(np.float32)
   valid = jnp.array([[0, 1, 0, 1, 1]], bool)
-  layout = attention.causal_layout(valid)
+  layout = layouts.causal_layout(valid)
   params = LAYER.init(jax.random.key(0), x, layout)
   _, cache = LAYER.apply(params, x, layout)
   kernel = nn.unbox(params)["params"]["key"]["kernel"]
@@ -86,7 +87,7 @@ def test_without_previous_keys_it_is_a_decoder():
 
 def test_key_kernels_start_as_copies_of_the_queries_that_read_them():
   x = jnp.zeros((1, 2, 16))
-  layout = attention.causal_layout(jnp.ones((1, 2), bool))
+  layout = layouts.causal_layout(jnp.ones((1, 2), bool))
   params = LAYER.init(jax.random.key(0), x, layout)["params"]
   before = nn.unbox(params)["query"]["kernel"]
   small_world.match_keys_to_queries(params, 1.5)

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from rlaif_jax.planner import chips
+from tests import testing
 
 
 def test_devices_of_this_process():
@@ -49,7 +50,7 @@ def test_a_missing_compiler_is_an_error_with_the_command(monkeypatch):
 
 
 def test_topologies_of_the_real_compiler():
-  pytest.importorskip("libtpu")
+  testing.need_tpu_compiler()
   for topology, count, name in (
     ("v5e:4x4", 16, "TPU v5e"),
     ("v5p:2x2x2", 8, "TPU v5p"),

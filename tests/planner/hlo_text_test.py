@@ -64,3 +64,13 @@ def test_constants_have_no_operands():
 def test_text_that_is_no_hlo_is_an_error():
   with pytest.raises(ValueError, match="has no ENTRY"):
     hlo_text.parse("module @jit_f {\n}")
+
+
+def test_attributes_of_several_lines():
+  text = TEXT.replace(
+    "kind=kLoop, calls=%fused",
+    'frontend_attributes={kernel_metadata={\n"x":"{}"\n}}, calls=%fused',
+  )
+  entry = hlo_text.parse(text).entry
+  assert list(entry.instructions) == ["a", "b", "cut.1", "both"]
+  assert entry.instructions["cut.1"].attribute("calls") == "fused"

@@ -17,6 +17,7 @@ from rlaif_jax.planner import chips
 from rlaif_jax.planner import hlo_counts
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.planner import program_costs
+from tests import testing
 from tests import tiny_plan
 
 CHIP = chips.Chip(
@@ -26,7 +27,7 @@ CHIP = chips.Chip(
 
 def test_a_tpu_compiler_stops_before_code_generation():
   """With the result of a compilation to the end."""
-  pytest.importorskip("libtpu")
+  testing.need_tpu_compiler()
   mesh = mesh_lib.make_mesh("fsdp:-1", chips.devices_of("v5e:2x2"))
   split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
   a = jax.ShapeDtypeStruct((512, 256), jnp.float32, sharding=split)

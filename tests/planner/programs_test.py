@@ -56,7 +56,7 @@ def test_an_update_costs_six_flops_per_parameter_and_token():
 
 def test_products_overlapped_with_gathers_are_counted_fully():
   """The compiler hides them in loops where parameters are split."""
-  pytest.importorskip("libtpu")
+  testing.need_tpu_compiler()
   rows, length, response = 64, 512, 64
   c = testing.tiny_decoder(
     1024, width=1024, mlp_dim=4096, num_heads=8, num_kv_heads=8, head_dim=128
