@@ -32,6 +32,7 @@ JOBS = {
   "compare": "rlaif_jax.jobs.compare_policies",
   "score": "rlaif_jax.jobs.score_responses",
   "corrupt_pairs": "rlaif_jax.jobs.corrupt_pairs",
+  "write_rubrics": "rlaif_jax.jobs.write_rubrics",
   "eval_judge": "rlaif_jax.jobs.eval_judge",
   "report": "rlaif_jax.jobs.report_runs",
   "plan": "rlaif_jax.jobs.plan_run",

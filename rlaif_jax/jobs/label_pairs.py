@@ -49,7 +49,8 @@ def run(
   Args:
     output_dir: output directory; a second run resumes there.
     pairs: pairs to label.
-    judge: settings of the judge: PairwiseJudgeConfig (prompts a model) or
+    judge: settings of the judge: PairwiseJudgeConfig (prompts a model),
+      RubricJudgeConfig (asks about each criterion of each response) or
       LikelihoodJudgeConfig (compares likelihoods); needs `labeler`.
     labeler: language model that labels.
     humans: simulated raters instead of a language model.

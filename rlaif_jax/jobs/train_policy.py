@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a policy by RL: RLAIF, RLHF or d-RLAIF, which differ in the reward.
 
-That of a model of AI labels or of human ones, or a labeler's score of 1 to 10.
+That of a model of AI or human labels, or a labeler's score or rubric answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 
 from rlaif_jax.api import candidates
-from rlaif_jax.api import reward_loading
+from rlaif_jax.api import judge_rewards
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import records
@@ -35,7 +35,7 @@ def run(
   output_dir: str,
   policy_dir: str,
   prompts: datasets.PromptData,
-  scorer: reward_loading.ScorerConfig,
+  scorer: judge_rewards.AnyScorer,
   rl: algorithms.RLConfig = algorithms.RLConfig(),
   optimizers: optimizer_lib.PolicyOptimizers = optimizer_lib.PolicyOptimizers(),
   train: loop.TrainConfig = loop.TrainConfig(epochs=1.0),
@@ -49,7 +49,7 @@ def run(
     output_dir: output directory; a second start resumes there.
     policy_dir: SFT policy: start of policy and value network, and reference.
     prompts: training and validation contexts.
-    scorer: reward.
+    scorer: reward: ScorerConfig, or JudgeRewardConfig for a rubric.
     rl: objective, algorithm and sampling; the defaults are the paper's.
     optimizers: optimizers of policy and value network (paper: 1e-5).
     train: length, prompts per update (paper: 128), evaluations and seed.
@@ -70,7 +70,7 @@ def run(
   examples, validation = prompts.read_splits()
   encode = datasets.prompt_encoder(sft.tokenizer, sft.sequence)
   rows = datasets.TrainingRows(examples, encode)
-  score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
+  score, scorer_params = judge_rewards.make_scorer(scorer, sft, devices)
   reference = pretrained.load_reference(sft, devices, placement)
   frozen = {"reference": reference.params, "scorer": scorer_params}
   value = initialization.value_model(rl.algorithm, sft.config, devices, compute)

@@ -68,11 +68,12 @@ RENDER = {
   "pairwise": prompts.render_pairwise,
   "pointwise": prompts.render_pointwise,
   "yesno": prompts.render_yesno,
+  "rubric": prompts.render_rubric,
 }
 
 
-def parts_of(template, **settings):
-  return getattr(template, f"{template.kind}_parts")(**settings)
+def parts_of(template, *, cot):
+  return template._parts(template.kind, cot)
 
 
 def each_prompt(name):
@@ -122,6 +123,8 @@ def test_kinds_are_not_mixed_up():
     prompts.load("harmless_yes_no").pointwise_parts()
   with pytest.raises(ValueError, match="is pointwise, but a yesno"):
     prompts.render_yesno(prompts.load("summary_rating"), "c", "a")
+  with pytest.raises(ValueError, match="is yesno, but a rubric"):
+    prompts.render_rubric(prompts.load("harmless_yes_no"), "c", "a", "q?")
   with pytest.raises(ValueError, match="shows 2 candidates, not 1"):
     prompts.segments(prompts.load("summary_base"), "c", ("a",))
   with pytest.raises(ValueError, match="no cot_ending"):
