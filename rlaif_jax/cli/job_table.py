@@ -33,6 +33,7 @@ JOBS = {
   "score": "rlaif_jax.jobs.score_responses",
   "corrupt_pairs": "rlaif_jax.jobs.corrupt_pairs",
   "write_rubrics": "rlaif_jax.jobs.write_rubrics",
+  "write_judge_data": "rlaif_jax.jobs.write_judge_data",
   "eval_judge": "rlaif_jax.jobs.eval_judge",
   "report": "rlaif_jax.jobs.report_runs",
   "plan": "rlaif_jax.jobs.plan_run",
