@@ -9,6 +9,7 @@ from typing import Callable, Sequence
 import jax
 
 from rlaif_jax.api import labelers
+from rlaif_jax.api import principle_rewards
 from rlaif_jax.api import reward_loading
 from rlaif_jax.api import rewards
 from rlaif_jax.core import protocols
@@ -41,7 +42,11 @@ class JudgeRewardConfig(validation.Validated):
 
 
 # What `train_policy` takes as the reward.
-AnyScorer = reward_loading.ScorerConfig | JudgeRewardConfig
+AnyScorer = (
+  reward_loading.ScorerConfig
+  | JudgeRewardConfig
+  | principle_rewards.PrincipleRewardConfig
+)
 
 
 def make_scorer(
@@ -52,11 +57,14 @@ def make_scorer(
   """Returns the Scorer of a config and its parameters.
 
   Raises:
-    ValueError: see `reward_loading.make_scorer`; the rubrics file is invalid or
-      has no rubric for contexts without one of their own.
+    ValueError: see `reward_loading.make_scorer` and
+      `principle_rewards.make_scorer`; the rubrics file is invalid or has no
+      rubric for contexts without one of their own.
   """
   if isinstance(config, reward_loading.ScorerConfig):
     return reward_loading.make_scorer(config, policy, devices)
+  if isinstance(config, principle_rewards.PrincipleRewardConfig):
+    return principle_rewards.make_scorer(config, policy, devices)
   labelers.check(config.labeler, config.judge)
   rubrics = rubrics_of_policy(config.judge.rubrics_file, policy)
   loaded = labelers.load_labeler(config.labeler, journal_file="")

@@ -34,6 +34,7 @@ JOBS = {
   "corrupt_pairs": "rlaif_jax.jobs.corrupt_pairs",
   "write_rubrics": "rlaif_jax.jobs.write_rubrics",
   "write_judge_data": "rlaif_jax.jobs.write_judge_data",
+  "write_principle_data": "rlaif_jax.jobs.write_principle_data",
   "eval_judge": "rlaif_jax.jobs.eval_judge",
   "report": "rlaif_jax.jobs.report_runs",
   "plan": "rlaif_jax.jobs.plan_run",

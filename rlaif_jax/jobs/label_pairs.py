@@ -51,8 +51,8 @@ def run(
     output_dir: output directory; a second run resumes there.
     pairs: pairs to label.
     judge: settings of the judge: PairwiseJudgeConfig (prompts a model),
-      RubricJudgeConfig (asks about each criterion of each response) or
-      LikelihoodJudgeConfig (compares likelihoods); needs `labeler`.
+      RubricJudgeConfig, PrincipleJudgeConfig (compares by one principle at a
+      time) or LikelihoodJudgeConfig (likelihoods); needs `labeler`.
     labeler: language model that labels.
     humans: simulated raters instead of a language model.
     instructions: also write instructions.jsonl; needs `humans`.

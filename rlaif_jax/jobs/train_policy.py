@@ -49,7 +49,7 @@ def run(
     output_dir: output directory; a second start resumes there.
     policy_dir: SFT policy: start of policy and value network, and reference.
     prompts: training and validation contexts.
-    scorer: reward: ScorerConfig, or JudgeRewardConfig for a rubric.
+    scorer: ScorerConfig; JudgeRewardConfig (rubric); PrincipleRewardConfig.
     rl: objective, algorithm and sampling; the defaults are the paper's.
     optimizers: optimizers of policy and value network (paper: 1e-5).
     train: length, prompts per update (paper: 128), evaluations and seed.

@@ -11,6 +11,7 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import principle_judge
 from rlaif_jax.labeling import rubric_judge
 
 # Config of a judge of pairs.
@@ -18,12 +19,14 @@ Judge = (
   pairwise_judge.PairwiseJudgeConfig
   | likelihood_judge.LikelihoodJudgeConfig
   | rubric_judge.RubricJudgeConfig
+  | principle_judge.PrincipleJudgeConfig
 )
 # Modules with `judge_pairs` and `expected_usage`, by type of the config.
 MODULES: dict[type, ModuleType] = {
   pairwise_judge.PairwiseJudgeConfig: pairwise_judge,
   likelihood_judge.LikelihoodJudgeConfig: likelihood_judge,
   rubric_judge.RubricJudgeConfig: rubric_judge,
+  principle_judge.PrincipleJudgeConfig: principle_judge,
 }
 
 

@@ -56,7 +56,7 @@ def segments(
     template: the template.
     context: the context of the candidates.
     candidates: the responses in the order shown: two if pairwise, else one;
-      a response and a criterion of a rubric template.
+      a criterion or principle follows them, if the template has one.
     cot: ends with the request for a rationale (step 1 of section 2.1.2).
     rationale: ends with the request, this rationale and the standard ending
       (step 2).
@@ -126,6 +126,14 @@ def render_rubric(
   """Returns the prompt for yes or no about one criterion of a response."""
   template.check_kind("rubric")
   return _joined(segments(template, context, (response, criterion)))
+
+
+def render_principle(
+  template: Template, context: str, first: str, second: str, principle: str
+) -> str:
+  """Returns the prompt that compares two responses by one principle."""
+  template.check_kind("principle")
+  return _joined(segments(template, context, (first, second, principle)))
 
 
 def _joined(pieces: Sequence[Segment]) -> str:

@@ -69,6 +69,7 @@ RENDER = {
   "pointwise": prompts.render_pointwise,
   "yesno": prompts.render_yesno,
   "rubric": prompts.render_rubric,
+  "principle": prompts.render_principle,
 }
 
 
@@ -89,7 +90,7 @@ def each_prompt(name):
 def test_parts_and_segments_join_to_the_prompt(name):
   for (template, cot), text in itertools.product(each_prompt(name), TEXTS):
     assert template.name == name
-    texts = ("ctx", text, "other")[: template.num_candidates + 1]
+    texts = ("ctx", text, "other", "last")[: template.num_candidates + 1]
     pieces = prompts.segments(template, texts[0], texts[1:], cot=cot)
     whole = "".join(piece.text for piece in pieces)
     if template.kind == "pairwise":
