@@ -20,18 +20,20 @@ def run(
   labeler: labelers.LabelerConfig,
   writer: rubric_writer.RubricWriterConfig = rubric_writer.RubricWriterConfig(),
   default_file: str = "",
+  chunk_size: int = 64,
 ) -> records.Row:
   """Writes rubrics.jsonl, one rubric per context, in the order of the examples.
 
   A context for which the labeler writes no question goes to quarantine.jsonl.
 
   Args:
-    output_dir: output directory.
+    output_dir: output directory; a second run resumes there.
     examples: contexts.
     labeler: language model that writes.
     writer: its prompt and limits.
     default_file: rubrics whose row without a context is added, as the rubric
       of contexts without one of their own; "": none is added.
+    chunk_size: number of contexts that are stored at a time.
   """
   default = []
   if default_file:
@@ -48,15 +50,17 @@ def run(
   loaded = labelers.load_labeler(
     labeler, journal_file=f"{output_dir}/journal.jsonl"
   )
-  found, usage = rubric_writer.write(
+  found, usage = rubric_writer.write_in_chunks(
+    directory / "rubrics.partial.jsonl",
     contexts,
     loaded.backend,
     writer,
     tokenizer=loaded.tokenizer,
     quarantine=quarantine,
+    chunk_size=chunk_size,
+    commit=loaded.commit,
   )
   jsonl.write_records(directory / "rubrics.jsonl", [*found, *default])
-  loaded.commit(len(found) == len(contexts))
   return {
     "rubrics": f"{output_dir}/rubrics.jsonl",
     "contexts": len(contexts),

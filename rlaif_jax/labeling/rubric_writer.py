@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import pathlib
 import re
-from typing import Sequence
+from typing import Callable, Sequence
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
+from rlaif_jax.engine import metrics
+from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import judgments
 from rlaif_jax.labeling import option_probs
 from rlaif_jax.labeling import rubrics
+from rlaif_jax.labeling import store
 
 # A line of a list with an optional mark: "1. [2] Does it name the tool?"
 _LINE = re.compile(
@@ -100,6 +106,71 @@ def write(
       reason=f"the labeler wrote no criterion: {output.strip()!r:.60}",
     )
   return result, usage
+
+
+def write_in_chunks(
+  path: pathlib.Path,
+  contexts: Sequence[str],
+  backend: protocols.Backend,
+  config: RubricWriterConfig,
+  *,
+  tokenizer: protocols.Tokenizer,
+  quarantine: jsonl.Quarantine,
+  chunk_size: int,
+  commit: Callable[[bool], None],
+) -> tuple[list[rubrics.Rubric], records.Usage]:
+  """Calls `write` by chunks, and skips those that an earlier run has written.
+
+  Args:
+    path: file of the chunks, each of which is one line.
+    contexts: contexts, in the same order in each run.
+    backend: language model.
+    config: settings; chunks of other settings or models are not used.
+    tokenizer: tokenizer of the backend.
+    quarantine: receives contexts for which the model writes no criterion.
+    chunk_size: number of contexts of a chunk.
+    commit: called after a chunk is stored; its argument tells whether all
+      contexts of the chunk have a rubric.
+
+  Raises:
+    preemption.Preempted: the process was asked to stop.
+  """
+  name = records.content_id(repr(config), backend.name)
+  lines = []
+  if path.exists():
+    jsonl.cut_torn_line(path)
+    found = jsonl.parse_rows(path, jsonl.row_of)
+    lines = [row for row in found if row["writer"] == name]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  result, total = [], records.Usage()
+  progress = metrics.Progress("write", len(contexts), unit="rubrics")
+  with open(path, "a", encoding="utf-8") as f:
+    for number, chunk in enumerate(store.batched(contexts, chunk_size)):
+      if number == len(lines):
+        failed = jsonl.Quarantine()
+        written, usage = write(
+          chunk, backend, config, tokenizer=tokenizer, quarantine=failed
+        )
+        row = {
+          "rubrics": [records.to_row(rubric) for rubric in written],
+          "failed": failed.rows,
+          "usage": records.to_row(usage),
+          "writer": name,
+        }
+        line = jsonl.dump_row(row)
+        f.write(line + "\n")
+        f.flush()
+        os.fsync(f.fileno())
+        lines.append(json.loads(line))
+        commit(len(written) == len(chunk))
+      row = lines[number]
+      result += [records.from_row(rubrics.Rubric, r) for r in row["rubrics"]]
+      quarantine.rows += row["failed"]
+      total += records.from_row(records.Usage, row["usage"])
+      progress.update(min((number + 1) * chunk_size, len(contexts)))
+      if preemption.requested():
+        raise preemption.Preempted(f"write: stopped after chunk {number + 1}")
+  return result, total
 
 
 def parse(output: str) -> tuple[rubrics.Criterion, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from rlaif_jax.core import jsonl
+from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import rubric_writer
 from rlaif_jax.labeling import rubrics
 from tests import testing
@@ -68,3 +69,52 @@ def test_criteria_without_weight_are_no_rubric():
 def test_the_prompt_shows_a_list_that_is_read():
   shown = rubric_writer.RubricWriterConfig().after
   assert [c.weight for c in rubric_writer.parse(shown)] == [2.0, -1.0]
+
+
+def test_a_stopped_run_resumes_with_equal_files(tmp_path, monkeypatch):
+  def make(name="scripted"):
+    return testing.ScriptedBackend(
+      None,
+      lambda prompt, seed: "" if "bad" in prompt else f"1. Is it {prompt[1]}?",
+      name=name,
+    )
+
+  contexts = ["a", "b", "bad", "c", "d"]
+  config = rubric_writer.RubricWriterConfig(before="<", after=">")
+
+  def run(path, backend, config=config):
+    quarantine, commits = jsonl.Quarantine(), []
+    found = rubric_writer.write_in_chunks(
+      path,
+      contexts,
+      backend,
+      config,
+      tokenizer=TOKENIZER,
+      quarantine=quarantine,
+      chunk_size=2,
+      commit=commits.append,
+    )
+    return (*found, quarantine.rows), commits
+
+  whole, commits = run(tmp_path / "whole.jsonl", make())
+  assert len(whole[0]) == 4 and len(whole[2]) == 1
+  assert commits == [True, False, True] and whole[1].requests == 5
+  path = tmp_path / "out" / "part.jsonl"
+  monkeypatch.setattr(preemption, "requested", lambda: True)
+  with pytest.raises(preemption.Preempted, match="after chunk 1"):
+    run(path, make())
+  with pytest.raises(preemption.Preempted, match="after chunk 1"):
+    run(path, make())
+  monkeypatch.undo()
+  path.write_bytes(path.read_bytes() + b'{"torn')
+  backend = make()
+  resumed, _ = run(path, backend)
+  assert resumed == whole and len(backend.completions) == 2
+  assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+  # Another model, or other settings, use nothing of it.
+  for other, changed in (
+    (make("other"), config),
+    (make(), rubric_writer.RubricWriterConfig(before="<", after="!")),
+  ):
+    run(path, other, changed)
+    assert len(other.completions) == 3
