@@ -122,16 +122,25 @@ def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
     raise ValueError(
       "judge is not set; set it, for example to @PairwiseJudgeConfig()"
     )
-  if bool(config.labeler_dir) == (config.endpoint is not None):
-    raise ValueError(
-      f"LabelerConfig.labeler_dir is {config.labeler_dir!r} and endpoint is "
-      f"{config.endpoint}; set exactly one"
-    )
+  check_labeler(config)
   is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
   if config.endpoint is not None and is_likelihood:
     raise ValueError(
       "endpoints do not return likelihoods of given texts; use a "
       "PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
+    )
+
+
+def check_labeler(config: LabelerConfig) -> None:
+  """Checks that there is one labeler.
+
+  Raises:
+    ValueError: `labeler_dir` and `endpoint` are both or neither set.
+  """
+  if bool(config.labeler_dir) == (config.endpoint is not None):
+    raise ValueError(
+      f"LabelerConfig.labeler_dir is {config.labeler_dir!r} and endpoint is "
+      f"{config.endpoint}; set exactly one"
     )
 
 

@@ -17,10 +17,13 @@ from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import pointwise_judge
 from rlaif_jax.labeling import rating_file
 from rlaif_jax.labeling import reference_judge
+from rlaif_jax.labeling import rubric_judge
 from rlaif_jax.model_io import pretrained
 
 Judge = (
-  pointwise_judge.PointwiseJudgeConfig | pairwise_judge.PairwiseJudgeConfig
+  pointwise_judge.PointwiseJudgeConfig
+  | pairwise_judge.PairwiseJudgeConfig
+  | rubric_judge.RubricJudgeConfig
 )
 
 
@@ -86,8 +89,10 @@ def load(
       reference_judge.judge_responses, references=references, **shared
     )
   else:
+    is_rubric = isinstance(judge, rubric_judge.RubricJudgeConfig)
+    module = rubric_judge if is_rubric else pointwise_judge
     kind = judge.load_template().kind
-    rate = functools.partial(pointwise_judge.judge_responses, **shared)
+    rate = functools.partial(module.judge_responses, **shared)
   return ResponseScorer(
     kind=kind,
     name=loaded.backend.name,

@@ -156,10 +156,12 @@ class Preference:
   `p_first` averages the two presentation orders for an AI label and is 0.0 or
   1.0 for one human rater. `p_orders` has P(first is better) in each order
   before averaging: (first shown first, first shown second); it is empty for
-  humans. `confidence` is the rater's 1..9 scale of the OpenAI comparisons, 0 if
-  the data has none. `cut_tokens` counts the tokens of the context that did not
-  fit into the labeler's prompt. `weight` multiplies the pair's loss; weights of
-  mean 1 keep the effective learning rate.
+  humans. `rationales` are those of the first order, then those of the second,
+  and `p_rationales` has P(first is better) after each. `confidence` is the
+  rater's 1..9 scale of the OpenAI comparisons, 0 if the data has none.
+  `cut_tokens` counts the tokens of the context that did not fit into the
+  labeler's prompt. `weight` multiplies the pair's loss; weights of mean 1 keep
+  the effective learning rate.
   """
 
   id: str
@@ -170,6 +172,7 @@ class Preference:
   labeler: str
   p_orders: tuple[float, ...] = ()
   rationales: tuple[str, ...] = ()
+  p_rationales: tuple[float, ...] = ()
   confidence: int = 0
   cut_tokens: int = 0
   source: str = ""
@@ -188,6 +191,7 @@ class Preference:
       )
     object.__setattr__(self, "p_orders", tuple(self.p_orders))
     object.__setattr__(self, "rationales", tuple(self.rationales))
+    object.__setattr__(self, "p_rationales", tuple(self.p_rationales))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

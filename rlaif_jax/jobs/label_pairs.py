@@ -22,6 +22,7 @@ from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.evaluation import agreement
 from rlaif_jax.evaluation import gold
+from rlaif_jax.evaluation import self_consistency
 from rlaif_jax.labeling import beam_files
 from rlaif_jax.labeling import exports
 from rlaif_jax.labeling import judges
@@ -49,8 +50,9 @@ def run(
   Args:
     output_dir: output directory; a second run resumes there.
     pairs: pairs to label.
-    judge: settings of the judge: PairwiseJudgeConfig (prompts a model) or
-      LikelihoodJudgeConfig (compares likelihoods); needs `labeler`.
+    judge: settings of the judge: PairwiseJudgeConfig (prompts a model),
+      RubricJudgeConfig, PrincipleJudgeConfig (compares by one principle at a
+      time) or LikelihoodJudgeConfig (likelihoods); needs `labeler`.
     labeler: language model that labels.
     humans: simulated raters instead of a language model.
     instructions: also write instructions.jsonl; needs `humans`.
@@ -110,6 +112,7 @@ def run(
     rows = jsonl.stream_records(records.Preference, labels_file)
     labels = [row for row in rows if row.id in names]
     summary["alignment"] = agreement.to_row(agreement.alignment(labels, truth))
+    summary["self_consistency"] = self_consistency.curve(labels, truth)
   return summary
 
 

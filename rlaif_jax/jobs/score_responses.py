@@ -2,9 +2,9 @@
 """Scores single responses by a labeler or a reward, and takes the best of n.
 
 A labeler's score is the expected score of d-RLAIF, the probability that a
-response is harmless, or the probability that it beats a fixed reference such as
-the human-written response, averaged over both presentation orders. A reward is
-what `train_policy` would maximise.
+response is harmless, how well it meets a rubric, or the probability that it
+beats a fixed reference such as the human-written response, averaged over both
+presentation orders. A reward is what `train_policy` would maximise.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def run(
     output_dir: output directory; a second run resumes there.
     responses_file: responses.jsonl of the `sample` job.
     judge: PointwiseJudgeConfig (its template asks for a score, or for yes or
-      no), or PairwiseJudgeConfig, which compares each response with a
-      reference; the score is then P(the response is better).
+      no), RubricJudgeConfig (asks about each criterion), or
+      PairwiseJudgeConfig, which compares each response with a reference; the
+      score is then P(the response is better).
     labeler: language model that scores, with a judge.
     reference_file: JSONL of examples whose responses are the references,
       matched by id; with a PairwiseJudgeConfig.
@@ -115,7 +116,7 @@ def _best_of(responses: int, contexts: int) -> records.Row:
 def _summary(scores: list[float], kind: str) -> records.Row:
   """Returns the mean score, and the share above 1/2 of probabilities."""
   summary = {"score": dataclasses.asdict(statistics.mean(scores))}
-  if kind not in ("pointwise", "reward"):
+  if kind in ("yesno", "reference"):
     above = sum(1.0 if s > 0.5 else 0.5 * (s == 0.5) for s in scores)
     share = statistics.wilson(above, len(scores))
     summary["share_above_half"] = dataclasses.asdict(share)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 
 from rlaif_jax.api import candidates
-from rlaif_jax.api import reward_loading
+from rlaif_jax.api import judge_rewards
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import records
@@ -32,7 +32,7 @@ def run(
   output_dir: str,
   policy_dir: str,
   prompts: datasets.PromptData,
-  scorer: reward_loading.ScorerConfig,
+  scorer: judge_rewards.AnyScorer,
   rl: algorithms.RLConfig = algorithms.RLConfig(),
   optimizers: optimizer_lib.PolicyOptimizers = optimizer_lib.PolicyOptimizers(),
   train: loop.TrainConfig = loop.TrainConfig(epochs=1.0),
@@ -46,7 +46,7 @@ def run(
     output_dir: output directory; a second start resumes there.
     policy_dir: SFT policy: start of policy and value network, and reference.
     prompts: training and validation contexts.
-    scorer: reward.
+    scorer: ScorerConfig; JudgeRewardConfig (rubric); PrincipleRewardConfig.
     rl: objective, algorithm and sampling; the defaults are the paper's.
     optimizers: optimizers of policy and value network (paper: 1e-5).
     train: length, prompts per update (paper: 128), evaluations and seed.
@@ -69,7 +69,7 @@ def run(
   examples, validation = prompts.read_splits()
   encode = datasets.prompt_encoder(sft.tokenizer, sft.sequence)
   rows = datasets.TrainingRows(examples, encode)
-  score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
+  score, scorer_params = judge_rewards.make_scorer(scorer, sft, devices)
   reference = pretrained.load_reference(sft, devices, placement)
   frozen = {"reference": reference.params, "scorer": scorer_params}
   value = initialization.value_model(rl.algorithm, sft.config, devices, compute)

@@ -11,15 +11,22 @@ from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pairwise_judge
+from rlaif_jax.labeling import principle_judge
+from rlaif_jax.labeling import rubric_judge
 
 # Config of a judge of pairs.
 Judge = (
-  pairwise_judge.PairwiseJudgeConfig | likelihood_judge.LikelihoodJudgeConfig
+  pairwise_judge.PairwiseJudgeConfig
+  | likelihood_judge.LikelihoodJudgeConfig
+  | rubric_judge.RubricJudgeConfig
+  | principle_judge.PrincipleJudgeConfig
 )
 # Modules with `judge_pairs` and `expected_usage`, by type of the config.
 MODULES: dict[type, ModuleType] = {
   pairwise_judge.PairwiseJudgeConfig: pairwise_judge,
   likelihood_judge.LikelihoodJudgeConfig: likelihood_judge,
+  rubric_judge.RubricJudgeConfig: rubric_judge,
+  principle_judge.PrincipleJudgeConfig: principle_judge,
 }
 
 
@@ -37,8 +44,8 @@ def judge_pairs(
 
   Args:
     pairs: pairs to label.
-    backend: a `protocols.Backend` for a pairwise judge, a
-      `protocols.LikelihoodBackend` for a likelihood judge.
+    backend: a `protocols.LikelihoodBackend` for a likelihood judge, a
+      `protocols.Backend` for any other.
     config: settings of the judge.
     tokenizer: tokenizer of the backend, used to truncate long contexts; None
       truncates nothing.

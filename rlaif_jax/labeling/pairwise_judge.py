@@ -176,18 +176,7 @@ def judge_pairs(
   """
   template = config.load_template()
   # 1. Prompts: each pair in each order, with the context truncated to fit.
-  limit = config.max_context_tokens
-  if tokenizer is not None and config.chain_of_thought:
-    limit -= config.max_rationale_tokens
-    limit -= len(tokenizer.encode("\n" + template.ending))
-  requests, errors = judge_prompts.make_prompts(
-    pairs,
-    template,
-    both_orders=config.orders == "both",
-    tokenizer=tokenizer,
-    max_tokens=limit,
-    cot=config.chain_of_thought,
-  )
+  requests, errors = make_prompts(pairs, config, template, tokenizer)
   # 2. Rationales of each prompt; [None] without chain of thought.
   rationales, rationale_usage = _generate_rationales(
     requests, backend, template, config
@@ -202,7 +191,7 @@ def judge_pairs(
   outputs, usage = judge(backend, texts, template.options)
   # 4. P(first is better) of each order.
   p_orders = collections.defaultdict(list)
-  kept_rationales = collections.defaultdict(list)
+  kept = collections.defaultdict(list)  # (rationale, P(first is better))
   cut_tokens = {request.row: request.cut_tokens for request in requests}
   remaining = iter(outputs)
   for request, samples in zip(requests, rationales, strict=True):
@@ -214,7 +203,11 @@ def judge_pairs(
       continue
     flipped = request.swap != (template.polarity == "flip")
     p_orders[request.row].append(_p_first(judged, flipped=flipped))
-    kept_rationales[request.row] += [t for t in samples if t is not None]
+    kept[request.row] += [
+      (text, _p_first([judgment], flipped=flipped))
+      for text, judgment in zip(samples, judged, strict=True)
+      if text is not None
+    ]
   # 5. Preferences in the order of the pairs.
   result = []
   for row, pair in enumerate(pairs):
@@ -227,12 +220,34 @@ def judge_pairs(
         **records.to_row(pair),
         p_first=sum(values) / len(values) if values else 0.5,
         p_orders=tuple(values),
-        rationales=tuple(kept_rationales[row]),
+        rationales=tuple(text for text, _ in kept[row]),
+        p_rationales=tuple(p for _, p in kept[row]),
         labeler=backend.name,
         cut_tokens=cut_tokens.get(row, 0),
       )
     )
   return result, rationale_usage + usage
+
+
+def make_prompts(
+  pairs: Sequence[records.Pair],
+  config: PairwiseJudgeConfig,
+  template: prompts.Template,
+  tokenizer: protocols.Tokenizer | None,
+) -> tuple[list[judge_prompts.JudgePrompt], dict[int, str]]:
+  """Returns the prompts of a judge; see `judge_prompts.make_prompts`."""
+  limit = config.max_context_tokens
+  if tokenizer is not None and config.chain_of_thought:
+    limit -= config.max_rationale_tokens
+    limit -= len(tokenizer.encode("\n" + template.ending))
+  return judge_prompts.make_prompts(
+    pairs,
+    template,
+    both_orders=config.orders == "both",
+    tokenizer=tokenizer,
+    max_tokens=limit,
+    cot=config.chain_of_thought,
+  )
 
 
 def expected_usage(

@@ -247,6 +247,7 @@ class LabelStore:
           "p_first": preference.p_first,
           "p_orders": preference.p_orders,
           "rationales": preference.rationales,
+          "p_rationales": preference.p_rationales,
           "cut_tokens": preference.cut_tokens,
         }
         for preference in preferences

@@ -55,7 +55,8 @@ def segments(
   Args:
     template: the template.
     context: the context of the candidates.
-    candidates: the responses in the order shown: two if pairwise, else one.
+    candidates: the responses in the order shown: two if pairwise, else one;
+      a criterion or principle follows them, if the template has one.
     cot: ends with the request for a rationale (step 1 of section 2.1.2).
     rationale: ends with the request, this rationale and the standard ending
       (step 2).
@@ -117,6 +118,22 @@ def render_yesno(template: Template, context: str, response: str) -> str:
   """Returns the prompt for yes or no about one response."""
   template.check_kind("yesno")
   return _joined(segments(template, context, (response,)))
+
+
+def render_rubric(
+  template: Template, context: str, response: str, criterion: str
+) -> str:
+  """Returns the prompt for yes or no about one criterion of a response."""
+  template.check_kind("rubric")
+  return _joined(segments(template, context, (response, criterion)))
+
+
+def render_principle(
+  template: Template, context: str, first: str, second: str, principle: str
+) -> str:
+  """Returns the prompt that compares two responses by one principle."""
+  template.check_kind("principle")
+  return _joined(segments(template, context, (first, second, principle)))
 
 
 def _joined(pieces: Sequence[Segment]) -> str:

@@ -26,8 +26,12 @@ _PLACEHOLDERS = {
   "pairwise": ("context", "first", "second"),
   "pointwise": ("context", "response"),
   "yesno": ("context", "response"),
+  # The criterion, or principle, comes last, so that the questions about a
+  # response or pair share a prefix.
+  "rubric": ("context", "response", "criterion"),
+  "principle": ("context", "first", "second", "criterion"),
 }
-_PLACEHOLDER = re.compile(r"\{(?:context|first|second|response)\}")
+_PLACEHOLDER = re.compile(r"\{(?:context|first|second|response|criterion)\}")
 _SCORES = tuple(str(score) for score in range(1, 11))
 # Whether the prompt asks for the better candidate or for the worse one.
 Polarity = Literal["prefer", "flip"]
@@ -70,10 +74,11 @@ class Template(validation.Validated):
 
   Attributes:
     name: name of the template.
-    kind: "pairwise", "pointwise" or "yesno".
+    kind: "pairwise", "pointwise", "yesno", "rubric" or "principle".
     preamble: text before the exemplars.
-    sample: text with {context}, {first}, {second} (pairwise) or {context},
-      {response} (pointwise, yesno), in this order, each on a line of its own.
+    sample: text with {context}, {first}, {second} (pairwise, principle) or
+      {context}, {response} (pointwise, yesno, rubric) and {criterion} (rubric,
+      principle), in this order, each on a line of its own.
     ending: text right before the option.
     options: options that are scored, including a leading space if the tokenizer
       needs one.
@@ -87,7 +92,7 @@ class Template(validation.Validated):
   """
 
   name: str
-  kind: Literal["pairwise", "pointwise", "yesno"]
+  kind: Literal["pairwise", "pointwise", "yesno", "rubric", "principle"]
   preamble: str
   sample: str
   ending: str
@@ -102,10 +107,11 @@ class Template(validation.Validated):
     super().__post_init__()
     object.__setattr__(self, "options", tuple(self.options))
     object.__setattr__(self, "exemplars", tuple(self.exemplars))
-    if self.kind == "pointwise" and self.polarity == "flip":
+    if self.polarity == "flip" and self.kind not in ("pairwise", "yesno"):
       raise ValueError(
-        "polarity is 'flip', but scores have none; leave it out and let 10 "
-        "be the best score"
+        f"polarity is 'flip', but a {self.kind} template has none; leave it "
+        "out: 10 is the best score, and a criterion that speaks against a "
+        "response has a negative weight"
       )
     _check_options(self)
     _check_texts(self)
@@ -114,7 +120,7 @@ class Template(validation.Validated):
 
   @property
   def num_candidates(self) -> int:
-    """Number of candidates shown: two if pairwise, else one."""
+    """Number of texts after the context: responses and a criterion."""
     return len(_PLACEHOLDERS[self.kind]) - 1
 
   @property
@@ -192,14 +198,15 @@ def _check_options(template: Template) -> None:
   options = template.options
   if len(set(options)) != len(options) or not all(options):
     raise ValueError(f"options are {options}; they should differ, none empty")
-  if template.kind == "pairwise" and len(options) != 2:
+  if template.kind in ("pairwise", "principle") and len(options) != 2:
     raise ValueError(
-      f"options are {options}; a pairwise template has two, in shown order"
+      f"options are {options}; a {template.kind} template has two, in shown "
+      "order"
     )
-  if template.kind == "yesno" and len(options) != 2:
+  if template.kind in ("yesno", "rubric") and len(options) != 2:
     raise ValueError(
-      f"options are {options}; a yesno template has two, first the one that "
-      "says yes"
+      f"options are {options}; a {template.kind} template has two, first the "
+      "one that says yes"
     )
   scores = tuple(option.strip() for option in options)
   if template.kind == "pointwise" and scores != _SCORES:

@@ -11,6 +11,7 @@ from rlaif_jax.api import reward_loading
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.labeling import pointwise_judge
+from tests import tiny_rubric
 
 RATING = pointwise_judge.PointwiseJudgeConfig(
   template="docstring_rating", max_context_tokens=150
@@ -57,3 +58,11 @@ def test_one_way_to_score(world):
     load(world, judge=RATING, policy_dir="anything")
   with pytest.raises(ValueError, match="with a PairwiseJudgeConfig only"):
     load(world, judge=RATING, reference_file="humans.jsonl")
+
+
+def test_a_rubric_scores(world, tmp_path):
+  found = load(world, judge=tiny_rubric.write(tmp_path))
+  (rating,), usage = found.rate([EXAMPLE])
+  assert found.kind == "rubric" and usage.requests == 2
+  yes, no = rating.probabilities
+  assert rating.score == pytest.approx((2 * yes + 1 - no) / 3)

@@ -32,6 +32,7 @@ OWN = {
   "rlaif_jax/labeling/beam_labels.py": "the label store",
   "rlaif_jax/labeling/journal.py": "the journal of the run",
   "rlaif_jax/labeling/rating_file.py": "ratings of the run",
+  "rlaif_jax/labeling/rubric_writer.py": "rubrics of the run",
   "rlaif_jax/labeling/store.py": "labels are found by the hash of their texts",
   "rlaif_jax/planner/program_costs.py": "files of the compiler",
   "rlaif_jax/rating/annotations.py": "annotations of the run",

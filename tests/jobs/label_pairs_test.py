@@ -19,7 +19,9 @@ from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pair_source
+from rlaif_jax.labeling import rubrics
 from tests import tiny_encoder
+from tests import tiny_rubric
 
 
 def test_humans_follow_gold(tmp_path, pairs_file):
@@ -183,6 +185,26 @@ def test_labels_by_likelihood(world, tmp_path, pairs_file):
   )
   for one, other in zip(labels[::2], labels[1::2]):
     assert (one.p_first - 0.5) * (other.p_first - 0.5) < 0  # texts swapped
+
+
+def test_labels_by_a_rubric(world, tmp_path, pairs_file):
+  """Equal rubrics share labels of a store, and changed ones do not."""
+  settings = {
+    "judge": tiny_rubric.write(tmp_path),
+    "store": {"store_dir": str(tmp_path / "store")},
+  }
+  first = label(world, tmp_path / "one", pairs_file, **settings)
+  assert first["answered"] == 12
+  assert first["usage"]["requests"] == 12 * 2 * 2
+  rows = jsonl.read_records(records.Preference, first["labels"])
+  assert all(0 < row.p_first < 1 and not row.p_orders for row in rows)
+  again = label(world, tmp_path / "two", pairs_file, **settings)
+  assert again["usage"] == first["usage"]
+  tiny_rubric.write(tmp_path, rubrics.Rubric(criteria=tiny_rubric.CRITERIA[:1]))
+  changed = label(world, tmp_path / "three", pairs_file, **settings)
+  assert changed["usage"]["requests"] == 12 * 2
+  other = jsonl.read_records(records.Preference, changed["labels"])
+  assert [r.p_first for r in other] != [r.p_first for r in rows]
 
 
 def test_bad_pairs_are_set_aside_with_a_count(world, tmp_path):

@@ -15,6 +15,7 @@ from rlaif_jax.api import reward_loading
 from rlaif_jax.jobs import score_responses
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import pointwise_judge
+from tests import tiny_rubric
 
 RATING = pointwise_judge.PointwiseJudgeConfig(
   template="docstring_rating", max_context_tokens=150
@@ -85,6 +86,13 @@ def test_against_a_reference(world, files):
       judge=JUDGE,
       reference_file=str(files / "none.jsonl"),
     )
+
+
+def test_a_rubric(world, files):
+  result, rows = score(world, files, judge=tiny_rubric.write(files))
+  assert result["kind"] == "rubric" and "share_above_half" not in result
+  assert all(len(row.probabilities) == 2 for row in rows)
+  assert result["usage"]["requests"] == 20
 
 
 def test_a_stopped_run_resumes_bit_exact(world, files, monkeypatch):

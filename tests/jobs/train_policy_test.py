@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlaif_jax.api import judge_rewards
+from rlaif_jax.api import labelers
 from rlaif_jax.api import reward_loading
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
@@ -22,6 +24,7 @@ from rlaif_jax.jobs import train_policy
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.rl import algorithms
 from tests import testing
+from tests import tiny_rubric
 from tests import tiny_world as tiny
 
 
@@ -55,6 +58,16 @@ def test_the_best_candidate_becomes_the_model(world, tmp_path):
   devices = mesh.make_mesh("data:-1")
   model = pretrained.load(result["model"], "language", devices)
   assert model.name == "policy"
+
+
+def test_a_rubric_is_the_reward(world, tmp_path):
+  scorer = judge_rewards.JudgeRewardConfig(
+    judge=tiny_rubric.write(tmp_path),
+    labeler=labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model")),
+    factor=0.5,
+  )
+  result = train(world, tmp_path / "run", scorer=scorer)
+  assert all(0 <= row["score"] <= 0.5 for row in result["candidates"])
 
 
 def test_placements_change_no_result(world, tmp_path):

@@ -130,6 +130,7 @@ def test_chain_of_thought_takes_two_steps_per_order():
   (label,), usage = one([pair("x", "yy")], backend, chain_of_thought=True)
   assert label.rationales == ("x before yy.", "yy before x.")
   assert label.p_orders == pytest.approx((0.8, 0.8), abs=1e-11)
+  assert label.p_rationales == label.p_orders
   ((asked, settings),) = backend.completions
   template = prompts.load("summary_base")
   assert asked == [
@@ -162,6 +163,7 @@ def test_self_consistency_averages_distributions():
   (label,), usage = one([pair("x", "yy")], backend, orders="first", **settings)
   assert label.p_first == pytest.approx((0.9 + 0.6 + 0.0001) / 3, abs=1e-11)
   assert label.rationales == ("thought 0", "thought 1", "thought 2")
+  assert label.p_rationales == pytest.approx((0.9, 0.6, 0.0001), abs=1e-11)
   assert len(backend.calls) == 1 and len(backend.calls[0]) == 3
   assert [kwargs["top_k"] for _, kwargs in backend.completions] == [40] * 3
   first = [kwargs["seed"] for _, kwargs in backend.completions]

@@ -68,11 +68,13 @@ RENDER = {
   "pairwise": prompts.render_pairwise,
   "pointwise": prompts.render_pointwise,
   "yesno": prompts.render_yesno,
+  "rubric": prompts.render_rubric,
+  "principle": prompts.render_principle,
 }
 
 
-def parts_of(template, **settings):
-  return getattr(template, f"{template.kind}_parts")(**settings)
+def parts_of(template, *, cot):
+  return template._parts(template.kind, cot)
 
 
 def each_prompt(name):
@@ -88,7 +90,7 @@ def each_prompt(name):
 def test_parts_and_segments_join_to_the_prompt(name):
   for (template, cot), text in itertools.product(each_prompt(name), TEXTS):
     assert template.name == name
-    texts = ("ctx", text, "other")[: template.num_candidates + 1]
+    texts = ("ctx", text, "other", "last")[: template.num_candidates + 1]
     pieces = prompts.segments(template, texts[0], texts[1:], cot=cot)
     whole = "".join(piece.text for piece in pieces)
     if template.kind == "pairwise":
@@ -122,6 +124,8 @@ def test_kinds_are_not_mixed_up():
     prompts.load("harmless_yes_no").pointwise_parts()
   with pytest.raises(ValueError, match="is pointwise, but a yesno"):
     prompts.render_yesno(prompts.load("summary_rating"), "c", "a")
+  with pytest.raises(ValueError, match="is yesno, but a rubric"):
+    prompts.render_rubric(prompts.load("harmless_yes_no"), "c", "a", "q?")
   with pytest.raises(ValueError, match="shows 2 candidates, not 1"):
     prompts.segments(prompts.load("summary_base"), "c", ("a",))
   with pytest.raises(ValueError, match="no cot_ending"):

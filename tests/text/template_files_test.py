@@ -370,15 +370,14 @@ def test_only_pools_with_two_options_are_flipped(tmp_path):
 
 
 def test_templates_of_one_response_are_checked(tmp_path):
-  path = write(tmp_path, 'polarity = "flip"\n' + RATING)
-  with pytest.raises(ValueError, match="polarity is 'flip', but scores"):
-    template_files.load(path)
-  path = write(tmp_path, YESNO.replace('"no"', '"no", "maybe"'))
-  with pytest.raises(ValueError, match="a yesno template has two"):
-    template_files.load(path)
-  path = write(tmp_path, RATING.replace('"10"', '"11"'))
-  with pytest.raises(ValueError, match="has 1 to 10"):
-    template_files.load(path)
+  for text, message in (
+    ('polarity = "flip"\n' + RATING, "'flip', but a pointwise"),
+    (YESNO.replace('"no"', '"no", "maybe"'), "a yesno template has two"),
+    (YESNO.replace('"yesno"', '"rubric"'), "'criterion'\\), once each"),
+    (RATING.replace('"10"', '"11"'), "has 1 to 10"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      template_files.load(write(tmp_path, text))
 
 
 def test_yes_or_no_in_parts(tmp_path):
