@@ -23,6 +23,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.model_io import trainable
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.rl import update as update_lib
 
 TrainState = step_lib.TrainState
 
@@ -60,7 +61,7 @@ def policy_gradient(
   optimizer: optimizer_lib.Transform,
   *,
   algorithm: str = "reinforce",
-  kl_coef: float = 0.05,
+  kl_coef: float | None = None,
   value_optimizer: optimizer_lib.Transform | None = None,
   lora: lora_config.LoraConfig | None = None,
   compute: compute_lib.ComputeConfig | None = None,
@@ -76,9 +77,10 @@ def policy_gradient(
       KL penalty. Its parameters are not changed.
     reward: see `rewards.as_reward`.
     optimizer: any optax transformation.
-    algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo"
-      or "grpo".
-    kl_coef: weight of the KL to the reference, the paper's beta.
+    algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo",
+      "grpo", "dr_grpo", "dapo" or "gspo".
+    kl_coef: weight of the KL to the reference, the paper's beta; None is that
+      of the algorithm (0.05 of "reinforce").
     value_optimizer: of the value network; None uses `optimizer`.
     lora: trains adapters of policy and value network, which share the policy's
       parameters with the reference; None trains copies of all parameters.
@@ -103,9 +105,8 @@ def policy_gradient(
     scorer.score,
     config=config,
     eos_ids=policy.tokenizer.eos_ids,
-    reshard=mesh_lib.make_reshard(
-      policy.functions.init, mesh, placement.rollout
-    ),
+    reshard=placement.rollout
+    and mesh_lib.make_reshard(policy.functions.init, mesh, placement.rollout),
   )
   start = functools.partial(
     initialization.policy_params,
@@ -119,7 +120,7 @@ def policy_gradient(
   if lora is not None:
     parts = start(key=jax.random.key(0))[1]
   rest = trainable.join(parts)
-  tx, step = algorithms.make_update(
+  tx, step = update_lib.make_update(
     pretrained.language_model(policy.config, mesh, compute),
     value,
     config,

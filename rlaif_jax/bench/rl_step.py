@@ -28,6 +28,7 @@ from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
+from rlaif_jax.rl import update as update_lib
 
 
 def phases(
@@ -149,7 +150,7 @@ def make_step(
   collect = rollout.make_collect(
     model, value, different_tokens, config=rl, eos_ids=(workload.NO_EOS,)
   )
-  loss = algorithms.make_loss(model, value, rl)
+  loss = update_lib.make_loss(model, value, rl)
   update = step_lib.make_train_step(loss, tx)
   count = [0]
 

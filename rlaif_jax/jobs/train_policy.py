@@ -26,6 +26,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.model_io import trainable
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.rl import update as update_lib
 
 JOB = job_spec.JobSpec(multihost=True)
 
@@ -93,9 +94,9 @@ def run(
     score,
     config=rl,
     eos_ids=sft.tokenizer.eos_ids,
-    reshard=reshard,
+    reshard=placement.rollout and reshard,
   )
-  tx, update = algorithms.make_update(
+  tx, update = update_lib.make_update(
     pretrained.language_model(sft.config, devices, compute),
     value,
     rl,
