@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 from jaxtyping import Array, Float, Key
 
+from rlaif_jax.api import reward_parts
 from rlaif_jax.api import rewards
 from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
@@ -57,7 +58,7 @@ class PolicyGradient(NamedTuple):
 
 def policy_gradient(
   policy: pretrained.PretrainedModel,
-  reward: rewards.AnyReward,
+  reward: rewards.AnyReward | Sequence[reward_parts.RewardPart],
   optimizer: optimizer_lib.Transform,
   *,
   algorithm: str = "reinforce",
@@ -75,7 +76,8 @@ def policy_gradient(
   Args:
     policy: language model that training starts from; also the reference of the
       KL penalty. Its parameters are not changed.
-    reward: see `rewards.as_reward`.
+    reward: see `rewards.as_reward`; or a list of `RewardPart`, whose numbers
+      are in the metrics of an update.
     optimizer: any optax transformation.
     algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo",
       "grpo", "dr_grpo", "dapo" or "gspo".
@@ -95,7 +97,7 @@ def policy_gradient(
   options.setdefault("sampling", _default_sampling(policy))
   config = algorithms.RLConfig(algorithm=algorithm, beta=kl_coef, **options)
   mesh, placement = policy.mesh, compute.placement
-  scorer = rewards.as_reward(reward, policy)
+  scorer = reward_parts.as_reward(reward, policy)
   reference = pretrained.load_reference(policy, mesh, placement)
   frozen = {"reference": reference.params, "scorer": scorer.params}
   value = initialization.value_model(algorithm, policy.config, mesh, compute)

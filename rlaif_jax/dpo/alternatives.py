@@ -101,7 +101,7 @@ def make_kto_loss(
     ratios = _log_ratios(model, params, pairs)
     desired = jnp.stack([pairs.label, 1.0 - pairs.label])
     point = pairs.reference_point
-    terms = preference.kto(beta * ratios, desired, beta * point)
+    terms = preference.kto(beta * ratios, desired, beta * point[None])
     margin = ratios[0] - ratios[1]
     return masked.weighted_sum(jnp.sum(terms, axis=0), pairs.weight), {
       "accuracy": masked.weighted_sum(

@@ -94,7 +94,7 @@ def kto(
   Args:
     reward: [B] beta log pi / ref of each response.
     desired: [B] in [0, 1].
-    reference_point: [] or [B] z, without gradient.
+    reference_point: [] or [1, ...] z, without gradient.
 
   Returns:
     [B] float32.

@@ -157,6 +157,10 @@ class Rollout:
   loss_mask: Float32[batches.Array, "B N R"] | None = None
   # Weights of the policy's terms, from the ratio of the policy to its sampler.
   correction: Float32[batches.Array, "B N R"] | None = None
+  # log pi - log sampler, where a copy of the policy samples.
+  mismatch: Float32[batches.Array, "B N R"] | None = None
+  # The parts that `score` is the sum of, if there are several.
+  parts: protocols.Scores | None = None
 
   @property
   def texts(self) -> batches.GroupBatch:
@@ -283,7 +287,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     objective=objective_lib.Objective(
       loss_mean="token",
       value=objective_lib.ValueConfig(
-        gamma=1.0, gae_lambda=0.95, clip=0.2, coefficient=0.05, whiten=True
+        gamma=1.0, gae_lambda=0.95, clip=0.2, loss_weight=0.05, whiten=True
       ),
     ),
   ),

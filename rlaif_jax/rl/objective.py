@@ -61,7 +61,7 @@ class ValueConfig(validation.Validated):
     gae_lambda: lambda of generalised advantage estimates (PPO).
     clip: largest change of a value per update that lowers its loss (PPO); 0 is
       off.
-    coefficient: weight of the squared error of the value.
+    loss_weight: weight of the squared error of the value.
     whiten: advantages get mean 0 and variance 1 over the tokens of a rollout
       (PPO).
   """
@@ -69,7 +69,7 @@ class ValueConfig(validation.Validated):
   gamma: validation.Probability | None = None
   gae_lambda: validation.Probability | None = None
   clip: validation.NonNegativeFloat | None = None
-  coefficient: validation.PositiveFloat | None = None
+  loss_weight: validation.PositiveFloat | None = None
   whiten: bool | None = None
 
 
@@ -88,7 +88,7 @@ class Objective(validation.Validated):
   loss_mean: LossMean = "sequence"
   ratio: RatioConfig = RatioConfig(low=0.2, high=0.2, dual=0.0, level="token")
   value: ValueConfig = ValueConfig(
-    gamma=1.0, gae_lambda=0.95, clip=0.0, coefficient=1.0, whiten=False
+    gamma=1.0, gae_lambda=0.95, clip=0.0, loss_weight=1.0, whiten=False
   )
 
 

@@ -79,13 +79,48 @@ def make_collect(
     samples = sample(sampler, prompts, key)
     # 2. Score whole responses.
     score = scorer(frozen["scorer"], prompts, samples.response, samples.mask)
+    parts = score if isinstance(score, protocols.Scores) else None
+    if parts is not None:
+      score = parts.total
     if config.unfinished_penalty:
       score -= config.unfinished_penalty * unfinished(samples, eos_ids)
     # 3. Reference log-probs, 4. old values where the algorithm needs them,
     # 5. shaped rewards, 6. advantages and value targets.
-    return finish(params, frozen["reference"], prompts, samples, score)
+    rollout = finish(params, frozen["reference"], prompts, samples, score)
+    rollout = rollout.replace(parts=parts)
+    return rollout, rollout_metrics(rollout)
 
   return collect
+
+
+def part_metrics(
+  scores: protocols.Scores, mask: Float32[jax.Array, "B N R"]
+) -> Metrics:
+  """Returns numbers of each part of a reward, over the responses.
+
+  `reward/NAME` is the mean of the raw values, `.../std` their deviation,
+  `.../length` their correlation with the number of tokens (0 if one of both is
+  constant) and `.../missing` the share of missing values.
+  """
+  one, metrics = jnp.ones((), jnp.float32), {}
+  tokens = jnp.sum(mask, axis=2)
+  for name, values in scores.parts.items():
+    present = scores.present[name].astype(jnp.float32)
+
+    def mean(x, present=present):
+      return masked.masked_mean(x, present)
+
+    gap, longer = values - mean(values), tokens - mean(tokens)
+    spread = jnp.sqrt(mean(gap**2))
+    both = spread * jnp.sqrt(mean(longer**2))
+    length = jnp.where(both > 1e-9, mean(gap * longer) / (both + 1e-12), 0.0)
+    metrics |= {
+      f"reward/{name}": masked.weighted_sum(values, present),
+      f"reward/{name}/std": masked.WeightedSum(spread, one),
+      f"reward/{name}/length": masked.WeightedSum(length, one),
+      f"reward/{name}/missing": masked.WeightedSum(1 - jnp.mean(present), one),
+    }
+  return metrics
 
 
 @functools.partial(jax.jit, static_argnames="eos_ids")
@@ -141,11 +176,11 @@ def make_finish(
   config: algorithms.RLConfig,
   eos_ids: tuple[int, ...],
   rereads: bool = False,
-) -> Callable[..., tuple[algorithms.Rollout, Metrics]]:
+) -> Callable[..., algorithms.Rollout]:
   """Returns the jitted finish(params, reference, prompts, samples, score).
 
-  It completes samples and their scores [B, N] to a Rollout with metrics. The
-  policy in `params` is read only if `rereads` is set; see `rereads`.
+  It completes samples and their scores [B, N] to a Rollout. The policy in
+  `params` is read only if `rereads` is set; see `rereads`.
   """
   row, ratio = algorithms.ALGORITHMS[config.algorithm], config.ratio
   corrects = ratio.correction != "none"
@@ -159,14 +194,14 @@ def make_finish(
     values = jnp.zeros_like(samples.mask)
     if row.needs_value and not row.baseline_at_update:
       values = algorithms.state_values(value, params["value"], texts)
-    own, correction, metrics = samples.log_probs, None, {}
+    own, mismatch, correction = samples.log_probs, None, None
     if rereads:
       reread = read(params["policy"], texts) * samples.mask
-      metrics = mismatch_metrics(reread - samples.log_probs, samples.mask)
+      mismatch = reread - samples.log_probs
       own = reread if corrects else own
     if corrects:
       correction = policy_gradient.sampler_weights(
-        reread - samples.log_probs,
+        mismatch,
         samples.mask,
         method=ratio.correction,
         level=ratio.correction_level,
@@ -185,11 +220,11 @@ def make_finish(
       score=score,
       loss_mask=loss_mask,
       correction=correction,
+      mismatch=mismatch,
     )
     rewards = algorithms.shaped_rewards(rollout, config)
     advantages, targets = row.advantages(rollout, rewards, config)
-    rollout = rollout.replace(advantages=advantages, targets=targets)
-    return rollout, {**rollout_metrics(rollout), **metrics}
+    return rollout.replace(advantages=advantages, targets=targets)
 
   return finish
 
@@ -221,8 +256,12 @@ def mismatch_metrics(
   }
 
 
+@jax.jit
 def rollout_metrics(rollout: algorithms.Rollout) -> Metrics:
-  """Returns means of score, length and KL per response, and of log-probs."""
+  """Returns means of score, length and KL per response, and of log-probs.
+
+  A reward of parts adds `part_metrics`, and a sampling copy `mismatch_metrics`.
+  """
   mask = rollout.mask
   responses = jnp.ones(mask.shape[:2], jnp.float32)
 
@@ -230,7 +269,13 @@ def rollout_metrics(rollout: algorithms.Rollout) -> Metrics:
     terms = estimator(rollout.log_probs, rollout.ref_log_probs)
     return jnp.sum(jnp.where(mask > 0, terms, 0.0), axis=2)
 
+  metrics = {}
+  if rollout.parts is not None:
+    metrics |= part_metrics(rollout.parts, mask)
+  if rollout.mismatch is not None:
+    metrics |= mismatch_metrics(rollout.mismatch, mask)
   return {
+    **metrics,
     "score": masked.weighted_sum(rollout.score, responses),
     "score_square": masked.weighted_sum(rollout.score**2, responses),
     "tokens": masked.weighted_sum(jnp.sum(mask, axis=2), responses),

@@ -63,7 +63,7 @@ def make_loss(
       value_terms = policy_gradient.value_loss(
         values, targets, rollout.values, clip=objective.value.clip
       )
-      per_token += objective.value.coefficient * value_terms
+      per_token += objective.value.loss_weight * value_terms
       metrics["value_loss"] = masked.weighted_sum(value_terms, mask)
       metrics["target_square"] = masked.weighted_sum(targets**2, mask)
       if row.baseline_at_update:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not set is the algorithm's own; bad values are named."""
+"""Values that are not set are the algorithm's; bad ones are named."""
 
 from __future__ import annotations
 

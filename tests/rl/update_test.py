@@ -114,7 +114,7 @@ def found_loss(case, **options):
     samples_per_prompt=N, sampling=SAMPLING, **options
   )
   finish = rollout.make_finish(POLICY, VALUE, config=config, eos_ids=(EOS,))
-  batch, _ = finish(
+  batch = finish(
     {"value": jnp.asarray(case.old_values, jnp.float32)},
     case.tables["ref"],
     world.prompt_batch(B),
@@ -262,7 +262,7 @@ DEPARTURES = {
   "level": ("grpo", {"ratio": objective.RatioConfig(level="sequence")}),
   "whiten": ("ppo", {"value": objective.ValueConfig(whiten=False)}),
   "value_clip": ("ppo", {"value": objective.ValueConfig(clip=0.0)}),
-  "coefficient": ("ppo", {"value": objective.ValueConfig(coefficient=1.0)}),
+  "loss_weight": ("ppo", {"value": objective.ValueConfig(loss_weight=1.0)}),
   "gamma": ("ppo", {"value": objective.ValueConfig(gamma=0.5)}),
   "gae_lambda": ("ppo", {"value": objective.ValueConfig(gae_lambda=0.5)}),
   "score_weight": ("ppo", {"weight_score_by_one_minus_beta": True}),
@@ -306,7 +306,7 @@ def test_the_correction_weighs_the_terms_of_the_policy(case, level):
   finish = rollout.make_finish(
     POLICY, None, config=config, eos_ids=(EOS,), rereads=True
   )
-  batch, metrics = finish(
+  batch = finish(
     {"policy": case.tables["new"]},
     case.tables["ref"],
     world.prompt_batch(B),
@@ -315,6 +315,7 @@ def test_the_correction_weighs_the_terms_of_the_policy(case, level):
   )
   loss = update.make_loss(POLICY, None, config)
   found = loss({"policy": case.tables["new"]}, batch, None)[0].mean()
+  metrics = rollout.rollout_metrics(batch)
   gap = case.new - case.old
 
   def response(i, j):
