@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,9 @@ from rlaif_jax.api import loading
 from rlaif_jax.api import policy_gradient as api
 from rlaif_jax.api import reward_loading
 from rlaif_jax.api import reward_parts
+from rlaif_jax.cli import configuration
+from rlaif_jax.cli import gin_reader
+from rlaif_jax.cli import resolution
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
 
@@ -146,3 +151,43 @@ def test_a_run_has_a_scorer_or_parts():
   for options in ({}, {"scorer": scorer, "parts": parts}):
     with pytest.raises(ValueError, match="exactly one"):
       reward_parts.RewardConfig(**options)
+
+
+def resolved(text, tmp_path):
+  """The reward of `train_policy` from bindings in a gin file."""
+
+  def job(*, output_dir: str, reward: reward_parts.RewardConfig):
+    del output_dir, reward
+
+  file = tmp_path / "reward.gin"
+  file.write_text(text)
+  bindings = gin_reader.read(str(file))
+  return resolution.resolve("job", list(bindings), {"job": job})["reward"]
+
+
+def test_parts_in_a_gin_file(tmp_path):
+  """The example of docs/guides/rewards.md, and a judge by its fields."""
+  guide = pathlib.Path("docs/guides/rewards.md").read_text("utf-8")
+  example = guide.partition("In a gin file:\n\n```\n")[2].partition("```")[0]
+  found = resolved(example, tmp_path)
+  assert [part.name for part in found.parts] == ["quality", "tokens"]
+  assert found.parts[0].reward.reward_dir == "runs/reward/model"
+  assert found.parts[1].weight == -0.01
+  judge = resolved(
+    """
+RewardConfig.parts = (@judge/RewardPart(),)
+judge/RewardPart.name = "judge"
+judge/RewardPart.reward = @judge/PairwiseRewardConfig()
+judge/PairwiseRewardConfig.template = "summary_base"
+judge/LabelerConfig.labeler_dir = "runs/labeler"
+judge/SampleComparison.compare = "ring"
+""",
+    tmp_path,
+  ).parts[0]
+  assert judge.reward.labeler.labeler_dir == "runs/labeler"
+  assert judge.reward.comparison.compare == "ring"
+
+
+def test_a_gin_file_without_a_reward_says_what_to_set(tmp_path):
+  with pytest.raises(configuration.ConfigurationError, match="exactly one"):
+    resolved("", tmp_path)
