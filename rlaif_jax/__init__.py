@@ -17,7 +17,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
   from rlaif_jax.api.labels import PairwiseJudge, label
   from rlaif_jax.api.loading import load
+  from rlaif_jax.api.pairwise_rewards import pairwise_reward
   from rlaif_jax.api.policy_gradient import PolicyGradient, policy_gradient
+  from rlaif_jax.api.reward_parts import RewardPart
   from rlaif_jax.api.rewards import likelihood_reward, llm_reward
   from rlaif_jax.api.training import fit_dpo, fit_reward_model, fit_sft
   from rlaif_jax.core.compute import ComputeConfig
@@ -43,6 +45,8 @@ _MODULES = {
   "fit_dpo": "rlaif_jax.api.training",
   "llm_reward": "rlaif_jax.api.rewards",
   "likelihood_reward": "rlaif_jax.api.rewards",
+  "pairwise_reward": "rlaif_jax.api.pairwise_rewards",
+  "RewardPart": "rlaif_jax.api.reward_parts",
   "policy_gradient": "rlaif_jax.api.policy_gradient",
   "PolicyGradient": "rlaif_jax.api.policy_gradient",
   "SamplingConfig": "rlaif_jax.engine.decode",

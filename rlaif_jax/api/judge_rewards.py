@@ -6,13 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Callable, Sequence
 
-import jax
-
 from rlaif_jax.api import labelers
-from rlaif_jax.api import principle_rewards
-from rlaif_jax.api import reward_loading
-from rlaif_jax.api import rewards
-from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
@@ -41,30 +35,15 @@ class JudgeRewardConfig(validation.Validated):
   factor: validation.PositiveFloat = 1.0
 
 
-# What `train_policy` takes as the reward.
-AnyScorer = (
-  reward_loading.ScorerConfig
-  | JudgeRewardConfig
-  | principle_rewards.PrincipleRewardConfig
-)
-
-
-def make_scorer(
-  config: AnyScorer,
-  policy: pretrained.PretrainedModel,
-  devices: jax.sharding.Mesh,
-) -> tuple[protocols.Scorer, protocols.Params]:
-  """Returns the Scorer of a config and its parameters.
+def text_function(
+  config: JudgeRewardConfig, policy: pretrained.PretrainedModel
+) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+  """Returns (contexts, responses) -> rewards.
 
   Raises:
-    ValueError: see `reward_loading.make_scorer` and
-      `principle_rewards.make_scorer`; the rubrics file is invalid or has no
-      rubric for contexts without one of their own.
+    ValueError: the rubrics file is invalid, or has no rubric for contexts
+      without one of their own.
   """
-  if isinstance(config, reward_loading.ScorerConfig):
-    return reward_loading.make_scorer(config, policy, devices)
-  if isinstance(config, principle_rewards.PrincipleRewardConfig):
-    return principle_rewards.make_scorer(config, policy, devices)
   labelers.check(config.labeler, config.judge)
   rubrics = rubrics_of_policy(config.judge.rubrics_file, policy)
   loaded = labelers.load_labeler(config.labeler, journal_file="")
@@ -84,7 +63,7 @@ def make_scorer(
     )
     return [config.factor * rating.score for rating in ratings]
 
-  return rewards.text_reward(values, policy)
+  return values
 
 
 def rubrics_of_policy(

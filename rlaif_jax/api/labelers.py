@@ -12,6 +12,7 @@ import pathlib
 from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from rlaif_jax.core import compute as compute_lib
+from rlaif_jax.core import import_paths
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
@@ -34,13 +35,16 @@ from rlaif_jax.text import tokenizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelerConfig:
-  """A language model that labels: exactly one of `labeler_dir` and `endpoint`.
+  """A labeler: exactly one of `labeler_dir`, `endpoint` and `backend`.
 
-  The default, with neither, stands for no labeler.
+  The default, with none of them, stands for no labeler.
 
   Fields:
     labeler_dir: directory of a finished language model.
     endpoint: an OpenAI-compatible endpoint.
+    backend: import path of a class or function ("package.module:name") that
+      returns a `core.protocols.Backend`.
+    backend_options: its keyword arguments.
     tokenizer_dir: directory of the endpoint's tokenizer, used to truncate
       contexts and to estimate costs; "" assumes three characters per token.
     prices: prices of the labeler's tokens.
@@ -51,10 +55,35 @@ class LabelerConfig:
 
   labeler_dir: str = ""
   endpoint: endpoint_config.EndpointConfig | None = None
+  backend: str = ""
+  backend_options: Mapping[str, object] | None = None
   tokenizer_dir: str = ""
   prices: costs.Prices = costs.FREE
   mesh: str = "data:-1"
   attention: compute_lib.Attention = "auto"
+
+  @property
+  def is_set(self) -> bool:
+    return bool(self.labeler_dir or self.backend) or self.endpoint is not None
+
+  def load_backend(self) -> protocols.Backend:
+    """Returns the user's own backend.
+
+    Raises:
+      ValueError: if it cannot be imported, or lacks a part of the contract.
+    """
+    what = "LabelerConfig.backend"
+    make = import_paths.load(self.backend, what)
+    found = make(**(self.backend_options or {}))
+    needed = ("name", "score_options", "prefix_options", "complete")
+    lacks = [name for name in needed if not hasattr(found, name)]
+    if lacks:
+      raise ValueError(
+        f"{what} is {self.backend!r}, whose {type(found).__name__} has no "
+        f"{', '.join(lacks)}; it must have {needed} of "
+        "rlaif_jax.core.protocols.Backend"
+      )
+    return found
 
   def load_tokenizer(self) -> protocols.Tokenizer:
     """Loads the tokenizer of the model or endpoint, or an estimate of it."""
@@ -124,10 +153,10 @@ def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
     )
   check_labeler(config)
   is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
-  if config.endpoint is not None and is_likelihood:
+  if is_likelihood and not config.labeler_dir:
     raise ValueError(
-      "endpoints do not return likelihoods of given texts; use a "
-      "PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
+      "endpoints and own backends do not return likelihoods of given texts; "
+      "use a PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
     )
 
 
@@ -135,12 +164,14 @@ def check_labeler(config: LabelerConfig) -> None:
   """Checks that there is one labeler.
 
   Raises:
-    ValueError: `labeler_dir` and `endpoint` are both or neither set.
+    ValueError: not exactly one of `labeler_dir`, `endpoint` and `backend` is
+      set.
   """
-  if bool(config.labeler_dir) == (config.endpoint is not None):
+  given = (config.labeler_dir, config.endpoint, config.backend)
+  if sum(map(bool, given)) != 1:
     raise ValueError(
-      f"LabelerConfig.labeler_dir is {config.labeler_dir!r} and endpoint is "
-      f"{config.endpoint}; set exactly one"
+      f"LabelerConfig.labeler_dir is {config.labeler_dir!r}, endpoint is "
+      f"{config.endpoint} and backend {config.backend!r}; set exactly one"
     )
 
 
@@ -180,6 +211,12 @@ def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
     journal_file: file of the journal; "" uses none, so that several threads may
       call the backend of an endpoint.
   """
+  if config.backend:
+    return Labeler(
+      backend=config.load_backend(),
+      tokenizer=config.load_tokenizer(),
+      prices=config.prices,
+    )
   if config.endpoint is None:
     loaded = pretrained.load(
       config.labeler_dir,

@@ -36,6 +36,8 @@ Groups = Sequence[Sequence[records.Response]]
 class RoundJudge:
   """Exactly one of a scorer, a difference model and a pairwise labeler.
 
+  The labeler is a model in `labeler_dir`, or what `labeler` names.
+
   A labeler compares all K (K - 1) / 2 pairs of a context's K samples. With two
   samples that is online AI feedback (arXiv:2402.04792).
 
@@ -43,32 +45,47 @@ class RoundJudge:
     scorer: reward of single responses.
     difference_dir: difference model of `train_reward`.
     labeler_dir: finished language model that compares pairs.
+    labeler: endpoint or own backend that compares pairs, in its place.
     judge: prompt and method of that labeler.
   """
 
   scorer: reward_loading.ScorerConfig | None = None
   difference_dir: str = ""
   labeler_dir: str = ""
+  labeler: labelers.LabelerConfig = labelers.NO_LABELER
   judge: judges.Judge | None = None
 
   def __post_init__(self):
-    if bool(self.labeler_dir) != (self.judge is not None):
+    compares = bool(self.labeler_dir) or self.labeler.is_set
+    if compares != (self.judge is not None):
       raise ValueError(
-        f"RoundJudge.labeler_dir is {self.labeler_dir!r} and judge is "
-        f"{self.judge}; set both or neither"
+        f"RoundJudge.labeler_dir is {self.labeler_dir!r}, labeler "
+        f"{self.labeler} and judge is {self.judge}; set a labeler and the "
+        "judge, or neither"
       )
-    given = (self.scorer is not None, self.difference_dir, self.labeler_dir)
-    if sum(map(bool, given)) != 1:
+    given = (
+      self.scorer is not None,
+      bool(self.difference_dir),
+      bool(self.labeler_dir),
+      self.labeler.is_set,
+    )
+    if sum(given) != 1:
       raise ValueError(
         f"RoundJudge.scorer is {self.scorer}, difference_dir "
-        f"{self.difference_dir!r} and labeler_dir {self.labeler_dir!r}; set "
-        "exactly one of them"
+        f"{self.difference_dir!r}, labeler_dir {self.labeler_dir!r} and "
+        f"labeler {self.labeler}; set exactly one of them"
       )
+    if self.labeler.is_set:
+      labelers.check(self.labeler, self.judge)
 
   def identity(self) -> str:
     """Returns NAME@HASH of the model, or of each of several."""
     if self.scorer is not None:
       return self.scorer.identity()
+    if self.labeler.endpoint is not None:
+      return self.labeler.endpoint.model
+    if self.labeler.is_set:
+      return self.labeler.backend or self.labeler.labeler_dir
     directories = [self.labeler_dir, self.difference_dir]
     return ",".join(checkpoint.identity_of(d) for d in directories if d)
 
@@ -79,7 +96,7 @@ def check_processes(judge: RoundJudge) -> None:
   Raises:
     ValueError: if there are several, which cannot share its label store.
   """
-  if judge.labeler_dir and jax.process_count() > 1:
+  if judge.judge is not None and jax.process_count() > 1:
     raise ValueError(
       f"RoundJudge.labeler_dir is {judge.labeler_dir!r}: a labeler that "
       f"compares pairs runs in one process, and these are "
@@ -211,7 +228,16 @@ def _by_difference(
 
 
 def _by_labeler(pairs, judge, devices, directory) -> dict[str, float]:
-  loaded = pretrained.load(judge.labeler_dir, "language", devices)
+  if judge.labeler.is_set:
+    directory.mkdir(parents=True, exist_ok=True)
+    loaded = labelers.load_labeler(
+      judge.labeler, journal_file=str(directory / "journal.jsonl")
+    )
+  else:
+    model = pretrained.load(judge.labeler_dir, "language", devices)
+    loaded = labelers.Labeler(
+      backend=model.backend(), tokenizer=model.tokenizer
+    )
   unlabelled = [
     records.Pair(id=p.id, context=p.context, first=p.first, second=p.second)
     for p in pairs
@@ -219,7 +245,7 @@ def _by_labeler(pairs, judge, devices, directory) -> dict[str, float]:
   quarantine = jsonl.Quarantine()
   labels = labelers.label_pairs(
     lambda: iter(unlabelled),
-    labelers.Labeler(backend=loaded.backend(), tokenizer=loaded.tokenizer),
+    loaded,
     judge.judge,
     labelers.StoreConfig(),
     store_dir=str(directory / "store"),

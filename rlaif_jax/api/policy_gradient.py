@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 from jaxtyping import Array, Float, Key
 
+from rlaif_jax.api import reward_parts
 from rlaif_jax.api import rewards
 from rlaif_jax.core import batches
 from rlaif_jax.core import compute as compute_lib
@@ -23,6 +24,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.model_io import trainable
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.rl import update as update_lib
 
 TrainState = step_lib.TrainState
 
@@ -56,11 +58,11 @@ class PolicyGradient(NamedTuple):
 
 def policy_gradient(
   policy: pretrained.PretrainedModel,
-  reward: rewards.AnyReward,
+  reward: rewards.AnyReward | Sequence[reward_parts.RewardPart],
   optimizer: optimizer_lib.Transform,
   *,
   algorithm: str = "reinforce",
-  kl_coef: float = 0.05,
+  kl_coef: float | None = None,
   value_optimizer: optimizer_lib.Transform | None = None,
   lora: lora_config.LoraConfig | None = None,
   compute: compute_lib.ComputeConfig | None = None,
@@ -74,11 +76,13 @@ def policy_gradient(
   Args:
     policy: language model that training starts from; also the reference of the
       KL penalty. Its parameters are not changed.
-    reward: see `rewards.as_reward`.
+    reward: see `rewards.as_reward`; or a list of `RewardPart`, whose numbers
+      are in the metrics of an update.
     optimizer: any optax transformation.
-    algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo"
-      or "grpo".
-    kl_coef: weight of the KL to the reference, the paper's beta.
+    algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo",
+      "grpo", "dr_grpo", "dapo" or "gspo".
+    kl_coef: weight of the KL to the reference, the paper's beta; None is that
+      of the algorithm (0.05 of "reinforce").
     value_optimizer: of the value network; None uses `optimizer`.
     lora: trains adapters of policy and value network, which share the policy's
       parameters with the reference; None trains copies of all parameters.
@@ -93,7 +97,7 @@ def policy_gradient(
   options.setdefault("sampling", _default_sampling(policy))
   config = algorithms.RLConfig(algorithm=algorithm, beta=kl_coef, **options)
   mesh, placement = policy.mesh, compute.placement
-  scorer = rewards.as_reward(reward, policy)
+  scorer = reward_parts.as_reward(reward, policy)
   reference = pretrained.load_reference(policy, mesh, placement)
   frozen = {"reference": reference.params, "scorer": scorer.params}
   value = initialization.value_model(algorithm, policy.config, mesh, compute)
@@ -103,9 +107,8 @@ def policy_gradient(
     scorer.score,
     config=config,
     eos_ids=policy.tokenizer.eos_ids,
-    reshard=mesh_lib.make_reshard(
-      policy.functions.init, mesh, placement.rollout
-    ),
+    reshard=placement.rollout
+    and mesh_lib.make_reshard(policy.functions.init, mesh, placement.rollout),
   )
   start = functools.partial(
     initialization.policy_params,
@@ -119,7 +122,7 @@ def policy_gradient(
   if lora is not None:
     parts = start(key=jax.random.key(0))[1]
   rest = trainable.join(parts)
-  tx, step = algorithms.make_update(
+  tx, step = update_lib.make_update(
     pretrained.language_model(policy.config, mesh, compute),
     value,
     config,

@@ -8,14 +8,12 @@ ones can be added without training.
 from __future__ import annotations
 
 import dataclasses
-from typing import Sequence
+from typing import Callable, Sequence
 
 import jax
 import numpy as np
 
-from rlaif_jax.api import rewards
 from rlaif_jax.core import compute as compute_lib
-from rlaif_jax.core import protocols
 from rlaif_jax.core import records
 from rlaif_jax.core import rng
 from rlaif_jax.core import validation
@@ -49,12 +47,10 @@ class PrincipleRewardConfig(validation.Validated):
   multiplier: validation.PositiveFloat = 1.0
 
 
-def make_scorer(
-  config: PrincipleRewardConfig,
-  policy: pretrained.PretrainedModel,
-  devices: jax.sharding.Mesh,
-) -> tuple[protocols.Scorer, protocols.Params]:
-  """Returns the Scorer of a config and its parameters.
+def text_function(
+  config: PrincipleRewardConfig, policy: pretrained.PretrainedModel
+) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+  """Returns (contexts, responses) -> rewards.
 
   Raises:
     ValueError: the principles are invalid, or the longest ones do not fit into
@@ -62,7 +58,7 @@ def make_scorer(
   """
   principles = principles_lib.read(config.principles_file)
   reward = pretrained.load(
-    config.principle_reward_dir, "scalar", devices, compute_lib.PLAIN
+    config.principle_reward_dir, "scalar", policy.mesh, compute_lib.PLAIN
   )
   check_fits(principles, config, reward, policy)
   last = jax.jit(reward.functions.last)
@@ -80,7 +76,7 @@ def make_scorer(
     ]
     return config.multiplier * _rewards(reward, last, texts)
 
-  return rewards.text_reward(values, policy)
+  return values
 
 
 def sentences_of(

@@ -35,13 +35,14 @@ class ScorerConfig(validation.Validated):
 
   Attributes:
     reward_dir: model of `train_reward`, or ensemble of `train_ensemble`. Set
-      exactly one of reward_dir and labeler_dir.
+      exactly one of reward_dir and labeler_dir; neither stands for no scorer.
     more_reward_dirs: further reward models of the same size; they are an
       ensemble with the one in reward_dir.
     aggregate: how members become one reward; see `ops.ensembles.aggregate`.
     coefficient: weight of the aggregate's uncertainty penalty.
     labeler_dir: language model whose opinion is the reward (d-RLAIF).
-    rating_template: pointwise template of its score of 1 to 10.
+    rating_template: pointwise template of its score of 1 to 10, or a yes/no
+      template.
     likelihood: "pmi" or "mean_pmi" of `labeling.likelihood_judge` in place of a
       score, for labelers too small to be asked; not in the paper.
     between: text between context and response, for likelihoods.
@@ -68,7 +69,7 @@ class ScorerConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    if bool(self.reward_dir) == bool(self.labeler_dir):
+    if self.reward_dir and self.labeler_dir:
       raise ValueError(
         f"ScorerConfig.reward_dir is {self.reward_dir!r} and labeler_dir is "
         f"{self.labeler_dir!r}; set exactly one of them"
@@ -89,10 +90,17 @@ class ScorerConfig(validation.Validated):
         "members are compared over the same responses"
       )
 
+  @property
+  def is_set(self) -> bool:
+    return bool(self.reward_dir or self.labeler_dir)
+
   def identity(self) -> str:
     """Returns the models' names and content hashes."""
     directories = (self.reward_dir, *self.more_reward_dirs, self.labeler_dir)
     return ",".join(checkpoint.identity_of(d) for d in directories if d)
+
+
+NO_SCORER = ScorerConfig()
 
 
 def make_scorer(
@@ -103,8 +111,14 @@ def make_scorer(
   """Returns the Scorer of a config and its parameters.
 
   Raises:
-    ValueError: if the reward model does not read the prompts of the policy.
+    ValueError: if there is no model, or the reward model does not read the
+      prompts of the policy.
   """
+  if not config.is_set:
+    raise ValueError(
+      "ScorerConfig.reward_dir and ScorerConfig.labeler_dir are both ''; set "
+      "exactly one of them"
+    )
   if config.reward_dir and is_ensemble(config):
     inner, params = make_ensemble(config, policy, devices)
   elif config.reward_dir:
@@ -124,10 +138,11 @@ def make_scorer(
     reward = rewards.LLMReward(
       labeler, config.rating_template, config.likelihood, config.between
     )
-    inner, params = reward.for_policy(policy)
+    inner, params, _ = reward.for_policy(policy)
   mean, std = 0.0, 1.0
   if config.standardize_file:
-    mean, std = statistics(config, inner, params, policy)
+    rows = config.standardize_rows
+    mean, std = statistics(config.standardize_file, rows, inner, params, policy)
   unit = scorers.Standardized(
     params=params,
     shift=jnp.float32(mean),
@@ -199,7 +214,9 @@ def make_ensemble(
     group = scoring.join_groups(prompts, response, mask)
     return ensemble_lib.member_rewards(functions, ensemble, params, group)
 
-  means, deviations = statistics(config, members, params, policy)
+  means, deviations = statistics(
+    config.standardize_file, config.standardize_rows, members, params, policy
+  )
   unit = ensemble_lib.Unit(
     params=params,
     shift=jnp.asarray(means, jnp.float32),
@@ -247,7 +264,8 @@ def whole_members(
 
 
 def statistics(
-  config: ScorerConfig,
+  file: str,
+  num_rows: int,
   score: protocols.Scorer,
   params: protocols.Params,
   policy: pretrained.PretrainedModel,
@@ -259,13 +277,11 @@ def statistics(
   Raises:
     ValueError: if there are too few rows, or all rewards are equal.
   """
-  rows = jsonl.read_records(
-    records.Response, config.standardize_file, jsonl.of_run()
-  )
-  rows = rows[: config.standardize_rows]
+  rows = jsonl.read_records(records.Response, file, jsonl.of_run())
+  rows = rows[:num_rows]
   if len(rows) < 2:
     raise ValueError(
-      f"{config.standardize_file} has {len(rows)} responses; a mean and a "
+      f"{file} has {len(rows)} responses; a mean and a "
       "standard deviation need at least two"
     )
   values = score_texts(
@@ -274,7 +290,7 @@ def statistics(
   if values.std(axis=-1).min() < 1e-6:
     raise ValueError(
       f"the reward is {values.mean():.4g} for every response of "
-      f"{config.standardize_file}; a constant reward cannot train a policy"
+      f"{file}; a constant reward cannot train a policy"
     )
   return values.mean(axis=-1), values.std(axis=-1)
 

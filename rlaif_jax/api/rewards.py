@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Callable, Literal, NamedTuple, Sequence
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-import numpy as np
 
+from rlaif_jax.api import text_rewards
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
-from rlaif_jax.engine import decode
-from rlaif_jax.engine import processes
 from rlaif_jax.labeling import llm_reward as llm_reward_lib
 from rlaif_jax.labeling import option_probs
 from rlaif_jax.labeling import pointwise_judge
@@ -23,8 +21,6 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import scorers
 from rlaif_jax.text import prompts as prompts_lib
 
-# (contexts, responses) -> one number per response
-TextReward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 # (prompts, response, mask) -> one number per response; jitted
 TokenReward = Callable[
   [batches.PromptBatch, Int[Array, "B N R"], Float[Array, "B N R"]],
@@ -33,10 +29,18 @@ TokenReward = Callable[
 
 
 class Reward(NamedTuple):
-  """A Scorer and its parameters."""
+  """A Scorer and its parameters.
+
+  Attributes:
+    score: the reward.
+    params: its parameters.
+    with_rows: (examples) -> the parameters for other rows; None if the reward
+      reads no rows.
+  """
 
   score: protocols.Scorer
   params: protocols.Params
+  with_rows: Callable[..., protocols.Params] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,8 @@ class LLMReward:
 
   Attributes:
     labeler: language model that scores the responses.
-    template: pointwise template of its score of 1 to 10; "": `likelihood`.
+    template: pointwise template of its score of 1 to 10, or yes/no template,
+      whose probability p of the better answer gives 2 p - 1; "": `likelihood`.
     likelihood: "pmi" or "mean_pmi" of `labeling.likelihood_judge`; "":
       `template`.
     between: text between context and response, for likelihoods.
@@ -83,16 +88,21 @@ class LLMReward:
         per_token=self.likelihood == "mean_pmi",
       )
     elif labeler.tokenizer.fingerprint != policy.tokenizer.fingerprint:
-      return text_reward(self._score_texts, policy)
+      return Reward(
+        text_rewards.make_scorer(self._score_texts, policy, name=labeler.name),
+        None,
+      )
     else:
       template = prompts_lib.load(self.template)
-      name = f"template {template.name}"
+      name, is_yesno = f"template {template.name}", template.kind == "yesno"
+      parts = template.yesno_parts() if is_yesno else template.pointwise_parts()
       scorer = llm_reward_lib.labeler_scorer(
         labeler.functions,
         labeler.tokenizer,
-        parts=template.pointwise_parts(),
+        parts=parts,
         options=template.options,
         chat=labeler.chat,
+        chosen=(template.polarity == "flip") * 1 if is_yesno else None,
       )
     sequence = policy.sequence
     texts = sequence.max_context + sequence.max_response
@@ -128,6 +138,8 @@ class LLMReward:
       config,
       tokenizer=self.labeler.tokenizer,
     )
+    if config.load_template().kind == "yesno":
+      return [2.0 * rating.score - 1.0 for rating in ratings]
     return [option_probs.to_reward(rating.score) for rating in ratings]
 
 
@@ -138,7 +150,7 @@ def llm_reward(
 
   Args:
     labeler: language model that scores the responses.
-    template: name or .toml path of a pointwise template.
+    template: name or .toml path of a pointwise or yes/no template.
   """
   return LLMReward(labeler, template)
 
@@ -161,45 +173,6 @@ def likelihood_reward(
   return LLMReward(labeler, "", score, between)
 
 
-def text_reward(
-  function: TextReward, policy: pretrained.PretrainedModel
-) -> Reward:
-  """Returns a function of texts as the reward of a policy's responses.
-
-  It runs on the host, once per rollout, with B N contexts and responses.
-  """
-
-  def score(
-    params: protocols.Params,
-    prompts: batches.PromptBatch,
-    response: Int[Array, "B N R"],
-    mask: Float[Array, "B N R"],
-  ) -> Float[Array, "B N"]:
-    del params
-    shape = response.shape[:2]
-    context, valid, response, mask = processes.to_host(
-      (prompts.context, prompts.context_valid, response, mask)
-    )
-    texts = [
-      policy.tokenizer.decode(row[keep].tolist())
-      for row, keep in zip(context, valid, strict=True)
-    ]
-    contexts = [text for text in texts for _ in range(shape[1])]
-    samples = decode.SampledResponses(
-      response=response, mask=mask, log_probs=None
-    )
-    responses = [text for row in policy.decode(samples) for text in row]
-    values = np.asarray(function(contexts, responses), np.float32)
-    if values.shape != (len(responses),):
-      raise ValueError(
-        f"the reward returned shape {values.shape} for {len(responses)} "
-        f"responses; it must return {len(responses)} numbers"
-      )
-    return jnp.asarray(values.reshape(shape))
-
-  return Reward(score, None)
-
-
 def token_reward(function: TokenReward) -> Reward:
   """Returns a jitted function of tokens as a reward."""
 
@@ -212,22 +185,43 @@ def token_reward(function: TokenReward) -> Reward:
 
 # What `as_reward` takes.
 AnyReward = (
-  Reward | LLMReward | pretrained.PretrainedModel | TextReward | TokenReward
+  Reward
+  | LLMReward
+  | pretrained.PretrainedModel
+  | text_rewards.TextReward
+  | TokenReward
 )
 
 
-def as_reward(reward: AnyReward, policy: pretrained.PretrainedModel) -> Reward:
+def is_jitted(function: object) -> bool:
+  """Returns whether a function, or what a partial calls, is jitted."""
+  inner = function.func if isinstance(function, functools.partial) else function
+  return isinstance(inner, jax.stages.Wrapped)
+
+
+def as_reward(
+  reward: AnyReward,
+  policy: pretrained.PretrainedModel,
+  *,
+  rows: Sequence[records.Example] | None = None,
+  name: str = "reward",
+  allow_missing: bool = False,
+) -> Reward:
   """Returns anything that can be a reward as a Scorer with its parameters.
 
   Args:
     reward: a `Reward`, `llm_reward(...)`, a scalar reward model, a jitted
       function of tokens (prompts, response, mask) -> [B, N], or any other
-      function of texts (contexts, responses) -> one number each.
+      function of texts (contexts, responses) or (contexts, responses, rows) ->
+      one number each.
     policy: the policy that is trained.
+    rows: examples by `PromptBatch.row`, for a function that reads them.
+    name: of the reward, in errors.
+    allow_missing: see `text_rewards.make_scorer`.
 
   Raises:
     ValueError: if a reward model has another vocabulary or sequence than the
-      policy, or is not scalar.
+      policy, or is not scalar; or a function reads rows and there are none.
   """
   if isinstance(reward, Reward):
     return reward
@@ -242,10 +236,20 @@ def as_reward(reward: AnyReward, policy: pretrained.PretrainedModel) -> Reward:
     pretrained.check_same_tokens(reward, policy)
     score = jax.jit(scorers.reward_scorer(reward.functions))
     return Reward(score, reward.params)
-  if isinstance(reward, jax.stages.Wrapped):
+  if is_jitted(reward):
     return token_reward(reward)
-  if callable(reward):
-    return text_reward(reward, policy)
-  raise ValueError(
-    f"reward is {reward!r}; give a reward model, llm_reward(...), or a function"
+  if not callable(reward):
+    raise ValueError(
+      f"reward {name!r} is {reward!r}; give a reward model, llm_reward(...), a "
+      "function, or a list of RewardPart"
+    )
+  if rows is None and text_rewards.reads_rows(reward):
+    raise ValueError(
+      f"reward {name!r} is a function of (contexts, responses, rows), and no "
+      "rows are given: use reward_parts.as_reward(reward, policy, "
+      "rows=examples), or a function of (contexts, responses)"
+    )
+  scorer = text_rewards.make_scorer(
+    reward, policy, name=name, allow_missing=allow_missing
   )
+  return Reward(scorer, rows, lambda other: other)

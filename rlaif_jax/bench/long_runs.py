@@ -40,7 +40,6 @@ VOCABULARY = 320
 # Flags of the two commands, by the name of the run.
 FLAGS = {
   "train_policy": (
-    "--gin.train_policy.scorer=@ScorerConfig()",
     "--gin.ScorerConfig.reward_dir={inputs}/reward",
     "--gin.train_policy.policy_dir={inputs}/policy",
     "--gin.PromptData.examples_file={inputs}/examples.jsonl",

@@ -20,6 +20,7 @@ from rlaif_jax.bench import roofline
 from rlaif_jax.bench import rollout as rollout_bench
 from rlaif_jax.bench import workload
 from rlaif_jax.core import batches
+from rlaif_jax.core import protocols
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import optimizer as optimizer_lib
@@ -28,6 +29,7 @@ from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
+from rlaif_jax.rl import update as update_lib
 
 
 def phases(
@@ -123,8 +125,18 @@ def make_step(
   prompts: int,
   prompt: int,
   new: int,
+  reward: tuple[protocols.Scorer, PyTree] = (different_tokens, None),
 ) -> Callable[[], PyTree]:
-  """Returns a function that makes one step, with new prompts each time."""
+  """Returns a function that makes one step, with new prompts each time.
+
+  Args:
+    model_config: policy.
+    rl: objective and algorithm.
+    prompts: prompts per step.
+    prompt: tokens of a prompt.
+    new: tokens of a response.
+    reward: a Scorer and its parameters.
+  """
   model = architectures.language(model_config)
   value = architectures.scalar(model_config)
   inits = {"policy": model.init}
@@ -142,14 +154,14 @@ def make_step(
   ]
   frozen = {
     "reference": jax.tree.map(jnp.copy, state[0].params["policy"]),
-    "scorer": None,
+    "scorer": reward[1],
   }
   sampling = decode.SamplingConfig(max_tokens=new, temperature=0.9)
   rl = dataclasses.replace(rl, sampling=sampling)
   collect = rollout.make_collect(
-    model, value, different_tokens, config=rl, eos_ids=(workload.NO_EOS,)
+    model, value, reward[0], config=rl, eos_ids=(workload.NO_EOS,)
   )
-  loss = algorithms.make_loss(model, value, rl)
+  loss = update_lib.make_loss(model, value, rl)
   update = step_lib.make_train_step(loss, tx)
   count = [0]
 

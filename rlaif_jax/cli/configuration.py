@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import types
 import typing
 from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -125,12 +124,8 @@ def config_class(annotation: object) -> type | None:
   """The config dataclass that an annotation names, or None for anything else.
 
   A parameter so annotated needs no reference: `Class.field` bindings reach it.
-  Of a union of configs it is the first.
   """
-  kinds = [annotation]
-  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-    kinds = list(typing.get_args(annotation))
-  return kinds[0] if all(map(dataclasses.is_dataclass, kinds)) else None
+  return annotation if dataclasses.is_dataclass(annotation) else None
 
 
 def config_fields(target: Callable[..., object]) -> dict[str, set[str]]:

@@ -82,6 +82,8 @@ class PairBatch:
   # Log-probs of both whole responses under a frozen reference, for the losses
   # that read them.
   ref_log_probs: Float[Array, "*pairs 2"] | None = None
+  # KTO's reference point, the same for all pairs of an update.
+  reference_point: Float[Array, "*pairs"] | None = None
 
   @property
   def is_packed(self) -> bool:

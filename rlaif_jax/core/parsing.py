@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import struct
-from typing import Iterator, Mapping, NoReturn, TypeVar
+from typing import Callable, Iterator, Mapping, NoReturn, TypeVar
 import zlib
 
 from rlaif_jax.core import inputs
@@ -69,6 +69,20 @@ def naming(path: str | os.PathLike, *more: type[Exception]) -> Iterator[None]:
     if isinstance(error, (ValueError, OSError)) and _names(error, path):
       raise
     raise ValueError(f"{path}: {reason(error)}") from error
+
+
+def attempt(
+  function: Callable[..., T], *arguments: object
+) -> tuple[T | None, Exception | None]:
+  """Calls a user's function, which may raise anything.
+
+  Returns:
+    Its result and None, or None and what it has raised.
+  """
+  try:
+    return function(*arguments), None
+  except Exception as error:
+    return None, error
 
 
 @contextlib.contextmanager

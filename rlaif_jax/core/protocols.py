@@ -8,7 +8,7 @@ from typing import Callable, Mapping, Protocol, Sequence
 
 import flax.struct
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlaif_jax.core import batches
 from rlaif_jax.core import masked
@@ -137,6 +137,25 @@ class LikelihoodBackend(Protocol):
     ...
 
 
+class RewardError(ValueError):
+  """A reward has no value for a response."""
+
+
+@flax.struct.dataclass
+class Scores:
+  """Rewards with the parts that they are the sum of.
+
+  Attributes:
+    total: rewards.
+    parts: raw values by part.
+    present: whether a value is counted, by part; False where it is missing.
+  """
+
+  total: Float[Array, "B N"]
+  parts: Mapping[str, Float[Array, "B N"]]
+  present: Mapping[str, Bool[Array, "B N"]]
+
+
 class Scorer(Protocol):
   """A reward: of a reward model, an ensemble, a labeler or a function."""
 
@@ -146,8 +165,8 @@ class Scorer(Protocol):
     prompts: batches.PromptBatch,
     response: Int[Array, "B N R"],
     mask: Float[Array, "B N R"],
-  ) -> Float[Array, "B N"]:
-    """Returns the float32 scores of responses."""
+  ) -> Float[Array, "B N"] | Scores:
+    """Returns the float32 scores of responses; Scores if it has parts."""
     ...
 
 

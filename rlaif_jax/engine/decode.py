@@ -50,8 +50,8 @@ class SampledResponses:
   Attributes:
     response: tokens, 0 after the end.
     mask: 1 up to and including the end token.
-    log_probs: under softmax(logits / temperature) before any top-k or top-p
-      cut (temperature 1 if greedy), 0 after the end.
+    log_probs: under the distribution that is sampled, after a top-k or top-p
+      cut (under that of temperature 1 if greedy), 0 after the end.
   """
 
   response: Int[Array, "*rows R"]

@@ -127,6 +127,7 @@ def fit(
     NonFiniteError: if a metric is not finite; names it and the step. The last
       good checkpoint stays.
     preemption.Preempted: after saving, if the process was asked to stop.
+    protocols.RewardError: from `next_batch`, after saving; Preempted likewise.
   """
   num_steps = config.steps(num_rows)
   files = _RunFiles(directory)
@@ -155,7 +156,13 @@ def fit(
       flush()
       evaluate_now(step, state.params)
     with clock.time_batch():
-      batch = next_batch(state, step)
+      try:
+        batch = next_batch(state, step)
+      except (protocols.RewardError, preemption.Preempted):
+        # The run resumes with this step once the reward has its value.
+        flush()
+        files.save(step, state)
+        raise
     key = rng.key(config.seed, f"{name}/update", step)
     shape = guards.signature(batch)
     with guards.no_recompilation(f"{name}: step {step + 1}", seen[shape] >= 2):

@@ -19,6 +19,7 @@ Transform = optax.GradientTransformation
 
 # `OptimizerConfig.head_rate` of Adafactor.
 HEAD_RATE = 0.1
+_BETA2 = {"adamw": 0.999, "rmsprop": 0.99}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,12 @@ class OptimizerConfig(validation.Validated):
   that starts at zero would move by 1e-8 per update.
 
   Attributes:
-    name: "adafactor" or "adamw".
+    name: "adafactor", "adamw" or "rmsprop" (DPO's).
     learning_rate: learning rate after warm-up.
     head_rate: largest change of a reward or value per update through its scalar
       head: the kernel [D, 1] learns at head_rate / D, the bias at head_rate.
       0: the head learns at `learning_rate`. None: 0.1 with Adafactor, 0 with
-      AdamW.
+      the others.
     parameter_scale: multiplies each Adafactor update by the root mean square
       of its parameter, at least 1e-3 (Shazeer and Stern 2018, section 8), as
       T5 does with rates near 1e-2.
@@ -45,14 +46,15 @@ class OptimizerConfig(validation.Validated):
     decay_steps: length of a linear or cosine schedule, including warm-up.
     weight_decay: weight decay of matrices, multiplied by the learning rate;
       other parameters have none.
-    beta2: decay rate of AdamW's second moment.
+    beta2: decay rate of the second moment. None: 0.999 with AdamW, 0.99 with
+      RMSprop.
     clip_norm: maximum global norm of the gradient; 0: no clipping, as in the
       paper.
     lora: trains adapters of the model, and its scalar head if it has one, in
       place of all parameters, which may then be stored in bfloat16.
   """
 
-  name: Literal["adafactor", "adamw"] = "adafactor"
+  name: Literal["adafactor", "adamw", "rmsprop"] = "adafactor"
   learning_rate: validation.PositiveFloat = 1e-5
   head_rate: validation.NonNegativeFloat | None = None
   parameter_scale: bool = False
@@ -60,7 +62,7 @@ class OptimizerConfig(validation.Validated):
   warmup_steps: validation.NonNegativeInt = 0
   decay_steps: validation.NonNegativeInt = 0
   weight_decay: validation.NonNegativeFloat = 0.0
-  beta2: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.999
+  beta2: Annotated[float, validation.Bounds(ge=0, lt=1)] | None = None
   clip_norm: validation.NonNegativeFloat = 0.0
   lora: lora_config.LoraConfig | None = None
 
@@ -70,6 +72,12 @@ class OptimizerConfig(validation.Validated):
       raise ValueError(
         f"OptimizerConfig: the {self.schedule} schedule needs decay_steps > "
         f"warmup_steps; they are {self.decay_steps} and {self.warmup_steps}"
+      )
+    if self.beta2 is not None and self.name not in _BETA2:
+      raise ValueError(
+        f"OptimizerConfig.beta2 is {self.beta2} and name is {self.name!r}, "
+        "whose decay rate has a schedule of its own; leave beta2 out, or use "
+        "'adamw' or 'rmsprop'"
       )
     if self.parameter_scale and self.name != "adafactor":
       raise ValueError(
@@ -130,6 +138,9 @@ def make_optimizer(
       "of that kind, leave it None (an ensemble's are EnsembleConfig.lora)"
     )
   schedule = make_schedule(config)
+  beta2 = config.beta2
+  if beta2 is None:
+    beta2 = _BETA2.get(config.name)
 
   def matrices(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -142,10 +153,17 @@ def make_optimizer(
       optax.add_decayed_weights(-config.weight_decay, matrices),
       optax.scale_by_learning_rate(schedule, flip_sign=False),
     )
+  elif config.name == "rmsprop":
+    # As in PyTorch: the root of the moment plus 1e-8, which starts at 0.
+    inner = optax.chain(
+      optax.scale_by_rms(beta2, eps=1e-8, eps_in_sqrt=False),
+      optax.add_decayed_weights(config.weight_decay, matrices),
+      optax.scale_by_learning_rate(schedule),
+    )
   else:
     inner = optax.adamw(
       schedule,
-      b2=config.beta2,
+      b2=beta2,
       weight_decay=config.weight_decay,
       mask=matrices,
     )

@@ -106,11 +106,24 @@ def pair_log_probs(
   else:
     states = model.hidden(params, texts)
     log_probs = target_log_probs(model, params, states, texts.targets)
-    responses = jnp.arange(texts.last.shape[1])[None, :, None]
-    # [B, M, T]: whether a target is of a response.
-    is_own = texts.response_ids[:, None] == responses
-    sums = logprobs.sequence_log_prob(log_probs[:, None], is_own)
+    sums = logprobs.sequence_log_prob(log_probs[:, None], _is_own(texts))
   return split_pairs(sums, pairs.label)
+
+
+def _is_own(texts: batches.PackedBatch) -> Bool[Array, "B M T"]:
+  """Returns whether a target is one of a response."""
+  responses = jnp.arange(texts.last.shape[1])[None, :, None]
+  return texts.response_ids[:, None] == responses
+
+
+def pair_counts(
+  pairs: batches.PairBatch,
+) -> tuple[Float[Array, "*pairs"], Float[Array, "*pairs"]]:
+  """Returns the tokens of both responses, at least 1, in the label's shape."""
+  texts = pairs.texts
+  is_token = _is_own(texts) if pairs.is_packed else texts.response_valid
+  counts = jnp.sum(is_token, axis=2).astype(jnp.float32)
+  return split_pairs(jnp.maximum(counts, 1.0), pairs.label)
 
 
 def split_pairs(

@@ -24,6 +24,8 @@ from rlaif_jax.engine import mesh as mesh_lib
 Metrics = Mapping[str, masked.WeightedSum]
 # (learned, frozen) -> parameters that a loss reads
 Combine = Callable[[protocols.Params, protocols.Params], protocols.Params]
+# (parameters that a loss reads, batch) -> batch
+Prepare = Callable[[protocols.Params, protocols.Batch], protocols.Batch]
 
 
 @flax.struct.dataclass
@@ -196,6 +198,7 @@ def make_train_step(
   epochs: int = 1,
   minibatches: int = 1,
   combine: Combine | None = None,
+  prepare: Prepare | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Returns the jitted update (state, batch, key, frozen=None) -> (state,
   metrics), which donates the state.
@@ -208,6 +211,8 @@ def make_train_step(
     minibatches: updates per pass; each pass shuffles the rows.
     combine: (learned, frozen) -> parameters of the loss, such as adapters
       applied to a model; `frozen` is an argument of each step.
+    prepare: adds to a batch what depends on all of its rows, before it is
+      divided into microbatches.
 
   Returns:
     The step. It increments `state.step` by one, whatever `epochs` and
@@ -218,10 +223,14 @@ def make_train_step(
   def update(carry, part, key, frozen):
     params, opt_state = carry
 
-    def loss(learned, part, key):
-      read = learned if combine is None else combine(learned, frozen)
-      return loss_fn(read, part, key)
+    def read(learned):
+      return learned if combine is None else combine(learned, frozen)
 
+    def loss(learned, part, key):
+      return loss_fn(read(learned), part, key)
+
+    if prepare is not None:
+      part = prepare(read(params), part)
     gradients, metrics = accumulate_gradients(
       loss, params, part, key, microbatches
     )

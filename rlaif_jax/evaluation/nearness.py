@@ -87,6 +87,33 @@ def chrf(response: str, reference: str) -> float:
   return float(2 * precision * recall / total) if total else 0.0
 
 
+def rouge_l(response: str, reference: str) -> float:
+  """Returns ROUGE-L, the F1 of the longest common subsequence of words.
+
+  Lin 2004, "ROUGE", https://aclanthology.org/W04-1013, with equal weights of
+  precision and recall. Words are runs of lower-case letters and digits.
+
+  Args:
+    response: text that is scored; without words it gets 0.
+    reference: text that it is compared with.
+  """
+  own, wanted = (
+    re.findall(r"\w+", text.lower()) for text in (response, reference)
+  )
+  if not own or not wanted:
+    return 0.0
+  # Lengths for the words so far, and each prefix of the reference.
+  lengths = [0] * (len(wanted) + 1)
+  for word in own:
+    previous = 0
+    for i, other in enumerate(wanted, start=1):
+      longest = max(lengths[i], lengths[i - 1])
+      if word == other:
+        longest = previous + 1
+      previous, lengths[i] = lengths[i], longest
+  return 2 * lengths[-1] / (len(own) + len(wanted))
+
+
 def rules(text: str, max_characters: int = 80) -> float:
   """Returns the fraction of the rules of a good synopsis that a text obeys.
 

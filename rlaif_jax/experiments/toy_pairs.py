@@ -131,7 +131,8 @@ class PairTrainer:
       "imitation": lambda: alternatives.make_imitation_loss(model),
     }
     tx = optimizer_lib.make_optimizer(self._config.optimizer)
-    return tx, step_lib.make_train_step(losses[loss](), tx)
+    prepare = alternatives.make_kto_prepare(model) if loss == "kto" else None
+    return tx, step_lib.make_train_step(losses[loss](), tx, prepare=prepare)
 
   def stages(
     self, data: seed_data.SeedData, arm: ToyPairArm, proxies: "Judges"

@@ -31,6 +31,7 @@ from rlaif_jax.ops import best_of_n
 from rlaif_jax.reward import ensemble as ensemble_lib
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.rl import update as update_lib
 
 
 class ToyReward(NamedTuple):
@@ -218,7 +219,7 @@ class Policies:
       "policy": optimizer_lib.make_optimizer(self._config.optimizer),
       "value": optimizer_lib.make_optimizer(self._config.value),
     }
-    tx, update = algorithms.make_update(policy, value, config, optimizers)
+    tx, update = update_lib.make_update(policy, value, config, optimizers)
     return tx, collect, update
 
   def start(self, data, rl: algorithms.RLConfig):

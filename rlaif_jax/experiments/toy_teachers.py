@@ -109,7 +109,16 @@ class Student:
     dpo = optimizer_lib.make_optimizer(config.optimizer)
     loss = dpo_model.make_loss(programs.policy, config.dpo)
     self._imitate = sft, step_lib.make_train_step(programs.sft_loss, sft)
-    self._prefer = dpo, step_lib.make_train_step(loss, dpo)
+    self._prefer = (
+      dpo,
+      step_lib.make_train_step(
+        loss,
+        dpo,
+        prepare=dpo_model.make_prepare(
+          programs.policy, config.dpo, microbatches=1
+        ),
+      ),
+    )
     self._start: tuple[int, PyTree] = (-1, None)
 
   def stages(

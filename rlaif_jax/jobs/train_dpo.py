@@ -104,6 +104,9 @@ def run(
     tx,
     microbatches=compute.microbatches,
     combine=trainable.combine(optimizer.lora),
+    prepare=dpo_model.make_prepare(
+      functions, dpo, microbatches=compute.microbatches
+    ),
   )
   params, start = pretrained.split_params(start)
   learned, frozen = trainable.split(

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 from rlaif_jax.api import candidates
-from rlaif_jax.api import judge_rewards
+from rlaif_jax.api import reward_parts
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import job_spec
 from rlaif_jax.core import records
@@ -23,6 +22,7 @@ from rlaif_jax.model_io import pretrained
 from rlaif_jax.model_io import trainable
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.rl import update as update_lib
 
 JOB = job_spec.JobSpec(multihost=True)
 
@@ -32,7 +32,7 @@ def run(
   output_dir: str,
   policy_dir: str,
   prompts: datasets.PromptData,
-  scorer: judge_rewards.AnyScorer,
+  reward: reward_parts.RewardConfig,
   rl: algorithms.RLConfig = algorithms.RLConfig(),
   optimizers: optimizer_lib.PolicyOptimizers = optimizer_lib.PolicyOptimizers(),
   train: loop.TrainConfig = loop.TrainConfig(epochs=1.0),
@@ -46,7 +46,7 @@ def run(
     output_dir: output directory; a second start resumes there.
     policy_dir: SFT policy: start of policy and value network, and reference.
     prompts: training and validation contexts.
-    scorer: ScorerConfig; JudgeRewardConfig (rubric); PrincipleRewardConfig.
+    reward: one scorer, or several named parts.
     rl: objective, algorithm and sampling; the defaults are the paper's.
     optimizers: optimizers of policy and value network (paper: 1e-5).
     train: length, prompts per update (paper: 128), evaluations and seed.
@@ -69,9 +69,9 @@ def run(
   examples, validation = prompts.read_splits()
   encode = datasets.prompt_encoder(sft.tokenizer, sft.sequence)
   rows = datasets.TrainingRows(examples, encode)
-  score, scorer_params = judge_rewards.make_scorer(scorer, sft, devices)
+  scored = reward_parts.load(reward, sft, (examples, validation), output_dir)
   reference = pretrained.load_reference(sft, devices, placement)
-  frozen = {"reference": reference.params, "scorer": scorer_params}
+  frozen = {"reference": reference.params, "scorer": scored.params}
   value = initialization.value_model(rl.algorithm, sft.config, devices, compute)
   learned, parts = initialization.policy_params(
     sft,
@@ -89,12 +89,12 @@ def run(
   collect = rollout_lib.make_collect(
     sft.functions,
     value,
-    score,
+    scored.score,
     config=rl,
     eos_ids=sft.tokenizer.eos_ids,
-    reshard=reshard,
+    reshard=placement.rollout and reshard,
   )
-  tx, update = algorithms.make_update(
+  tx, update = update_lib.make_update(
     pretrained.language_model(sft.config, devices, compute),
     value,
     rl,
@@ -118,7 +118,7 @@ def run(
     output_dir,
     sft,
     validation,
-    functools.partial(score, scorer_params),
+    scored.validate,
     sampling=rl.sampling,
     batch_size=train.batch_size,
     reshard=reshard,

@@ -62,6 +62,7 @@ def labeler_scorer(
   parts: tuple[str, str, str],
   options: Sequence[str],
   chat: tuple[str, str] = ("", ""),
+  chosen: int | None = None,
 ) -> LabelerScorer:
   """Returns (score - 5.5) / 4.5 in [-1, 1] as a reward (paper section 2.2.2).
 
@@ -74,8 +75,10 @@ def labeler_scorer(
     model: functions of the labeler.
     tokenizer: of policy and labeler.
     parts: constant texts, from `prompts.Template.pointwise_parts`.
-    options: the ten score strings.
+    options: the ten score strings, or two that say yes and no.
     chat: text before and after a user message of an instruct labeler.
+    chosen: the option of a yes/no question whose probability p is the reward
+      2 p - 1; None: the options are scores.
   """
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   before, between, after = (tuple(tokenizer.encode(part)) for part in parts)
@@ -92,7 +95,7 @@ def labeler_scorer(
       return LabelerParams(params=params, prefix=None)
     prefill = jax.jit(functools.partial(prefix_sharing.prefill_prefix, model))
     return LabelerParams(
-      params=params, prefix=prefill(params, *_join([before]))
+      params=params, prefix=prefill(params, *join_segments([before]))
     )
 
   def score(
@@ -107,8 +110,8 @@ def labeler_scorer(
     context = (prompts.context, prompts.context_valid)
     rows, num_samples, _ = response.shape
     if is_shared:
-      group_tokens, group_valid = _join([context, between])
-      suffix, suffix_valid = _join([rated, after])
+      group_tokens, group_valid = join_segments([context, between])
+      suffix, suffix_valid = join_segments([rated, after])
       shared = prefix_sharing.SharedPrompts(
         group_tokens=group_tokens,
         group_valid=group_valid,
@@ -121,20 +124,28 @@ def labeler_scorer(
       )
     else:
       context = batches.repeat_rows(context, num_samples)
-      tokens, valid = _join([before, context, between, rated, after])
+      tokens, valid = join_segments([before, context, between, rated, after])
       log_probs = scoring.option_log_probs(
         model, labeler.params, tokens, valid, option_ids
       )
     probabilities = option_probs.probabilities_from_log_probs(
       log_probs, prefix_of, xp=jnp
     )
-    scores = option_probs.expected_score(probabilities, xp=jnp)
-    return option_probs.to_reward(scores).reshape(rows, num_samples)
+    return _to_reward(probabilities, chosen).reshape(rows, num_samples)
 
   # The last token of an option is predicted, and not read.
   fixed = sum(map(len, (before, between, after))) - 1
   fixed += max(map(len, option_ids))
   return LabelerScorer(score=score, prepare=prepare, fixed_tokens=fixed)
+
+
+def _to_reward(
+  probabilities: Float[Array, "B options"], chosen: int | None
+) -> Float[Array, " B"]:
+  if chosen is not None:
+    return 2.0 * probabilities[:, chosen] - 1.0
+  scores = option_probs.expected_score(probabilities, xp=jnp)
+  return option_probs.to_reward(scores)
 
 
 def likelihood_scorer(
@@ -174,7 +185,7 @@ def likelihood_scorer(
     rows = response.shape[0]
 
     def log_prob(*segments):
-      tokens, valid = _join(segments)
+      tokens, valid = join_segments(segments)
       texts = batches.GroupBatch(
         prompt=jnp.broadcast_to(tokens, (rows, tokens.shape[1])),
         prompt_valid=jnp.broadcast_to(valid, (rows, tokens.shape[1])),
@@ -195,7 +206,7 @@ def likelihood_scorer(
   return LabelerScorer(score, prepare, len(before) + len(after))
 
 
-def _join(
+def join_segments(
   segments: Sequence[Segment],
 ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
   """Returns the tokens and valid of concatenated segments."""

@@ -49,6 +49,23 @@ def kl_k3(
   return jnp.exp(log_ratio) - 1.0 - log_ratio
 
 
+def kl_k2_response(
+  log_probs: Float[Array, "*rows R"],
+  ref_log_probs: Float[Array, "*rows R"],
+  mask: Float[Array, "*rows R"],
+) -> Float[Array, "*rows R"]:
+  """Returns k2 of the whole response, in equal parts at each of its tokens.
+
+  Summed over a response, its gradient at the sampling policy is that of the KL
+  of whole responses, as in the objective of the paper: unlike per-token
+  estimates, it includes the effect of a token on later states.
+  """
+  gap = jnp.where(mask > 0, log_probs - ref_log_probs, 0.0)
+  total = 0.5 * jnp.sum(gap, axis=-1, keepdims=True) ** 2
+  count = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1.0)
+  return jnp.where(mask > 0, total / count, 0.0)
+
+
 # Schulman, "Approximating KL Divergence" (2020). Arguments: log-probs of the
 # sampled tokens under the policy p and the reference q.
 KL_ESTIMATORS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -153,12 +170,38 @@ def leave_one_out(scores: Float[Array, "G N"]) -> Float[Array, "G N"]:
   return scores - others
 
 
+def group_centred(scores: Float[Array, "G N"]) -> Float[Array, "G N"]:
+  """Returns each score minus the mean of its group: Dr. GRPO's advantage.
+
+  arXiv:2503.20783, section 3.2: no division by the standard deviation.
+  """
+  return scores - jnp.mean(scores, axis=1, keepdims=True)
+
+
 def group_normalised(
   scores: Float[Array, "G N"], epsilon: float = 1e-4
 ) -> Float[Array, "G N"]:
   """Returns (score - group mean) / (group standard deviation + epsilon).
 
-  This is GRPO's advantage (arXiv:2402.03300).
+  This is GRPO's advantage (arXiv:2402.03300, section 4.1.2). The deviation is
+  that of the sample, with N - 1, as in TRL; the paper does not say which.
   """
-  centred = scores - jnp.mean(scores, axis=1, keepdims=True)
-  return centred / (jnp.std(scores, axis=1, keepdims=True) + epsilon)
+  deviation = jnp.std(scores, axis=1, keepdims=True, ddof=1)
+  return group_centred(scores) / (deviation + epsilon)
+
+
+def whitened(
+  values: Float[Array, "*rows"], mask: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+  """Returns values with mean 0 and variance 1 over all real tokens.
+
+  The variance has n - 1 in its denominator, plus 1e-8 (PPO as in TRL). Padding
+  becomes 0.
+  """
+  real = mask > 0
+  count = jnp.sum(real)
+  values = jnp.where(real, values, 0.0)
+  mean = jnp.sum(values) / jnp.maximum(count, 1)
+  gap = jnp.where(real, values - mean, 0.0)
+  variance = jnp.sum(gap**2) / jnp.maximum(count - 1, 1)
+  return gap * jax.lax.rsqrt(variance + 1e-8)

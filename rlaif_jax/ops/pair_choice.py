@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from rlaif_jax.ops import preference
 
@@ -54,6 +54,21 @@ def choose(
     first, second = (order[np.arange(rows), chosen[:, i]] for i in (0, 1))
   every = np.arange(rows)
   return first, second, scores[every, first] > scores[every, second]
+
+
+def ring(size: int, neighbours: int) -> Int[np.ndarray, "M 2"]:
+  """Returns each pair of a ring once: columns and their next neighbours.
+
+  Args:
+    size: number of columns, K.
+    neighbours: columns that follow; from (K - 1) / 2 on, these are all pairs.
+  """
+  ahead = [
+    tuple(sorted((i, (i + j) % size)))
+    for j in range(1, min(neighbours, size - 1) + 1)
+    for i in range(size)
+  ]
+  return np.array(list(dict.fromkeys(ahead)))
 
 
 def penalized(

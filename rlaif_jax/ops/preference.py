@@ -81,10 +81,10 @@ def pair_hinge(
 
 
 def kto(
-  reward: Float[Array, " B"],
-  desired: Float[Array, " B"],
-  reference_point: Float[Array, ""],
-) -> Float[Array, " B"]:
+  reward: Float[Array, "*pairs"],
+  desired: Float[Array, "*pairs"],
+  reference_point: Float[Array, "*points"],
+) -> Float[Array, "*pairs"]:
   """Returns one minus the value of single responses (arXiv:2402.01306, eq. 8).
 
       d (1 - sigmoid(r - z)) + (1 - d) (1 - sigmoid(z - r))
@@ -94,7 +94,7 @@ def kto(
   Args:
     reward: [B] beta log pi / ref of each response.
     desired: [B] in [0, 1].
-    reference_point: [] z, without gradient.
+    reference_point: [] or [1, ...] z, without gradient.
 
   Returns:
     [B] float32.

@@ -55,8 +55,9 @@ def sample(
     top_p: 1 is off; applied after temperature and top_k.
 
   Returns:
-    Tokens [B] int32, and their log-probs [B] under softmax(logits /
-    temperature) before top_k and top_p (temperature 1 if greedy).
+    Tokens [B] int32, and their log-probs [B] under the distribution that they
+    are sampled from, after top_k and top_p. Greedy tokens have the log-probs of
+    temperature 1.
   """
   logits = logits.astype(jnp.float32)
   if temperature == 0:
@@ -69,8 +70,7 @@ def sample(
     cut = filter_top_k(cut, top_k)
   if top_p < 1.0:
     cut = filter_top_p(cut, top_p)
-  token, _ = _draw(keys, cut, 1.0)
-  return token, logprobs.token_log_probs(logits, token, temperature=temperature)
+  return _draw(keys, cut, 1.0)
 
 
 def _draw(keys, logits, temperature) -> tuple[jax.Array, jax.Array]:

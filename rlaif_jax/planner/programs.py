@@ -29,6 +29,7 @@ from rlaif_jax.planner import shapes as shapes_lib
 from rlaif_jax.reward import model as reward_model
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
+from rlaif_jax.rl import update as update_lib
 from rlaif_jax.sft import loss as sft_loss
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _policy(
   if row.needs_value:
     value = pretrained.scalar_model(config, shapes.mesh, shapes.spec.compute)
     models["value"] = value
-  loss = algorithms.make_loss(policy, value, config=spec.rl)
+  loss = update_lib.make_loss(policy, value, config=spec.rl)
   parts = {
     name: _training(shapes, functions, loss)
     for name, functions in models.items()
@@ -275,7 +276,7 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   policy = program_costs.bytes_per_device(shapes.params(init, placement.policy))
   # Each program has the parameters that it reads as arguments.
   resident = everything - policy
-  if spec.compute.placement.rollout is not None:
+  if placement.rollout is not None:
     yield _reshard(shapes, resident)
     resident = everything  # The copy that samples is kept beside the policy.
   sample = functools.partial(_lower_sample, shapes)
@@ -343,24 +344,24 @@ def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
   row = algorithms.ALGORITHMS[spec.rl.algorithm]
   policy = pretrained.language_model(spec.models.policy, *shapes.forward)
   value = pretrained.scalar_model(spec.models.policy, *shapes.forward)
-  params = {}
+  placement, params = spec.compute.placement, {}
   if row.needs_value and not row.baseline_at_update:
-    params["value"] = shapes.params(value.init, spec.compute.placement.value)
+    params["value"] = shapes.params(value.init, placement.value)
+  rereads = rollout_lib.rereads(spec.rl, placement.rollout is not None)
+  if rereads:
+    params["policy"] = shapes.params(policy.init, placement.policy)
 
   def lower():
-    finish = rollout_lib.make_finish(policy, value, config=spec.rl)
-    rows = (spec.phases.batch_size, spec.rl.samples_per_prompt)
-    scores = shapes.array(*rows, dtype=jnp.float32)
-    return finish.lower(
-      params,
-      shapes.params(policy.init, spec.compute.placement.reference),
-      shapes.prompts(spec.phases.batch_size),
-      shapes.samples(),
-      scores,
+    finish = rollout_lib.make_finish(
+      policy, value, config=spec.rl, eos_ids=(1,), rereads=rereads
     )
+    prompts, samples = shapes.prompts(spec.phases.batch_size), shapes.samples()
+    scores = shapes.array(*samples.mask.shape[:2], dtype=jnp.float32)
+    reference = shapes.params(policy.init, placement.reference)
+    return finish.lower(params, reference, prompts, samples, scores)
 
   return Program(
-    name="reference, values" if params else "reference log-probs",
+    name="reference, values" if "value" in params else "reference log-probs",
     runs=1,
     lower=lower,
     resident=resident - program_costs.bytes_per_device(params),

@@ -196,7 +196,7 @@ class Shapes:
 
   def rollout(self) -> algorithms.Rollout:
     """Returns the batch of a policy update."""
-    shape = self._response_shape
+    shape, rl = self._response_shape, self.spec.rl
     number = self.array(*shape, dtype=jnp.float32)
     return algorithms.Rollout(
       prompts=self.prompts(shape[0]),
@@ -208,4 +208,6 @@ class Shapes:
       score=self.array(*shape[:2], dtype=jnp.float32),
       advantages=number,
       targets=number,
+      loss_mask=number if rl.mask_unfinished else None,
+      correction=None if rl.ratio.correction == "none" else number,
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of policy-gradient algorithms, and the loss that they share.
+"""The table of policy-gradient algorithms, and the data of their updates.
 
-A row of the table defines the advantage and the per-token term. Rollouts, KL
-and the update step are the same for all.
+A row of the table defines the advantage and the objective. Rollouts, the loss
+(`rl.update`) and the update step are the same for all.
 """
 
 from __future__ import annotations
@@ -16,54 +16,63 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from rlaif_jax.core import batches
-from rlaif_jax.core import masked
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
 from rlaif_jax.engine import decode
-from rlaif_jax.engine import optimizer as optimizer_lib
-from rlaif_jax.engine import scoring
-from rlaif_jax.engine import step as step_lib
 from rlaif_jax.ops import advantages as advantages_lib
-from rlaif_jax.ops import policy_gradient
+from rlaif_jax.rl import objective as objective_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLConfig(validation.Validated):
   """The objective and the algorithm; the defaults are the paper's.
 
-  The paper maximises (1 - beta) E[r] - beta KL(policy || SFT) (appendix A.3)
-  and adds the KL to the policy-gradient loss, which leaves two readings.
-  `kl_in="reward"` subtracts beta (log pi - log ref) from each token's reward,
-  so it is part of return and baseline. This is the exact gradient of the
-  objective. `kl_in="loss"` keeps the score as the return and adds beta times
-  a differentiable per-token estimate (`kl_estimator`) to the loss. With k2, it
-  is the gradient of the KL at the visited states; it ignores the effect of a
-  token on later states. k1 has no gradient there, and k3 that of the reverse
-  KL; see `ops.advantages.KL_ESTIMATORS`.
+  A row of `ALGORITHMS` has the objective of the paper that it is named after.
+  Every value here that is None is the row's; another value departs from it.
+  docs/guides/rl.md has them in one table.
 
-  `loss_mean` "sequence" sums a response's terms and averages over responses
-  (the paper's formula); "token" averages over all tokens.
-  `unfinished_penalty` is subtracted from the score of a response that has no
-  end token, in the unit of the score (0 in the paper). `gae_lambda`,
-  `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
-  `sampling` sets temperature and length of rollouts (paper: 0.9).
+  Attributes:
+    algorithm: key of `ALGORITHMS`.
+    samples_per_prompt: responses of a prompt, N.
+    beta: weight of the KL. Lee et al. maximise (1 - beta) E[r] - beta
+      KL(policy || SFT) (appendix A.3).
+    weight_score_by_one_minus_beta: whether the score has the weight 1 - beta.
+    kl_in: "reward" subtracts beta (log pi - log ref) from each token's reward,
+      so it is part of return and baseline: the exact gradient of the objective.
+      "loss" keeps the score as the return and adds beta times a differentiable
+      estimate to the loss.
+    kl_estimator: that estimate. k2 is the gradient of the KL at the visited
+      states; it ignores the effect of a token on later states. k1 has no
+      gradient there, and k3 that of the reverse KL; see
+      `ops.advantages.KL_ESTIMATORS`. "k2_response" has the exact gradient.
+    value: returns and value network.
+    ratio: clip of importance ratios, and correction for the sampler.
+    epochs: passes over a rollout, of algorithms with an importance ratio.
+    minibatches: updates per pass, likewise.
+    loss_mean: "sequence" sums a response's terms and averages over responses;
+      "token" averages over all tokens of the batch; "response" averages over a
+      response's tokens, and then over responses; "constant" sums, and divides
+      by responses times SamplingConfig.max_tokens.
+    unfinished_penalty: subtracted from the score of a response that has no end
+      token, in the unit of the score (0 in the paper).
+    mask_unfinished: such responses have no part in the loss (DAPO's overlong
+      filtering).
+    sampling: temperature and length of rollouts (paper: 0.9).
   """
 
   algorithm: Annotated[str, validation.OneOf(ALGORITHMS)] = "reinforce"
   samples_per_prompt: validation.PositiveInt = 1
-  beta: validation.Probability = 0.05
-  weight_score_by_one_minus_beta: bool = True
-  kl_in: Literal["reward", "loss"] = "reward"
-  kl_estimator: Annotated[
-    str, validation.OneOf(advantages_lib.KL_ESTIMATORS)
-  ] = "k2"
-  gamma: validation.Probability = 1.0
-  gae_lambda: validation.Probability = 0.95
-  clip: validation.PositiveFloat = 0.2
+  beta: validation.Probability | None = None
+  weight_score_by_one_minus_beta: bool | None = None
+  kl_in: Literal["reward", "loss"] | None = None
+  kl_estimator: objective_lib.KlEstimator | None = None
+  value: objective_lib.ValueConfig = objective_lib.ValueConfig()
+  ratio: objective_lib.RatioConfig = objective_lib.RatioConfig()
   epochs: validation.PositiveInt = 1
   minibatches: validation.PositiveInt = 1
-  loss_mean: Literal["sequence", "token"] = "sequence"
+  loss_mean: objective_lib.LossMean | None = None
   unfinished_penalty: validation.NonNegativeFloat = 0.0
+  mask_unfinished: bool = False
   sampling: decode.SamplingConfig = decode.SamplingConfig(
     max_tokens=64, temperature=0.9
   )
@@ -83,16 +92,55 @@ class RLConfig(validation.Validated):
         f"update on the same samples is off-policy; epochs is {self.epochs} "
         f"and minibatches {self.minibatches}, both must be 1"
       )
+    if self.sampling.top_k or self.sampling.top_p < 1:
+      raise ValueError(
+        f"SamplingConfig.top_k is {self.sampling.top_k} and top_p "
+        f"{self.sampling.top_p}; RL would train another distribution than the "
+        "one that is sampled, and end elsewhere: use top_k = 0 and top_p = 1, "
+        "and a lower SamplingConfig.temperature for fewer unlikely tokens"
+      )
+    self._check_options(row)
+
+  def _check_options(self, row: Algorithm):
+    """Refuses options that the algorithm would not read."""
+    value, found = self.value, self.objective
+    if row.baseline_at_update and (value.clip or value.whiten):
+      raise ValueError(
+        f"ValueConfig.clip is {value.clip} and whiten {value.whiten}; "
+        f"{self.algorithm} subtracts the value of the update itself, and has "
+        "no old values or advantages to clip or whiten: use algorithm='ppo', "
+        "or leave them out"
+      )
+    ratio = self.ratio
+    given = (ratio.low, ratio.high, ratio.dual, ratio.level)
+    if not row.clips and any(x is not None for x in given):
+      raise ValueError(
+        f"RatioConfig.low, high, dual and level are {given}; "
+        f"{self.algorithm} has no importance ratio; leave them out, or use an "
+        f"algorithm of {[n for n, r in ALGORITHMS.items() if r.clips]}"
+      )
+    if found.kl_estimator == "k2_response" and found.loss_mean != "sequence":
+      raise ValueError(
+        f"RLConfig.kl_estimator is 'k2_response', one term per response, and "
+        f"loss_mean is {found.loss_mean!r}, which would weigh it by length; "
+        "use loss_mean = 'sequence'"
+      )
+
+  @property
+  def objective(self) -> objective_lib.Objective:
+    """The algorithm's objective with the values that are set here."""
+    return objective_lib.fill(ALGORITHMS[self.algorithm].objective, self)
 
 
 @flax.struct.dataclass
 class Rollout:
   """Sampled responses with the data of a policy-gradient update.
 
-  Log-probs are under the sampling distribution, softmax(logits / temperature),
-  for the policy and the reference. `values[..., t]` is the value of the state
-  before token t. Advantages and targets (of the value network) are filled in
-  last.
+  Log-probs are under softmax(logits / temperature), for the policy that samples
+  and the reference; with a correction, they are those of the policy that is
+  updated, and not of its sampling copy. `values[..., t]` is the value of the
+  state before token t. Advantages and targets (of the value network) are filled
+  in last.
   """
 
   prompts: batches.PromptBatch
@@ -105,6 +153,14 @@ class Rollout:
   score: Float32[batches.Array, "B N"]
   advantages: Float32[batches.Array, "B N R"] | None = None
   targets: Float32[batches.Array, "B N R"] | None = None
+  # Weights of the loss's tokens, if they are not `mask`: unfinished responses.
+  loss_mask: Float32[batches.Array, "B N R"] | None = None
+  # Weights of the policy's terms, from the ratio of the policy to its sampler.
+  correction: Float32[batches.Array, "B N R"] | None = None
+  # log pi - log sampler, where a copy of the policy samples.
+  mismatch: Float32[batches.Array, "B N R"] | None = None
+  # The parts that `score` is the sum of, if there are several.
+  parts: protocols.Scores | None = None
 
   @property
   def texts(self) -> batches.GroupBatch:
@@ -135,6 +191,7 @@ class Algorithm:
       the forward pass that also trains the value network.
     clips: uses the importance ratio and its clip.
     min_samples: smallest number of samples per prompt.
+    objective: that of the paper.
   """
 
   advantages: Advantages
@@ -142,6 +199,7 @@ class Algorithm:
   baseline_at_update: bool
   clips: bool
   min_samples: int
+  objective: objective_lib.Objective
 
 
 def _per_response(
@@ -152,19 +210,24 @@ def _per_response(
 
 
 def _returns(rollout, rewards, config):
+  gamma = config.objective.value.gamma
   returns = _per_response(
-    lambda r, m: advantages_lib.returns(r, m, gamma=config.gamma)
+    lambda r, m: advantages_lib.returns(r, m, gamma=gamma)
   )(rewards, rollout.mask)
   return returns, returns
 
 
 def _gae(rollout, rewards, config):
+  value = config.objective.value
   advantages = _per_response(
     lambda r, v, m: advantages_lib.gae(
-      r, v, m, gamma=config.gamma, lam=config.gae_lambda
+      r, v, m, gamma=value.gamma, lam=value.gae_lambda
     )
   )(rewards, rollout.values, rollout.mask)
-  return advantages, advantages + rollout.values
+  targets = advantages + rollout.values
+  if value.whiten:
+    advantages = advantages_lib.whitened(advantages, rollout.mask)
+  return advantages, targets
 
 
 def _grouped(baseline):
@@ -179,22 +242,54 @@ def _grouped(baseline):
   return advantages
 
 
+def _group_algorithm(
+  baseline: Callable[[jax.Array], jax.Array], **options: object
+) -> Algorithm:
+  """Returns a clipped algorithm that compares samples, as GRPO does.
+
+  Its KL, if any, is k3 in the loss.
+  """
+  return Algorithm(
+    advantages=_grouped(baseline),
+    needs_value=False,
+    baseline_at_update=False,
+    clips=True,
+    min_samples=2,
+    objective=objective_lib.Objective(
+      **{"kl_in": "loss", "kl_estimator": "k3", "beta": 0.0, **options}
+    ),
+  )
+
+
+def _clip(low: float, high: float, level: str) -> objective_lib.RatioConfig:
+  return objective_lib.RatioConfig(low=low, high=high, dual=0.0, level=level)
+
+
 ALGORITHMS: Mapping[str, Algorithm] = {
-  # The paper's: L_PG with a learned baseline (appendix F).
+  # Lee et al., arXiv:2309.00267: L_PG with a learned baseline (appendix F).
   "reinforce": Algorithm(
     advantages=_returns,
     needs_value=True,
     baseline_at_update=True,
     clips=False,
     min_samples=1,
+    objective=objective_lib.Objective(weight_score_by_one_minus_beta=True),
   ),
-  # arXiv:1707.06347 with GAE, arXiv:1506.02438.
+  # arXiv:1707.06347 with GAE, arXiv:1506.02438; the KL in the reward as in
+  # arXiv:1909.08593, the value clip and whitening as in the code of both. The
+  # value's loss has the weight 0.1 and a factor 1/2.
   "ppo": Algorithm(
     advantages=_gae,
     needs_value=True,
     baseline_at_update=False,
     clips=True,
     min_samples=1,
+    objective=objective_lib.Objective(
+      loss_mean="token",
+      value=objective_lib.ValueConfig(
+        gamma=1.0, gae_lambda=0.95, clip=0.2, loss_weight=0.05, whiten=True
+      ),
+    ),
   ),
   # arXiv:2402.14740.
   "rloo": Algorithm(
@@ -203,14 +298,28 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     baseline_at_update=False,
     clips=False,
     min_samples=2,
+    objective=objective_lib.Objective(),
   ),
-  # arXiv:2402.03300.
-  "grpo": Algorithm(
-    advantages=_grouped(advantages_lib.group_normalised),
-    needs_value=False,
-    baseline_at_update=False,
-    clips=True,
-    min_samples=2,
+  # arXiv:2402.03300, eq. 3 and section 4.2 (beta 0.04).
+  "grpo": _group_algorithm(
+    advantages_lib.group_normalised, loss_mean="response", beta=0.04
+  ),
+  # arXiv:2503.20783, section 3.2.
+  "dr_grpo": _group_algorithm(
+    advantages_lib.group_centred, loss_mean="constant"
+  ),
+  # arXiv:2503.14476, eq. 8. The mean is over all tokens of the batch, as in its
+  # code; the formula has it within a prompt's group.
+  "dapo": _group_algorithm(
+    advantages_lib.group_normalised,
+    loss_mean="token",
+    ratio=_clip(0.2, 0.28, "token"),
+  ),
+  # arXiv:2507.18071, eq. 5 and section 5.1.
+  "gspo": _group_algorithm(
+    advantages_lib.group_normalised,
+    loss_mean="response",
+    ratio=_clip(3e-4, 4e-4, "sequence"),
   ),
 }
 
@@ -219,8 +328,9 @@ def shaped_rewards(rollout: Rollout, config: RLConfig) -> Float[Array, "B N R"]:
   """Returns token rewards [B, N, R].
 
   The score is the reward of the last real token; the KL penalty is subtracted
-  from every token's reward if `config.kl_in` is "reward".
+  from every token's reward if the objective has it there.
   """
+  objective = config.objective
 
   def shape(score, log_probs, ref_log_probs, mask):
     return advantages_lib.shaped_rewards(
@@ -228,117 +338,14 @@ def shaped_rewards(rollout: Rollout, config: RLConfig) -> Float[Array, "B N R"]:
       log_probs,
       ref_log_probs,
       mask,
-      beta=config.beta,
-      kl_in_reward=config.kl_in == "reward",
-      weight_score_by_one_minus_beta=config.weight_score_by_one_minus_beta,
+      beta=objective.beta,
+      kl_in_reward=objective.kl_in == "reward",
+      weight_score_by_one_minus_beta=objective.weight_score_by_one_minus_beta,
     )
 
   return _per_response(shape)(
     rollout.score, rollout.log_probs, rollout.ref_log_probs, rollout.mask
   )
-
-
-def make_loss(
-  policy: protocols.LanguageModel,
-  value: protocols.ScalarModel | None,
-  config: RLConfig,
-) -> protocols.LossFn:
-  """Returns the LossFn over a Rollout; params are {"policy", "value"}.
-
-  Policy and value network share no parameters, so the sum of their losses
-  trains each as if alone. The paper's value loss is (Z - V)^2, summed.
-
-  Args:
-    policy: functions of the policy.
-    value: functions of the value network; None if the algorithm has none.
-    config: objective and algorithm.
-  """
-  row = ALGORITHMS[config.algorithm]
-  estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
-
-  def loss(params: protocols.Params, rollout: Rollout, key: jax.Array):
-    del key  # The samples are in the rollout.
-    mask, texts = rollout.mask, rollout.texts
-    # Cleared before use, not after: 0 times the slope at NaN is NaN.
-    old_log_probs, ref_log_probs, advantages, targets = (
-      jnp.where(mask > 0, x, 0.0)
-      for x in (
-        rollout.log_probs,
-        rollout.ref_log_probs,
-        rollout.advantages,
-        rollout.targets,
-      )
-    )
-    log_probs = scoring.response_log_probs(
-      policy,
-      params["policy"],
-      texts,
-      temperature=config.sampling.temperature,
-    )
-    per_token = jnp.zeros_like(mask)
-    metrics = {}
-    if row.needs_value:
-      values = state_values(value, params["value"], texts)
-      value_terms = policy_gradient.value_loss(values, targets)
-      per_token += value_terms
-      metrics["value_loss"] = masked.weighted_sum(value_terms, mask)
-      metrics["target_square"] = masked.weighted_sum(targets**2, mask)
-      if row.baseline_at_update:
-        advantages = targets - jax.lax.stop_gradient(values)
-    if row.clips:
-      per_token += policy_gradient.ppo_clip(
-        log_probs, old_log_probs, advantages, clip=config.clip
-      )
-      metrics["clip_fraction"] = masked.weighted_sum(
-        policy_gradient.clip_fraction(
-          log_probs, old_log_probs, clip=config.clip
-        ),
-        mask,
-      )
-    else:
-      per_token += policy_gradient.reinforce(log_probs, advantages)
-    if config.kl_in == "loss":
-      per_token += config.beta * estimator(log_probs, ref_log_probs)
-    metrics["advantage_square"] = masked.weighted_sum(advantages**2, mask)
-    return _reduce(per_token, mask, config), metrics
-
-  return loss
-
-
-def make_update(
-  policy: protocols.LanguageModel,
-  value: protocols.ScalarModel | None,
-  config: RLConfig,
-  optimizers: Mapping[str, optimizer_lib.Transform],
-  *,
-  microbatches: int = 1,
-  combine: step_lib.Combine | None = None,
-) -> tuple[
-  optimizer_lib.Transform,
-  Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]],
-]:
-  """Returns the optimizer of {"policy", "value"}, and the update on a Rollout.
-
-  Args:
-    policy: see `make_loss`, like the following two.
-    value: functions of the value network.
-    config: objective and algorithm.
-    optimizers: of "policy" and "value"; the latter is unused if there is no
-      value network.
-    microbatches: number of gradient-accumulation steps per update.
-    combine: see `step.make_train_step`.
-  """
-  names = ["policy"] if value is None else ["policy", "value"]
-  tx = optimizer_lib.join({name: optimizers[name] for name in names})
-  update = step_lib.make_train_step(
-    make_loss(policy, value, config),
-    tx,
-    microbatches=microbatches,
-    epochs=config.epochs,
-    minibatches=config.minibatches,
-    combine=combine,
-  )
-  return tx, update
 
 
 def state_values(
@@ -348,13 +355,3 @@ def state_values(
 ) -> Float[Array, "B N R"]:
   """Returns the values [B, N, R] of the states before each response token."""
   return value.states(params, texts)[..., :-1]
-
-
-def _reduce(
-  per_token: jax.Array, mask: jax.Array, config: RLConfig
-) -> masked.WeightedSum:
-  total = masked.weighted_sum(per_token, mask)
-  if config.loss_mean == "token":
-    return total
-  responses = jnp.asarray(mask.shape[0] * mask.shape[1], jnp.float32)
-  return masked.WeightedSum(total.total, responses)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax.api import judge_rewards
+from rlaif_jax.api import reward_parts
 from rlaif_jax.api import labelers
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -39,7 +40,7 @@ def scorer(world, judge, **changes):
 
 def scores(config, policy):
   """[2, 2]: each context with both texts."""
-  score, params = judge_rewards.make_scorer(config, policy, DEVICES)
+  score, params, _ = reward_parts.as_reward(config, policy)
   batch, _ = converters.encode_prompts(
     CONTEXTS, policy.tokenizer, policy.sequence
   )

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+
 import pytest
 
 from rlaif_jax.core import jsonl
@@ -17,6 +19,7 @@ from rlaif_jax.labeling import pair_source
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.text import estimates
 from tests import testing
+from tests.api import own_judge
 from tests.labeling import faulty_server
 
 
@@ -242,3 +245,42 @@ def test_settings_of_a_store():
     labelers.StoreConfig(chunk_size=0)
   with pytest.raises(ValueError, match="budget_usd is -1"):
     labelers.StoreConfig(budget_usd=-1.0)
+
+
+def test_an_own_backend_labels_by_import_path(tmp_path):
+  """The example of docs/guides/label.md, word for word."""
+  config = labelers.LabelerConfig(backend="tests.api.own_judge:OwnJudge")
+  judge = pairwise_judge.PairwiseJudgeConfig(template="docstring_pairwise")
+  labelers.check(config, judge)
+  asked = [
+    records.Pair(id="0", context="c", first="short", second="much longer"),
+    records.Pair(id="1", context="c", first="much longer", second="short"),
+  ]
+  stored = labelers.label_pairs(
+    lambda: iter(asked),
+    labelers.load_labeler(config, journal_file=""),
+    judge,
+    labelers.StoreConfig(),
+    store_dir=str(tmp_path),
+    quarantine=jsonl.Quarantine(),
+  )
+  labels = list(stored.labels(asked))
+  assert labels[0].p_first > 0.7 and labels[1].p_first == 1 - labels[0].p_first
+  assert labels[0].labeler.startswith("shorter@1")
+  source = pathlib.Path(own_judge.__file__).read_text("utf-8")
+  _, _, example = source.partition("\n")
+  guide = pathlib.Path("docs/guides/label.md").read_text("utf-8")
+  assert example in guide and len(example.splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+  "path, words",
+  [
+    ("tests.api.own_judge:Missing", "has no 'Missing'"),
+    ("collections:Counter", "has no name, score_options"),
+  ],
+)
+def test_an_own_backend_that_is_none_is_named(path, words):
+  config = labelers.LabelerConfig(backend=path)
+  with pytest.raises(ValueError, match=words):
+    labelers.load_labeler(config, journal_file="")

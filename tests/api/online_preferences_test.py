@@ -206,7 +206,7 @@ def test_which_text_stands_first_says_nothing():
   [
     ({}, "exactly one"),
     (dict(difference_dir="d", labeler_dir="l", judge=JUDGE), "exactly one"),
-    (dict(labeler_dir="l"), "set both or neither"),
+    (dict(labeler_dir="l"), "judge, or neither"),
   ],
 )
 def test_judges_that_make_no_sense_are_named(fields, word):

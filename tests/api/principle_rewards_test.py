@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlaif_jax.api import judge_rewards
 from rlaif_jax.api import principle_rewards
+from rlaif_jax.api import reward_parts
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
 from rlaif_jax.data import converters
@@ -114,7 +114,7 @@ def config(made, text=FILE, **changes):
 
 
 def scores(config, policy, texts=(GOOD, BAD), context="the mat"):
-  score, params = judge_rewards.make_scorer(config, policy, DEVICES)
+  score, params, _ = reward_parts.as_reward(config, policy)
   batch, _ = converters.encode_prompts(
     [context], policy.tokenizer, policy.sequence
   )

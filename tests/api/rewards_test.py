@@ -75,9 +75,25 @@ def test_a_jitted_function_gets_tokens(policy, sampled):
   )
 
 
-def test_a_labeler_on_the_device_and_by_text_agree(policy, sampled):
+YES_NO = """
+name = "yes_no"
+kind = "yesno"
+polarity = "flip"
+options = ["Y", "N"]
+preamble = "\\nRude?\\n"
+sample = "\\nText\\n{context}\\nLine\\n{response}\\n"
+ending = "\\nAnswer\\n"
+"""
+
+
+@pytest.mark.parametrize("template", ["docstring_rating", "yes_no"])
+def test_a_labeler_on_the_device_and_by_text_agree(
+  policy, sampled, template, tmp_path
+):
   """The same model; another name of the vocabulary makes it read text."""
-  template = "docstring_rating"
+  if template == "yes_no":
+    (tmp_path / "yes_no.toml").write_text(YES_NO)
+    template = str(tmp_path / "yes_no.toml")
   texts = ["cat", "a red hat", "dogs sat", "on", "mat and", "the cat"]
   response, mask, _ = converters.encode_responses(
     texts, policy.tokenizer, policy.sequence.max_response
@@ -139,7 +155,7 @@ def test_a_reward_model_and_what_is_none(policy, sampled):
     rewards.as_reward(model, dataclasses.replace(policy, sequence=sequence))
   with pytest.raises(ValueError, match="is a language model"):
     rewards.as_reward(policy, policy)
-  with pytest.raises(ValueError, match="reward is 3"):
+  with pytest.raises(ValueError, match="is 3; give"):
     rewards.as_reward(3, policy)
 
 

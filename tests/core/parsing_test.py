@@ -141,3 +141,15 @@ def test_a_panic_is_an_error_and_nothing_else_is():
       raise panic("index 3")
   with pytest.raises(KeyboardInterrupt), parsing.panics():
     raise KeyboardInterrupt
+
+
+def test_a_users_function_may_raise_anything():
+  class Custom(Exception):
+    pass
+
+  def fails(x):
+    raise Custom(x)
+
+  found, error = parsing.attempt(fails, 3)
+  assert found is None and type(error) is Custom
+  assert parsing.attempt(lambda x: x + 1, 3) == (4, None)

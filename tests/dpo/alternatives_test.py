@@ -6,10 +6,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rlaif_jax.dpo import alternatives
+from rlaif_jax.dpo import model
+from rlaif_jax.engine import mesh
 from rlaif_jax.engine import scoring
+from rlaif_jax.engine import step
 from rlaif_jax.models import decoder
 from tests import testing
 
@@ -64,7 +68,10 @@ def test_kto_by_hand(world):
   sign = np.stack([2 * label - 1, 1 - 2 * label])
   terms = 1 / (1 + np.exp(0.5 * sign * (ratio - point)))
   loss = alternatives.make_kto_loss(MODEL, beta=0.5)
-  found, _ = loss(params, batch, None)
+  batch = alternatives.make_kto_prepare(MODEL)(params, batch)
+  found, metrics = loss(params, batch, None)
+  shown = metrics["reference_point"].mean()
+  np.testing.assert_allclose(shown, point, rtol=1e-4)
   expected = np.sum(weight * terms.sum(axis=0))
   np.testing.assert_allclose(found.total, expected, rtol=1e-5)
   slope = jax.grad(lambda p: loss(p, batch, None)[0].total)(params)
@@ -77,3 +84,31 @@ def test_imitation_reads_the_preferred_alone(world):
   found, _ = loss(params, batch, None)
   chosen = np.where(LABEL > 0.5, first, second)
   np.testing.assert_allclose(found.total, -np.sum(WEIGHT * chosen), rtol=1e-5)
+
+
+def test_microbatches_do_not_change_kto(world):
+  """Trap: a reference point of each microbatch."""
+  params, batch, _ = world
+  batch = batch.replace(ref_log_probs=batch.ref_log_probs - 4.0)
+  tx = optax.sgd(0.1)
+  devices = mesh.make_mesh("data:-1", jax.devices()[:1])
+  placed = jax.device_put(
+    jax.tree.map(jnp.copy, params),
+    jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()),
+  )
+  config = model.DPOConfig(loss="kto", beta=0.5)
+  found = []
+  for count in (1, 2):
+    update = step.make_train_step(
+      model.make_loss(MODEL, config),
+      tx,
+      microbatches=count,
+      prepare=model.make_prepare(MODEL, config, microbatches=count),
+    )
+    state = step.state_from_params(jax.tree.map(jnp.copy, placed), tx, devices)
+    state, metrics = update(state, batch, jax.random.key(0))
+    found.append((state.params, {k: m.mean() for k, m in metrics.items()}))
+  assert float(found[0][1]["reference_point"]) > 0.1
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0], found[1]
+  )

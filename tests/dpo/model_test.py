@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import typing
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import pytest
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.data import packing
+from rlaif_jax.dpo import alternatives
 from rlaif_jax.dpo import model
 from rlaif_jax.engine import scoring
 from rlaif_jax.models import decoder
@@ -66,7 +66,7 @@ def by_hand(policy, reference, batch):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("kind", typing.get_args(model.Loss))
+@pytest.mark.parametrize("kind", ["logistic", "squared"])
 def test_loss_by_hand(params, kind, smoothing):
   policy, reference = params
   config = model.DPOConfig(beta=0.5, loss=kind, label_smoothing=smoothing)
@@ -88,6 +88,55 @@ def test_loss_by_hand(params, kind, smoothing):
   np.testing.assert_allclose(
     metrics["reward_margin"].mean(), np.mean(0.5 * h * signs), rtol=1e-4
   )
+
+
+@pytest.mark.parametrize("kind", ["logistic", "squared"])
+def test_log_probs_averaged_over_tokens(params, kind):
+  """TRL's IPO: the log-probs of a response are means and not sums."""
+  policy, reference = params
+  config = model.DPOConfig(beta=0.5, loss=kind, average_log_probs=True)
+  batch = pairs()
+  means = []
+  for text in (batch.first, batch.second):
+    ours, theirs = (APART(p, text) for p in (policy, reference))
+    total = np.sum((ours - theirs) * text.weights, axis=1)
+    means.append(total / np.sum(text.weights, axis=1))
+  h = means[0] - means[1]
+  expected = model.margin_loss(jnp.asarray(h), batch.label, config)
+  plain = referenced(batch, reference)
+  loss = jax.jit(model.make_loss(FUNCTIONS, config))
+  found, _ = loss(policy, plain, None)
+  np.testing.assert_allclose(found.mean(), expected.mean(), rtol=1e-4)
+  plain = jax.tree.map(np.asarray, plain)
+  shape = packing.row_shape(packing.lengths_of(plain), round_to=8)
+  rows = packing.pack_pairs(plain, shape, multiple=2)
+  packed, _ = loss(policy, rows, None)
+  np.testing.assert_allclose(packed.mean(), expected.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["kto", "rrhf"])
+def test_other_losses_are_chosen_by_name_and_read_packed_pairs(params, kind):
+  policy, reference = params
+  config = model.DPOConfig(loss=kind, imitation=0.3)
+  prepare = model.make_prepare(FUNCTIONS, config, microbatches=1)
+  plain = jax.tree.map(np.asarray, referenced(pairs(), reference))
+  shape = packing.row_shape(packing.lengths_of(plain), round_to=8)
+  found = []
+  for batch in (plain, packing.pack_pairs(plain, shape, multiple=2)):
+    batch = batch if prepare is None else prepare(policy, batch)
+    loss, _ = model.make_loss(FUNCTIONS, config)(policy, batch, None)
+    found.append(float(loss.mean()))
+  assert found[0] == pytest.approx(found[1], rel=1e-4)
+  own = {
+    "kto": lambda: alternatives.make_kto_loss(FUNCTIONS, beta=0.1),
+    "rrhf": lambda: alternatives.make_rrhf_loss(FUNCTIONS, imitation=0.3),
+  }
+  if prepare is not None:
+    plain = prepare(policy, plain)
+  expected = own[kind]()(policy, plain, None)[0].mean()
+  assert found[0] == pytest.approx(float(expected), rel=1e-5)
+  with pytest.raises(ValueError, match="label_smoothing"):
+    model.DPOConfig(loss=kind, label_smoothing=0.1)
 
 
 def test_at_the_reference_the_loss_is_log_two_and_nothing_moved(params):

@@ -25,6 +25,7 @@ from rlaif_jax.jobs import measure_perplexity
 from rlaif_jax.jobs import sample_responses
 from rlaif_jax.api import labelers
 from rlaif_jax.api import reward_loading
+from rlaif_jax.api import reward_parts
 from rlaif_jax.jobs import train_policy
 from rlaif_jax.jobs import train_reward
 from rlaif_jax.jobs import train_sft
@@ -101,7 +102,7 @@ def policy(runs, directory, scorer):
     prompts=datasets.PromptData(
       examples_file=str(runs / "examples.jsonl"), validation_rows=8
     ),
-    scorer=scorer,
+    reward=reward_parts.RewardConfig(scorer=scorer),
     rl=algorithms.RLConfig(sampling=SAMPLING),
     optimizers=optimizer.PolicyOptimizers(policy=ADAM, value=ADAM),
     train=dataclasses.replace(TRAIN, evaluate_every=2),

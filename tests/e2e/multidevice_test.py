@@ -30,6 +30,7 @@ from rlaif_jax.sft import loss as sft_loss
 from rlaif_jax.reward import scorers
 from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout
+from rlaif_jax.rl import update as update_lib
 from rlaif_jax.text import prompts as prompts_lib
 from tests import testing
 
@@ -206,7 +207,7 @@ def reinforce(language, scalar, reference, score, scorer_params, mesh):
 
   return Training(
     lambda key: {"policy": language.init(key), "value": scalar.init(key)},
-    algorithms.make_loss(language, scalar, rl),
+    update_lib.make_loss(language, scalar, rl),
     collected,
   )
 

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from rlaif_jax.core import masked
+from rlaif_jax.core import protocols
 from rlaif_jax.engine import hashes
 from rlaif_jax.engine import preemption
 from rlaif_jax.engine import loop
@@ -38,6 +39,7 @@ def run(
   *,
   steps=10,
   kill_at=None,
+  kill_with=Killed,
   save_every=3,
   spoil_at=None,
   evaluate_at=(),
@@ -53,7 +55,7 @@ def run(
   def next_batch(state, number):
     del state
     if number == kill_at:
-      raise Killed
+      raise kill_with
     batch = np.random.default_rng(number).normal(size=(4, 3))
     if number == spoil_at:
       batch[0, 0] = np.nan
@@ -91,6 +93,18 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, points):
   resumed = run(tmp_path / "killed")
   assert hashes.shard_hashes(whole) == hashes.shard_hashes(resumed)
   assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_a_reward_without_a_value_keeps_the_steps_before(tmp_path):
+  whole = run(tmp_path / "whole")
+  error = protocols.RewardError("no value")
+  with pytest.raises(protocols.RewardError):
+    run(tmp_path / "failed", kill_at=8, kill_with=error, save_every=100)
+  assert len(files(tmp_path / "failed")[0].splitlines()) == 8
+  # A step before the eighth would be killed, but none is computed again.
+  resumed = run(tmp_path / "failed", kill_at=7, save_every=100)
+  assert hashes.shard_hashes(whole) == hashes.shard_hashes(resumed)
+  assert files(tmp_path / "whole") == files(tmp_path / "failed")
 
 
 def test_without_a_directory_it_writes_nothing(tmp_path, monkeypatch):

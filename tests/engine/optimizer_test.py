@@ -40,7 +40,26 @@ def test_schedules_by_hand():
   assert float(optimizer.make_schedule(config())(99)) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_rmsprop_by_hand():
+  """PyTorch's rule, with its decay rate of 0.99."""
+  gradients, moment, expected = [0.5, -2.0, 0.1], 0.0, 3.0
+  tx = optimizer.make_optimizer(config(name="rmsprop"))
+  params = {"w": jnp.full((1, 1), 3.0)}
+  state = tx.init(params)
+  for g in gradients:
+    moment = 0.99 * moment + 0.01 * g**2
+    expected -= 0.1 * g / (moment**0.5 + 1e-8)
+    updates, state = tx.update({"w": jnp.full((1, 1), g)}, state, params)
+    params = optax.apply_updates(params, updates)
+  np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+  other = optimizer.make_optimizer(config(name="rmsprop", beta2=0.5))
+  step, _ = other.update({"w": jnp.ones((1, 1))}, other.init(params), params)
+  np.testing.assert_allclose(step["w"], -0.1 / 0.5**0.5, rtol=1e-5)
+  with pytest.raises(ValueError, match="beta2"):
+    optimizer.OptimizerConfig(beta2=0.9)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "rmsprop"])
 def test_weight_decay_moves_matrices_only_and_by_the_rate(name):
   params = {"w": jnp.full((4, 4), 2.0), "scale": jnp.ones(4)}
   zero = jax.tree.map(jnp.zeros_like, params)

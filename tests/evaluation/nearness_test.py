@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -157,3 +158,24 @@ def test_simulated_raters_follow_it():
   labels, summary = gold.rate_pairs(pairs, config, reward)
   assert [label.p_first for label in labels] == [1.0, 0.0]
   assert summary["follows_gold"] == 1.0
+
+
+def test_rouge_l_is_that_of_all_common_subsequences():
+  def longest(a, b):
+    return max(
+      n
+      for n in range(len(a) + 1)
+      for part in itertools.combinations(a, n)
+      if part in set(itertools.combinations(b, n))
+    )
+
+  generator = np.random.default_rng(0)
+  for _ in range(30):
+    a, b = (
+      [str(w) for w in generator.integers(0, 4, generator.integers(1, 7))]
+      for _ in range(2)
+    )
+    expected = 2 * longest(a, b) / (len(a) + len(b))
+    found = nearness.rouge_l(" ".join(a), " ".join(b) + ".")
+    assert found == pytest.approx(expected)
+  assert nearness.rouge_l("", "a") == 0.0

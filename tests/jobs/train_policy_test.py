@@ -9,8 +9,10 @@ import pytest
 from rlaif_jax.api import judge_rewards
 from rlaif_jax.api import labelers
 from rlaif_jax.api import reward_loading
+from rlaif_jax.api import reward_parts
 from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
 from rlaif_jax.core import lora_config
 from rlaif_jax.data import datasets
 from rlaif_jax.engine import decode
@@ -28,6 +30,15 @@ from tests import tiny_rubric
 from tests import tiny_world as tiny
 
 
+def rated(world, **options):
+  scorer = reward_loading.ScorerConfig(
+    labeler_dir=str(world / "sft" / "model"),
+    rating_template="docstring_rating",
+    **options,
+  )
+  return reward_parts.RewardConfig(scorer=scorer)
+
+
 def train(world, directory, **changes):
   settings = dict(
     output_dir=str(directory),
@@ -35,10 +46,7 @@ def train(world, directory, **changes):
     prompts=datasets.PromptData(
       examples_file=str(world / "examples.jsonl"), validation_rows=4
     ),
-    scorer=reward_loading.ScorerConfig(
-      labeler_dir=str(world / "sft" / "model"),
-      rating_template="docstring_rating",
-    ),
+    reward=rated(world),
     rl=algorithms.RLConfig(sampling=decode.SamplingConfig(max_tokens=8)),
     optimizers=optimizer.PolicyOptimizers(policy=tiny.ADAM, value=tiny.ADAM),
     train=tiny.train_config(num_steps=4, evaluate_every=2),
@@ -61,12 +69,14 @@ def test_the_best_candidate_becomes_the_model(world, tmp_path):
 
 
 def test_a_rubric_is_the_reward(world, tmp_path):
-  scorer = judge_rewards.JudgeRewardConfig(
+  rubric = judge_rewards.JudgeRewardConfig(
     judge=tiny_rubric.write(tmp_path),
     labeler=labelers.LabelerConfig(labeler_dir=str(world / "sft" / "model")),
     factor=0.5,
   )
-  result = train(world, tmp_path / "run", scorer=scorer)
+  part = reward_parts.RewardPart(name="rubric", reward=rubric)
+  reward = reward_parts.RewardConfig(parts=(part,))
+  result = train(world, tmp_path / "run", reward=reward)
   assert all(0 <= row["score"] <= 0.5 for row in result["candidates"])
 
 
@@ -87,6 +97,11 @@ def test_placements_change_no_result(world, tmp_path):
     train(world, tmp_path / name, compute=compute)
     found.append(jsonl.parse_rows(tmp_path / name / "metrics.jsonl", dict))
   for one, other in zip(*found, strict=True):
+    # The copy that samples is the policy, and metrics show it.
+    shown = {name for name in other if name.startswith("mismatch")}
+    assert len(shown) == 4 and shown.isdisjoint(one)
+    assert other["mismatch_largest"] < 1e-4 and not other["mismatch_share"]
+    other = {name: other[name] for name in one}
     assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
@@ -115,17 +130,12 @@ def test_adapters_hold_one_model_in_half_precision(
   placement = compute_lib.PlacementConfig(
     policy=small, value=small, reference=small
   )
-  scorer = reward_loading.ScorerConfig(
-    labeler_dir=str(world / "sft" / "model"),
-    rating_template="docstring_rating",
-    placement=small,
-  )
   most = testing.copies_while_training(
     monkeypatch,
     lambda: train(
       world,
       tmp_path,
-      scorer=scorer,
+      reward=rated(world, placement=small),
       optimizers=optimizer.PolicyOptimizers(policy=ADAPTERS, value=ADAPTERS),
       compute=compute_lib.ComputeConfig(placement=placement),
     ),
@@ -174,3 +184,52 @@ def test_models_in_half_precision_are_not_trained(world, tmp_path):
     train(
       world, tmp_path, compute=compute_lib.ComputeConfig(placement=placement)
     )
+
+
+def test_several_parts_are_the_reward_and_in_the_metrics(world, tmp_path):
+  """A function by import path that fails keeps the work of the steps before."""
+  part = reward_parts.RewardPart
+  parts = (
+    part(name="rated", reward=rated(world).scorer, standardize="group"),
+    part(name="tokens", function="length", weight=-0.1),
+    part(name="near", function="rouge_l", clip=1.0),
+    part(name="mine", function="tests.jobs.train_policy_test:mine"),
+  )
+  reward = reward_parts.RewardConfig(parts=parts)
+  settings = {
+    "reward": reward,
+    "rl": algorithms.RLConfig(
+      algorithm="rloo",
+      samples_per_prompt=2,
+      sampling=decode.SamplingConfig(max_tokens=8),
+    ),
+    "train": tiny.train_config(num_steps=4, evaluate_every=2),
+  }
+  FAILS.update(left=2)
+  with pytest.raises(protocols.RewardError, match="'mine' raises OSError"):
+    train(world, tmp_path / "parts", **settings)
+  assert len(rows_of(tmp_path / "parts")) == 2
+  FAILS.clear()
+  SEEN.clear()
+  train(world, tmp_path / "parts", **settings)
+  # It resumes with the third step; two evaluations have eight rows each.
+  assert [len(rows) for rows in SEEN] == [8, 16, 16, 8]
+  train(world, tmp_path / "whole", **settings)
+  rows = rows_of(tmp_path / "parts")
+  assert rows == rows_of(tmp_path / "whole")
+  for name in ("rated", "tokens", "near", "mine"):
+    assert {f"reward/{name}", f"reward/{name}/length"} <= set(rows[0])
+  assert rows[0]["reward/tokens"] == pytest.approx(rows[0]["tokens"])
+
+
+FAILS, SEEN = {}, []
+
+
+def mine(contexts, responses, rows):
+  assert [row.context for row in rows] == contexts
+  SEEN.append(rows)
+  if len(rows) == 16 and FAILS:
+    FAILS["left"] -= 1
+    if FAILS["left"] < 0:
+      raise OSError("the server is down")
+  return [float(len(text)) for text in responses]

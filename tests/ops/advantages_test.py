@@ -109,9 +109,11 @@ def test_group_baselines_by_hand():
   np.testing.assert_allclose(
     advantages.leave_one_out(scores), [[1 - 4, 2 - 3.5, 6 - 1.5]]
   )
+  np.testing.assert_allclose(advantages.group_centred(scores), [[-2, -1, 3]])
   normal = advantages.group_normalised(scores, epsilon=0.0)
   np.testing.assert_allclose(normal.mean(), 0.0, atol=1e-6)
-  np.testing.assert_allclose(normal.std(), 1.0, rtol=1e-6)
+  # With N - 1, as in PyTorch.
+  np.testing.assert_allclose(normal.std(ddof=1), 1.0, rtol=1e-6)
   equal = advantages.group_normalised(jnp.ones((1, 3)))
   np.testing.assert_array_equal(equal, np.zeros((1, 3)))
 
@@ -123,3 +125,20 @@ def test_reported_kl_is_the_trained_kl():
   trained = shaped(0.0, mask, log_p, log_q).sum() / -0.1
   reported = np.sum(advantages.KL_ESTIMATORS["k1"](log_p, log_q) * mask)
   np.testing.assert_allclose(trained, reported, rtol=1e-5)
+
+
+def test_whitening_reads_no_padding():
+  values = jnp.array([[1.0, 3.0, jnp.nan], [8.0, jnp.nan, jnp.nan]])
+  mask = jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+  real = np.array([1.0, 3.0, 8.0])
+  expected = (real - 4) / np.sqrt(13 + 1e-8)
+  found = advantages.whitened(values, mask)
+  np.testing.assert_allclose(found[mask > 0], expected, rtol=1e-5)
+  np.testing.assert_array_equal(found[mask == 0], 0)
+
+
+def test_k2_of_a_response_is_spread_over_its_tokens():
+  log_p = jnp.array([[-1.0, -2.0, jnp.nan]])
+  mask = jnp.array([[1.0, 1.0, 0.0]])
+  found = advantages.kl_k2_response(log_p, jnp.zeros((1, 3)), mask)
+  np.testing.assert_allclose(found, [[2.25, 2.25, 0.0]])

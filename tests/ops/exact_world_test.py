@@ -16,6 +16,7 @@ import pytest
 from rlaif_jax.ops import advantages
 from rlaif_jax.ops import policy_gradient
 from rlaif_jax.ops import preference
+from rlaif_jax.ops import sampling
 
 RESPONSES = ((0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2))
 TOKENS = jnp.array([[r[0], r[1] if len(r) > 1 else 0] for r in RESPONSES])
@@ -53,10 +54,10 @@ def objective(table, reference):
   return (1 - BETA) * reward - BETA * sequence_kl(table, reference)
 
 
-def shaped(table, reference, kl_in_reward):
+def shaped(table, reference, kl_in_reward, beta=BETA):
   return jax.vmap(
     lambda s, p, q, m: advantages.shaped_rewards(
-      s, p, q, m, beta=BETA, kl_in_reward=kl_in_reward
+      s, p, q, m, beta=beta, kl_in_reward=kl_in_reward
     )
   )(SCORES, log_probs(table), log_probs(reference), MASK)
 
@@ -162,8 +163,8 @@ def test_k2_of_whole_responses_has_the_gradient_of_the_objective():
   weights = probability(table)
 
   def whole(t):
-    p, q = (jnp.sum(log_probs(x) * MASK, axis=1) for x in (t, reference))
-    return jnp.sum(weights * advantages.kl_k2(p, q))
+    p, q = log_probs(t), log_probs(reference)
+    return expected(advantages.kl_k2_response(p, q, MASK), weights)
 
   def single(t):
     terms = advantages.kl_k2(log_probs(t), log_probs(reference))
@@ -219,3 +220,97 @@ def test_expected_soft_label_loss_is_least_at_the_labels_log_odds():
     best
   )
   np.testing.assert_allclose(slope, 0.0, atol=1e-6)
+
+
+def reinforce_gradient(table, weights, policy_log_probs, rewards, scale=1.0):
+  """The expected REINFORCE gradient of samples with these probabilities."""
+
+  def loss(t):
+    terms = policy_gradient.reinforce(policy_log_probs(t), all_returns(rewards))
+    return expected(scale * terms, weights)
+
+  return -jax.grad(loss)(table)
+
+
+def cut(table):
+  """The two likeliest tokens of each state; a sampler with top_k = 2."""
+  return jnp.maximum(sampling.filter_top_k(table, 2), -1e9)
+
+
+def trained(sampler, beta, steps=2000):
+  """Ascends the expected gradient of samples of `sampler(table)`."""
+  reference = tables()[1]
+
+  @jax.jit
+  def step(_, table):
+    rewards = shaped(table, reference, True, beta)
+    weights = probability(sampler(table))
+    return table + 0.5 * reinforce_gradient(table, weights, log_probs, rewards)
+
+  return jax.lax.fori_loop(0, steps, step, reference)
+
+
+def test_cut_samples_with_uncut_log_probs_end_elsewhere():
+  """Why RLConfig refuses top_k and top_p."""
+  reference, beta = tables()[1], 0.6
+  optimum = probability(reference) * jnp.exp((1 - beta) / beta * SCORES)
+  optimum /= jnp.sum(optimum)
+
+  def kl_to_optimum(table):
+    p = probability(table)
+    return float(jnp.sum(p * (jnp.log(p) - jnp.log(optimum))))
+
+  honest, dishonest = (trained(s, beta) for s in (lambda t: t, cut))
+  assert kl_to_optimum(honest) < 1e-3
+  assert kl_to_optimum(dishonest) > 0.1
+  # What a run would report is the KL of no distribution.
+  weights = probability(cut(dishonest))
+  p, q = log_probs(dishonest), log_probs(reference)
+  reported = float(expected(advantages.kl_k1(p, q), weights))
+  assert abs(reported - float(sequence_kl(dishonest, reference))) > 0.05
+
+
+def test_log_probs_of_the_cut_distribution_report_its_kl():
+  """`ops.sampling.sample` returns these, and job `sample` reports them."""
+  table, reference = tables()
+  weights = probability(cut(table))
+  real = (MASK > 0) & (weights > 0)[:, None]
+  own = jnp.where(real, log_probs(cut(table)), 0.0)
+  theirs = jnp.where(real, log_probs(reference), 0.0)
+  reported = float(expected(own - theirs, weights))
+  kept = weights > 0
+  whole = jnp.log(weights[kept]) - jnp.log(probability(reference)[kept])
+  exact = float(jnp.sum(weights[kept] * whole))
+  assert reported == pytest.approx(exact, abs=1e-5)
+  wrong = float(
+    expected(jnp.where(real, log_probs(table), 0) - theirs, weights)
+  )
+  assert abs(wrong - exact) > 0.1
+
+
+@pytest.mark.parametrize("method", ["truncate", "mask"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_weights_of_another_sampler_bring_the_gradient_nearer(level, method):
+  table, reference = tables()
+  noise = np.random.default_rng(5).normal(size=(3, 3))
+  sampler = table + 0.5 * jnp.asarray(noise, jnp.float32)
+  weights = probability(sampler)
+  rewards = shaped(table, reference, True)
+  exact = jax.grad(objective)(table, reference)
+
+  def error(limit):
+    scale = policy_gradient.sampler_weights(
+      log_probs(table) - log_probs(sampler),
+      MASK,
+      method=method,
+      level=level,
+      limit=limit,
+    )
+    found = reinforce_gradient(table, weights, log_probs, rewards, scale)
+    return float(jnp.linalg.norm(found - exact))
+
+  plain = reinforce_gradient(table, weights, log_probs, rewards)
+  assert error(10.0) < 0.9 * float(jnp.linalg.norm(plain - exact))
+  if level == "sequence":
+    # The product of a whole response's ratios leaves no bias.
+    assert error(1e6) < 1e-5

@@ -70,3 +70,12 @@ def test_weights_have_mean_one_and_controls_compare_with_them():
   np.testing.assert_allclose(top, [2, 0, 2, 0, 0, 2])
   with pytest.raises(ValueError, match="shuffled"):
     pair_choice.weights(margins, "gold", generator)
+
+
+def test_a_ring_has_each_pair_once():
+  one = {tuple(pair) for pair in pair_choice.ring(4, 1)}
+  assert one == {(0, 1), (1, 2), (2, 3), (0, 3)}
+  assert len(pair_choice.ring(5, 2)) == len(pair_choice.ring(5, 9)) == 10
+  assert pair_choice.ring(2, 1).tolist() == [[0, 1]]
+  counts = np.bincount(pair_choice.ring(7, 2).ravel())
+  assert counts.tolist() == [4] * 7

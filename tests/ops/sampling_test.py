@@ -81,17 +81,20 @@ def test_a_draw_from_many_blocks_follows_the_probabilities():
   np.testing.assert_allclose(log_probs, slow, atol=1e-5)
 
 
-def test_log_probs_are_those_before_a_cut():
+def test_log_probs_are_those_of_the_distribution_that_is_sampled():
   keys = jax.random.split(jax.random.key(0), 50)
   logits = jax.random.normal(jax.random.key(1), (50, 300))
-  for settings in (
-    {"temperature": 0.7, "top_k": 3},
-    {"temperature": 0.7, "top_p": 0.2},
-    {"temperature": 0.7, "top_k": 9, "top_p": 0.4},
-  ):
-    drawn, log_probs = sampling.sample(keys, logits, **settings)
-    slow = logprobs.token_log_probs(logits, drawn, temperature=0.7)
+  for top_k, top_p in ((3, 1.0), (0, 0.2), (9, 0.4)):
+    drawn, log_probs = sampling.sample(
+      keys, logits, temperature=0.7, top_k=top_k, top_p=top_p
+    )
+    cut = logits / 0.7
+    cut = sampling.filter_top_k(cut, top_k) if top_k else cut
+    cut = sampling.filter_top_p(cut, top_p) if top_p < 1 else cut
+    slow = logprobs.token_log_probs(cut, drawn)
     np.testing.assert_allclose(log_probs, slow, atol=1e-5)
+    whole = logprobs.token_log_probs(logits, drawn, temperature=0.7)
+    assert float(jnp.min(log_probs - whole)) > 0.1
     rank = jnp.sum(logits > jnp.take_along_axis(logits, drawn[:, None], 1), 1)
     # Whole blocks are cut away.
     assert 0 < int(jnp.max(rank)) < 60

@@ -20,7 +20,9 @@ from rlaif_jax.engine import step
 from rlaif_jax.models import decoder
 from rlaif_jax.models import heads
 from rlaif_jax.rl import algorithms
+from rlaif_jax.rl import objective
 from rlaif_jax.rl import rollout
+from rlaif_jax.rl import update
 from tests import testing
 
 VOCAB, PROMPT, LENGTH, ROWS, EOS = 9, 5, 6, 8, 1
@@ -36,11 +38,15 @@ SETTINGS = {
   "ppo": {"algorithm": "ppo"},
   "ppo_pairs": {"algorithm": "ppo", "samples_per_prompt": 2},
   "rloo": {"algorithm": "rloo", "samples_per_prompt": 2},
-  "grpo": {
-    "algorithm": "grpo",
+  "grpo": {"algorithm": "grpo", "samples_per_prompt": 2},
+  "dr_grpo": {"algorithm": "dr_grpo", "samples_per_prompt": 2},
+  "dapo": {"algorithm": "dapo", "samples_per_prompt": 2, "beta": 0.1},
+  "gspo": {"algorithm": "gspo", "samples_per_prompt": 2},
+  "rloo_k2_response": {
+    "algorithm": "rloo",
     "samples_per_prompt": 2,
     "kl_in": "loss",
-    "loss_mean": "token",
+    "kl_estimator": "k2_response",
   },
 }
 
@@ -89,7 +95,7 @@ def setup(name, models):
     config=config,
     eos_ids=(EOS,),
   )
-  loss = algorithms.make_loss(POLICY, VALUE, config)
+  loss = update.make_loss(POLICY, VALUE, config)
   frozen = {"reference": models["reference"], "scorer": None}
   return config, params, collect, loss, frozen
 
@@ -131,7 +137,7 @@ def test_it_learns_and_compiles_once(name, models):
     jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()),
   )
   state = step.state_from_params(params, tx, devices)
-  update = step.make_train_step(loss, tx)
+  train_step = step.make_train_step(loss, tx)
   scores = []
   for number in range(25):
     batch, metrics = collect(
@@ -139,7 +145,7 @@ def test_it_learns_and_compiles_once(name, models):
     )
     key = jax.random.key(number)
     with guards.no_recompilation(name, number > 0):
-      state, _ = update(state, batch, key)
+      state, _ = train_step(state, batch, key)
     scores.append(float(metrics["score"].mean()))
   assert np.mean(scores[-5:]) > np.mean(scores[:5]) + 0.3
 
@@ -171,10 +177,10 @@ def test_reinforce_loss_by_hand(models):
   assert float(result.weight) == ROWS
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "ppo_pairs"])
+@pytest.mark.parametrize("name", ["rloo", "gspo", "ppo_pairs"])
 def test_samples_that_share_their_prompt_have_the_same_gradient(name, models):
   config, params, collect, shared, frozen = setup(name, models)
-  apart = algorithms.make_loss(
+  apart = update.make_loss(
     testing.unshared(POLICY), testing.unshared(VALUE), config
   )
   batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
@@ -196,7 +202,7 @@ def test_samples_that_share_their_prompt_have_the_same_gradient(name, models):
   )
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo"])
+@pytest.mark.parametrize("name", ["reinforce", "dapo"])
 def test_microbatches_give_the_same_gradient(name, models):
   _, params, collect, loss, frozen = setup(name, models)
   batch, _ = collect(params, frozen, prompt_batch(), jax.random.key(0))
@@ -222,6 +228,14 @@ def test_microbatches_give_the_same_gradient(name, models):
     ({"kl_estimator": "k4"}, "kl_estimator"),
     ({"epochs": 2}, "off-policy"),
     ({"loss_mean": "row"}, "loss_mean"),
+    ({"sampling": decode.SamplingConfig(max_tokens=4, top_k=2)}, "top_k"),
+    ({"sampling": decode.SamplingConfig(max_tokens=4, top_p=0.9)}, "top_p"),
+    ({"value": objective.ValueConfig(whiten=True)}, "whiten"),
+    ({"ratio": objective.RatioConfig(high=0.3)}, "no importance ratio"),
+    (
+      {"kl_estimator": "k2_response", "loss_mean": "token"},
+      "k2_response",
+    ),
   ],
 )
 def test_bad_settings_are_named(changes, word):
