@@ -145,19 +145,6 @@ def test_a_config_parameter_needs_no_reference():
   assert arguments == {"leaf": Leaf(rate=2), "steps": 1}
 
 
-def test_of_a_union_of_configs_the_first_needs_no_reference():
-  def either(*, leaf: Leaf | Branch, other: Leaf | None = None) -> dict:
-    return {"leaf": leaf, "other": other}
-
-  found = resolution.resolve(
-    "either", [bind("Leaf.rate", 2)], {"either": either}
-  )
-  assert found == {"leaf": Leaf(rate=2)}
-  given = [bind("either.leaf", new("Branch")), bind("Branch.sizes", (1,))]
-  found = resolution.resolve("either", given, {"either": either})
-  assert found == {"leaf": Branch(sizes=(1,))}
-
-
 def test_bindings_change_a_default_config_and_keep_its_other_fields():
   given = [
     bind("Leaf.rate", 2),
