@@ -52,7 +52,14 @@ class RewardPart(validation.Validated):
   """
 
   name: str
-  reward: pairwise_rewards.PairwiseRewardConfig | object | None = None
+  reward: (
+    reward_loading.ScorerConfig
+    | pairwise_rewards.PairwiseRewardConfig
+    | judge_rewards.JudgeRewardConfig
+    | principle_rewards.PrincipleRewardConfig
+    | object
+    | None
+  ) = None
   function: str = ""
   options: Mapping[str, object] | None = None
   weight: float = 1.0
