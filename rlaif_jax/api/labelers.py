@@ -21,6 +21,7 @@ from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint as endpoint_lib
 from rlaif_jax.labeling import endpoint_config
+from rlaif_jax.labeling import function_judge
 from rlaif_jax.labeling import journal
 from rlaif_jax.labeling import judges
 from rlaif_jax.labeling import likelihood_judge
@@ -33,21 +34,24 @@ from rlaif_jax.text import tokenizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelerConfig:
-  """A language model that labels: exactly one of `labeler_dir` and `endpoint`.
+  """A language model that labels: one of labeler_dir, endpoint and backend.
 
-  The default, with neither, stands for no labeler.
+  The default, with none of them, stands for no labeler.
 
   Fields:
     labeler_dir: directory of a finished language model.
     endpoint: an OpenAI-compatible endpoint.
-    tokenizer_dir: directory of the endpoint's tokenizer, used to truncate
-      contexts and to estimate costs; "" assumes three characters per token.
+    backend: a model or service of your own; see `core.protocols.Backend`.
+    tokenizer_dir: directory of the tokenizer of an endpoint or backend, used to
+      truncate contexts and to estimate costs; "" assumes three characters per
+      token.
     prices: prices of the labeler's tokens.
     mesh: sizes of the mesh axes for `labeler_dir`; see `engine.mesh.make_mesh`.
   """
 
   labeler_dir: str = ""
   endpoint: endpoint_config.EndpointConfig | None = None
+  backend: protocols.Backend | None = None
   tokenizer_dir: str = ""
   prices: costs.Prices = costs.FREE
   mesh: str = "data:-1"
@@ -98,30 +102,42 @@ class Labeler:
     pending: returns the usage that is not yet in the label store.
   """
 
-  backend: Any  # protocols.Backend, and protocols.LikelihoodBackend of a model
+  # protocols.Backend, and protocols.LikelihoodBackend of a model; None if a
+  # function judge has no labeler.
+  backend: Any
   tokenizer: protocols.Tokenizer
   prices: costs.Prices = costs.FREE
   commit: Callable[[bool], None] = lambda complete: None
   served: endpoint_lib.EndpointBackend | None = None
   pending: Callable[[], records.Usage] = records.Usage
 
+  @property
+  def name(self) -> str:
+    """The backend's name; "" if there is none."""
+    return self.backend.name if self.backend is not None else ""
+
 
 def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
   """Checks that there is one labeler and that it supports the judge.
 
+  A function judge may have no labeler.
+
   Raises:
-    ValueError: the judge is missing, `labeler_dir` and `endpoint` are both or
-      neither set, or the judge needs likelihoods and the labeler is an
-      endpoint.
+    ValueError: the judge is missing, not exactly one labeler is set, or the
+      judge needs likelihoods and the labeler is an endpoint or a backend
+      without them.
   """
   if judge is None:
     raise ValueError(
       "judge is not set; set it, for example to @PairwiseJudgeConfig()"
     )
-  if bool(config.labeler_dir) == (config.endpoint is not None):
+  given = (config.labeler_dir, config.endpoint, config.backend)
+  number = sum(map(bool, given))
+  needs_one = not isinstance(judge, function_judge.FunctionJudgeConfig)
+  if number > 1 or (needs_one and not number):
     raise ValueError(
-      f"LabelerConfig.labeler_dir is {config.labeler_dir!r} and endpoint is "
-      f"{config.endpoint}; set exactly one"
+      f"LabelerConfig.labeler_dir is {config.labeler_dir!r}, endpoint is "
+      f"{config.endpoint} and backend is {config.backend}; set exactly one"
     )
   is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
   if config.endpoint is not None and is_likelihood:
@@ -129,6 +145,15 @@ def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
       "endpoints do not return likelihoods of given texts; use a "
       "PairwiseJudgeConfig, or LabelerConfig.labeler_dir"
     )
+  if config.backend is not None:
+    method = "log_likelihoods" if is_likelihood else "score_options"
+    wanted = ["name"] if not needs_one else ["name", method]
+    lacks = [name for name in wanted if not hasattr(config.backend, name)]
+    if lacks:
+      raise ValueError(
+        f"LabelerConfig.backend is {config.backend}, which has no "
+        f"{' and no '.join(lacks)}; see rlaif_jax.core.protocols.Backend"
+      )
 
 
 def by_name(
@@ -167,6 +192,12 @@ def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
     journal_file: file of the journal; "" uses none, so that several threads may
       call the backend of an endpoint.
   """
+  if not config.labeler_dir and config.endpoint is None:
+    return Labeler(
+      backend=config.backend,
+      tokenizer=config.load_tokenizer(),
+      prices=config.prices,
+    )
   if config.endpoint is None:
     loaded = pretrained.load(
       config.labeler_dir, "language", mesh_lib.make_mesh(config.mesh)
@@ -217,13 +248,13 @@ def label_pairs(
     preemption.Preempted: the process was asked to stop, or the budget is
       exhausted; everything that was paid is stored.
   """
-  backend, budget = labeler.backend, None
+  name, budget = labeler.name, None
   if config.budget_usd:
     budget = costs.Budget(config.budget_usd, labeler.prices)
   stored = store.LabelStore(
     config.store_dir or store_dir,
-    fingerprint=judge.fingerprint(backend.name),
-    provenance=judge.provenance(backend.name),
+    fingerprint=judge.fingerprint(name),
+    provenance=judge.provenance(name),
   )
   progress = metrics.Progress("label", sum(1 for _ in pairs()), unit="pairs")
   # Whether all pairs of the last chunk have labels.
@@ -237,7 +268,7 @@ def label_pairs(
     nonlocal complete
     labels, usage = judges.judge_pairs(
       chunk,
-      backend,
+      labeler.backend,
       judge,
       tokenizer=labeler.tokenizer,
       quarantine=quarantine,
@@ -310,7 +341,7 @@ def label_file(
     "labels": f"{output_dir}/labels.jsonl",
     "pairs": count,
     "answered": answered,
-    "labeler": loaded.backend.name,
+    "labeler": loaded.name,
     **describe_usage(stored.usage, loaded.prices),
     "quarantined": quarantine.write(directory / "quarantine.jsonl"),
     "quarantine_reasons": quarantine.counts(),

@@ -59,7 +59,7 @@ def policy_gradient(
   reward: rewards.AnyReward,
   optimizer: optimizer_lib.Transform,
   *,
-  algorithm: str = "reinforce",
+  algorithm: str | algorithms.Algorithm = "reinforce",
   kl_coef: float = 0.05,
   value_optimizer: optimizer_lib.Transform | None = None,
   lora: lora_config.LoraConfig | None = None,
@@ -77,7 +77,7 @@ def policy_gradient(
     reward: see `rewards.as_reward`.
     optimizer: any optax transformation.
     algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo"
-      or "grpo".
+      or "grpo"; or a `rl.algorithms.Algorithm` of your own.
     kl_coef: weight of the KL to the reference, the paper's beta.
     value_optimizer: of the value network; None uses `optimizer`.
     lora: trains adapters of policy and value network, which share the policy's
@@ -96,7 +96,7 @@ def policy_gradient(
   scorer = rewards.as_reward(reward, policy)
   reference = pretrained.load_reference(policy, mesh, placement)
   frozen = {"reference": reference.params, "scorer": scorer.params}
-  value = initialization.value_model(algorithm, policy.config, mesh, compute)
+  value = initialization.value_model(config, policy.config, mesh, compute)
   collect = rollout_lib.make_collect(
     policy.functions,
     value,

@@ -14,6 +14,7 @@ import numpy as np
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import user_functions
 from rlaif_jax.engine import decode
 from rlaif_jax.engine import processes
 from rlaif_jax.labeling import llm_reward as llm_reward_lib
@@ -242,7 +243,7 @@ def as_reward(reward: AnyReward, policy: pretrained.PretrainedModel) -> Reward:
     pretrained.check_same_tokens(reward, policy)
     score = jax.jit(scorers.reward_scorer(reward.functions))
     return Reward(score, reward.params)
-  if isinstance(reward, jax.stages.Wrapped):
+  if isinstance(user_functions.unbound(reward), jax.stages.Wrapped):
     return token_reward(reward)
   if callable(reward):
     return text_reward(reward, policy)

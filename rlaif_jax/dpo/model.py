@@ -8,7 +8,7 @@ part of the data.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, Mapping
+from typing import Annotated, Callable, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from rlaif_jax.engine import scoring
 from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
-Loss = Literal["logistic", "squared"]
+Loss = Literal["logistic", "squared"] | Callable[..., Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class DPOConfig(validation.Validated):
     beta: weight of the implied KL to the reference.
     loss: "logistic" is - p log sigmoid(beta h) - (1 - p) log sigmoid(-beta h),
       DPO for p in {0, 1}; "squared" is IPO (arXiv:2310.12036), the distance
-      of h from 1 / (2 beta) or its opposite.
+      of h from 1 / (2 beta) or its opposite. A function takes h [pairs], p
+      [pairs] and `beta`, and returns the loss of each pair.
     label_smoothing: probability s that a label is wrong (cDPO): p becomes
       p (1 - s) + (1 - p) s, for either loss. `RewardModelConfig` smooths with
       twice this number for the same labels.
@@ -54,6 +55,8 @@ def margin_loss(
 ) -> Float[Array, "*pairs"]:
   """Returns the loss of h, the difference of log-ratios, like the label."""
   label = label + config.label_smoothing * (1 - 2 * label)
+  if callable(config.loss):
+    return config.loss(ratio, label, beta=config.beta)
   if config.loss == "logistic":
     return preference.pair_logistic(config.beta * ratio, label)
   return preference.pair_squared(ratio, label, target=0.5 / config.beta)

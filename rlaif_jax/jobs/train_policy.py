@@ -73,7 +73,7 @@ def run(
   score, scorer_params = reward_loading.make_scorer(scorer, sft, devices)
   reference = pretrained.load_reference(sft, devices, placement)
   frozen = {"reference": reference.params, "scorer": scorer_params}
-  value = initialization.value_model(rl.algorithm, sft.config, devices, compute)
+  value = initialization.value_model(rl, sft.config, devices, compute)
   learned, parts = initialization.policy_params(
     sft,
     value,

@@ -9,23 +9,27 @@ from typing import Sequence
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.labeling import function_judge
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pairwise_judge
 
 # Config of a judge of pairs.
 Judge = (
-  pairwise_judge.PairwiseJudgeConfig | likelihood_judge.LikelihoodJudgeConfig
+  pairwise_judge.PairwiseJudgeConfig
+  | likelihood_judge.LikelihoodJudgeConfig
+  | function_judge.FunctionJudgeConfig
 )
 # Modules with `judge_pairs` and `expected_usage`, by type of the config.
 MODULES: dict[type, ModuleType] = {
   pairwise_judge.PairwiseJudgeConfig: pairwise_judge,
   likelihood_judge.LikelihoodJudgeConfig: likelihood_judge,
+  function_judge.FunctionJudgeConfig: function_judge,
 }
 
 
 def judge_pairs(
   pairs: Sequence[records.Pair],
-  backend: protocols.Backend | protocols.LikelihoodBackend,
+  backend: protocols.Backend | protocols.LikelihoodBackend | None,
   config: Judge,
   *,
   tokenizer: protocols.Tokenizer | None = None,
@@ -38,7 +42,8 @@ def judge_pairs(
   Args:
     pairs: pairs to label.
     backend: a `protocols.Backend` for a pairwise judge, a
-      `protocols.LikelihoodBackend` for a likelihood judge.
+      `protocols.LikelihoodBackend` for a likelihood judge. A function judge
+      takes any, or None.
     config: settings of the judge.
     tokenizer: tokenizer of the backend, used to truncate long contexts; None
       truncates nothing.

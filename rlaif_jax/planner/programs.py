@@ -182,7 +182,7 @@ def _policy(
   shapes: shapes_lib.Shapes, config: architectures.Config
 ) -> Training:
   spec = shapes.spec
-  row = algorithms.ALGORITHMS[spec.rl.algorithm]
+  row = spec.rl.row
   policy = pretrained.language_model(config, shapes.mesh, shapes.spec.compute)
   models = {"policy": policy}
   value = None
@@ -297,9 +297,7 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   yield _finish(shapes, everything - (found["reference"] or policy))
   yield _score(shapes, everything - (found["scorer"] or policy))
   resident = found["reference"] + found["scorer"]
-  if spec.optimizer.lora is not None and (
-    algorithms.ALGORITHMS[spec.rl.algorithm].needs_value
-  ):
+  if spec.optimizer.lora is not None and (spec.rl.row.needs_value):
     # The value network's trunk is an argument of its own, in the same memory.
     resident -= policy
   update = _update(
@@ -340,7 +338,7 @@ def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
 def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
   """Reference log-probs, old values if the algorithm needs them, advantages."""
   spec = shapes.spec
-  row = algorithms.ALGORITHMS[spec.rl.algorithm]
+  row = spec.rl.row
   policy = pretrained.language_model(spec.models.policy, shapes.mesh)
   value = pretrained.scalar_model(spec.models.policy, shapes.mesh)
   params = {}

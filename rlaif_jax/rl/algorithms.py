@@ -47,9 +47,12 @@ class RLConfig(validation.Validated):
   end token, in the unit of the score (0 in the paper). `gae_lambda`,
   `clip`, `epochs` and `minibatches` are read by PPO and GRPO alone.
   `sampling` sets temperature and length of rollouts (paper: 0.9).
+  `algorithm` is a row of the table ALGORITHMS, or an `Algorithm` of your own.
   """
 
-  algorithm: Annotated[str, validation.OneOf(ALGORITHMS)] = "reinforce"
+  algorithm: Annotated[str, validation.OneOf(tuple(ALGORITHMS))] | Algorithm = (
+    "reinforce"
+  )
   samples_per_prompt: validation.PositiveInt = 1
   beta: validation.Probability = 0.05
   weight_score_by_one_minus_beta: bool = True
@@ -70,7 +73,7 @@ class RLConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    row = ALGORITHMS[self.algorithm]
+    row = self.row
     if self.samples_per_prompt < row.min_samples:
       raise ValueError(
         f"RLConfig.samples_per_prompt is {self.samples_per_prompt}; "
@@ -83,6 +86,13 @@ class RLConfig(validation.Validated):
         f"update on the same samples is off-policy; epochs is {self.epochs} "
         f"and minibatches {self.minibatches}, both must be 1"
       )
+
+  @property
+  def row(self) -> Algorithm:
+    """The algorithm."""
+    if isinstance(self.algorithm, str):
+      return ALGORITHMS[self.algorithm]
+    return self.algorithm
 
 
 @flax.struct.dataclass
@@ -135,13 +145,17 @@ class Algorithm:
       the forward pass that also trains the value network.
     clips: uses the importance ratio and its clip.
     min_samples: smallest number of samples per prompt.
+    term: (log_probs, old log_probs, advantages, config) -> the loss of each
+      token, all [B, N, R]. None: PPO's clipped term if `clips`, or else
+      REINFORCE's.
   """
 
   advantages: Advantages
-  needs_value: bool
-  baseline_at_update: bool
-  clips: bool
-  min_samples: int
+  needs_value: bool = False
+  baseline_at_update: bool = False
+  clips: bool = False
+  min_samples: int = 1
+  term: Callable[..., Float[Array, "B N R"]] | None = None
 
 
 def _per_response(
@@ -253,7 +267,7 @@ def make_loss(
     value: functions of the value network; None if the algorithm has none.
     config: objective and algorithm.
   """
-  row = ALGORITHMS[config.algorithm]
+  row = config.row
   estimator = advantages_lib.KL_ESTIMATORS[config.kl_estimator]
 
   def loss(params: protocols.Params, rollout: Rollout, key: jax.Array):
@@ -285,7 +299,9 @@ def make_loss(
       metrics["target_square"] = masked.weighted_sum(targets**2, mask)
       if row.baseline_at_update:
         advantages = targets - jax.lax.stop_gradient(values)
-    if row.clips:
+    if row.term is not None:
+      per_token += row.term(log_probs, old_log_probs, advantages, config)
+    elif row.clips:
       per_token += policy_gradient.ppo_clip(
         log_probs, old_log_probs, advantages, clip=config.clip
       )

@@ -124,7 +124,7 @@ def make_finish(
 
   It completes samples and their scores [B, N] to a Rollout with metrics.
   """
-  row = algorithms.ALGORITHMS[config.algorithm]
+  row = config.row
 
   @jax.jit
   def finish(params, reference, prompts, samples, score):
