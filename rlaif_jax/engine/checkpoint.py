@@ -117,10 +117,12 @@ def content_hash(description: Mapping[str, object], parameters: str) -> str:
   """Returns 16 hex digits that name a model's content.
 
   Args:
-    description: content of model.json. Its "name" does not count.
+    description: content of model.json. Its "name" and "step" do not count.
     parameters: hash of the parameters in float32.
   """
-  parts = {k: v for k, v in description.items() if k not in ("name", "hash")}
+  parts = {
+    k: v for k, v in description.items() if k not in ("name", "step", "hash")
+  }
   return records.content_id(parameters, json.dumps(parts, sort_keys=True))
 
 

@@ -51,6 +51,8 @@ class PretrainedModel:
     functions: the model as pure functions of its parameters.
     params: parameters on the devices.
     ensemble: the members, if there are several.
+    step: number of training steps of the public checkpoint that the model was
+      converted from, if it has one.
   """
 
   directory: str
@@ -63,6 +65,7 @@ class PretrainedModel:
   functions: protocols.LanguageModel | protocols.ScalarModel
   params: protocols.Params
   ensemble: ensemble_lib.EnsembleConfig | None = None
+  step: int = 0
 
   @functools.cached_property
   def content_hash(self) -> str:
@@ -194,6 +197,8 @@ class PretrainedModel:
       "chat": self.chat,
       "vocabulary": self.tokenizer.fingerprint,
     }
+    if self.step:
+      description["step"] = self.step
     if self.ensemble is not None:
       description["ensemble"] = dataclasses.asdict(self.ensemble)
     return description
@@ -264,6 +269,7 @@ def load(
   file = pathlib.Path(directory) / "model.json"
   with parsing.naming(file):
     config, sequence, ensemble = descriptions.configs(description, kind)
+    step = parsing.field(description, "step", int, 0)
     checkpoint.check_layers(directory, config.num_layers)
   tokenizer = tokenizers.load_tokenizer(directory)
   if tokenizer.fingerprint != description["vocabulary"]:
@@ -294,6 +300,7 @@ def load(
     functions=functions,
     params=params,
     ensemble=ensemble,
+    step=step,
   )
   if placement.dtype == "float32" and "hash" in description:
     # These are the values that were saved: no need to hash them again.

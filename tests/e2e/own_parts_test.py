@@ -12,6 +12,7 @@ import shutil
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -19,8 +20,17 @@ import pytest
 import rlaif_jax as rj
 from rlaif_jax import main
 from rlaif_jax.api import rewards
+from rlaif_jax.core import batches
 from rlaif_jax.core import jsonl
+from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.dpo import model as dpo_model
+from rlaif_jax.engine import mesh
+from rlaif_jax.engine import optimizer
+from rlaif_jax.model_io import pretrained
+from rlaif_jax.reward import kinds
+from rlaif_jax.rl import algorithms
+from tests.tiny_world import MODEL
 from tests.tiny_world import pairs_file  # noqa: F401
 from tests.tiny_world import world  # noqa: F401
 
@@ -166,3 +176,97 @@ def test_functions_are_arguments_in_python(world):  # noqa: F811
   expected = -2.0 * np.asarray(rollout.mask).sum(axis=-1)
   np.testing.assert_array_equal(rollout.score, expected)
   assert rewards.as_reward(bound, policy).params is None
+
+
+def test_an_optimizer_and_a_schedule_of_functions():
+  """SGD with a halving rate, after a linear warm-up of two steps."""
+  config = optimizer.OptimizerConfig(
+    name=optax.sgd,
+    schedule=optax.exponential_decay(0.5, 1, 0.5),
+    warmup_steps=2,
+  )
+  tx = optimizer.make_optimizer(config)
+  params = {"w": jnp.ones(())}
+  state, moved = tx.init(params), []
+  for _ in range(4):
+    update, state = tx.update({"w": jnp.ones(())}, state, params)
+    moved.append(float(update["w"]))
+  assert moved == [-0.25, -0.375, -0.5, -0.25]
+  with pytest.raises(ValueError, match="bind them to the function itself"):
+    optimizer.OptimizerConfig(name=optax.sgd, weight_decay=0.1)
+  with pytest.raises(ValueError, match="use one of .'adafactor', 'adamw'"):
+    optimizer.OptimizerConfig(name="lion")
+  wrong = optimizer.OptimizerConfig(name=lambda learning_rate: 3)
+  with pytest.raises(ValueError, match="must return an optax.Gradient"):
+    optimizer.make_optimizer(wrong)
+
+
+def test_losses_of_functions():
+  h, p = jnp.array([1.0, -2.0]), jnp.array([1.0, 0.25])
+
+  def loss(margin, label, *, beta=1.0, label_smoothing=0.0):
+    return beta * margin * label + label_smoothing
+
+  config = dpo_model.DPOConfig(loss=loss, beta=0.5)
+  found = dpo_model.margin_loss(h, p, config)
+  np.testing.assert_allclose(found, [0.5, -0.25])
+  model = protocols.ScalarModel(
+    init=None,
+    states=None,
+    last=lambda params, texts: jnp.array([[3.0, 2.0], [1.0, 3.0]]),
+    is_causal=True,
+  )
+  pairs = batches.PairBatch(
+    texts=None, label=p, weight=jnp.ones(2), ref_log_probs=None
+  )
+  config = kinds.RewardModelConfig(loss=loss, label_smoothing=0.1)
+  total, _ = kinds.make_loss(config, model)(None, pairs, None)
+  np.testing.assert_allclose(total.total, 1.0 - 0.5 + 0.2, rtol=1e-6)
+  with pytest.raises(ValueError, match="its own loss"):
+    kinds.RewardModelConfig(kind="difference", loss=loss)
+
+
+def test_a_loss_term_of_an_algorithm():
+  """The term replaces REINFORCE's, and reads log-probs and advantages."""
+
+  def advantages(rollout, rewards, config):
+    del config
+    return rewards * 2, rewards
+
+  def term(log_probs, old_log_probs, advantages, config):
+    return (log_probs - old_log_probs) + config.gamma * advantages
+
+  shape = (1, 2, 3)
+  row = algorithms.Algorithm(advantages=advantages, term=term)
+  config = algorithms.RLConfig(algorithm=row, gamma=0.5, loss_mean="token")
+  ones = jnp.ones(shape)
+  rollout = algorithms.Rollout(
+    prompts=batches.PromptBatch(
+      prompt=jnp.ones((1, 2), jnp.int32),
+      prompt_valid=jnp.ones((1, 2), bool),
+      context=jnp.ones((1, 2), jnp.int32),
+      context_valid=jnp.ones((1, 2), bool),
+      row=jnp.zeros(1, jnp.int32),
+    ),
+    response=jnp.ones(shape, jnp.int32),
+    mask=ones,
+    log_probs=-ones,
+    ref_log_probs=-ones,
+    values=0 * ones,
+    score=jnp.ones((1, 2)),
+    advantages=4 * ones,
+    targets=ones,
+  )
+  policy = pretrained.language_model(MODEL, mesh.make_mesh("data:-1"))
+  params = {"policy": policy.init(jax.random.key(0))}
+  params = jax.tree.map(lambda x: x.unbox(), params, is_leaf=is_boxed)
+  params = jax.tree.map(
+    jnp.zeros_like, params
+  )  # All tokens are equally likely.
+  loss, _ = algorithms.make_loss(policy, None, config)(params, rollout, None)
+  expected = -np.log(MODEL.vocab_size) + 1 + 0.5 * 4
+  np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
+
+
+def is_boxed(leaf):
+  return hasattr(leaf, "unbox")
