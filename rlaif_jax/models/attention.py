@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from rlaif_jax.models import architecture_options as options_lib
+
 # Finite in place of minus infinity: a query with no key then gives a uniform
 # average instead of NaN. Such queries are padding and are not read.
 MASKED = -1e30
@@ -149,6 +151,7 @@ def attend(
   mask: Bool[Array, "B L S"],
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
   bias: Float[Array, "B H L S"] | None = None,
 ) -> Float[Array, "B L H C"]:
   """Softmax attention with H = G * K query heads; softmax in float32.
@@ -161,6 +164,7 @@ def attend(
     value: values.
     mask: whether a query attends to a key.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: scores become cap * tanh(scores / cap); 0 is off.
     bias: float32, added to the scores.
   """
   batch, length, heads, channels = query.shape
@@ -172,7 +176,7 @@ def attend(
   scores = jnp.einsum(
     "bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32
   ) * (scale or channels**-0.5)
-  scores = scores.reshape(*split, -1)
+  scores = options_lib.soft_cap(scores.reshape(*split, -1), cap)
   if bias is not None:
     scores = scores + bias.reshape(scores.shape)
   scores = jnp.where(mask[:, None, None], scores, MASKED)
@@ -194,6 +198,7 @@ def attend_rows(
   layout: Layout,
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
 ) -> Float[Array, "B T H C"]:
   """`attend` within rows; skips most of the scores that are always masked.
 
@@ -203,10 +208,11 @@ def attend_rows(
     value: values of all columns.
     layout: of the queries.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: see `attend`.
   """
   mask, (number, length) = layout.mask, layout.continuations
   if not number and not layout.is_whole:
-    return attend(query, key, value, mask, scale=scale)
+    return attend(query, key, value, mask, scale=scale, cap=cap)
   prompt = key.shape[2] - number * length
   queries = prompt if layout.is_whole else 0
   step = -(-queries // min(4, max(1, queries // CHUNK)))
@@ -214,7 +220,7 @@ def attend_rows(
   for begin in range(0, queries, max(step, 1)):
     end = min(begin + step, queries)
     seen = (key[:, :, :end], value[:, :, :end], mask[:, begin:end, :end])
-    out.append(attend(query[:, begin:end], *seen, scale=scale))
+    out.append(attend(query[:, begin:end], *seen, scale=scale, cap=cap))
   if number:
     rows = (key.shape[0] * number, -1)
     found = attend(
@@ -223,6 +229,7 @@ def attend_rows(
       _split_continuations(value, prompt, number),
       _split_mask(mask[:, queries:], prompt, number),
       scale=scale,
+      cap=cap,
     )
     out.append(found.reshape(key.shape[0], -1, *query.shape[2:]))
   return jnp.concatenate(out, axis=1)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 
@@ -46,6 +47,7 @@ def attend_after(
   mask: Bool[Array, "B L S"],
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
 ) -> Float[Array, "B L H C"]:
   """`attention.attend` to a shared prefix and to each row's own columns.
 
@@ -59,6 +61,7 @@ def attend_after(
     value: values of the row's own columns.
     mask: whether a query attends to an own column.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: see `attention.attend`.
   """
   batch, length, heads, channels = query.shape
   kv_heads = key.shape[1]
@@ -69,7 +72,7 @@ def attend_after(
   def masked(scores, mask, axes):
     # The queries of a group share the mask.
     split = scores.reshape(*scores.shape[:2], group_size, length, -1)
-    found = split * (scale or channels**-0.5)
+    found = options_lib.soft_cap(split * (scale or channels**-0.5), cap)
     found = jnp.where(jnp.expand_dims(mask, axes), found, attention.MASKED)
     return found.reshape(scores.shape)
 
