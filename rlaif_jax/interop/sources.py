@@ -25,6 +25,7 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import safetensors_files
 from rlaif_jax.interop import t5_tables
 from rlaif_jax.interop import t5x_files
+from rlaif_jax.interop import t5x_scanned
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.models import t5
@@ -202,9 +203,17 @@ def _open_t5x(
     directory=str(path),
     config=config,
     rules=[],
-    source=source,
+    source=(
+      t5x_scanned.ScannedSource(source, _layers(config))
+      if t5x_scanned.is_scanned(source.shapes())
+      else source
+    ),
     step=source.step or 0,
   )
+
+
+def _layers(config: t5.T5Config) -> dict[str, int]:
+  return {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
 
 
 def _tables(config: architectures.Config) -> types.ModuleType:
@@ -226,11 +235,11 @@ def write(
   tokens: Mapping[str, object] | None = None,
   step: int = 0,
 ) -> None:
-  """Writes weights and configuration in layout "hf" or "t5x".
+  """Writes weights and configuration in layout "hf", "t5x" or "t5x_scanned".
 
   Args:
     directory: folder to write into.
-    layout: "hf" or "t5x".
+    layout: "hf", "t5x", or T5X's for models with `scan_layers`.
     config: sizes.
     params: our parameters by name.
     tokens: ids of special tokens for config.json, such as eos_token_id.
@@ -240,9 +249,11 @@ def write(
     ValueError: no public model computes what this config does, or it is not
       a T5 model and the layout is T5X's.
   """
-  if layout == "t5x":
+  if layout.startswith("t5x"):
     if not isinstance(config, t5.T5Config):
       raise ValueError("only T5 models can be written in T5X's layout")
+    if layout == "t5x_scanned":
+      params = t5x_scanned.stacked(params, _layers(config))
     t5x_files.write_legacy(directory, step, params)
     return
   tables = _tables(config)

@@ -235,13 +235,13 @@ def drop_tokens_without_rows(directory: str, rows: int) -> None:
 def export(
   model: pretrained.PretrainedModel, directory: str, layout: str
 ) -> None:
-  """Writes a finished model in the layout "hf" or "t5x", dtypes unchanged.
+  """Writes a finished model in a public layout, dtypes unchanged.
 
   Args:
     model: a model that was loaded from a directory.
     directory: written beside it and renamed at the end. A model that this
       library wrote there before is replaced.
-    layout: "hf" or "t5x".
+    layout: "hf", "t5x" or "t5x_scanned".
 
   Raises:
     ValueError: if the layout has no such architecture, or the directory holds
