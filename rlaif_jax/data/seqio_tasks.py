@@ -8,7 +8,8 @@ Features are `inputs` (the context) and `targets` (the response, of a pair the
 preferred one), tokenized, with their texts as `inputs_pretokenized` and
 `targets_pretokenized`. Tasks have a cache placeholder and a metric. Rows are
 read from the output directory of the `prepare` job when a dataset is first
-read: RLAIF_DATA_DIR names it (default runs/data). RLAIF_VOCABULARY names a SentencePiece model (default: tokenizer.model there).
+read: RLAIF_DATA_DIR names it (default runs/data). RLAIF_VOCABULARY names a
+SentencePiece model (default: tokenizer.model there).
 """
 
 from __future__ import annotations
