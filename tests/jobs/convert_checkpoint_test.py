@@ -234,7 +234,7 @@ def test_an_export_that_fails_leaves_the_one_before(
   convert(source, target, format="hf")
   before = files_below(target)
 
-  def full(*_):
+  def full(*_, **_options):
     raise OSError("disk is full")
 
   with monkeypatch.context() as patch:
