@@ -18,11 +18,21 @@ rlaif_environment() {
     "$python" -m venv "$venv"
   fi
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    echo "Installing rlaif_jax[$extras] into $venv (a few minutes) ..."
+    echo "Installing rlaif_jax[$extras] into $venv from the package index" \
+      "(a few minutes${rlaif_size:+, $rlaif_size}) ..."
     "$venv/bin/python" -m pip install --quiet --upgrade pip
+    case ,$extras, in *,data,* | *,test,*)
+      # seqio requires editdistance, which has no wheel for Python 3.13; without
+      # one, pip would need a compiler.
+      "$venv/bin/python" -m pip install --quiet --only-binary=:all: \
+        editdistance 2>/dev/null ||
+        "$venv/bin/python" -m pip install --quiet "$root/launch/editdistance"
+      ;;
+    esac
     # Setuptools warns about every editable installation.
     PYTHONWARNINGS=ignore \
-      "$venv/bin/python" -m pip install --quiet -e "${root}[$extras]"
+      "$venv/bin/python" -m pip install --quiet --no-compile \
+        -e "${root}[$extras]"
     echo "$wanted" >"$stamp"
   fi
   PATH=$venv/bin:$PATH

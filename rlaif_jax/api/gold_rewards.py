@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gold reward of a job: the program, or nearness to human lines."""
+"""The gold reward of a job: the program, nearness to human lines, or yours."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
+from typing import Callable, Sequence
+
+import numpy as np
 
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import records
+from rlaif_jax.core import user_functions
 from rlaif_jax.core import validation
 from rlaif_jax.evaluation import gold
 from rlaif_jax.evaluation import nearness
@@ -30,7 +35,12 @@ class NearnessSource(validation.Validated):
   weights: nearness.NearnessConfig = nearness.NearnessConfig()
 
 
-def load(source: NearnessSource | None) -> gold.GoldReward:
+# A metric of your own: (contexts, responses) -> one number per response.
+Metric = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+GoldSource = NearnessSource | Metric | None
+
+
+def load(source: GoldSource) -> gold.GoldReward:
   """Returns the gold reward that a job uses; of None, `gold.program`.
 
   Raises:
@@ -39,9 +49,24 @@ def load(source: NearnessSource | None) -> gold.GoldReward:
   """
   if source is None:
     return gold.program
+  if not isinstance(source, NearnessSource):
+    return functools.partial(_scores, source)
   lines = read_human_lines(source.references_dir)
   encoder = sentence_encoder.load(source.encoder_dir)
   return nearness.reward(lines, encoder.embed, source.weights)
+
+
+def _scores(
+  metric: Metric, contexts: Sequence[str], responses: Sequence[str]
+) -> gold.GoldScores:
+  """Returns the values of a metric; it has no parts."""
+  values = np.asarray(metric(contexts, responses), np.float64)
+  if values.shape != (len(responses),) or not np.isfinite(values).all():
+    raise ValueError(
+      f"{user_functions.name_of(metric)} returned shape {values.shape} for "
+      f"{len(responses)} responses; it must return one finite number each"
+    )
+  return gold.GoldScores(total=values, parts={})
 
 
 def read_human_lines(directory: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from rlaif_jax.engine import preemption
 from rlaif_jax.labeling import costs
 from rlaif_jax.labeling import endpoint as endpoint_lib
 from rlaif_jax.labeling import endpoint_config
+from rlaif_jax.labeling import function_judge
 from rlaif_jax.labeling import journal
 from rlaif_jax.labeling import judges
 from rlaif_jax.labeling import likelihood_judge
@@ -42,11 +43,12 @@ class LabelerConfig:
   Fields:
     labeler_dir: directory of a finished language model.
     endpoint: an OpenAI-compatible endpoint.
-    backend: import path of a class or function ("package.module:name") that
-      returns a `core.protocols.Backend`.
-    backend_options: its keyword arguments.
-    tokenizer_dir: directory of the endpoint's tokenizer, used to truncate
-      contexts and to estimate costs; "" assumes three characters per token.
+    backend: your own `core.protocols.Backend`, or the import path of a class
+      or function ("package.module:name") that returns one.
+    backend_options: keyword arguments of an import path.
+    tokenizer_dir: directory of the tokenizer of an endpoint or backend, used to
+      truncate contexts and to estimate costs; "" assumes three characters per
+      token.
     prices: prices of the labeler's tokens.
     mesh: sizes of the mesh axes for `labeler_dir`; see `engine.mesh.make_mesh`.
     attention: how the model in `labeler_dir` attends; see
@@ -55,7 +57,7 @@ class LabelerConfig:
 
   labeler_dir: str = ""
   endpoint: endpoint_config.EndpointConfig | None = None
-  backend: str = ""
+  backend: protocols.Backend | str | None = None
   backend_options: Mapping[str, object] | None = None
   tokenizer_dir: str = ""
   prices: costs.Prices = costs.FREE
@@ -72,9 +74,10 @@ class LabelerConfig:
     Raises:
       ValueError: if it cannot be imported, or lacks a part of the contract.
     """
-    what = "LabelerConfig.backend"
-    make = import_paths.load(self.backend, what)
-    found = make(**(self.backend_options or {}))
+    what, found = "LabelerConfig.backend", self.backend
+    if isinstance(found, str):
+      make = import_paths.load(found, what)
+      found = make(**(self.backend_options or {}))
     needed = ("name", "score_options", "prefix_options", "complete")
     lacks = [name for name in needed if not hasattr(found, name)]
     if lacks:
@@ -131,26 +134,38 @@ class Labeler:
     pending: returns the usage that is not yet in the label store.
   """
 
-  backend: Any  # protocols.Backend, and protocols.LikelihoodBackend of a model
+  # protocols.Backend, and protocols.LikelihoodBackend of a model; None if a
+  # function judge has no labeler.
+  backend: Any
   tokenizer: protocols.Tokenizer
   prices: costs.Prices = costs.FREE
   commit: Callable[[bool], None] = lambda complete: None
   served: endpoint_lib.EndpointBackend | None = None
   pending: Callable[[], records.Usage] = records.Usage
 
+  @property
+  def name(self) -> str:
+    """The backend's name; "" if there is none."""
+    return self.backend.name if self.backend is not None else ""
+
 
 def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
   """Checks that there is one labeler and that it supports the judge.
 
+  A function judge may have no labeler.
+
   Raises:
-    ValueError: the judge is missing, `labeler_dir` and `endpoint` are both or
-      neither set, or the judge needs likelihoods and the labeler is an
-      endpoint.
+    ValueError: the judge is missing, not exactly one labeler is set, or the
+      judge needs likelihoods and the labeler is an endpoint or a backend
+      without them.
   """
   if judge is None:
     raise ValueError(
       "judge is not set; set it, for example to @PairwiseJudgeConfig()"
     )
+  if isinstance(judge, function_judge.FunctionJudgeConfig):
+    if not config.is_set:
+      return
   check_labeler(config)
   is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
   if is_likelihood and not config.labeler_dir:
@@ -211,9 +226,9 @@ def load_labeler(config: LabelerConfig, *, journal_file: str) -> Labeler:
     journal_file: file of the journal; "" uses none, so that several threads may
       call the backend of an endpoint.
   """
-  if config.backend:
+  if not config.labeler_dir and config.endpoint is None:
     return Labeler(
-      backend=config.load_backend(),
+      backend=config.load_backend() if config.backend else None,
       tokenizer=config.load_tokenizer(),
       prices=config.prices,
     )
@@ -270,13 +285,13 @@ def label_pairs(
     preemption.Preempted: the process was asked to stop, or the budget is
       exhausted; everything that was paid is stored.
   """
-  backend, budget = labeler.backend, None
+  name, budget = labeler.name, None
   if config.budget_usd:
     budget = costs.Budget(config.budget_usd, labeler.prices)
   stored = store.LabelStore(
     config.store_dir or store_dir,
-    fingerprint=judge.fingerprint(backend.name),
-    provenance=judge.provenance(backend.name),
+    fingerprint=judge.fingerprint(name),
+    provenance=judge.provenance(name),
   )
   progress = metrics.Progress("label", sum(1 for _ in pairs()), unit="pairs")
   # Whether all pairs of the last chunk have labels.
@@ -290,7 +305,7 @@ def label_pairs(
     nonlocal complete
     labels, usage = judges.judge_pairs(
       chunk,
-      backend,
+      labeler.backend,
       judge,
       tokenizer=labeler.tokenizer,
       quarantine=quarantine,
@@ -363,7 +378,7 @@ def label_file(
     "labels": f"{output_dir}/labels.jsonl",
     "pairs": count,
     "answered": answered,
-    "labeler": loaded.backend.name,
+    "labeler": loaded.name,
     **describe_usage(stored.usage, loaded.prices),
     "quarantined": quarantine.write(directory / "quarantine.jsonl"),
     "quarantine_reasons": quarantine.counts(),

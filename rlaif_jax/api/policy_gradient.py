@@ -61,7 +61,7 @@ def policy_gradient(
   reward: rewards.AnyReward | Sequence[reward_parts.RewardPart],
   optimizer: optimizer_lib.Transform,
   *,
-  algorithm: str = "reinforce",
+  algorithm: str | algorithms.Algorithm = "reinforce",
   kl_coef: float | None = None,
   value_optimizer: optimizer_lib.Transform | None = None,
   lora: lora_config.LoraConfig | None = None,
@@ -80,7 +80,8 @@ def policy_gradient(
       are in the metrics of an update.
     optimizer: any optax transformation.
     algorithm: "reinforce" (the paper's, with a value network), "ppo", "rloo",
-      "grpo", "dr_grpo", "dapo" or "gspo".
+      "grpo", "dr_grpo", "dapo" or "gspo"; or a `rl.algorithms.Algorithm` of
+      your own.
     kl_coef: weight of the KL to the reference, the paper's beta; None is that
       of the algorithm (0.05 of "reinforce").
     value_optimizer: of the value network; None uses `optimizer`.
@@ -100,7 +101,7 @@ def policy_gradient(
   scorer = reward_parts.as_reward(reward, policy)
   reference = pretrained.load_reference(policy, mesh, placement)
   frozen = {"reference": reference.params, "scorer": scorer.params}
-  value = initialization.value_model(algorithm, policy.config, mesh, compute)
+  value = initialization.value_model(config, policy.config, mesh, compute)
   collect = rollout_lib.make_collect(
     policy.functions,
     value,

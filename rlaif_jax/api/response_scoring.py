@@ -71,7 +71,7 @@ def load(
     return ResponseScorer(
       kind="reward",
       name=reward.identity(),
-      fingerprint=records.content_id(repr(reward), reward.identity()),
+      fingerprint=reward.fingerprint(),
       rate=reward_loading.make_rate_fn(reward, policy, devices),
     )
   labelers.check(labeler, judge)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, Sequence
+import json
+from typing import Annotated, Callable, Literal, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from rlaif_jax.api import rewards
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import user_functions
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.engine import checkpoint
@@ -31,11 +33,12 @@ from rlaif_jax.reward import scorers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScorerConfig(validation.Validated):
-  """The reward: a reward model, an ensemble of them, or a labeler.
+  """The reward: a model, an ensemble of models, a labeler, or a function.
 
   Attributes:
     reward_dir: model of `train_reward`, or ensemble of `train_ensemble`. Set
-      exactly one of reward_dir and labeler_dir; neither stands for no scorer.
+      exactly one of reward_dir, labeler_dir and function; none stands for no
+      scorer.
     more_reward_dirs: further reward models of the same size; they are an
       ensemble with the one in reward_dir.
     aggregate: how members become one reward; see `ops.ensembles.aggregate`.
@@ -46,6 +49,8 @@ class ScorerConfig(validation.Validated):
     likelihood: "pmi" or "mean_pmi" of `labeling.likelihood_judge` in place of a
       score, for labelers too small to be asked; not in the paper.
     between: text between context and response, for likelihoods.
+    function: a function of your own: of texts, a jitted one of tokens, or a
+      `rewards.Reward`; see `rewards.as_reward`.
     standardize_file: JSONL of responses, such as the SFT policy's. The reward
       is (r - mean) / std over them, times `scale`; each member of an ensemble
       is standardised on its own. The paper uses the raw reward.
@@ -62,6 +67,7 @@ class ScorerConfig(validation.Validated):
   rating_template: str = ""
   likelihood: Literal["", "pmi", "mean_pmi"] = ""
   between: str = "\n\nSummary:\n"
+  function: Callable[..., object] | rewards.Reward | None = None
   standardize_file: str = ""
   standardize_rows: validation.PositiveInt = 256
   scale: validation.PositiveFloat = 1.0
@@ -69,10 +75,12 @@ class ScorerConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.reward_dir and self.labeler_dir:
+    given = (self.reward_dir, self.labeler_dir, self.function is not None)
+    if sum(map(bool, given)) > 1:
       raise ValueError(
-        f"ScorerConfig.reward_dir is {self.reward_dir!r} and labeler_dir is "
-        f"{self.labeler_dir!r}; set exactly one of them"
+        f"ScorerConfig.reward_dir is {self.reward_dir!r}, labeler_dir is "
+        f"{self.labeler_dir!r} and function is {self.function}; set exactly "
+        "one of them"
       )
     ways = bool(self.rating_template) + bool(self.likelihood)
     if ways != bool(self.labeler_dir):
@@ -92,12 +100,28 @@ class ScorerConfig(validation.Validated):
 
   @property
   def is_set(self) -> bool:
-    return bool(self.reward_dir or self.labeler_dir)
+    """Whether there is a scorer."""
+    given = (self.reward_dir, self.labeler_dir, self.function is not None)
+    return any(given)
 
   def identity(self) -> str:
-    """Returns the models' names and content hashes."""
+    """Returns names and content hashes of the models, or of the function."""
+    if self.function is not None:
+      is_reward = isinstance(self.function, rewards.Reward)
+      return user_functions.identity_of(
+        self.function.score if is_reward else self.function
+      )
     directories = (self.reward_dir, *self.more_reward_dirs, self.labeler_dir)
     return ",".join(checkpoint.identity_of(d) for d in directories if d)
+
+  def fingerprint(self) -> str:
+    """Returns a hash of everything that a reward depends on."""
+    settings = {
+      field.name: repr(getattr(self, field.name))
+      for field in dataclasses.fields(self)
+      if field.name != "function"  # Its identity has no address of memory.
+    }
+    return records.content_id(json.dumps(settings), self.identity())
 
 
 NO_SCORER = ScorerConfig()
@@ -125,6 +149,8 @@ def make_scorer(
     reward = load_reward(config.reward_dir, policy, devices, config.placement)
     inner = jax.jit(scorers.reward_scorer(reward.functions))
     params = trainable.share_equal(reward.params, policy.params)
+  elif config.function is not None:
+    inner, params = rewards.as_reward(config.function, policy)
   else:
     labeler = pretrained.load(
       config.labeler_dir,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Callable, Literal, NamedTuple, Sequence
 
 import jax
@@ -14,6 +13,7 @@ from rlaif_jax.api import text_rewards
 from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import user_functions
 from rlaif_jax.labeling import llm_reward as llm_reward_lib
 from rlaif_jax.labeling import option_probs
 from rlaif_jax.labeling import pointwise_judge
@@ -195,8 +195,7 @@ AnyReward = (
 
 def is_jitted(function: object) -> bool:
   """Returns whether a function, or what a partial calls, is jitted."""
-  inner = function.func if isinstance(function, functools.partial) else function
-  return isinstance(inner, jax.stages.Wrapped)
+  return isinstance(user_functions.unbound(function), jax.stages.Wrapped)
 
 
 def as_reward(

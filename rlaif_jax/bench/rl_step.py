@@ -66,7 +66,7 @@ def phases(
     reading("update", 3, True),
     model_flops.adamw(config),
   ]
-  if algorithms.ALGORITHMS[rl.algorithm].needs_value:
+  if rl.row.needs_value:
     result.append(reading("value update", 3, False))
     result.append(model_flops.adamw(config, "value optimizer"))
   return result
@@ -140,7 +140,7 @@ def make_step(
   model = architectures.language(model_config)
   value = architectures.scalar(model_config)
   inits = {"policy": model.init}
-  if algorithms.ALGORITHMS[rl.algorithm].needs_value:
+  if rl.row.needs_value:
     inits["value"] = value.init
   tx = optimizer_lib.make_joint_optimizer(dict.fromkeys(inits, pairs_lib.ADAMW))
   mesh = mesh_lib.make_mesh("data:-1", jax.devices()[:1])

@@ -14,6 +14,8 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
     [--gin.NAME=VALUE ...] --output_dir=DIR
 
   --gin_file   a recipe; repeat the flag to add files, later ones win
+  --gin_search_paths=DIR,DIR   where gin files and their includes are found
+               after the current directory
   --gin.X=V    sets a macro (--gin.STEPS=10) or a parameter
                (--gin.TrainConfig.batch_size=8); text needs no quotes
   --X=V        a parameter of the job or a field of one of its configs:
@@ -24,13 +26,17 @@ python -m rlaif_jax.main --job=JOB --gin_file=FILE [--gin_file=FILE ...]
   --dry_run    prints the configuration (and the cost of labels), then exits
   --accept_changes   resumes although inputs or versions have changed since
                the first start, and notes that in inputs.json
+  --safe_gin   refuses gin files that import modules: an import runs code
   --debug      shows the traceback of an error
   --job=JOB --help   documents a job and its parameters
 """
 
 # Flags without a value.
-_SWITCHES = ("--dry_run", "--accept_changes", "--debug")
-_FLAGS = ("--job", "--gin_file", "--gin_bindings", "--output_dir")
+_SWITCHES = ("--dry_run", "--accept_changes", "--safe_gin", "--debug")
+_FLAGS = (
+  *("--job", "--gin_file", "--gin_search_paths", "--gin_bindings"),
+  "--output_dir",
+)
 
 
 class UsageError(ValueError):
@@ -48,11 +54,13 @@ class Command:
 
   job: str = ""
   gin_files: list[str] = dataclasses.field(default_factory=list)
+  gin_search_paths: list[str] = dataclasses.field(default_factory=list)
   bindings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   parameters: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   output_dir: str = ""
   dry_run: bool = False
   accept_changes: bool = False
+  safe_gin: bool = False
   debug: bool = False
   help: bool = False
 
@@ -86,6 +94,8 @@ def parse(arguments: Sequence[str]) -> Command:
       value = rest.pop(0)
     if name == "--gin_file":
       command.gin_files.append(value)
+    elif name == "--gin_search_paths":
+      command.gin_search_paths += filter(None, value.split(","))
     elif name == "--gin_bindings":
       key, _, value = value.partition("=")
       command.bindings.append((key.strip(), value.strip()))

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import types
 import typing
 from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -114,18 +115,43 @@ def parameters_of(
   target: Callable[..., object],
 ) -> dict[str, inspect.Parameter]:
   """Returns the parameters that a binding may set: all but `output_dir`."""
-  parameters = dict(inspect.signature(target).parameters)
+  parameters = {
+    name: parameter
+    for name, parameter in inspect.signature(target).parameters.items()
+    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+  }
   if not inspect.isclass(target):
     parameters.pop("output_dir", None)
   return parameters
 
 
-def config_class(annotation: object) -> type | None:
+def takes_any(target: Callable[..., object]) -> bool:
+  """Returns whether a target takes keywords of any name (**kwargs)."""
+  parameters = inspect.signature(target).parameters.values()
+  return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+@functools.cache
+def hints_of(target: Callable[..., object]) -> dict[str, object]:
+  """Returns the annotations of a target by parameter.
+
+  They are empty if names in the annotations of a user's function exist for
+  type checkers only.
+  """
+  try:
+    return typing.get_type_hints(target)
+  except (NameError, TypeError, AttributeError):
+    return {}
+
+
+def config_class(annotation: object, targets: Targets) -> type | None:
   """The config dataclass that an annotation names, or None for anything else.
 
   A parameter so annotated needs no reference: `Class.field` bindings reach it.
   """
-  return annotation if dataclasses.is_dataclass(annotation) else None
+  name = getattr(annotation, "__name__", "")
+  is_config = dataclasses.is_dataclass(annotation)
+  return annotation if is_config and targets.get(name) is annotation else None
 
 
 def config_fields(target: Callable[..., object]) -> dict[str, set[str]]:
@@ -173,14 +199,23 @@ def reaches(binding_scope: str, scope: str) -> bool:
   return not binding_scope or f"{scope}/".startswith(f"{binding_scope}/")
 
 
-def check(bindings: Sequence[Binding], jobs: Targets) -> None:
+def check(
+  bindings: Sequence[Binding],
+  jobs: Targets,
+  imported: Targets = types.MappingProxyType({}),
+) -> None:
   """Checks that every binding names a parameter that some job reads.
+
+  Args:
+    bindings: all bindings of a command.
+    jobs: jobs by name.
+    imported: parts of a user's modules by full name.
 
   Raises:
     ConfigurationError: if a name or parameter is unknown (names the nearest
       known one), a macro has no value, or nothing reads a binding or macro.
   """
-  targets = targets_of(jobs)
+  targets = targets_of(jobs) | dict(imported)
   for binding in bindings:
     _check_name(binding, targets)
   macros = {b.name for b in bindings if not b.field}
@@ -188,7 +223,7 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
   used = {p.name for _, p in parts if isinstance(p, Macro)}
   for binding, part in parts:
     if isinstance(part, Reference):
-      _check_reference(binding, part, targets, jobs)
+      _check_reference(binding, part, targets, jobs, imported)
     elif not part.is_required and part.name not in macros:
       raise ConfigurationError(
         f"{binding.where}: %{part.name} has no value"
@@ -203,7 +238,7 @@ def check(bindings: Sequence[Binding], jobs: Targets) -> None:
       f"{nearest(binding.name, in_use)}. Macros in use: "
       f"{', '.join(in_use) or 'none'}"
     )
-  _check_read(bindings, jobs)
+  _check_read(bindings, jobs, targets)
 
 
 def _check_name(binding: Binding, targets: Targets) -> None:
@@ -212,10 +247,11 @@ def _check_name(binding: Binding, targets: Targets) -> None:
   if binding.name not in targets:
     raise ConfigurationError(
       f"{binding.where}: no job or config is called {binding.name!r}"
-      f"{nearest(binding.name, targets)}"
+      f"{nearest(binding.name, targets)}; a function of your own needs `import "
+      "its.module` in a gin file"
     )
   names = parameters_of(targets[binding.name])
-  if binding.field in names:
+  if binding.field in names or takes_any(targets[binding.name]):
     return
   if binding.field == "output_dir":
     raise ConfigurationError(
@@ -228,29 +264,35 @@ def _check_name(binding: Binding, targets: Targets) -> None:
 
 
 def _check_reference(
-  binding: Binding, part: Reference, targets: Targets, jobs: Targets
+  binding: Binding,
+  part: Reference,
+  targets: Targets,
+  jobs: Targets,
+  imported: Targets,
 ) -> None:
   if part.name not in targets or part.name in jobs:
     configs = [name for name in targets if name not in jobs]
     raise ConfigurationError(
       f"{binding.where}: no config is called {part.name!r}"
-      f"{nearest(part.name, configs)}"
+      f"{nearest(part.name, configs)}; a function of your own needs `import "
+      "its.module` in a gin file"
     )
-  if not part.is_called:
+  if not part.is_called and part.name not in imported:
     raise ConfigurationError(
       f"{binding.where}: @{part.name} is a class; write @{part.name}() for an "
       "instance"
     )
 
 
-def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
+def _check_read(
+  bindings: Sequence[Binding], jobs: Targets, targets: Targets
+) -> None:
   """Checks that every binding is reachable from a job by references.
 
   Overridden bindings count too: the lines of a file about a config stay valid
   if the command line replaces the config.
   """
   reached = set()
-  targets = targets_of(jobs)
   queue = [("", job) for job in jobs]
   while queue:
     scope, name = queue.pop()
@@ -262,9 +304,9 @@ def _check_read(bindings: Sequence[Binding], jobs: Targets) -> None:
       for b in bindings
       if b.field and b.name == name and reaches(b.scope, scope)
     ]
-    hints = typing.get_type_hints(targets[name])
+    hints = hints_of(targets[name])
     for field in set(parameters_of(targets[name])) - {b.field for b in bound}:
-      if cls := config_class(hints.get(field)):
+      if cls := config_class(hints.get(field), targets):
         queue.append((scope, cls.__name__))
     for part in parts_of([b.value for b in bound]):
       queue += [

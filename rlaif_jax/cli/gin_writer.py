@@ -9,20 +9,34 @@ import re
 from typing import Callable, Mapping
 
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import imported_parts
 
 
 def render(
-  job: str, run: Callable[..., object], arguments: Mapping[str, object]
+  job: str,
+  run: Callable[..., object],
+  arguments: Mapping[str, object],
+  parts: imported_parts.ImportedParts | None = None,
 ) -> str:
   """Returns gin text with every value of a run, defaults included.
 
   The text has no macros and no bindings of other jobs, so two texts are equal
   exactly if the configurations are. Resolving the text gives the same
-  arguments. A value without a gin literal, such as inf, is commented out.
+  arguments. A value without a gin literal, such as inf, is commented out. Of an
+  imported part, the bound arguments are written; `parts` knows them.
   """
-  blocks: list[str] = []
+  parts = parts or imported_parts.ImportedParts()
+  blocks: list[str] = [f"import {name}\n" for name in parts.modules]
+  if blocks:
+    blocks = ["".join(blocks)]
 
   def text(value, scope):
+    if origin := parts.origin(value):
+      mark = "()" if origin.is_called else ""
+      if not origin.arguments:
+        return f"@{origin.name}{mark}"
+      write(f"{scope}/{origin.name}", origin.arguments, scope + "_")
+      return f"@{scope}/{origin.name}{mark}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
       values = {
         f: getattr(value, f) for f in configuration.parameters_of(type(value))
@@ -57,7 +71,7 @@ def render(
 
 def _is_literal(text: str) -> bool:
   try:
-    ast.literal_eval(re.sub(r"@[\w/]+\(\)", "None", text))
+    ast.literal_eval(re.sub(r"@[\w/.]+(\(\))?", "None", text))
   except (ValueError, SyntaxError):
     return False
   return True

@@ -17,6 +17,7 @@ from rlaif_jax.cli import compile_cache
 from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 from rlaif_jax.cli import gin_writer
+from rlaif_jax.cli import imported_parts
 from rlaif_jax.cli import job_table
 from rlaif_jax.cli import next_command
 from rlaif_jax.cli import run_folder
@@ -48,10 +49,13 @@ def run(command: command_line.Command) -> None:
   job = job_table.load(command.job)
   spec = job_table.spec_of(job)
   command = command_line.bind_parameters(command, job)
-  bindings = gin_reader.read_command(command)
+  parts = imported_parts.ImportedParts(is_allowed=not command.safe_gin)
   jobs = job_table.load_all()
-  arguments = resolution.resolve(command.job, bindings, jobs)
-  config = gin_writer.render(command.job, job, arguments)
+  bindings = parts.with_full_names(
+    gin_reader.read_command(command, parts), jobs
+  )
+  arguments = resolution.resolve(command.job, bindings, jobs, parts)
+  config = gin_writer.render(command.job, job, arguments, parts)
   if command.dry_run:
     print(config, end="")
     module = sys.modules[job.__module__]
@@ -71,9 +75,12 @@ def run(command: command_line.Command) -> None:
       print(f"{command.job}: already done, see {folder.result}")
     else:
       begin = time.monotonic()
+      parts.note_files()
       result, bad = _run_job(command, job, arguments)
       advice = result.get("next", "")
-      result["next"] = next_command.suggest(command, bindings, jobs, advice)
+      result["next"] = next_command.suggest(
+        command, bindings, jobs, advice, parts
+      )
       result |= {
         "job": command.job,
         "seconds": round(time.monotonic() - begin, 1),

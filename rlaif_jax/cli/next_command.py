@@ -10,6 +10,7 @@ from typing import Callable, Mapping, Sequence
 
 from rlaif_jax.cli import command_line
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import imported_parts
 from rlaif_jax.cli import resolution
 from rlaif_jax.cli import gin_reader
 
@@ -19,6 +20,7 @@ def suggest(
   bindings: Sequence[configuration.Binding],
   jobs: Mapping[str, Callable[..., object]],
   advice: str = "",
+  parts: imported_parts.ImportedParts | None = None,
 ) -> str:
   """Returns the command of the next job, or "" after the last one.
 
@@ -31,9 +33,11 @@ def suggest(
     bindings: its bindings.
     jobs: job functions by name, in order.
     advice: what the job itself returned as "next".
+    parts: imported parts that the bindings name.
   """
   folder = pathlib.Path(command.output_dir).parent
-  for path in map(gin_reader.find, command.gin_files):
+  for name in command.gin_files:
+    path = gin_reader.find(name, command.gin_search_paths)
     header = re.search(r"^# Next: *(.*)$", path.read_text("utf-8"), re.M)
     if header:
       return header[1].replace("runs/", f"{folder}/").strip()
@@ -42,9 +46,11 @@ def suggest(
   after = names[names.index(command.job) + 1 : end]
   if advice or not after:
     return advice
-  parts = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]
-  parts += [f"--gin_file={path}" for path in command.gin_files]
-  parts += [f"--gin.{key}={value}" for key, value in command.bindings]
-  needed = resolution.missing(after[0], bindings, jobs)
-  parts += [f"--gin.{value.flag}=VALUE" for value in needed]
-  return shlex.join([*parts, f"--output_dir={folder / after[0]}"])
+  words = ["python", "-m", "rlaif_jax.main", f"--job={after[0]}"]
+  if command.gin_search_paths:
+    words.append(f"--gin_search_paths={','.join(command.gin_search_paths)}")
+  words += [f"--gin_file={path}" for path in command.gin_files]
+  words += [f"--gin.{key}={value}" for key, value in command.bindings]
+  needed = resolution.missing(after[0], bindings, jobs, parts)
+  words += [f"--gin.{value.flag}=VALUE" for value in needed]
+  return shlex.join([*words, f"--output_dir={folder / after[0]}"])

@@ -8,6 +8,7 @@ reports every missing or invalid value at once.
 from __future__ import annotations
 
 import collections
+import collections.abc
 import dataclasses
 import functools
 import inspect
@@ -16,6 +17,7 @@ import typing
 from typing import Any, Callable, Mapping, Sequence
 
 from rlaif_jax.cli import configuration
+from rlaif_jax.cli import imported_parts
 
 
 class _Builder:
@@ -24,9 +26,11 @@ class _Builder:
   def __init__(
     self,
     bindings: Sequence[configuration.Binding],
-    targets: configuration.Targets,
+    jobs: configuration.Targets,
+    parts: imported_parts.ImportedParts,
   ):
-    self._targets = targets
+    self._targets = configuration.targets_of(jobs) | parts.targets
+    self._parts = parts
     self._macros = {b.name: b for b in bindings if not b.field}
     self._values = collections.defaultdict(dict)
     for b in bindings:
@@ -47,9 +51,13 @@ class _Builder:
     for end in range(len(parts) + 1):
       bound |= self._values.get(("/".join(parts[:end]), name), {})
     target = self._targets[name]
-    hints = typing.get_type_hints(target)
+    hints = configuration.hints_of(target)
     result = {}
-    for field, parameter in configuration.parameters_of(target).items():
+    parameters = configuration.parameters_of(target)
+    if configuration.takes_any(target):
+      empty = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+      parameters = dict.fromkeys(bound, empty) | parameters
+    for field, parameter in parameters.items():
       flag = "/".join(filter(None, [scope, name])) + f".{field}"
       if field in bound:
         value = self._value(bound[field].value, scope, flag, ())
@@ -57,7 +65,7 @@ class _Builder:
           result[field] = self._checked(
             value, hints.get(field, Any), flag, bound[field].where
           )
-      elif cls := configuration.config_class(hints.get(field)):
+      elif cls := configuration.config_class(hints.get(field), self._targets):
         value = self._implied(scope, cls, parameter.default, is_partial, flag)
         if value is not self:
           result[field] = value
@@ -119,7 +127,8 @@ class _Builder:
       inner = self._macros[value.name].value
       return self._value(inner, scope, flag, (*seen, value.name))
     if isinstance(value, configuration.Reference):
-      return self._make(value.scope or scope, value.name, flag)
+      make = self._make if value.is_called else self._bound
+      return make(value.scope or scope, value.name, flag)
     if isinstance(value, Mapping):
       items = [self._value(list(p), scope, flag, seen) for p in value.items()]
       return self if any(i is self for i in items) else dict(items)
@@ -133,7 +142,22 @@ class _Builder:
     arguments = self.arguments(scope, name)
     if len(self.missing) + len(self.wrong) > problems:
       return self
-    return self._called(self._targets[name], arguments, flag, name)
+    value = self._called(self._targets[name], arguments, flag, name)
+    self._parts.note_origin(value, name, arguments, is_called=True)
+    return value
+
+  def _bound(self, scope: str, name: str, flag: str) -> object:
+    """Returns an imported function or class with the arguments bound to it."""
+    del flag
+    problems = len(self.missing) + len(self.wrong)
+    arguments = self.arguments(scope, name, is_partial=True)
+    if len(self.missing) + len(self.wrong) > problems:
+      return self
+    value = self._targets[name]
+    if arguments:
+      value = functools.partial(value, **arguments)
+    self._parts.note_origin(value, name, arguments, is_called=False)
+    return value
 
   def _called(
     self,
@@ -152,17 +176,29 @@ class _Builder:
     self, value: object, hint: object, flag: str, where: str
   ) -> object:
     if not accepts(value, hint):
-      kind = getattr(hint, "__name__", None)
-      kind = kind if isinstance(hint, type) and kind else str(hint)
-      expected = (
-        f"use one of {typing.get_args(hint)}"
-        if typing.get_origin(hint) is typing.Literal
-        else f"which is {type(value).__name__}; it must be {kind}"
+      self.wrong.append(
+        f"{where}: {flag} is {value!r}, {_expected(hint, value)}"
       )
-      self.wrong.append(f"{where}: {flag} is {value!r}, {expected}")
     if typing.get_origin(hint) is tuple and isinstance(value, list):
       return tuple(value)
     return value
+
+
+def _expected(hint: object, value: object) -> str:
+  """Returns what a value of an annotation should be, for an error message."""
+  kinds = [hint, *typing.get_args(hint)]
+  choices = [k for k in kinds if typing.get_origin(k) is typing.Literal]
+  if choices:
+    takes_function = any(
+      typing.get_origin(k) is collections.abc.Callable for k in kinds
+    )
+    other = (
+      ", or a function as @my_package.my_function" if takes_function else ""
+    )
+    return f"use one of {typing.get_args(choices[0])}{other}"
+  name = getattr(hint, "__name__", None)
+  kind = name if isinstance(hint, type) and name else str(hint)
+  return f"which is {type(value).__name__}; it must be {kind}"
 
 
 def accepts(value: object, hint: object) -> bool:
@@ -178,12 +214,16 @@ def accepts(value: object, hint: object) -> bool:
     if len(args) == 2 and args[1] is Ellipsis:
       return all(accepts(v, args[0]) for v in value)
     return len(value) == len(args) and all(map(accepts, value, args))
+  if origin is collections.abc.Callable:
+    return callable(value)
   if hint in (None, type(None)):
     return value is None
   if hint is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is int:
     return isinstance(value, int) and not isinstance(value, bool)
+  if getattr(hint, "_is_protocol", False):
+    return True
   if origin is None and isinstance(hint, type) and hint is not Any:
     return isinstance(value, hint)
   return True
@@ -193,9 +233,10 @@ def missing(
   job: str,
   bindings: Sequence[configuration.Binding],
   jobs: configuration.Targets,
+  parts: imported_parts.ImportedParts | None = None,
 ) -> list[configuration.Missing]:
   """Returns the required values of a job that have no binding."""
-  builder = _Builder(bindings, configuration.targets_of(jobs))
+  builder = _Builder(bindings, jobs, parts or imported_parts.ImportedParts())
   builder.arguments("", job)
   return builder.missing
 
@@ -204,16 +245,24 @@ def resolve(
   job: str,
   bindings: Sequence[configuration.Binding],
   jobs: configuration.Targets,
+  parts: imported_parts.ImportedParts | None = None,
 ) -> dict[str, object]:
   """Returns the keyword arguments of a job; later bindings override earlier.
+
+  Args:
+    job: name of the job.
+    bindings: all bindings of the command, with full names of imported parts.
+    jobs: jobs by name.
+    parts: imported parts; keeps the origins of the values.
 
   Raises:
     ConfigurationError: see `configuration.check`; or a required value is
       missing, a value has the wrong type, or a config refuses its fields. One
       error lists all such problems.
   """
-  configuration.check(bindings, jobs)
-  builder = _Builder(bindings, configuration.targets_of(jobs))
+  parts = parts or imported_parts.ImportedParts()
+  configuration.check(bindings, jobs, parts.targets)
+  builder = _Builder(bindings, jobs, parts)
   arguments = builder.arguments("", job)
   problems = builder.wrong + [m.reason for m in builder.missing]
   if problems:

@@ -17,6 +17,7 @@ is 0; it must be >= 1`. A check of several fields goes into the class's own
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import math
@@ -172,12 +173,20 @@ def _check(hint: object, kinds: dict[type, Check]) -> Check | None:
     marks = [m for m in arguments[1:] if isinstance(m, (Bounds, OneOf))]
     return _all_of([*([inner] if inner else []), *marks])
   if origin in (typing.Union, types.UnionType):
-    members = [_check(a, kinds) for a in arguments if a is not type(None)]
+    members = [
+      _is(a, f"a {a.__name__}")
+      if dataclasses.is_dataclass(a) and kinds is _KINDS
+      else _check(a, kinds)
+      for a in arguments
+      if a is not type(None)
+    ]
     return None if None in members else _any_of(members, arguments)
   if origin in (tuple, list) and len(set(arguments) - {Ellipsis}) == 1:
     element = _check(arguments[0], kinds)
     return _each(element) if element else None
-  if kinds is _ROW_KINDS and dataclasses.is_dataclass(hint):
+  if origin is collections.abc.Callable:
+    return lambda value: "" if callable(value) else "it must be a function"
+  if dataclasses.is_dataclass(hint) and kinds is _ROW_KINDS:
     return _is(hint, f"an object of {hint.__name__}")
   return kinds.get(hint)
 

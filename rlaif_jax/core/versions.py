@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from typing import Iterable
 
 
@@ -16,3 +17,8 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       continue
   return found
+
+
+def of_library() -> str:
+  """Returns the version of this library, also if it is not installed."""
+  return sys.modules["rlaif_jax"].__version__

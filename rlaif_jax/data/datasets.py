@@ -21,6 +21,7 @@ from rlaif_jax.core import records
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
 from rlaif_jax.data import pipeline
+from rlaif_jax.data import registered_tasks
 from rlaif_jax.engine import loop
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import processes
@@ -39,7 +40,8 @@ class ExampleSource(validation.Validated):
   Attributes:
     data_dir: output directory of the `prepare` job; read for tasks.
     examples_file: JSONL of examples; "": a task.
-    task: name of the task (`data.tasks.TASKS`); "": a file.
+    task: name of the task (`data.pipeline.TASKS`), or of a SeqIO task or
+      mixture that an imported module registers; "": a file.
     split: split of the task.
     limit: number of rows to read, from the first on; 0: all.
   """
@@ -67,6 +69,10 @@ class ExampleSource(validation.Validated):
         "set exactly one of them"
       )
     on_demand = on_demand and jax.process_count() > 1
+    if self.task not in pipeline.TASKS and registered_tasks.has(self.task):
+      return registered_tasks.load_examples(
+        self.task, self.split, limit=self.limit
+      )
     if self.task:
       return pipeline.load_examples(
         self.task,

@@ -264,7 +264,8 @@ def load_rows(
     close = difflib.get_close_matches(task, TASKS, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-      f"there is no task {task!r}{hint}; the tasks are {sorted(TASKS)}"
+      f"there is no task {task!r}{hint}; the tasks are {sorted(TASKS)}, and "
+      "SeqIO's own ones once a gin file imports the module that registers them"
     )
   known = TASKS[task].splits
   if split not in known:

@@ -63,7 +63,7 @@ def register(
     seqio.TaskRegistry.add(
       name,
       source=seqio.FunctionDataSource(
-        _dataset_fn(name, cache_dir, sources.get(name, "")),
+        dataset_fn(name, cache_dir, sources.get(name, "")),
         splits=task.splits,
       ),
       preprocessors=[],
@@ -151,9 +151,14 @@ def _features(record: type) -> dict[str, seqio.Feature]:
   }
 
 
-def _dataset_fn(
-  name: str, cache_dir: str, source: str
+def dataset_fn(
+  name: str, cache_dir: str, source: str = ""
 ) -> Callable[..., tf.data.Dataset]:
+  """Returns (split) -> the rows of a task, for `seqio.FunctionDataSource`.
+
+  See `pipeline.load_rows` for the arguments.
+  """
+
   def dataset(split: str, shuffle_files: bool = False, seed: int | None = None):
     del shuffle_files, seed  # Rows are in the order of their hashes.
     import tensorflow as tf

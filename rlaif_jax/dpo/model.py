@@ -8,7 +8,7 @@ part of the data.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, Mapping
+from typing import Annotated, Callable, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from rlaif_jax.engine import step as step_lib
 from rlaif_jax.ops import pair_accuracy
 from rlaif_jax.ops import preference
 
-Loss = Literal["logistic", "squared", "kto", "rrhf"]
+Loss = Literal["logistic", "squared", "kto", "rrhf"] | Callable[..., Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class DPOConfig(validation.Validated):
     loss: "logistic" is - p log sigmoid(beta h) - (1 - p) log sigmoid(-beta h),
       DPO for p in {0, 1}; "squared" is IPO (arXiv:2310.12036), the distance
       of h from 1 / (2 beta) or its opposite. "kto" and "rrhf" are the losses
-      of `dpo.alternatives`; the second has no reference and no beta.
+      of `dpo.alternatives`; the second has no reference and no beta. A function
+      takes h [pairs], p [pairs] and `beta`, and returns the loss of each pair.
     average_log_probs: a response's log-probs are the mean over its tokens, and
       not the sum, as TRL has it for IPO.
     imitation: weight of RRHF's log-prob of the preferred response.
@@ -72,6 +73,8 @@ def margin_loss(
 ) -> Float[Array, "*pairs"]:
   """Returns the loss of h, the difference of log-ratios, like the label."""
   label = label + config.label_smoothing * (1 - 2 * label)
+  if callable(config.loss):
+    return config.loss(ratio, label, beta=config.beta)
   if config.loss == "logistic":
     return preference.pair_logistic(config.beta * ratio, label)
   return preference.pair_squared(ratio, label, target=0.5 / config.beta)

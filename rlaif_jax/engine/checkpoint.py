@@ -2,7 +2,8 @@
 """Finished models with Orbax, and what checkpoints of runs share with them.
 
 A finished model is a directory with `params` and, written last, `model.json`
-with their hashes.
+with their hashes. Orbax's own metadata of `params` says the same to a program
+that knows Orbax alone: `StandardCheckpointer().metadata(path).custom_metadata`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from rlaif_jax.core import folders
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import parsing
 from rlaif_jax.core import records
+from rlaif_jax.core import versions
 from rlaif_jax.engine import hashes
 from rlaif_jax.engine import processes
 
 
+# Of the layout of a finished model; increased when a reader must change.
+FORMAT_VERSION = 1
 _CHUNK = 64 << 20  # bytes
 # Dtypes in which a finished model can be loaded.
 _DTYPES = ("float32", "bfloat16")
@@ -90,7 +94,14 @@ def save_model(
   chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
   with _checkpointer(params) as checkpointer:
     checkpointer.save(
-      directory / "params", args=ocp.args.StandardSave(params, chunks)
+      directory / "params",
+      args=ocp.args.StandardSave(params, chunks),
+      custom_metadata={
+        "format": "rlaif_jax model",
+        "format_version": FORMAT_VERSION,
+        "library_version": versions.of_library(),
+        "model": json.loads(json.dumps(description)),
+      },
     )
   if processes.is_writer():
     for name, content in (files or {}).items():
@@ -117,10 +128,12 @@ def content_hash(description: Mapping[str, object], parameters: str) -> str:
   """Returns 16 hex digits that name a model's content.
 
   Args:
-    description: content of model.json. Its "name" does not count.
+    description: content of model.json. Its "name" and "step" do not count.
     parameters: hash of the parameters in float32.
   """
-  parts = {k: v for k, v in description.items() if k not in ("name", "hash")}
+  parts = {
+    k: v for k, v in description.items() if k not in ("name", "step", "hash")
+  }
   return records.content_id(parameters, json.dumps(parts, sort_keys=True))
 
 

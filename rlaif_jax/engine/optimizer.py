@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Annotated, Literal, Mapping
+from typing import Annotated, Callable, Literal, Mapping
 
 import jax
 from jaxtyping import PyTree
@@ -32,7 +32,10 @@ class OptimizerConfig(validation.Validated):
   that starts at zero would move by 1e-8 per update.
 
   Attributes:
-    name: "adafactor", "adamw" or "rmsprop" (DPO's).
+    name: "adafactor", "adamw" or "rmsprop" (DPO's); or a function that takes
+      the learning rate, a number or schedule, as `learning_rate` and returns an
+      optax chain: `optax.lion`, or your own. Its other options are its own
+      arguments.
     learning_rate: learning rate after warm-up.
     head_rate: largest change of a reward or value per update through its scalar
       head: the kernel [D, 1] learns at head_rate / D, the bias at head_rate.
@@ -41,7 +44,9 @@ class OptimizerConfig(validation.Validated):
     parameter_scale: multiplies each Adafactor update by the root mean square
       of its parameter, at least 1e-3 (Shazeer and Stern 2018, section 8), as
       T5 does with rates near 1e-2.
-    schedule: "constant", "linear" or "cosine".
+    schedule: "constant", "linear" or "cosine"; or an optax schedule, a
+      function of the step (after warm-up) that returns the learning rate in
+      place of `learning_rate`.
     warmup_steps: number of steps of a linear warm-up.
     decay_steps: length of a linear or cosine schedule, including warm-up.
     weight_decay: weight decay of matrices, multiplied by the learning rate;
@@ -54,11 +59,15 @@ class OptimizerConfig(validation.Validated):
       place of all parameters, which may then be stored in bfloat16.
   """
 
-  name: Literal["adafactor", "adamw", "rmsprop"] = "adafactor"
+  name: Literal["adafactor", "adamw", "rmsprop"] | Callable[..., Transform] = (
+    "adafactor"
+  )
   learning_rate: validation.PositiveFloat = 1e-5
   head_rate: validation.NonNegativeFloat | None = None
   parameter_scale: bool = False
-  schedule: Literal["constant", "linear", "cosine"] = "constant"
+  schedule: Literal["constant", "linear", "cosine"] | optax.Schedule = (
+    "constant"
+  )
   warmup_steps: validation.NonNegativeInt = 0
   decay_steps: validation.NonNegativeInt = 0
   weight_decay: validation.NonNegativeFloat = 0.0
@@ -68,7 +77,14 @@ class OptimizerConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.schedule != "constant" and self.decay_steps <= self.warmup_steps:
+    if callable(self.name) and (self.weight_decay or self.beta2 != 0.999):
+      raise ValueError(
+        f"OptimizerConfig.weight_decay is {self.weight_decay} and beta2 "
+        f"{self.beta2}, and name is the function {self.name}; bind them to the "
+        "function itself"
+      )
+    is_decay = self.schedule in ("linear", "cosine")
+    if is_decay and self.decay_steps <= self.warmup_steps:
       raise ValueError(
         f"OptimizerConfig: the {self.schedule} schedule needs decay_steps > "
         f"warmup_steps; they are {self.decay_steps} and {self.warmup_steps}"
@@ -108,7 +124,10 @@ class PolicyOptimizers(validation.Validated):
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
   """Returns the learning rate as a function of the step."""
   rate, warmup = config.learning_rate, config.warmup_steps
-  if config.schedule == "constant":
+  if callable(config.schedule):
+    after = config.schedule
+    rate = float(after(0))
+  elif config.schedule == "constant":
     after = optax.constant_schedule(rate)
   elif config.schedule == "linear":
     after = optax.linear_schedule(rate, 0.0, config.decay_steps - warmup)
@@ -145,7 +164,15 @@ def make_optimizer(
   def matrices(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-  if config.name == "adafactor":
+  if callable(config.name):
+    inner = config.name(learning_rate=schedule)
+    if not isinstance(inner, Transform):
+      raise ValueError(
+        f"OptimizerConfig.name is {config.name}, which returned "
+        f"{type(inner).__name__}; it must return an "
+        "optax.GradientTransformation"
+      )
+  elif config.name == "adafactor":
     # optax.adafactor would not multiply its weight decay by the rate. Without a
     # rate it returns a descent direction.
     inner = optax.chain(

@@ -206,7 +206,7 @@ class Policies:
     """Returns (optimizer, collect, update) of an objective."""
     policy, sampling = self.programs.policy, self.programs.sampling()
     config = dataclasses.replace(rl, sampling=sampling)
-    needs_value = algorithms.ALGORITHMS[rl.algorithm].needs_value
+    needs_value = rl.row.needs_value
     value = self.programs.value if needs_value else None
     collect = rollout_lib.make_collect(
       policy,
@@ -225,7 +225,7 @@ class Policies:
   def start(self, data, rl: algorithms.RLConfig):
     """Returns the first policy, with a value network where one is used."""
     params = {"policy": jax.tree.map(jnp.copy, data.policy)}
-    if algorithms.ALGORITHMS[rl.algorithm].needs_value:
+    if rl.row.needs_value:
       value = nn.unbox(self.programs.value.init(rng.key(data.seed, "value")))
       trunk = {name: data.policy[name] for name in value["decoder"]}
       params["value"] = {**value, "decoder": jax.tree.map(jnp.copy, trunk)}

@@ -28,6 +28,15 @@ _READ_AHEAD = 256 << 20
 _PIECE = 1 << 16
 
 
+def require(values: JsonObject, key: str, *allowed: object) -> None:
+  """Raises ValueError if a key is present with a value not supported."""
+  if key in values and values[key] not in allowed:
+    raise ValueError(
+      f"{key} is {values[key]!r}; supported is "
+      f"{' or '.join(map(repr, allowed))}"
+    )
+
+
 class Rule(NamedTuple):
   """A parameter of ours and the tensor of a public layout.
 

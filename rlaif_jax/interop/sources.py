@@ -7,6 +7,7 @@ checked before tensors are read.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -24,9 +25,11 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import safetensors_files
 from rlaif_jax.interop import t5_tables
 from rlaif_jax.interop import t5x_files
+from rlaif_jax.interop import t5x_scanned
 from rlaif_jax.models import architectures
 from rlaif_jax.models import decoder
 from rlaif_jax.models import t5
+from rlaif_jax.models import t5_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Checkpoint:
     metadata: metadata of a GGUF file, with its tokenizer; else None.
     ignored: returns whether a tensor is redundant.
     shapes: shapes of our parameters, after `check`.
+    step: number of training steps, if it is known.
   """
 
   name: str
@@ -54,9 +58,12 @@ class Checkpoint:
   metadata: names.JsonObject | None = None
   ignored: Callable[[str], bool] = lambda name: False
   shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  step: int = 0
 
   def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Checks the tensors; see `names.check`. Call it before `read`."""
+    if self.layout == "t5x":  # Their names are ours.
+      self.rules[:] = [names.Rule(name, name) for name in wanted]
     names.check(
       self.rules,
       wanted,
@@ -183,14 +190,30 @@ def _open_t5x(
       "--gin_file=gin_configs/recipes/t5x_convert.gin "
       "--gin_file=gin_configs/models/t5_1_1_base.gin (or another size)"
     )
+  if not config.activation:
+    raise ValueError(
+      f"{path} is a T5X checkpoint, which does not store its activation; set "
+      "T5Config.activation and T5Config.gated as its mlp_activations are: "
+      '"gelu" and True for T5 1.1, "relu" and False for T5 1.0, or one of '
+      f"{t5_config.ACTIVATIONS}"
+    )
   return Checkpoint(
     name=path.name,
     layout="t5x",
     directory=str(path),
     config=config,
-    rules=[names.Rule(name, name) for name in source.shapes()],
-    source=source,
+    rules=[],
+    source=(
+      t5x_scanned.ScannedSource(source, _layers(config))
+      if t5x_scanned.is_scanned(source.shapes())
+      else source
+    ),
+    step=source.step or 0,
   )
+
+
+def _layers(config: t5.T5Config) -> dict[str, int]:
+  return {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
 
 
 def _tables(config: architectures.Config) -> types.ModuleType:
@@ -208,28 +231,44 @@ def write(
   layout: str,
   config: architectures.Config,
   params: Iterable[tuple[str, np.ndarray]],
+  *,
+  tokens: Mapping[str, object] | None = None,
+  step: int = 0,
 ) -> None:
-  """Writes weights and configuration in layout "hf" or "t5x".
+  """Writes weights and configuration in layout "hf", "t5x" or "t5x_scanned".
+
+  Args:
+    directory: folder to write into.
+    layout: "hf", "t5x", or T5X's for models with `scan_layers`.
+    config: sizes.
+    params: our parameters by name.
+    tokens: ids of special tokens for config.json, such as eos_token_id.
+    step: number of training steps, of T5X's layout.
 
   Raises:
     ValueError: no public model computes what this config does, or it is not
       a T5 model and the layout is T5X's.
   """
-  if layout == "t5x":
+  if layout.startswith("t5x"):
     if not isinstance(config, t5.T5Config):
       raise ValueError("only T5 models can be written in T5X's layout")
-    t5x_files.write_legacy(directory, 0, params)
+    if layout == "t5x_scanned":
+      params = t5x_scanned.stacked(params, _layers(config))
+    t5x_files.write_legacy(directory, step, params)
     return
   tables = _tables(config)
-  values = tables.config_to_hf(config)
+  values = {**tables.config_to_hf(config), **(tokens or {})}
   by_name = {rule.ours: rule for rule in tables.rules(config)}
-  safetensors_files.write(
-    directory,
-    (
-      (by_name[name].theirs, names.to_theirs(array, by_name[name]))
-      for name, array in params
-    ),
-    shard_bytes=1 << 30,
-  )
+  bytes_of: dict[str, int] = collections.defaultdict(int)
+
+  def tensors() -> Iterator[tuple[str, np.ndarray]]:
+    for name, array in params:
+      bytes_of[array.dtype.name] += array.nbytes
+      yield by_name[name].theirs, names.to_theirs(array, by_name[name])
+
+  safetensors_files.write(directory, tensors(), shard_bytes=1 << 30)
+  # transformers 5 reads `dtype`, earlier ones `torch_dtype`.
+  most = max(bytes_of, key=bytes_of.get)
+  values |= {"dtype": most, "torch_dtype": most}
   text = json.dumps(values, indent=2, sort_keys=True) + "\n"
   (pathlib.Path(directory) / "config.json").write_text(text, "utf-8")

@@ -13,7 +13,23 @@ from rlaif_jax.models import t5_layers
 
 # T5 has no maximum length; its tasks have at most this many tokens.
 MAX_LENGTH = 2048
-_FEED_FORWARD = {"gated-gelu": True, "relu": False}
+# Our name of an activation -> theirs. Their "gelu" is exact where it is not
+# gated; "gated-gelu" stands for gelu_new.
+_ACTIVATIONS = {
+  "relu": "relu",
+  "gelu": "gelu_new",
+  "silu": "silu",
+  "swish": "swish",
+  "tanh": "tanh",
+  "sigmoid": "sigmoid",
+  "linear": "linear",
+}
+_FEED_FORWARD = {
+  f"{prefix}{theirs}": (bool(prefix), ours)
+  for ours, theirs in _ACTIVATIONS.items()
+  for prefix in ("", "gated-")
+}
+_FEED_FORWARD["gated-gelu"] = (True, "gelu")
 
 
 def config_from_hf(values: names.JsonObject, *, has_head: bool) -> t5.T5Config:
@@ -30,11 +46,12 @@ def config_from_hf(values: names.JsonObject, *, has_head: bool) -> t5.T5Config:
   Raises:
     ValueError: an unsupported feed-forward layer, or a missing key.
   """
-  kind = values.get("feed_forward_proj", "relu")
+  kind = parsing.field(values, "feed_forward_proj", str, "relu")
   if kind not in _FEED_FORWARD:
     raise ValueError(
       f"feed_forward_proj is {kind!r}; supported are {tuple(_FEED_FORWARD)}"
     )
+  gated, activation = _FEED_FORWARD[kind]
   for key, ours in (
     ("decoder_start_token_id", t5.START_ID),
     ("eos_token_id", t5.END_ID),
@@ -68,13 +85,24 @@ def config_from_hf(values: names.JsonObject, *, has_head: bool) -> t5.T5Config:
     relpos_max_distance=size("relative_attention_max_distance", 128),
     tie_embeddings=scaled or not has_head,
     scale_logits=scaled,
-    gated=_FEED_FORWARD[kind],
+    gated=gated,
+    activation=activation,
   )
 
 
 def config_to_hf(config: t5.T5Config) -> names.JsonObject:
-  """Returns the config.json of a config; the inverse of `config_from_hf`."""
-  kinds = {gated: kind for kind, gated in _FEED_FORWARD.items()}
+  """Returns the config.json of a config; the inverse of `config_from_hf`.
+
+  Raises:
+    ValueError: transformers has no such activation.
+  """
+  kinds = {ours: kind for kind, ours in _FEED_FORWARD.items()}
+  name = config.mlp_activation
+  if name not in _ACTIVATIONS:
+    raise ValueError(
+      f"T5Config.activation is {name!r}, which transformers' T5 does not have; "
+      f"it has {tuple(_ACTIVATIONS)}. Export with --format=t5x"
+    )
   return {
     "model_type": "t5",
     "architectures": ["T5ForConditionalGeneration"],
@@ -89,7 +117,12 @@ def config_to_hf(config: t5.T5Config) -> names.JsonObject:
     "relative_attention_num_buckets": config.relpos_buckets,
     "relative_attention_max_distance": config.relpos_max_distance,
     "layer_norm_epsilon": t5_layers.NORM_EPSILON,
-    "feed_forward_proj": kinds[config.gated],
+    "feed_forward_proj": kinds[config.gated, name],
+    "is_gated_act": config.gated,
+    "dense_act_fn": _ACTIVATIONS[name],
+    "dropout_rate": 0.1,
+    "initializer_factor": 1.0,
+    "use_cache": True,
     "tie_word_embeddings": config.scale_logits,
     "scale_decoder_outputs": config.scale_logits,
     "decoder_start_token_id": t5.START_ID,

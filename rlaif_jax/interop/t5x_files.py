@@ -142,8 +142,9 @@ def write_legacy(
 
   Arrays are written one at a time, and the folder is renamed when it is
   complete. All parameters are zarr with gzip, in chunks of at most 64 MiB that
-  divide the shape. There is no optimizer state (`param_states` is empty): T5X
-  can infer or start training from it, but not resume.
+  divide the shape. There is no optimizer state. (T5X's own loader fails at an
+  empty `param_states`.) T5X can infer or start training from it, but not
+  resume.
 
   Args:
     directory: parent folder, created if missing.
@@ -172,7 +173,7 @@ def write_legacy(
       _insert(final, target, name, spec)
     if not target:
       raise ValueError(f"{final}: there are no parameters to write")
-    state = {"step": np.asarray(step, np.int32), "param_states": {}}
+    state = {"step": np.asarray(step, np.int32)}
     contents = {
       "version": _VERSION,
       "optimizer": {"target": target, "state": state},

@@ -24,7 +24,7 @@ from rlaif_jax.model_io import conversion
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
 
-FORMATS = ("ours", "hf", "t5x")
+FORMATS = ("ours", "hf", "t5x", "t5x_scanned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def run(
   *,
   output_dir: str,
   source: str,
-  format: Literal["ours", "hf", "t5x"] = "ours",
+  format: Literal["ours", "hf", "t5x", "t5x_scanned"] = "ours",
   model: architectures.Config | None = None,
   tokenizer_dir: str = "",
   sequence: converters.SequenceConfig | None = None,
@@ -60,7 +60,8 @@ def run(
     output_dir: directory that receives the model.
     source: a Hugging Face directory, a .gguf file, a T5X checkpoint, or the
       directory of a finished model.
-    format: layout to write: "ours", or "hf" or "t5x" from a finished model.
+    format: layout to write: "ours"; or "hf", "t5x", or "t5x_scanned" (T5X's
+      `scan_layers`) from a finished model.
     model: config of a T5X checkpoint, which does not store its sizes.
     tokenizer_dir: directory of the tokenizer, if it is not with the weights.
     sequence: lengths, and the constant text around a context. The chat

@@ -52,7 +52,7 @@ def run(
   baseline: str = "SFT",
   num_examples: int = 12,
   title: str = "RLAIF, RLHF and d-RLAIF",
-  gold_reward: gold_rewards.NearnessSource | None = None,
+  gold_reward: gold_rewards.GoldSource = None,
   lead_words: int = 0,
 ) -> records.Row:
   """Writes results.json and report.html.

@@ -43,7 +43,7 @@ def run(
   store: labelers.StoreConfig = labelers.DEFAULT_STORE,
   parquet: bool = False,
   beam: beam_pipeline.BeamConfig | None = None,
-  gold_reward: gold_rewards.NearnessSource | None = None,
+  gold_reward: gold_rewards.GoldSource = None,
 ) -> records.Row:
   """Writes labels.jsonl (and instructions.jsonl) in the order of the pairs.
 

@@ -72,7 +72,7 @@ def run(
   scored = reward_parts.load(reward, sft, (examples, validation), output_dir)
   reference = pretrained.load_reference(sft, devices, placement)
   frozen = {"reference": reference.params, "scorer": scored.params}
-  value = initialization.value_model(rl.algorithm, sft.config, devices, compute)
+  value = initialization.value_model(rl, sft.config, devices, compute)
   learned, parts = initialization.policy_params(
     sft,
     value,

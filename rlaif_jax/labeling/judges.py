@@ -9,6 +9,7 @@ from typing import Sequence
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.labeling import function_judge
 from rlaif_jax.labeling import likelihood_judge
 from rlaif_jax.labeling import pairwise_judge
 from rlaif_jax.labeling import principle_judge
@@ -20,6 +21,7 @@ Judge = (
   | likelihood_judge.LikelihoodJudgeConfig
   | rubric_judge.RubricJudgeConfig
   | principle_judge.PrincipleJudgeConfig
+  | function_judge.FunctionJudgeConfig
 )
 # Modules with `judge_pairs` and `expected_usage`, by type of the config.
 MODULES: dict[type, ModuleType] = {
@@ -27,12 +29,13 @@ MODULES: dict[type, ModuleType] = {
   likelihood_judge.LikelihoodJudgeConfig: likelihood_judge,
   rubric_judge.RubricJudgeConfig: rubric_judge,
   principle_judge.PrincipleJudgeConfig: principle_judge,
+  function_judge.FunctionJudgeConfig: function_judge,
 }
 
 
 def judge_pairs(
   pairs: Sequence[records.Pair],
-  backend: protocols.Backend | protocols.LikelihoodBackend,
+  backend: protocols.Backend | protocols.LikelihoodBackend | None,
   config: Judge,
   *,
   tokenizer: protocols.Tokenizer | None = None,
@@ -45,7 +48,7 @@ def judge_pairs(
   Args:
     pairs: pairs to label.
     backend: a `protocols.LikelihoodBackend` for a likelihood judge, a
-      `protocols.Backend` for any other.
+      `protocols.Backend` for any other. A function judge takes any, or None.
     config: settings of the judge.
     tokenizer: tokenizer of the backend, used to truncate long contexts; None
       truncates nothing.

@@ -32,6 +32,7 @@ from rlaif_jax.interop import names
 from rlaif_jax.interop import sources
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
+from rlaif_jax.models import t5
 from rlaif_jax.text import chat as chat_lib
 from rlaif_jax.text import gguf_vocabulary
 from rlaif_jax.text import tokenizers
@@ -125,17 +126,23 @@ def from_checkpoint(
       vocab_size=checkpoint.config.vocab_size,
       max_length=checkpoint.config.max_length,
     )
+  config = checkpoint.config
+  if isinstance(config, t5.T5Config) and (
+    tokenizer.vocab_size < config.vocab_size
+  ):
+    config = dataclasses.replace(config, num_pieces=tokenizer.vocab_size)
   params = read_params(checkpoint, mesh, dtype)
   checkpoint.source.close()  # A mapped file counts as memory.
   return pretrained.PretrainedModel(
     directory=checkpoint.directory,
     name=checkpoint.name,
-    config=checkpoint.config,
+    config=config,
     sequence=sequence,
     tokenizer=tokenizer,
     chat=chat,
-    functions=pretrained.language_model(checkpoint.config, mesh),
+    functions=pretrained.language_model(config, mesh),
     params=params,
+    step=checkpoint.step,
   )
 
 
@@ -228,13 +235,13 @@ def drop_tokens_without_rows(directory: str, rows: int) -> None:
 def export(
   model: pretrained.PretrainedModel, directory: str, layout: str
 ) -> None:
-  """Writes a finished model in the layout "hf" or "t5x", dtypes unchanged.
+  """Writes a finished model in a public layout, dtypes unchanged.
 
   Args:
     model: a model that was loaded from a directory.
     directory: written beside it and renamed at the end. A model that this
       library wrote there before is replaced.
-    layout: "hf" or "t5x".
+    layout: "hf", "t5x" or "t5x_scanned".
 
   Raises:
     ValueError: if the layout has no such architecture, or the directory holds
@@ -247,7 +254,23 @@ def export(
     for path, leaf in names.flatten(model.params).items():
       yield path, np.asarray(leaf).astype(dtypes[path], copy=False)
 
+  tokenizer = model.tokenizer
+  ends = list(tokenizer.eos_ids)
+  tokens = {
+    "bos_token_id": tokenizer.bos_id,
+    "eos_token_id": ends[0] if len(ends) == 1 else ends,
+  }
+  is_t5 = isinstance(model.config, t5.T5Config)
   with folders.replaced(directory) as partial:
-    sources.write(str(partial), layout, model.config, arrays())
-    for name, content in model.tokenizer.files.items():
+    sources.write(
+      str(partial),
+      layout,
+      model.config,
+      arrays(),
+      tokens=tokens,
+      step=model.step,
+    )
+    for name, content in tokenizer.files.items():
+      if is_t5 and layout == "hf" and name == "tokenizer.model":
+        name = "spiece.model"  # The name that transformers' T5Tokenizer has.
       jsonl.write_bytes(partial / name, content)

@@ -45,13 +45,13 @@ def scalar_params(
 
 
 def value_model(
-  algorithm: str,
+  rl: algorithms.RLConfig,
   config: architectures.Config,
   mesh: jax.sharding.Mesh,
   compute: compute_lib.ComputeConfig,
 ) -> protocols.ScalarModel | None:
   """Returns the value network's functions; None if the algorithm has none."""
-  if not algorithms.ALGORITHMS[algorithm].needs_value:
+  if not rl.row.needs_value:
     return None
   return pretrained.scalar_model(config, mesh, compute)
 

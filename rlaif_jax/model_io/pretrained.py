@@ -52,6 +52,8 @@ class PretrainedModel:
     params: parameters on the devices.
     ensemble: the members, if there are several.
     attention: how the functions attend.
+    step: number of training steps of the public checkpoint that the model was
+      converted from, if it has one.
   """
 
   directory: str
@@ -65,6 +67,7 @@ class PretrainedModel:
   params: protocols.Params
   ensemble: ensemble_lib.EnsembleConfig | None = None
   attention: compute_lib.Attention = "auto"
+  step: int = 0
 
   @functools.cached_property
   def content_hash(self) -> str:
@@ -196,6 +199,8 @@ class PretrainedModel:
       "chat": self.chat,
       "vocabulary": self.tokenizer.fingerprint,
     }
+    if self.step:
+      description["step"] = self.step
     if self.ensemble is not None:
       description["ensemble"] = dataclasses.asdict(self.ensemble)
     return description
@@ -268,6 +273,7 @@ def load(
   file = pathlib.Path(directory) / "model.json"
   with parsing.naming(file):
     config, sequence, ensemble = descriptions.configs(description, kind)
+    step = parsing.field(description, "step", int, 0)
     checkpoint.check_layers(directory, config.num_layers)
   tokenizer = tokenizers.load_tokenizer(directory)
   if tokenizer.fingerprint != description["vocabulary"]:
@@ -300,6 +306,7 @@ def load(
     params=params,
     ensemble=ensemble,
     attention=attention,
+    step=step,
   )
   if placement.dtype == "float32" and "hash" in description:
     # These are the values that were saved: no need to hash them again.

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
+from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import fused_attention
 from rlaif_jax.models import layouts
 from rlaif_jax.models import relative_bias
@@ -31,6 +34,7 @@ def attend(
   mask: Bool[Array, "B L S"],
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
   bias: Float[Array, "B H L S"] | None = None,
 ) -> Float[Array, "B L H C"]:
   """Softmax attention with H = G * K query heads; softmax in float32.
@@ -43,6 +47,7 @@ def attend(
     value: values.
     mask: whether a query attends to a key.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: scores become cap * tanh(scores / cap); 0 is off.
     bias: float32, added to the scores.
   """
   batch, length, heads, channels = query.shape
@@ -54,7 +59,7 @@ def attend(
   scores = jnp.einsum(
     "bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32
   ) * (scale or channels**-0.5)
-  scores = scores.reshape(*split, -1)
+  scores = options_lib.soft_cap(scores.reshape(*split, -1), cap)
   if bias is not None:
     scores = scores + bias.reshape(scores.shape)
   scores = jnp.where(mask[:, None, None], scores, MASKED)
@@ -71,6 +76,7 @@ def attend_chunked(
   layout: layouts.Layout,
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
   biases: relative_bias.Biases | None = None,
 ) -> Float[Array, "B L H C"]:
   """`attend` whose memory is linear in the number of keys.
@@ -81,6 +87,7 @@ def attend_chunked(
     value: values.
     layout: of the queries and keys; its mask is made where it has none.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: see `attend`.
     biases: added to the scores.
   """
 
@@ -91,7 +98,7 @@ def attend_chunked(
     bias = None
     if biases is not None:
       bias = biases.at(queries.positions, layout.keys.positions)
-    return attend(query, key, value, mask, scale=scale, bias=bias)
+    return attend(query, key, value, mask, scale=scale, cap=cap, bias=bias)
 
   if layout.mask is not None:
     return block((query, layout.queries), layout.mask)
@@ -111,6 +118,7 @@ def attend_rows(
   layout: layouts.Layout,
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
 ) -> Float[Array, "B T H C"]:
   """`attend` within rows; skips most of the scores that are always masked.
 
@@ -120,12 +128,13 @@ def attend_rows(
     value: values of all columns.
     layout: of the queries.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: see `attend`.
   """
   number, length = layout.continuations
-  if fused := _fused(query, layout):
+  if fused := _fused(query, layout, cap):
     return fused(query, key, value, layout, scale=scale)
   if not number and not layout.is_whole:
-    return attend_chunked(query, key, value, layout, scale=scale)
+    return attend_chunked(query, key, value, layout, scale=scale, cap=cap)
   prompt = key.shape[2] - number * length
   queries = prompt if layout.is_whole else 0
   step = -(-queries // min(4, max(1, queries // CHUNK)))
@@ -135,7 +144,7 @@ def attend_rows(
     seen = layout.part(slice(begin, end), slice(end))
     keys, values = key[:, :, :end], value[:, :, :end]
     part = query[:, begin:end]
-    out.append(attend_chunked(part, keys, values, seen, scale=scale))
+    out.append(attend_chunked(part, keys, values, seen, scale=scale, cap=cap))
   if number:
     rows = (key.shape[0] * number, -1)
     found = attend_chunked(
@@ -144,20 +153,21 @@ def attend_rows(
       _split_continuations(value, prompt, number),
       _split_layout(layout, queries, prompt),
       scale=scale,
+      cap=cap,
     )
     out.append(found.reshape(key.shape[0], -1, *query.shape[2:]))
   return jnp.concatenate(out, axis=1)
 
 
-def _fused(query, layout):
+def _fused(query, layout, cap):
   """Returns the kernel's function, or None if it does not support the rows."""
   name, is_group = layout.kernel.name, layout.continuations != (0, 0)
   if not layout.is_whole or not (layout.is_text or is_group):
     return None
   if name == "splash":
-    return fused_attention.splash
+    return functools.partial(fused_attention.splash, cap=cap)
   is_half = query.dtype == jnp.bfloat16
-  if name == "cudnn" and layout.is_text and is_half:
+  if name == "cudnn" and layout.is_text and is_half and not cap:
     return fused_attention.cudnn
   return None
 

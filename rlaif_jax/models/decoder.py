@@ -212,7 +212,7 @@ class Decoder(nn.Module):
   ) -> Float[Array, "B L D"]:
     """Returns the final states by a loop over layers; see `layers.scanned`."""
     by_kind = self._layouts(layout)
-    period = self.config.architecture_options.period
+    period = self.config.architecture_options.period or len(self.blocks)
     looped = len(self.blocks) // period * period
     templates = [
       self.block_type(self.config, block.is_local, parent=None)

@@ -12,7 +12,8 @@ from rlaif_jax.models import self_attention
 
 
 class Block(nn.Module):
-  """Pre-norm attention and gated MLP, with norms after both in Gemma.
+  """Attention and gated MLP, with norms before both, after both (OLMo 2), or
+  before and after (Gemma).
 
   A subclass may replace the attention layer.
   """
@@ -31,10 +32,12 @@ class Block(nn.Module):
     c = self.config
     options = c.architecture_options
 
-    def norm(name):
+    def norm(x, name, is_there):
+      if not is_there:
+        return x
       return layers.RMSNorm(
         c.norm_epsilon, c.dtype, offset=options.norm_offset, name=name
-      )
+      )(x)
 
     out, layer = self.attention_type(
       num_heads=c.num_heads,
@@ -46,11 +49,10 @@ class Block(nn.Module):
       options=options,
       dtype=c.dtype,
       name="attention",
-    )(norm("attention_norm")(x), layout, cached, columns)
+    )(norm(x, "attention_norm", options.pre_norms), layout, cached, columns)
     if columns is not None:
       x = layouts.take_columns(x, columns)
-    x = x + (norm("attention_post_norm")(out) if options.post_norms else out)
+    x = x + norm(out, "attention_post_norm", options.post_norms)
     mlp = layers.GatedMLP(c.mlp_dim, c.dtype, options.activation, name="mlp")
-    out = mlp(norm("mlp_norm")(x))
-    x = x + (norm("mlp_post_norm")(out) if options.post_norms else out)
-    return x, layer
+    out = mlp(norm(x, "mlp_norm", options.pre_norms))
+    return x + norm(out, "mlp_post_norm", options.post_norms), layer

@@ -93,6 +93,7 @@ def splash(
   layout: layouts.Layout,
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
 ) -> Float[Array, "B L H C"]:
   """`attention.attend_rows` of whole rows by the splash kernel of JAX.
 
@@ -104,6 +105,7 @@ def splash(
     value: values of all columns.
     layout: rows of one text each, or of a prompt and its continuations.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: scores become cap * tanh(scores / cap); 0 is off.
   """
   batch, length, heads, channels = query.shape
   number, own = layout.continuations
@@ -127,7 +129,7 @@ def splash(
     jnp.pad(x, pad) for x in (scaled.swapaxes(1, 2), key, value)
   )
   valid = jnp.pad(valid, pad[1:3])
-  out = _sharded(query, key, value, valid, mask, block, layout.kernel)
+  out = _sharded(query, key, value, valid, (mask, block, cap), layout.kernel)
   out = out[:, :, :length].swapaxes(1, 2)
   if order is not None:
     back = jnp.argsort(order, axis=1)[:, :, None, None]
@@ -166,11 +168,15 @@ def _without_gaps(
   return jnp.concatenate([first, rest.reshape(rows, -1)], axis=1)
 
 
-def _sharded(query, key, value, valid, mask, block, kernel):
-  """Calls the kernel on each device's rows and heads: [B, H, L, C]."""
+def _sharded(query, key, value, valid, form, kernel):
+  """Calls the kernel on each device's rows and heads: [B, H, L, C].
+
+  The form is the mask, the columns of a block, and the cap of the scores.
+  """
+  _, block, _ = form
   rows, columns, model = _axes(kernel.sharding, query, key, block)
   shards = 1 if columns is None else kernel.sharding.mesh.shape[columns]
-  program, scores = _program(mask, block, shards, kernel.interpret)
+  program, scores = _program(*form, shards, kernel.interpret)
 
   def call(program, query, key, value, query_ids, key_ids):
     ids = splash_kernel.SegmentIds(q=query_ids, kv=key_ids)
@@ -216,7 +222,7 @@ def _axes(sharding, query, key, block):
 
 @functools.lru_cache(maxsize=64)
 def _program(
-  mask: RowMask, block: int, shards: int, interpret: bool
+  mask: RowMask, block: int, cap: float, shards: int, interpret: bool
 ) -> tuple[splash_kernel.SplashAttentionKernel, int]:
   """Returns the kernel of a mask, and the scores that a device computes."""
   sizes = splash_kernel.BlockSizes(
@@ -232,6 +238,7 @@ def _program(
     program = splash_kernel.make_splash_mha(
       splash_mask.MultiHeadMask([mask]),
       block_sizes=sizes,
+      attn_logits_soft_cap=cap or None,
       head_shards=1,
       q_seq_shards=shards,
       residual_checkpoint_name=KEPT,

@@ -12,6 +12,7 @@ from typing import NamedTuple, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rlaif_jax.models import architecture_options as options_lib
 from rlaif_jax.models import attention
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import layouts
@@ -48,6 +49,7 @@ def attend_after(
   layout: layouts.Layout,
   *,
   scale: float = 0.0,
+  cap: float = 0.0,
 ) -> Float[Array, "B L H C"]:
   """`attention.attend` to a shared prefix and to each row's own columns.
 
@@ -58,12 +60,13 @@ def attend_after(
     value: values of the row's own columns.
     layout: of the queries and the own columns.
     scale: factor of the scores; 0 is C ** -0.5.
+    cap: see `attention.attend`.
   """
 
   def block(tree):
     query, own, shared = tree
     masks = (shared.whole_mask(), own.whole_mask())
-    return _attend(query, prefix.layer, key, value, masks, scale)
+    return _attend(query, prefix.layer, key, value, masks, scale, cap)
 
   if layout.mask is not None:
     return block((query, layout, prefix.layout))
@@ -78,7 +81,7 @@ def attend_after(
   return layouts.in_blocks(part, queries, num_keys)
 
 
-def _attend(query, prefix, key, value, masks, scale):
+def _attend(query, prefix, key, value, masks, scale, cap):
   """Returns one softmax over both, masks of the prefix and of own columns.
 
   The sums over the prefix and over the row's own columns are added and divided
@@ -93,7 +96,7 @@ def _attend(query, prefix, key, value, masks, scale):
   def masked(scores, mask, axes):
     # The queries of a group share the mask.
     split = scores.reshape(*scores.shape[:2], group_size, length, -1)
-    found = split * (scale or channels**-0.5)
+    found = options_lib.soft_cap(split * (scale or channels**-0.5), cap)
     found = jnp.where(jnp.expand_dims(mask, axes), found, attention.MASKED)
     return found.reshape(scores.shape)
 

@@ -89,8 +89,8 @@ class Attention(nn.Module):
     key = self._project(x, self.num_kv_heads, "kv_heads", "key")
     value = self._project(x, self.num_kv_heads, "kv_heads", "value")
     if self.options.qk_norm:
-      query = self._norm("query_norm")(query)
-      key = self._norm("key_norm")(key)
+      query = self._normed(query, "heads", "query_norm")
+      key = self._normed(key, "kv_heads", "key_norm")
     out, layer = self._attend(query, key, value, layout, cached, columns)
     out = layers.Projection(
       (x.shape[-1],),
@@ -111,17 +111,17 @@ class Attention(nn.Module):
     if columns is not None:
       layout = layout.at(columns)
     query = layers.rotary(query, layers.rotations(layout.positions, *angles))
-    scale = self.options.query_scale
+    scores = self._scores()
     if cached is None:
-      out = attention.attend_rows(query, key, value, layout, scale=scale)
+      out = attention.attend_rows(query, key, value, layout, **scores)
       return out, cache_lib.LayerCache(key, value)
     layer, prefix = cached.write(key, value), cached.prefix
     own = (layer.keys, layer.values, layout)
     if prefix is None:
-      return attention.attend_chunked(query, *own, scale=scale), layer
+      return attention.attend_chunked(query, *own, **scores), layer
     if columns is not None:
       prefix = prefix.at(columns)
-    out = prefix_attention.attend_after(query, prefix, *own, scale=scale)
+    out = prefix_attention.attend_after(query, prefix, *own, **scores)
     return out, layer
 
   def _project(
@@ -135,17 +135,34 @@ class Attention(nn.Module):
       name=name,
     )(x)
 
-  def _norm(self, name: str) -> layers.RMSNorm:
-    return layers.RMSNorm(
+  def _normed(
+    self, x: Float[Array, "B L H C"], axis: str, name: str
+  ) -> Float[Array, "B L H C"]:
+    """Returns queries or keys with a norm over each head, or over all."""
+    together = self.options.qk_norm_of_all_heads
+    norm = layers.RMSNorm(
       self.norm_epsilon,
       self.dtype,
       offset=self.options.norm_offset,
-      axis="head_dim",
+      axis=axis if together else "head_dim",
       name=name,
     )
+    return norm(x.reshape(*x.shape[:2], -1) if together else x).reshape(x.shape)
+
+  def _rope(self) -> tuple[float, options_lib.RopeScaling | None]:
+    """Returns the rotary base and scaling of this layer."""
+    if self.is_local and self.options.local_rope_theta:
+      return self.options.local_rope_theta, None
+    return self.rope_theta, self.options.rope_scaling
+
+  def _scores(self) -> dict[str, float]:
+    """Returns scale and cap of the scores."""
+    _, scaling = self._rope()
+    scale = self.options.query_scale
+    if scaling is not None and scaling.attention_factor != 1.0:
+      # YaRN multiplies the rotated queries and keys by it.
+      scale = (scale or self.head_dim**-0.5) * scaling.attention_factor**2
+    return {"scale": scale, "cap": self.options.attention_softcap}
 
   def _frequencies(self) -> Float[Array, " half"]:
-    theta, scaling = self.rope_theta, self.options.rope_scaling
-    if self.is_local and self.options.local_rope_theta:
-      theta, scaling = self.options.local_rope_theta, None
-    return options_lib.rope_frequencies(self.head_dim, theta, scaling)
+    return options_lib.rope_frequencies(self.head_dim, *self._rope())

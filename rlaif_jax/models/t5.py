@@ -80,13 +80,18 @@ class T5(nn.Module):
     return self.decoder(x, valid, 0, cross, prompt_valid)[0]
 
   def logits(self, states: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-    """Returns float32 logits."""
+    """Returns float32 logits; ids without piece have `t5_layers.NO_PIECE`."""
     if self.config.tie_embeddings:
       logits = self.token_embedder.logits(states)
     else:
       logits = self.decoder.logits_dense(states)
     scale = self.config.width**-0.5 if self.config.scale_logits else 1.0
-    return logits * scale
+    logits = logits * scale
+    pieces = self.config.num_pieces
+    if not pieces:
+      return logits
+    has_piece = jnp.arange(logits.shape[-1]) < pieces
+    return jnp.where(has_piece, logits, t5_layers.NO_PIECE)
 
   def prefill(
     self,

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config and the two stacks of T5, with T5X's parameter names."""
+"""The two stacks of T5, with T5X's parameter names."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import flax.linen as nn
 import jax
@@ -11,76 +9,17 @@ import jax.numpy as jnp
 
 from jaxtyping import Array, Bool, Float, Int
 
-from rlaif_jax.core import validation
 from rlaif_jax.models import attention
 from rlaif_jax.models import layers
 from rlaif_jax.models import layouts
 from rlaif_jax.models import relative_bias
+from rlaif_jax.models import t5_config
 
 KeysValues = tuple[Float[Array, "B S H C"], Float[Array, "B S H C"]]
 NORM_EPSILON = 1e-6  # Of every public T5.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class T5Config(validation.Validated):
-  """Sizes of an encoder-decoder.
-
-  T5 1.1 and Flan-T5 are gated and untied. T5 1.0 is not gated, is tied and
-  has scaled logits.
-
-  Attributes:
-    vocab_size: number of tokens of the vocabulary.
-    width: channels of the hidden states.
-    num_layers: number of encoder layers.
-    num_decoder_layers: number of decoder layers.
-    num_heads: number of attention heads.
-    head_dim: channels of a head.
-    mlp_dim: channels inside the MLP.
-    max_length: maximum number of tokens of a prompt with its response. The
-      model itself has no maximum.
-    relpos_buckets: number of buckets of relative positions.
-    relpos_max_distance: distance from which on all share a bucket.
-    tie_embeddings: whether the token table also gives the logits.
-    scale_logits: whether states are multiplied by width ** -0.5 before tied
-      logits.
-    gated: whether the MLP is gated.
-    dtype: of the computation, "float32" or "bfloat16".
-  """
-
-  vocab_size: validation.PositiveInt
-  width: validation.PositiveInt
-  num_layers: validation.PositiveInt
-  num_decoder_layers: validation.PositiveInt
-  num_heads: validation.PositiveInt
-  head_dim: validation.PositiveInt
-  mlp_dim: validation.PositiveInt
-  max_length: validation.PositiveInt
-  relpos_buckets: int = 32
-  relpos_max_distance: int = 128
-  tie_embeddings: bool = False
-  scale_logits: bool = False
-  gated: bool = True
-  dtype: validation.FloatDtype = "float32"
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.relpos_buckets < 4 or self.relpos_buckets % 4:
-      raise ValueError(
-        f"T5Config.relpos_buckets is {self.relpos_buckets}; it must be a "
-        "positive multiple of 4 (half for each direction, half of it exact)"
-      )
-    # A table has a row for each distance.
-    if not self.relpos_buckets // 2 < self.relpos_max_distance <= 1 << 20:
-      raise ValueError(
-        f"T5Config.relpos_max_distance is {self.relpos_max_distance}; it must "
-        f"exceed half of relpos_buckets ({self.relpos_buckets}), and be at "
-        f"most {1 << 20}"
-      )
-    if self.scale_logits and not self.tie_embeddings:
-      raise ValueError(
-        "T5Config.scale_logits is True and tie_embeddings is False, which no "
-        "public layout has; use scale_logits=False or tie_embeddings=True"
-      )
+T5Config = t5_config.T5Config
+# In place of the logit of an id without piece; finite: 0 times it is 0.
+NO_PIECE = -1e9
 
 
 def _relative_bias(
@@ -150,7 +89,7 @@ class T5Attention(nn.Module):
 
 
 class T5MLP(nn.Module):
-  """wo(gelu(wi_0(x)) * wi_1(x)) of T5 1.1, or wo(relu(wi(x))) of 1.0."""
+  """wo(act(wi_0(x)) * wi_1(x)), as in T5 1.1, or wo(act(wi(x))) of 1.0."""
 
   config: T5Config
 
@@ -163,10 +102,12 @@ class T5MLP(nn.Module):
         (c.mlp_dim,), ("embed", "mlp"), dtype=c.dtype, name=name
       )(x)
 
+    name = c.mlp_activation
+    activation = getattr(nn, name) if name != "linear" else lambda x: x
     if c.gated:
-      inner = nn.gelu(inward("wi_0")) * inward("wi_1")
+      inner = activation(inward("wi_0")) * inward("wi_1")
     else:
-      inner = nn.relu(inward("wi"))
+      inner = activation(inward("wi"))
     outward = layers.Projection(
       (c.width,), ("mlp", "embed"), dtype=c.dtype, name="wo"
     )

@@ -27,7 +27,6 @@ from rlaif_jax.planner import program_costs
 from rlaif_jax.planner import run_spec
 from rlaif_jax.planner import shapes as shapes_lib
 from rlaif_jax.reward import model as reward_model
-from rlaif_jax.rl import algorithms
 from rlaif_jax.rl import rollout as rollout_lib
 from rlaif_jax.rl import update as update_lib
 from rlaif_jax.sft import loss as sft_loss
@@ -183,7 +182,7 @@ def _policy(
   shapes: shapes_lib.Shapes, config: architectures.Config
 ) -> Training:
   spec = shapes.spec
-  row = algorithms.ALGORITHMS[spec.rl.algorithm]
+  row = spec.rl.row
   policy = pretrained.language_model(config, shapes.mesh, shapes.spec.compute)
   models = {"policy": policy}
   value = None
@@ -298,9 +297,7 @@ def _policy_phase(shapes: shapes_lib.Shapes) -> Iterator[Program]:
   yield _finish(shapes, everything - (found["reference"] or policy))
   yield _score(shapes, everything - (found["scorer"] or policy))
   resident = found["reference"] + found["scorer"]
-  if spec.optimizer.lora is not None and (
-    algorithms.ALGORITHMS[spec.rl.algorithm].needs_value
-  ):
+  if spec.optimizer.lora is not None and (spec.rl.row.needs_value):
     # The value network's trunk is an argument of its own, in the same memory.
     resident -= policy
   update = _update(
@@ -341,7 +338,7 @@ def _lower_sample(shapes: shapes_lib.Shapes) -> jax.stages.Lowered:
 def _finish(shapes: shapes_lib.Shapes, resident: float) -> Program:
   """Reference log-probs, old values if the algorithm needs them, advantages."""
   spec = shapes.spec
-  row = algorithms.ALGORITHMS[spec.rl.algorithm]
+  row = spec.rl.row
   policy = pretrained.language_model(spec.models.policy, *shapes.forward)
   value = pretrained.scalar_model(spec.models.policy, *shapes.forward)
   placement, params = spec.compute.placement, {}

@@ -177,7 +177,7 @@ class Shapes:
     elif phase == "policy":
       texts, length = rl.samples_per_prompt, rl.sampling.max_tokens
       rows = spec.phases.batch_size
-      models += algorithms.ALGORITHMS[rl.algorithm].needs_value
+      models += rl.row.needs_value
     table = model.vocab_size * model.width
     sizes = jax.eval_shape(architectures.scalar(model).init, self.key)
     body = sum(leaf.size for leaf in jax.tree.leaves(sizes)) - table

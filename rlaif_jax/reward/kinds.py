@@ -19,6 +19,7 @@ from rlaif_jax.core import batches
 from rlaif_jax.core import protocols
 from rlaif_jax.core import validation
 from rlaif_jax.data import converters
+from rlaif_jax.ops import preference
 from rlaif_jax.reward import difference
 from rlaif_jax.reward import model as reward_model
 
@@ -41,12 +42,16 @@ class RewardModelConfig(validation.Validated):
       and `train_online_dpo` take both.
     label_smoothing: see `ops.preference.pair_logistic`; 0 in the paper. Scalar
       models only.
+    loss: None: that of the kind; or a function of margins [pairs], labels
+      [pairs] and `label_smoothing` that returns the loss of each pair. Scalar
+      models only.
     label_counts: numbers of labels of a learning curve. One more model is
       trained on the first n labels for each n.
   """
 
   kind: Literal["scalar", "difference"] = "scalar"
   label_smoothing: Annotated[float, validation.Bounds(ge=0, lt=1)] = 0.0
+  loss: Callable[..., Array] | None = None
   label_counts: tuple[validation.PositiveInt, ...] = ()
 
   def __post_init__(self):
@@ -56,6 +61,11 @@ class RewardModelConfig(validation.Validated):
         f"RewardModelConfig.label_smoothing is {self.label_smoothing}; a "
         "difference model has no label smoothing, set it to 0"
       )
+    if self.kind == "difference" and self.loss is not None:
+      raise ValueError(
+        f"RewardModelConfig.loss is {self.loss}; a difference model has its "
+        'own loss, leave it None or set kind to "scalar"'
+      )
 
 
 def make_loss(
@@ -64,7 +74,11 @@ def make_loss(
   """Returns the loss of a kind of reward model over pairs."""
   if config.kind == "difference":
     return difference.make_loss(model)
-  return reward_model.make_loss(model, label_smoothing=config.label_smoothing)
+  return reward_model.make_loss(
+    model,
+    label_smoothing=config.label_smoothing,
+    pair_loss=config.loss or preference.pair_logistic,
+  )
 
 
 def can_pack(config: RewardModelConfig, model: protocols.ScalarModel) -> bool:

@@ -6,7 +6,7 @@ The formula is `ops.preference.pair_logistic`.
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,10 @@ def pair_rewards(
 
 
 def make_loss(
-  model: protocols.ScalarModel, *, label_smoothing: float = 0.0
+  model: protocols.ScalarModel,
+  *,
+  label_smoothing: float = 0.0,
+  pair_loss: Callable[..., Array] = preference.pair_logistic,
 ) -> protocols.LossFn:
   """Returns the LossFn over pairs (paper, section 2.2.1 and appendix A.2).
 
@@ -45,6 +48,7 @@ def make_loss(
   Args:
     model: scalar model; the reward is the scalar at the last real token.
     label_smoothing: not in the paper; see `preference.pair_logistic`.
+    pair_loss: (margin [pairs], label [pairs], label_smoothing=) -> [pairs].
   """
 
   def loss(
@@ -55,9 +59,7 @@ def make_loss(
     del key
     first, second = pair_rewards(model, params, pairs)
     margin = first - second
-    terms = preference.pair_logistic(
-      margin, pairs.label, label_smoothing=label_smoothing
-    )
+    terms = pair_loss(margin, pairs.label, label_smoothing=label_smoothing)
     correct = pair_accuracy.correct(margin, pairs.label)
     return masked.weighted_sum(terms, pairs.weight), {
       "accuracy": masked.weighted_sum(correct, pairs.weight),

@@ -32,7 +32,7 @@ class RLConfig(validation.Validated):
   docs/guides/rl.md has them in one table.
 
   Attributes:
-    algorithm: key of `ALGORITHMS`.
+    algorithm: key of `ALGORITHMS`, or an `Algorithm` of your own.
     samples_per_prompt: responses of a prompt, N.
     beta: weight of the KL. Lee et al. maximise (1 - beta) E[r] - beta
       KL(policy || SFT) (appendix A.3).
@@ -60,7 +60,9 @@ class RLConfig(validation.Validated):
     sampling: temperature and length of rollouts (paper: 0.9).
   """
 
-  algorithm: Annotated[str, validation.OneOf(ALGORITHMS)] = "reinforce"
+  algorithm: Annotated[str, validation.OneOf(tuple(ALGORITHMS))] | Algorithm = (
+    "reinforce"
+  )
   samples_per_prompt: validation.PositiveInt = 1
   beta: validation.Probability | None = None
   weight_score_by_one_minus_beta: bool | None = None
@@ -79,7 +81,7 @@ class RLConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    row = ALGORITHMS[self.algorithm]
+    row = self.row
     if self.samples_per_prompt < row.min_samples:
       raise ValueError(
         f"RLConfig.samples_per_prompt is {self.samples_per_prompt}; "
@@ -129,7 +131,14 @@ class RLConfig(validation.Validated):
   @property
   def objective(self) -> objective_lib.Objective:
     """The algorithm's objective with the values that are set here."""
-    return objective_lib.fill(ALGORITHMS[self.algorithm].objective, self)
+    return objective_lib.fill(self.row.objective, self)
+
+  @property
+  def row(self) -> Algorithm:
+    """The algorithm."""
+    if isinstance(self.algorithm, str):
+      return ALGORITHMS[self.algorithm]
+    return self.algorithm
 
 
 @flax.struct.dataclass
@@ -191,15 +200,19 @@ class Algorithm:
       the forward pass that also trains the value network.
     clips: uses the importance ratio and its clip.
     min_samples: smallest number of samples per prompt.
-    objective: that of the paper.
+    objective: of the paper; `RLConfig` may depart from it.
+    term: (log_probs, old log_probs, advantages, config) -> the loss of each
+      token, all [B, N, R]. None: PPO's clipped term if `clips`, or else
+      REINFORCE's.
   """
 
   advantages: Advantages
-  needs_value: bool
-  baseline_at_update: bool
-  clips: bool
-  min_samples: int
-  objective: objective_lib.Objective
+  needs_value: bool = False
+  baseline_at_update: bool = False
+  clips: bool = False
+  min_samples: int = 1
+  objective: objective_lib.Objective = objective_lib.Objective()
+  term: Callable[..., Float[Array, "B N R"]] | None = None
 
 
 def _per_response(
@@ -251,8 +264,6 @@ def _group_algorithm(
   """
   return Algorithm(
     advantages=_grouped(baseline),
-    needs_value=False,
-    baseline_at_update=False,
     clips=True,
     min_samples=2,
     objective=objective_lib.Objective(
@@ -271,8 +282,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     advantages=_returns,
     needs_value=True,
     baseline_at_update=True,
-    clips=False,
-    min_samples=1,
     objective=objective_lib.Objective(weight_score_by_one_minus_beta=True),
   ),
   # arXiv:1707.06347 with GAE, arXiv:1506.02438; the KL in the reward as in
@@ -281,9 +290,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
   "ppo": Algorithm(
     advantages=_gae,
     needs_value=True,
-    baseline_at_update=False,
     clips=True,
-    min_samples=1,
     objective=objective_lib.Objective(
       loss_mean="token",
       value=objective_lib.ValueConfig(
@@ -294,11 +301,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
   # arXiv:2402.14740.
   "rloo": Algorithm(
     advantages=_grouped(advantages_lib.leave_one_out),
-    needs_value=False,
-    baseline_at_update=False,
-    clips=False,
     min_samples=2,
-    objective=objective_lib.Objective(),
   ),
   # arXiv:2402.03300, eq. 3 and section 4.2 (beta 0.04).
   "grpo": _group_algorithm(

@@ -182,7 +182,7 @@ def make_finish(
   It completes samples and their scores [B, N] to a Rollout. The policy in
   `params` is read only if `rereads` is set; see `rereads`.
   """
-  row, ratio = algorithms.ALGORITHMS[config.algorithm], config.ratio
+  row, ratio = config.row, config.ratio
   corrects = ratio.correction != "none"
   read = functools.partial(
     scoring.response_log_probs, policy, temperature=config.sampling.temperature

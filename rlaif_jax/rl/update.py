@@ -33,7 +33,7 @@ def make_loss(
     value: functions of the value network; None if the algorithm has none.
     config: objective and algorithm.
   """
-  row, objective = algorithms.ALGORITHMS[config.algorithm], config.objective
+  row, objective = config.row, config.objective
 
   def loss(params: protocols.Params, rollout: algorithms.Rollout, key):
     del key  # The samples are in the rollout.
@@ -68,7 +68,9 @@ def make_loss(
       metrics["target_square"] = masked.weighted_sum(targets**2, mask)
       if row.baseline_at_update:
         advantages = targets - jax.lax.stop_gradient(values)
-    if row.clips:
+    if row.term is not None:
+      terms = row.term(log_probs, old_log_probs, advantages, config)
+    elif row.clips:
       ratio = objective.ratio
       bounds = {"low": ratio.low, "high": ratio.high}
       log_ratio = policy_gradient.log_ratios(

@@ -31,6 +31,8 @@ _BESIDE = (
   "tokenizer_config.json special_tokens_map.json generation_config.json "
   "chat_template.jinja"
 ).split()
+# SentencePiece models: of most families, T5's in Hugging Face's layout, T5's.
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.model")
 # Texts that are joined at a newline. Public vocabularies have pieces for runs
 # of newlines, for newlines after a full stop and for newlines before blanks.
 _JOINTS = (
@@ -166,7 +168,8 @@ class SentencePieceTokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids without special pieces; bad bytes are U+FFFD."""
-    return self._plain.decode([int(i) for i in ids])
+    # Ids beyond the pieces fill the table of a model.
+    return self._plain.decode([int(i) for i in ids if i < self.vocab_size])
 
 
 def _as_control(data: bytes, names: Sequence[str]) -> Any:
@@ -378,22 +381,18 @@ def tokenizer_files(path: str | os.PathLike) -> dict[str, bytes]:
 
 def _main_file(path: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(path)
-  names = ("tokenizer.json", "tokenizer.model")
-  for found in [path / name for name in names] if path.is_dir() else [path]:
+  names = ("tokenizer.json", *SENTENCEPIECE)
+  for found in map(path.joinpath, names) if path.is_dir() else [path]:
     if found.exists():
       return found
   raise ValueError(
-    f"there is no vocabulary at {path}: neither tokenizer.model nor "
-    "tokenizer.json; run the prepare job, or name a directory with one"
+    f"there is no vocabulary at {path}, no {', '.join(names)}; run the prepare "
+    "job, or name a directory with one"
   )
 
 
 def load_tokenizer(path: str | os.PathLike) -> FileTokenizer:
-  """Opens a tokenizer file, or the tokenizer of a directory.
-
-  Raises:
-    ValueError: if there is none, or if it cannot be used.
-  """
+  """Opens a tokenizer file, or that of a directory; raises ValueError."""
   path = _main_file(path)
   if path.name == "tokenizer.json":
     return JsonTokenizer(path.parent)

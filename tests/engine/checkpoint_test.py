@@ -7,8 +7,10 @@ import json
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 
+import rlaif_jax
 from rlaif_jax.engine import hashes
 from rlaif_jax.engine import checkpoint
 
@@ -35,6 +37,20 @@ def test_round_trip_with_files(tmp_path):
   assert description["kind"] == "x"
   assert set(description["hash"]) == {"content", "float32", "bfloat16"}
   assert (tmp_path / "model" / "tokenizer.model").read_text() == "v"
+
+
+def test_orbax_alone_tells_what_a_model_is(tmp_path):
+  checkpoint.save_model(tmp_path / "model", PARAMS, {"config": {"width": 16}})
+  found = ocp.StandardCheckpointer().metadata(tmp_path / "model" / "params")
+  assert found.custom_metadata == {
+    "format": "rlaif_jax model",
+    "format_version": checkpoint.FORMAT_VERSION,
+    "library_version": rlaif_jax.__version__,
+    "model": {
+      "config": {"width": 16},
+      "hash": checkpoint.read_description(tmp_path / "model")["hash"],
+    },
+  }
 
 
 def test_an_incomplete_model_is_refused(tmp_path):

@@ -42,6 +42,7 @@ T5 = t5.T5Config(
   head_dim=3,
   mlp_dim=6,
   max_length=64,
+  activation="gelu",
   relpos_buckets=4,
 )
 SEQUENCE = converters.SequenceConfig(max_context=24, max_response=8)

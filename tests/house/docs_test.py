@@ -142,6 +142,7 @@ def test_scripts_pass_shellcheck(path):
   "name",
   [
     "docs.sh",
+    "fresh_machine.sh",
     "test.sh",
     "coverage.sh",
     "nightly.sh",

@@ -46,6 +46,12 @@ LLAMA3 = {
   "high_freq_factor": 4.0,
   "original_max_position_embeddings": 32,
 }
+YARN = {
+  "rope_type": "yarn",
+  "rope_theta": 500.0,
+  "factor": 4.0,
+  "original_max_position_embeddings": 32,
+}
 # Family, what is odd about the model.
 CASES = {
   "llama_grouped_3_to_1_untied": ("Llama", sizes(tie_word_embeddings=False)),
@@ -74,6 +80,34 @@ CASES = {
       + ["sliding_attention"],
     ),
   ),
+  "qwen2_window_after_two_layers": (
+    "Qwen2",
+    sizes(
+      num_hidden_layers=3,
+      use_sliding_window=True,
+      sliding_window=4,
+      max_window_layers=2,
+    ),
+  ),
+  "qwen3_wide_heads": (
+    "Qwen3",
+    sizes(head_dim=10, tie_word_embeddings=True, rms_norm_eps=1e-5),
+  ),
+  "qwen3_yarn": ("Qwen3", sizes(rope_parameters=YARN, rope_scaling=YARN)),
+  "mistral_window": ("Mistral", sizes(sliding_window=5, head_dim=6)),
+  "mistral_whole": ("Mistral", sizes(sliding_window=None)),
+  "gemma2_caps": (
+    "Gemma2",
+    sizes(
+      num_hidden_layers=3,
+      head_dim=10,
+      sliding_window=4,
+      query_pre_attn_scalar=12,
+      attn_logit_softcapping=1.5,
+      final_logit_softcapping=4.0,
+    ),
+  ),
+  "olmo2_grouped": ("Olmo2", sizes(tie_word_embeddings=False)),
   "gemma3_softcap": (
     "Gemma3",
     sizes(
@@ -230,11 +264,20 @@ def hf(**changes):
 @pytest.mark.parametrize(
   "values, words",
   [
-    (hf(model_type="mamba"), "mamba"),
+    (hf(model_type="mamba"), "'mamba'; supported are llama, mistral, qwen2"),
     (hf(hidden_act="relu"), "hidden_act is 'relu'"),
     (hf(attention_bias=True), "attention_bias"),
-    (hf(rope_scaling={"rope_type": "yarn", "factor": 2.0}), "yarn"),
-    (hf(model_type="qwen2", use_sliding_window=True), "use_sliding_window"),
+    (hf(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "longrope"),
+    (
+      hf(
+        model_type="qwen2",
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=1,
+        layer_types=["sliding_attention", "full_attention"],
+      ),
+      "layer_types is",
+    ),
     (
       hf(model_type="gemma3_text", attn_logit_softcapping=50.0),
       "attn_logit_softcapping",

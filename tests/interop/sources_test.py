@@ -28,6 +28,7 @@ T5 = t5.T5Config(
   head_dim=8,
   mlp_dim=24,
   max_length=2048,
+  activation="gelu",
 )
 
 

@@ -39,6 +39,8 @@ CASES = {
     "relative_attention_max_distance": 9,
     "d_kv": 10,
   },
+  "silu": {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False},
+  "gelu_new": {"feed_forward_proj": "gelu_new", "tie_word_embeddings": False},
 }
 PROMPT, RESPONSE = 14, 6
 
@@ -214,7 +216,7 @@ def test_every_parameter_has_its_rule_once():
 @pytest.mark.parametrize(
   "change, words",
   [
-    ({"feed_forward_proj": "gated-silu"}, "gated-silu"),
+    ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu'"),
     ({"decoder_start_token_id": 2}, "decoder_start_token_id is 2"),
     ({"d_model": None}, "d_model is missing"),
     ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05"),

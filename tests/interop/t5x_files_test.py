@@ -189,9 +189,10 @@ def test_writes_the_published_files(tmp_path):
   theirs.mkdir()
   leaves = {n: spec(n, array, array.shape) for n, array in params.items()}
   pack(theirs, leaves)
-  assert msgpack.unpackb((ours / "checkpoint").read_bytes()) == msgpack.unpackb(
-    (theirs / "checkpoint").read_bytes()
-  )
+  expected = msgpack.unpackb((theirs / "checkpoint").read_bytes())
+  # T5X's `load_t5x_checkpoint` takes an empty tree for a tensor.
+  assert expected["optimizer"]["state"].pop("param_states") == {}
+  assert msgpack.unpackb((ours / "checkpoint").read_bytes()) == expected
   for name, array in params.items():
     folder = "target." + name.replace("/", ".")
     write_zarr(theirs / folder, array, array.shape)

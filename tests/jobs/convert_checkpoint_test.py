@@ -39,6 +39,7 @@ T5 = t5.T5Config(
   head_dim=8,
   mlp_dim=24,
   max_length=2048,
+  activation="gelu",
 )
 SEQUENCE = converters.SequenceConfig(max_context=24, max_response=8)
 
@@ -233,7 +234,7 @@ def test_an_export_that_fails_leaves_the_one_before(
   convert(source, target, format="hf")
   before = files_below(target)
 
-  def full(*_):
+  def full(*_, **_options):
     raise OSError("disk is full")
 
   with monkeypatch.context() as patch:

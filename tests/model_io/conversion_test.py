@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -15,9 +16,11 @@ from rlaif_jax.data import converters
 from rlaif_jax.engine import mesh
 from rlaif_jax.interop import names
 from rlaif_jax.interop import sources
+from rlaif_jax.interop import t5x_files
 from rlaif_jax.model_io import conversion
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.models import architectures
+from rlaif_jax.models import t5
 from tests import testing
 
 LLAMA = testing.tiny_decoder(320)
@@ -163,3 +166,106 @@ def test_a_weight_that_is_nan_is_refused(hf, device):
   path.write_bytes(path.read_bytes()[:-4] + b"\0\0\xc0\x7f")
   with pytest.raises(ValueError, match=f"{hf}: tensor .* has the value nan"):
     conversion.load(str(hf), device, sequence=SEQUENCE)
+
+
+T5 = t5.T5Config(
+  vocab_size=328,
+  width=16,
+  num_layers=1,
+  num_decoder_layers=1,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=24,
+  max_length=2048,
+  activation="silu",
+)
+
+
+@pytest.fixture
+def t5x(world, tmp_path):
+  """A T5X checkpoint of step 12 with eight ids more than the vocabulary."""
+  tree = names.flatten(testing.build(architectures.language(T5)))
+  tree["decoder/logits_dense/kernel"] = (
+    tree["decoder/logits_dense/kernel"].at[:, 320:].set(9.0)
+  )
+  arrays = {path: np.asarray(x) for path, x in tree.items()}
+  sources.write(str(tmp_path / "t5x"), "t5x", T5, arrays.items(), step=12)
+  path = tmp_path / "t5x" / "checkpoint_12"
+  shutil.copyfile(world / "tokenizer.model", path / "sentencepiece.model")
+  return path
+
+
+def test_ids_without_a_piece_are_never_sampled(t5x, device):
+  """Also not by the log-probs, which training and sampling share."""
+  model = conversion.load(str(t5x), device, model=T5, sequence=SEQUENCE)
+  assert model.config.num_pieces == 320 == model.tokenizer.vocab_size
+  prompts = model.encode(["the cat sat", "a mat"])
+  samples = model.generate(
+    prompts, jax.random.key(0), num_samples=8, temperature=2.0
+  )
+  assert np.asarray(samples.response).max() < 320
+  assert len(model.decode(samples)) == 2
+  logits = model.functions.logits(model.params, jnp.ones((1, 16)))
+  probs = jax.nn.softmax(logits)
+  assert probs[0, 320:].sum() == 0 and np.isclose(probs[0, :320].sum(), 1)
+  bare = architectures.language(T5).logits(model.params, jnp.ones((1, 16)))
+  assert jax.nn.softmax(bare)[0, 320:].sum() > 0.9
+
+
+def test_text_of_ids_without_a_piece_is_empty(t5x, device):
+  model = conversion.load(str(t5x), device, model=T5, sequence=SEQUENCE)
+  ids = model.tokenizer.encode("the cat")
+  assert model.tokenizer.decode([*ids, 320, 327, 32127]) == "the cat"
+
+
+def test_a_t5x_checkpoint_keeps_its_step(t5x, tmp_path, device):
+  model = conversion.load(str(t5x), device, model=T5, sequence=SEQUENCE)
+  model.save(str(tmp_path / "model"))
+  again = pretrained.load(str(tmp_path / "model"), "language", device)
+  assert again.step == 12 and again.identity == model.identity
+  conversion.export(again, str(tmp_path / "back"), "t5x")
+  written = t5x_files.open_checkpoint(tmp_path / "back")
+  assert written.step == 12
+  original = t5x_files.open_checkpoint(t5x)
+  for name in original.shapes():
+    np.testing.assert_array_equal(written.read(name), original.read(name))
+
+
+def test_a_t5_export_has_the_file_names_of_transformers(t5x, tmp_path, device):
+  model = conversion.load(str(t5x), device, model=T5, sequence=SEQUENCE)
+  model.save(str(tmp_path / "model"))
+  model = pretrained.load(str(tmp_path / "model"), "language", device)
+  conversion.export(model, str(tmp_path / "hf"), "hf")
+  written = {path.name for path in (tmp_path / "hf").iterdir()}
+  assert {"config.json", "model.safetensors", "spiece.model"} <= written
+  values = json.loads((tmp_path / "hf" / "config.json").read_text())
+  expected = {
+    "feed_forward_proj": "gated-silu",
+    "dtype": "float32",
+    "torch_dtype": "float32",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+  }
+  assert {key: values[key] for key in expected} == expected
+
+
+def test_sizes_of_another_t5x_model_are_told_by_tensor(t5x, device):
+  with pytest.raises(ValueError, match="set T5Config.activation"):
+    conversion.load(
+      str(t5x), device, model=dataclasses.replace(T5, activation="")
+    )
+  for change, message in (
+    (
+      {"mlp_dim": 32},
+      r"mlp/wi_0/kernel has shape \(16, 24\); the configuration expects "
+      r"\(16, 32\)",
+    ),
+    ({"num_layers": 2}, "tensor encoder/layers_1/.* is missing"),
+    ({"num_decoder_layers": 2}, "tensor decoder/layers_1/.* is missing"),
+    ({"tie_embeddings": True}, "logits_dense/kernel .* is unexpected"),
+    ({"gated": False}, "mlp/wi/kernel is missing"),
+  ):
+    other = dataclasses.replace(T5, **change)
+    with pytest.raises(ValueError, match=f"checkpoint_12: .*{message}"):
+      conversion.load(str(t5x), device, model=other, sequence=SEQUENCE)

@@ -75,7 +75,7 @@ def test_bad_fields_are_named(fields, word):
 @pytest.mark.parametrize(
   "fields, word",
   [
-    ({"kind": "yarn", "factor": 2.0}, "kind"),
+    ({"kind": "longrope", "factor": 2.0}, "kind"),
     ({"kind": "linear", "factor": 0.5}, "factor"),
     (
       {"kind": "llama3", "factor": 2.0, "low_frequency_factor": 5.0},
