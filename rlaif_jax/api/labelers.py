@@ -82,9 +82,8 @@ class LabelerConfig:
     lacks = [name for name in needed if not hasattr(found, name)]
     if lacks:
       raise ValueError(
-        f"{what} is {self.backend!r}, whose {type(found).__name__} has no "
-        f"{', '.join(lacks)}; it must have {needed} of "
-        "rlaif_jax.core.protocols.Backend"
+        f"{what} is {self.backend!r}, which has no {', '.join(lacks)}; it must "
+        f"have {needed} of rlaif_jax.core.protocols.Backend"
       )
     return found
 
@@ -155,17 +154,15 @@ def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
   A function judge may have no labeler.
 
   Raises:
-    ValueError: the judge is missing, not exactly one labeler is set, or the
-      judge needs likelihoods and the labeler is an endpoint or a backend
-      without them.
+    ValueError: no judge, not one labeler, or it has not the judge's likelihoods.
   """
   if judge is None:
     raise ValueError(
       "judge is not set; set it, for example to @PairwiseJudgeConfig()"
     )
-  if isinstance(judge, function_judge.FunctionJudgeConfig):
-    if not config.is_set:
-      return
+  is_function = isinstance(judge, function_judge.FunctionJudgeConfig)
+  if is_function and not config.is_set:
+    return
   check_labeler(config)
   is_likelihood = isinstance(judge, likelihood_judge.LikelihoodJudgeConfig)
   if is_likelihood and not config.labeler_dir:
@@ -179,8 +176,7 @@ def check_labeler(config: LabelerConfig) -> None:
   """Checks that there is one labeler.
 
   Raises:
-    ValueError: not exactly one of `labeler_dir`, `endpoint` and `backend` is
-      set.
+    ValueError: not exactly one is set.
   """
   given = (config.labeler_dir, config.endpoint, config.backend)
   if sum(map(bool, given)) != 1:

@@ -75,8 +75,7 @@ class ScorerConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    given = (self.reward_dir, self.labeler_dir, self.function is not None)
-    if sum(map(bool, given)) > 1:
+    if self._number_set > 1:
       raise ValueError(
         f"ScorerConfig.reward_dir is {self.reward_dir!r}, labeler_dir is "
         f"{self.labeler_dir!r} and function is {self.function}; set exactly "
@@ -99,18 +98,20 @@ class ScorerConfig(validation.Validated):
       )
 
   @property
+  def _number_set(self) -> int:
+    has_function = self.function is not None
+    return bool(self.reward_dir) + bool(self.labeler_dir) + has_function
+
+  @property
   def is_set(self) -> bool:
-    """Whether there is a scorer."""
-    given = (self.reward_dir, self.labeler_dir, self.function is not None)
-    return any(given)
+    return self._number_set > 0
 
   def identity(self) -> str:
     """Returns names and content hashes of the models, or of the function."""
     if self.function is not None:
-      is_reward = isinstance(self.function, rewards.Reward)
-      return user_functions.identity_of(
-        self.function.score if is_reward else self.function
-      )
+      own = self.function
+      is_reward = isinstance(own, rewards.Reward)
+      return user_functions.identity_of(own.score if is_reward else own)
     directories = (self.reward_dir, *self.more_reward_dirs, self.labeler_dir)
     return ",".join(checkpoint.identity_of(d) for d in directories if d)
 

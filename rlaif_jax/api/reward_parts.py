@@ -53,8 +53,7 @@ class RewardPart(validation.Validated):
 
   name: str
   reward: (
-    reward_loading.ScorerConfig
-    | pairwise_rewards.PairwiseRewardConfig
+    pairwise_rewards.PairwiseRewardConfig
     | judge_rewards.JudgeRewardConfig
     | principle_rewards.PrincipleRewardConfig
     | object

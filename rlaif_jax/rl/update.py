@@ -68,22 +68,10 @@ def make_loss(
       metrics["target_square"] = masked.weighted_sum(targets**2, mask)
       if row.baseline_at_update:
         advantages = targets - jax.lax.stop_gradient(values)
-    if row.term is not None:
-      terms = row.term(log_probs, old_log_probs, advantages, config)
-    elif row.clips:
-      ratio = objective.ratio
-      bounds = {"low": ratio.low, "high": ratio.high}
-      log_ratio = policy_gradient.log_ratios(
-        log_probs, old_log_probs, mask, level=ratio.level
-      )
-      terms = policy_gradient.ppo_clip(
-        log_ratio, advantages, **bounds, dual=ratio.dual
-      )
-      metrics["clip_fraction"] = masked.weighted_sum(
-        policy_gradient.clip_fraction(log_ratio, **bounds), mask
-      )
-    else:
-      terms = policy_gradient.reinforce(log_probs, advantages)
+    terms, clipped = _policy_terms(
+      config, log_probs, old_log_probs, advantages, mask
+    )
+    metrics |= clipped
     if rollout.correction is not None:
       terms *= jnp.where(mask > 0, rollout.correction, 0.0)
     per_token += terms
@@ -95,6 +83,24 @@ def make_loss(
     return _reduce(per_token, mask, config), metrics
 
   return loss
+
+
+def _policy_terms(config, log_probs, old_log_probs, advantages, mask):
+  """Returns the algorithm's loss of each token, and metrics of its clip."""
+  row, ratio = config.row, config.objective.ratio
+  if row.term is not None:
+    return row.term(log_probs, old_log_probs, advantages, config), {}
+  if not row.clips:
+    return policy_gradient.reinforce(log_probs, advantages), {}
+  bounds = {"low": ratio.low, "high": ratio.high}
+  log_ratio = policy_gradient.log_ratios(
+    log_probs, old_log_probs, mask, level=ratio.level
+  )
+  terms = policy_gradient.ppo_clip(
+    log_ratio, advantages, **bounds, dual=ratio.dual
+  )
+  fraction = policy_gradient.clip_fraction(log_ratio, **bounds)
+  return terms, {"clip_fraction": masked.weighted_sum(fraction, mask)}
 
 
 def _kl(estimator: str, log_probs, ref_log_probs, mask) -> jax.Array:
