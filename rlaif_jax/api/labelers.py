@@ -154,7 +154,7 @@ def check(config: LabelerConfig, judge: judges.Judge | None) -> None:
   A function judge may have no labeler.
 
   Raises:
-    ValueError: no judge, not one labeler, or it has not the judge's likelihoods.
+    ValueError: no judge, not one labeler, or one without likelihoods for it.
   """
   if judge is None:
     raise ValueError(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 import numpy as np
 
-from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.api import rewards
+from rlaif_jax.core import compute as compute_lib
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
@@ -75,7 +75,7 @@ class ScorerConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    if self._number_set > 1:
+    if sum(map(bool, (self.reward_dir, self.labeler_dir, self.function))) > 1:
       raise ValueError(
         f"ScorerConfig.reward_dir is {self.reward_dir!r}, labeler_dir is "
         f"{self.labeler_dir!r} and function is {self.function}; set exactly "
@@ -98,13 +98,8 @@ class ScorerConfig(validation.Validated):
       )
 
   @property
-  def _number_set(self) -> int:
-    has_function = self.function is not None
-    return bool(self.reward_dir) + bool(self.labeler_dir) + has_function
-
-  @property
   def is_set(self) -> bool:
-    return self._number_set > 0
+    return bool(self.reward_dir or self.labeler_dir or self.function)
 
   def identity(self) -> str:
     """Returns names and content hashes of the models, or of the function."""
