@@ -78,7 +78,7 @@ class LabelerConfig:
     if isinstance(found, str):
       make = import_paths.load(found, what)
       found = make(**(self.backend_options or {}))
-    needed = ("name", "score_options", "prefix_options", "complete")
+    needed = ("name", "score_options", "prefix_options")
     lacks = [name for name in needed if not hasattr(found, name)]
     if lacks:
       raise ValueError(

@@ -146,7 +146,7 @@ def make_scorer(
     inner = jax.jit(scorers.reward_scorer(reward.functions))
     params = trainable.share_equal(reward.params, policy.params)
   elif config.function is not None:
-    inner, params = rewards.as_reward(config.function, policy)
+    inner, params, _ = rewards.as_reward(config.function, policy)
   else:
     labeler = pretrained.load(
       config.labeler_dir,

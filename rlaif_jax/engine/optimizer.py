@@ -77,7 +77,7 @@ class OptimizerConfig(validation.Validated):
 
   def __post_init__(self):
     super().__post_init__()
-    if callable(self.name) and (self.weight_decay or self.beta2 != 0.999):
+    if callable(self.name) and (self.weight_decay or self.beta2 is not None):
       raise ValueError(
         f"OptimizerConfig.weight_decay is {self.weight_decay} and beta2 "
         f"{self.beta2}, and name is the function {self.name}; bind them to the "

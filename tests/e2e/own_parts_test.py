@@ -30,6 +30,7 @@ from rlaif_jax.engine import optimizer
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import kinds
 from rlaif_jax.rl import algorithms
+from rlaif_jax.rl import update
 from tests.tiny_world import MODEL
 from tests.tiny_world import pairs_file  # noqa: F401
 from tests.tiny_world import world  # noqa: F401
@@ -234,11 +235,11 @@ def test_a_loss_term_of_an_algorithm():
     return rewards * 2, rewards
 
   def term(log_probs, old_log_probs, advantages, config):
-    return (log_probs - old_log_probs) + config.gamma * advantages
+    return (log_probs - old_log_probs) + config.objective.beta * advantages
 
   shape = (1, 2, 3)
   row = algorithms.Algorithm(advantages=advantages, term=term)
-  config = algorithms.RLConfig(algorithm=row, gamma=0.5, loss_mean="token")
+  config = algorithms.RLConfig(algorithm=row, beta=0.5, loss_mean="token")
   ones = jnp.ones(shape)
   rollout = algorithms.Rollout(
     prompts=batches.PromptBatch(
@@ -260,10 +261,9 @@ def test_a_loss_term_of_an_algorithm():
   policy = pretrained.language_model(MODEL, mesh.make_mesh("data:-1"))
   params = {"policy": policy.init(jax.random.key(0))}
   params = jax.tree.map(lambda x: x.unbox(), params, is_leaf=is_boxed)
-  params = jax.tree.map(
-    jnp.zeros_like, params
-  )  # All tokens are equally likely.
-  loss, _ = algorithms.make_loss(policy, None, config)(params, rollout, None)
+  # All tokens are equally likely.
+  params = jax.tree.map(jnp.zeros_like, params)
+  loss, _ = update.make_loss(policy, None, config)(params, rollout, None)
   expected = -np.log(MODEL.vocab_size) + 1 + 0.5 * 4
   np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
 
