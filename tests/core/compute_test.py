@@ -25,7 +25,7 @@ def test_bad_values_are_named(field, value):
 @pytest.mark.parametrize(
   "wrong, named",
   [
-    ({"dtype": "int8"}, "dtype is 'int8'"),
+    ({"dtype": "int4"}, "dtype is 'int4'"),
     ({"rules": (("embd", "fsdp"),)}, "'embd'"),
     ({"rules": (("embed", "rows"),)}, "'rows'"),
   ],
