@@ -12,10 +12,10 @@ import pathlib
 from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from rlaif_jax.core import compute as compute_lib
-from rlaif_jax.core import import_paths
 from rlaif_jax.core import jsonl
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import user_functions
 from rlaif_jax.core import validation
 from rlaif_jax.engine import mesh as mesh_lib
 from rlaif_jax.engine import metrics
@@ -76,7 +76,7 @@ class LabelerConfig:
     """
     what, found = "LabelerConfig.backend", self.backend
     if isinstance(found, str):
-      make = import_paths.load(found, what)
+      make = user_functions.load(found, what)
       found = make(**(self.backend_options or {}))
     needed = ("name", "score_options", "prefix_options")
     lacks = [name for name in needed if not hasattr(found, name)]

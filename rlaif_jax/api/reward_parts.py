@@ -17,9 +17,9 @@ from rlaif_jax.api import reward_loading
 from rlaif_jax.api import reward_rules
 from rlaif_jax.api import rewards
 from rlaif_jax.api import text_rewards
-from rlaif_jax.core import import_paths
 from rlaif_jax.core import protocols
 from rlaif_jax.core import records
+from rlaif_jax.core import user_functions
 from rlaif_jax.core import validation
 from rlaif_jax.model_io import pretrained
 from rlaif_jax.reward import composite
@@ -97,7 +97,7 @@ class RewardPart(validation.Validated):
           f"{what} is {self.function!r}; use one of "
           f"{tuple(reward_rules.RULES)}, or an import path 'module:name'"
         )
-      found = import_paths.load(self.function, what)
+      found = user_functions.load(self.function, what)
     return _with_options(found, dict(self.options or {}), what)
 
 

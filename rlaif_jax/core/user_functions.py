@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of a user's functions in results, and what their outputs depend on."""
+"""Users' functions: import paths, names in results, what they depend on."""
 
 from __future__ import annotations
 
+import difflib
 import functools
+import importlib
 import inspect
 import pathlib
 import sys
@@ -50,3 +52,37 @@ def identity_of(part: Any) -> str:
     )
   source = pathlib.Path(inputs.note(file)).read_text("utf-8")
   return f"{name}@{records.content_id(source, *arguments)[:12]}"
+
+
+def load(path: str, what: str) -> object:
+  """Returns the object at an import path.
+
+  Args:
+    path: "package.module:name" or "package.module.name". The module must be on
+      Python's path, such as in the working directory of `python -m`.
+    what: what the object is for, in errors.
+
+  Raises:
+    ValueError: if there is no such module or name; says what to type.
+  """
+  module_name, _, name = path.partition(":")
+  if not name:
+    module_name, _, name = path.rpartition(".")
+  if not module_name or not name:
+    raise ValueError(
+      f"{what} is {path!r}; it must be an import path, such as "
+      "'my_package.my_module:my_function'"
+    )
+  try:
+    module = importlib.import_module(module_name)
+  except ImportError as error:
+    raise ValueError(
+      f"{what} is {path!r}, and the import of {module_name} fails: {error}; "
+      "start Python in the directory that has the module, or add it to "
+      "PYTHONPATH"
+    ) from error
+  if not hasattr(module, name):
+    near = difflib.get_close_matches(name, dir(module), n=1)
+    hint = f"; did you mean {module_name}:{near[0]}?" if near else ""
+    raise ValueError(f"{what} is {path!r}; {module_name} has no {name!r}{hint}")
+  return getattr(module, name)

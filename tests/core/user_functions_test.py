@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity of a function follows its file and its bound arguments."""
+"""Import paths, and identities that follow a function's file and arguments."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import json
 
 import pytest
 
@@ -37,3 +38,24 @@ def test_names_of_objects_and_functions_without_a_file():
   exec("def f(): pass", space)
   with pytest.raises(ValueError, match="nowhere.f has no source file"):
     user_functions.identity_of(space["f"])
+
+
+@pytest.mark.parametrize("path", ["json:dumps", "json.dumps"])
+def test_both_spellings_name_the_object(path):
+  assert user_functions.load(path, "the function") is json.dumps
+
+
+@pytest.mark.parametrize(
+  "path, words",
+  [
+    ("dumps", "must be an import path"),
+    ("no_such_module:f", "import of no_such_module fails.*PYTHONPATH"),
+    ("json:dumbs", "json has no 'dumbs'; did you mean json:dumps"),
+    ("json:", "must be an import path|import of"),
+  ],
+)
+def test_a_wrong_path_says_what_is_wrong(path, words):
+  with pytest.raises(ValueError, match=f"the function is '{path}'.*"):
+    user_functions.load(path, "the function")
+  with pytest.raises(ValueError, match=words):
+    user_functions.load(path, "the function")
